@@ -1,0 +1,41 @@
+# `make demo` runs the main job, `make test` the tests; both set up .venv first. Nothing else is needed but Python >= 3.11.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: setup demo test lint bench soak clean
+
+demo: setup
+	$(BIN)/morphogen demo
+
+test: setup
+	$(BIN)/python -m pytest
+
+soak: setup
+	$(BIN)/python -m pytest -m soak
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: setup
+	$(BIN)/python -m benchmarks.generator
+
+setup: $(STAMP)
+
+# torch goes first and pinned: left to the resolver, it may be replaced by another build of several gigabytes.
+# uv resolves and installs the rest in seconds; pip is the fallback where uv cannot reach an index that pip can.
+# Byte code is written at install because every Ray worker would otherwise parse its imports again.
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11 …")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt torch
+	$(BIN)/python -m pip install --disable-pip-version-check -q uv
+	$(BIN)/uv pip install --python $(BIN)/python --compile-bytecode -c constraints.txt -e '.[dev]' \
+	  || $(BIN)/python -m pip install --disable-pip-version-check --compile -c constraints.txt -e '.[dev]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
