@@ -1,0 +1,24 @@
+"""The errors of this package: one line each, saying what was found, what is allowed, and what to do.
+
+The command line prints them and exits with status 2. A bug, in contrast, keeps its traceback.
+"""
+
+
+class OrchestrationError(Exception):
+    """Base of every error that this package raises for its user."""
+
+
+class CorpusError(OrchestrationError):
+    """A corpus cannot be built from what was given."""
+
+
+class TokenizerError(CorpusError):
+    """A tokenizer is unknown, too large for 16-bit tokens, or not the one that its digest names."""
+
+
+class PictureError(OrchestrationError):
+    """Frames, scores and palette of a picture do not fit together."""
+
+
+class ReportError(OrchestrationError):
+    """A report lacks what its tables and curves are drawn from."""
