@@ -22,3 +22,15 @@ class PictureError(OrchestrationError):
 
 class ReportError(OrchestrationError):
     """A report lacks what its tables and curves are drawn from."""
+
+
+class InvalidRequestError(OrchestrationError):
+    """A command's argument is out of range or contradicts another."""
+
+
+class GenerationFailedError(OrchestrationError):
+    """A shard could not be made although its worker was replaced and tried again."""
+
+
+class TrainingFailedError(OrchestrationError):
+    """The training workers died more often than the job tolerates."""

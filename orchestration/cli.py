@@ -1,0 +1,65 @@
+"""The `morphogen` command: puts the command groups together and turns named errors into one line and exit code 2."""
+
+from __future__ import annotations
+
+import os
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from typing import Annotated
+
+import typer
+
+from datalake.errors import DatalakeError
+from generator.errors import GeneratorError
+from orchestration.commands import corpus, data, jobs, lake, models, params
+from orchestration.errors import OrchestrationError
+from trainer.errors import TrainerError
+
+app = typer.Typer(
+    name="morphogen",
+    help="Synthetic data from neural cellular automata: parameters, sequences, lake, training, model repository.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+app.add_typer(params.app, name="params", help="Parameter registry: versioned generation specs and their aliases.")
+app.add_typer(data.app, name="data", help="Datasets in the lake: list, show, look at, verify.")
+app.add_typer(corpus.app, name="corpus", help="Text corpora: tokenise into the lake.")
+app.add_typer(models.app, name="models", help="Model repository: versions and aliases.")
+for command in (jobs.preview, jobs.generate, jobs.train, jobs.demo, lake.lineage, lake.probe):
+    app.command()(command)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        try:
+            typer.echo(f"morphogen {version('morphogen')}")
+        except PackageNotFoundError:
+            typer.echo("morphogen (run from source, not installed)")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    lake_uri: Annotated[
+        str | None, typer.Option("--lake", metavar="URI", help="A folder or s3://bucket/prefix, for any command.")
+    ] = None,
+    _version: Annotated[bool, typer.Option("--version", is_eager=True, callback=_show_version)] = False,
+) -> None:
+    """Options that come before the command."""
+    if lake_uri is not None:
+        # The commands' own --lake reads this variable, so both places mean the same.
+        os.environ["MORPHOGEN_LAKE"] = lake_uri
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run one command; a user's mistake ends as one line on standard error and exit code 2."""
+    try:
+        app(arguments)
+    except (GeneratorError, DatalakeError, TrainerError, OrchestrationError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

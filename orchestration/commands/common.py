@@ -1,0 +1,79 @@
+"""What every command shares: where the lake is, TOML in, tables or JSON out, and how an interrupt ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import tomllib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from datalake import Lake
+from orchestration.errors import InvalidRequestError
+from orchestration.progress import console
+from orchestration.ray_session import inside_ray_job
+
+LakeUri = Annotated[
+    str, typer.Option("--lake", envvar="MORPHOGEN_LAKE", metavar="URI", help="A folder or s3://bucket/prefix.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of tables.")]
+Message = Annotated[str, typer.Option("--message", "-m", help="Why, for the history.")]
+
+DEFAULT_LAKE = "lake"
+
+
+def open_lake(uri: str) -> Lake:
+    """Open the lake; a relative folder becomes absolute, because Ray's workers have another working directory."""
+    if "://" in uri:
+        return Lake.open(uri)
+    path = Path(uri).expanduser()
+    if inside_ray_job() and not path.is_absolute():
+        raise InvalidRequestError(
+            f"lake = {uri!r}: a folder relative to a Ray job's working directory is deleted with the job; "
+            "set --lake or MORPHOGEN_LAKE to s3://bucket/prefix or to an absolute folder that all nodes share"
+        )
+    return Lake.open(os.path.abspath(path))
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Read a TOML file of settings."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InvalidRequestError(
+            f"{path}: cannot be read ({error.strerror}); give the path of a readable TOML file"
+        ) from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InvalidRequestError(f"{path}: is not TOML ({error}); mend the file") from error
+
+
+def print_json(document: Any) -> None:
+    """Print a JSON document on standard output, whatever the width of the terminal."""
+    typer.echo(json.dumps(document, indent=2, default=str, allow_nan=False))
+
+
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[Any]], title: str | None = None) -> None:
+    """Print a table on standard output; numbers are aligned to the right."""
+    table = Table(title=title, title_justify="left")
+    for index, name in enumerate(columns):
+        numeric = bool(rows) and all(isinstance(row[index], int | float) for row in rows)
+        table.add_column(name, justify="right" if numeric else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(f"{value:,}" if isinstance(value, int) else str(value) for value in row))
+    Console(highlight=False).print(table)
+
+
+@contextmanager
+def resumable() -> Iterator[None]:
+    """End an interrupted job with what to do next, and the exit code that shells expect of SIGINT."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        console.print("interrupted; what is done is kept: run the same command again to go on")
+        raise typer.Exit(130) from None

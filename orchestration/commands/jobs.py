@@ -1,0 +1,138 @@
+"""The commands that compute: preview, generate, train, demo. All can be interrupted and run again."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from generator import GenerationSpec, generate_batch, parse_spec
+from orchestration.commands.common import (
+    DEFAULT_LAKE,
+    AsJson,
+    LakeUri,
+    Message,
+    open_lake,
+    print_json,
+    read_toml,
+    resumable,
+)
+from orchestration.progress import event_display, stage
+
+
+def preview(
+    source: Annotated[str, typer.Argument(metavar="SPEC.toml|NAME@V", help="A spec file or a registered version.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="PNG file to write.")] = Path("preview.png"),
+    sequences: Annotated[int, typer.Option("-n", min=1, max=64, help="Trajectories to draw.")] = 8,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    lake: LakeUri = DEFAULT_LAKE,
+) -> None:
+    """Draw accepted trajectories as a PNG sheet: frames over time, the score beside each."""
+    from orchestration.picture import sheet_of
+
+    spec = _spec_of(source, lake)
+    out.write_bytes(sheet_of(spec, generate_batch(spec, seed, 0, sequences)))
+    typer.echo(str(out))
+
+
+def _spec_of(source: str, lake: str) -> GenerationSpec:
+    if source.endswith(".toml"):
+        return parse_spec(read_toml(Path(source)))
+    return parse_spec(open_lake(lake).params.get(source).spec)
+
+
+def generate(
+    params: Annotated[str, typer.Argument(help="NAME@VERSION (or NAME@ALIAS) of a parameter set.")],
+    tokens: Annotated[int, typer.Option(help="Tokens to have, rounded up to whole sequences.")],
+    dataset: Annotated[str | None, typer.Option(help="Dataset name; the parameter set's by default.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the random streams.")] = 0,
+    shard_sequences: Annotated[int, typer.Option(help="Sequences per Parquet shard.")] = 4096,
+    actors: Annotated[int | None, typer.Option(help="Generator actors; one per core by default.")] = None,
+    backend: Annotated[str, typer.Option(help="auto, numba or reference; all give the same bytes.")] = "auto",
+    message: Message = "",
+    lake: LakeUri = DEFAULT_LAKE,
+    as_json: AsJson = False,
+) -> None:
+    """Generate a dataset version on Ray; what the lake already holds is not made again."""
+    opened = open_lake(lake)
+    registered = opened.params.get(params)
+    # Ray takes seconds to import: everything that a typo could spoil has been checked before.
+    from orchestration.generate_job import GenerateRequest, run_generation
+    from orchestration.ray_session import ray_session
+
+    request = GenerateRequest(registered, tokens, dataset, seed, shard_sequences, actors, backend, message)
+    started = time.monotonic()
+    with resumable(), ray_session(), stage(f"generate {params}", tokens) as advance:
+        result = run_generation(opened, request, advance)
+    manifest = result.manifest
+    summary = {
+        "dataset": f"{result.dataset.name}@{result.dataset.version}",
+        "digest": manifest.digest,
+        "content_digest": manifest.content_digest,
+        "sequences": manifest.sequences,
+        "tokens": manifest.tokens,
+        "shards": len(manifest.shards),
+        "shards_written": result.shards_written,
+        "shards_reused": result.shards_reused,
+        "seconds": round(time.monotonic() - started, 2),
+    }
+    _print_summary(summary, as_json)
+
+
+def _print_summary(summary: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        print_json(summary)
+    else:
+        for key, value in summary.items():
+            typer.echo(f"{key:>15}  {value:,}" if isinstance(value, int) else f"{key:>15}  {value}")
+
+
+def train(
+    config_file: Annotated[Path, typer.Argument(metavar="CONFIG.toml", help="TOML file with the training config.")],
+    run: Annotated[str | None, typer.Option(help="Run name; made of the config's digest by default.")] = None,
+    workers: Annotated[int, typer.Option(min=1, help="DDP workers under Ray Train.")] = 2,
+    gpu: Annotated[bool, typer.Option("--gpu", help="One GPU per worker.")] = False,
+    no_ray: Annotated[bool, typer.Option("--no-ray", help="One process, reading the lake directly.")] = False,
+    lake: LakeUri = DEFAULT_LAKE,
+    as_json: AsJson = False,
+) -> None:
+    """Train (or resume, or show the finished) run described by CONFIG.toml."""
+    from trainer import parse_config, run_training
+
+    config = parse_config(read_toml(config_file))
+    opened = open_lake(lake)
+    if run is None:
+        canonical = json.dumps(config.model_dump(mode="json"), sort_keys=True)
+        run = f"{config_file.stem}-{hashlib.sha256(canonical.encode()).hexdigest()[:8]}"
+    with resumable(), stage(f"train {run}", config.steps) as advance:
+        on_event = event_display(advance)
+        if no_ray:
+            result = run_training(config, opened, run, on_event=on_event)
+        else:
+            from orchestration.ray_session import ray_session
+            from orchestration.train_job import train_on_ray
+
+            with ray_session():
+                result = train_on_ray(opened, config, run, workers=workers, use_gpu=gpu, on_event=on_event)
+    _print_summary({"run": run, **asdict(result)}, as_json)
+
+
+def demo(
+    lake: LakeUri = DEFAULT_LAKE,
+    report: Annotated[Path, typer.Option(help="HTML file to write.")] = Path("report.html"),
+    as_json: AsJson = False,
+) -> None:
+    """Do the whole job at laptop size: parameters, sequences, text, pre-pre-training, transfer, report."""
+    from orchestration.demo import DEMO, run_demo
+    from orchestration.ray_session import ray_session
+
+    opened = open_lake(lake)
+    with resumable(), ray_session():
+        outcome = run_demo(opened, DEMO, report)
+    if as_json:
+        print_json(outcome)

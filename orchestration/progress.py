@@ -1,0 +1,58 @@
+"""Progress that suits where it is read: a live bar on a terminal, a line every few seconds in a log."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+# Standard output is for results (tables, JSON); everything a person watches goes to standard error.
+console = Console(stderr=True, highlight=False)
+
+LINE_INTERVAL_S = 5.0
+
+Advance = Callable[[float, str], None]
+"""``advance(completed, note)``: units done so far, and a short note such as the current loss."""
+
+
+@contextmanager
+def stage(title: str, total: float, *, clock: Callable[[], float] = time.monotonic) -> Iterator[Advance]:
+    """Show one stage of `total` units; yields ``advance(completed, note)``."""
+    started = clock()
+    if console.is_terminal:
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        with Progress(*columns, TimeRemainingColumn(), TextColumn("{task.fields[note]}"), console=console) as bars:
+            bar = bars.add_task(title, total=total, note="")
+            yield lambda completed, note="": bars.update(bar, completed=completed, note=note)
+    else:
+        console.print(f"{title} …")
+        last = started
+
+        def line(completed: float, note: str = "") -> None:
+            nonlocal last
+            now = clock()
+            if now - last >= LINE_INTERVAL_S:
+                last = now
+                share = 100 * completed / max(total, 1)
+                console.print(f"  {title}: {completed:,.0f}/{total:,.0f} ({share:.0f} %) {now - started:.0f}s {note}")
+
+        yield line
+    console.print(f"[green]✓[/green] {title} ({clock() - started:.1f}s)")
+
+
+def event_display(advance: Advance) -> Callable[[dict[str, Any]], None]:
+    """Turn the step loop's events into progress notes and lines."""
+
+    def show(event: dict[str, Any]) -> None:
+        kind = event["event"]
+        if kind == "step":
+            advance(event["step"] + 1, f"loss {event['loss']:.4f}")
+        elif kind in ("resume", "skipped_checkpoint", "worker_lost"):
+            details = " ".join(f"{key}={value}" for key, value in event.items() if key != "event")
+            console.print(f"  {kind.replace('_', ' ')}: {details}")
+
+    return show

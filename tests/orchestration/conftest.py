@@ -1,0 +1,90 @@
+"""One Ray for the whole test session, joined by the processes that tests start; specs and models that are quick."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import ray
+
+from tests.s3server import S3Server
+
+ROOT = Path(__file__).resolve().parents[2]
+
+TINY_SPEC = {
+    "family": "nca",
+    "grid": [6, 6],
+    "colors": 3,
+    "embed": 2,
+    "hidden": 4,
+    "burn_in": 2,
+    "seq_len": 128,
+    "band": {"score": "gzip-int32-v1-normalized", "low": 0.1, "high": 0.9},
+}
+
+
+@pytest.fixture(scope="session")
+def ray_cluster(s3_server: S3Server) -> Iterator[str]:
+    """A local Ray with logical CPUs to spare; the value is the address that RAY_ADDRESS takes.
+
+    Ray's workers inherit the environment that it was started with, so that is where they find the S3 server.
+    """
+    with pytest.MonkeyPatch.context() as environment:
+        for name, value in s3_server.env().items():
+            environment.setenv(name, value)
+        ray.init(address="local", num_cpus=6, include_dashboard=False, log_to_driver=False)
+    yield ray.get_runtime_context().gcs_address
+    ray.shutdown()
+
+
+def toml_of(fields: dict) -> str:
+    """A flat table (and tables one level down) as TOML."""
+    tables = {key: value for key, value in fields.items() if isinstance(value, dict)}
+    lines = [f"{key} = {_literal(value)}" for key, value in fields.items() if key not in tables]
+    for name, table in tables.items():
+        lines += [f"[{name}]", *(f"{key} = {_literal(value)}" for key, value in table.items())]
+    return "\n".join(lines) + "\n"
+
+
+def _literal(value: object) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str):
+        return f'"{value}"'
+    if isinstance(value, list):
+        return "[" + ", ".join(map(_literal, value)) + "]"
+    return str(value)
+
+
+@pytest.fixture
+def tiny_spec_file(tmp_path: Path) -> Path:
+    path = tmp_path / "tiny.toml"
+    path.write_text(toml_of(TINY_SPEC))
+    return path
+
+
+@pytest.fixture
+def morphogen(tmp_path: Path):
+    """Start `morphogen …` as a process; ``run`` waits for it, ``start`` gives the process to kill."""
+    return Command(tmp_path)
+
+
+class Command:
+    def __init__(self, cwd: Path) -> None:
+        self.cwd = cwd
+
+    def start(self, *arguments: str, **environment: str) -> subprocess.Popen[str]:
+        command = [sys.executable, "-m", "orchestration", *arguments]
+        env = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
+        return subprocess.Popen(
+            command, cwd=self.cwd, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+
+    def run(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        process = self.start(*arguments, **environment)
+        out, err = process.communicate(timeout=240)
+        return subprocess.CompletedProcess(process.args, process.returncode, out, err)

@@ -1,0 +1,132 @@
+"""Generation gives the same bytes however it is run: actors, shard sizes, backends, stores, kills, races."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+
+import numpy as np
+import pytest
+
+from datalake import DatasetReader, Lake
+from generator import parse_spec
+from orchestration.errors import InvalidRequestError
+from orchestration.generate_job import GenerateRequest, run_generation
+from tests.orchestration.conftest import TINY_SPEC
+
+TOKENS = 700 * TINY_SPEC["seq_len"]
+
+pytestmark = pytest.mark.usefixtures("ray_cluster")
+
+
+def generate(lake_uri, **changes):
+    lake = Lake.open(str(lake_uri))
+    params = lake.params.put("tiny", parse_spec(TINY_SPEC).model_dump(mode="json"))
+    return lake, run_generation(lake, GenerateRequest(params, **({"tokens": TOKENS, "shard_sequences": 128} | changes)))
+
+
+def all_tokens(lake, result):
+    return DatasetReader(lake.store, result.manifest).rows(np.arange(result.manifest.sequences))
+
+
+@pytest.fixture(scope="module")
+def undisturbed(ray_cluster, tmp_path_factory):
+    lake, result = generate(tmp_path_factory.mktemp("undisturbed") / "lake", actors=1, backend="numba")
+    return result.manifest, all_tokens(lake, result)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"actors": 2}, {"actors": 2, "shard_sequences": 512}, {"backend": "reference"}],
+    ids=["two actors", "other shard size", "reference backend"],
+)
+def test_the_tokens_do_not_depend_on_how_they_were_made(tmp_path, undisturbed, changes):
+    manifest, tokens = undisturbed
+    lake, result = generate(tmp_path / "lake", **changes)
+    np.testing.assert_array_equal(all_tokens(lake, result), tokens)
+    assert result.manifest.content_digest == manifest.content_digest
+    if "shard_sequences" not in changes:
+        assert result.manifest.shards == manifest.shards
+        assert result.manifest.digest == manifest.digest
+
+
+def test_s3_holds_the_same_bytes_as_a_folder(s3_lake_uri, undisturbed):
+    manifest, tokens = undisturbed
+    lake, result = generate(s3_lake_uri)
+    np.testing.assert_array_equal(all_tokens(lake, result), tokens)
+    assert result.manifest.digest == manifest.digest
+
+
+def test_growing_keeps_every_full_shard(tmp_path):
+    _, small = generate(tmp_path / "lake", tokens=300 * TINY_SPEC["seq_len"])
+    lake, large = generate(tmp_path / "lake")
+    assert large.manifest.shards[:2] == small.manifest.shards[:2]
+    assert large.shards_reused == 2
+    assert (small.dataset.version, large.dataset.version) == (1, 2)
+    np.testing.assert_array_equal(all_tokens(lake, large)[:300], all_tokens(lake, small))
+
+
+def test_running_again_writes_nothing_and_makes_no_version(tmp_path):
+    _, first = generate(tmp_path / "lake")
+    _, second = generate(tmp_path / "lake")
+    assert second.shards_written == 0
+    assert second.dataset == first.dataset
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("tokens", 0), ("shard_sequences", 0), ("seed", -1), ("seed", 2**63), ("actors", 0)]
+)
+def test_a_bad_request_names_the_field_and_the_value(tmp_path, field, value):
+    with pytest.raises(InvalidRequestError, match=f"{field} = {value}"):
+        generate(tmp_path / "lake", **{field: value})
+    assert not list((tmp_path / "lake").glob("data/**/*.parquet"))
+
+
+def cli_generate(morphogen, lake, address, **options):
+    arguments = [f"--{key}={value}" for key, value in options.items()]
+    return morphogen.start(
+        "generate", "tiny@1", f"--tokens={TOKENS}", f"--lake={lake}", "--json", *arguments, RAY_ADDRESS=address
+    )
+
+
+def test_killed_three_times_it_ends_with_the_same_shards(tmp_path, morphogen, tiny_spec_file, ray_cluster, undisturbed):
+    manifest, _ = undisturbed
+    lake_folder = tmp_path / "lake"
+    assert morphogen.run("params", "put", "tiny", str(tiny_spec_file), "--lake", str(lake_folder)).returncode == 0
+    options = {"shard-sequences": 128, "actors": 1, "backend": "reference"}
+    for shards_before_the_kill in (0, 1, 3):
+        process = cli_generate(morphogen, lake_folder, ray_cluster, **options)
+        deadline = time.monotonic() + 120
+        while len(list(lake_folder.glob("data/*/*.parquet"))) < shards_before_the_kill and process.poll() is None:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        os.kill(process.pid, signal.SIGKILL)
+        process.communicate()
+    assert not list(lake_folder.glob("datasets/*/*")), "nothing is visible before the commit"
+    process = cli_generate(morphogen, lake_folder, ray_cluster, **options)
+    out, err = process.communicate(timeout=240)
+    assert process.returncode == 0, err
+    summary = json.loads(out)
+    assert summary["digest"] == manifest.digest
+    assert summary["shards_reused"] >= 3
+
+
+def test_two_generations_racing_leave_one_version(tmp_path, morphogen, tiny_spec_file, ray_cluster, undisturbed):
+    manifest, _ = undisturbed
+    lake_folder = tmp_path / "lake"
+    morphogen.run("params", "put", "tiny", str(tiny_spec_file), "--lake", str(lake_folder))
+    racers = [
+        cli_generate(morphogen, lake_folder, ray_cluster, **{"shard-sequences": 128, "actors": 1}) for _ in range(2)
+    ]
+    summaries = []
+    for process in racers:
+        out, err = process.communicate(timeout=240)
+        assert process.returncode == 0, err
+        summaries.append(json.loads(out))
+    assert [summary["dataset"] for summary in summaries] == ["tiny@1", "tiny@1"]
+    assert [summary["digest"] for summary in summaries] == [manifest.digest] * 2
+    lake = Lake.open(str(lake_folder))
+    assert [version.version for version in lake.datasets.history("tiny")] == [1]
+    assert lake.datasets.manifest(lake.datasets.get("tiny@1")).sequences == 700
