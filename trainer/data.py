@@ -1,0 +1,131 @@
+"""Batches: rows that the plan names, read from the lake, and refused when they are anything else.
+
+A batches factory is ``factory(plan, start_step, steps, world, rank, datasets) -> Iterator[Batch]`` and yields the
+batches of steps ``start_step`` … ``steps - 1`` of one rank, in order. The one here reads with a thread that stays a few
+batches ahead; orchestration brings one that streams through Ray Data. The step loop trusts neither: see ``check_batch``.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from datalake import DatasetReader, Manifest, Plan, Store
+
+from trainer.errors import PlanMismatchError
+
+PREFETCH_BATCHES = 4
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One rank's share of one step: ``rows`` int64 [B, 2] = (source, row), ``tokens`` uint16 or int64 [B, T]."""
+
+    step: int
+    rows: np.ndarray
+    tokens: np.ndarray | torch.Tensor
+
+
+@dataclass(frozen=True)
+class TrainDataset:
+    """One source of the mixture: its reference "NAME@VERSION", its manifest, and the store that holds its shards."""
+
+    ref: str
+    manifest: Manifest
+    store: Store
+
+    def reader(self) -> DatasetReader:
+        """A fresh reader with its own cache; shards are checked against the manifest as they are fetched."""
+        return DatasetReader(self.store, self.manifest)
+
+
+class BatchesFactory(Protocol):
+    """See the module's docstring."""
+
+    def __call__(
+        self, plan: Plan, start_step: int, steps: int, world: int, rank: int, datasets: Sequence[TrainDataset]
+    ) -> Iterator[Batch]: ...
+
+
+def check_batch(batch: Batch, plan: Plan, step: int, world: int, rank: int) -> torch.Tensor:
+    """The batch's tokens as int64 [B, T]; PlanMismatchError unless they are those of (step, rank) in plan order."""
+    expected_B2 = plan.rank_rows(step, world, rank)
+    found_B2 = np.asarray(batch.rows)
+    if batch.step != step:
+        raise PlanMismatchError(
+            f"batch says step {batch.step}, the plan is at step {step} (rank {rank} of {world}); "
+            "start the stream at the step that the run resumes from"
+        )
+    if found_B2.shape != expected_B2.shape or not np.array_equal(found_B2, expected_B2):
+        raise PlanMismatchError(
+            f"step {step}, rank {rank} of {world}: {_difference(expected_B2, found_B2)}; "
+            "the stream must keep the plan's order and drop nothing"
+        )
+    tokens_BT = torch.as_tensor(np.asarray(batch.tokens).astype(np.int64, copy=False))
+    if tokens_BT.ndim != 2 or tokens_BT.shape[0] != expected_B2.shape[0]:
+        raise PlanMismatchError(
+            f"step {step}, rank {rank} of {world}: tokens have shape {list(tokens_BT.shape)} for "
+            f"{expected_B2.shape[0]} rows; send one sequence per row"
+        )
+    return tokens_BT
+
+
+def _difference(expected_B2: np.ndarray, found_B2: np.ndarray) -> str:
+    if found_B2.shape != expected_B2.shape:
+        return f"rows have shape {list(found_B2.shape)}, the plan says {list(expected_B2.shape)}"
+    at = int(np.flatnonzero((found_B2 != expected_B2).any(axis=1))[0])
+    return f"row {at} is (source, row) {tuple(found_B2[at].tolist())}, the plan says {tuple(expected_B2[at].tolist())}"
+
+
+def read_batch(plan: Plan, step: int, world: int, rank: int, readers: Sequence[DatasetReader]) -> Batch:
+    """Fetch one rank's rows of one step."""
+    rows_B2 = plan.rank_rows(step, world, rank)
+    tokens_BT = np.empty((len(rows_B2), readers[0].manifest.seq_len), dtype=np.uint16)
+    for source, reader in enumerate(readers):
+        mine_B = rows_B2[:, 0] == source
+        if mine_B.any():
+            tokens_BT[mine_B] = reader.rows(rows_B2[mine_B, 1])
+    return Batch(step, rows_B2, tokens_BT)
+
+
+def local_batches(
+    plan: Plan, start_step: int, steps: int, world: int, rank: int, datasets: Sequence[TrainDataset]
+) -> Iterator[Batch]:
+    """Read straight from the store, up to ``PREFETCH_BATCHES`` ahead in a thread that ends with the iterator."""
+    readers = [dataset.reader() for dataset in datasets]
+    ready: queue.Queue[Batch | BaseException] = queue.Queue(PREFETCH_BATCHES)
+    closed = threading.Event()
+
+    def put(item: Batch | BaseException) -> None:
+        while not closed.is_set():
+            try:
+                ready.put(item, timeout=0.1)
+                return
+            except queue.Full:
+                continue
+
+    def read() -> None:
+        try:
+            for step in range(start_step, steps):
+                if closed.is_set():
+                    return
+                put(read_batch(plan, step, world, rank, readers))
+        except BaseException as error:  # noqa: BLE001  (handed to the consumer, who raises it)
+            put(error)
+
+    thread = threading.Thread(target=read, name=f"batches-{rank}", daemon=True)
+    thread.start()
+    try:
+        for _ in range(start_step, steps):
+            item = ready.get()
+            if isinstance(item, BaseException):
+                raise item
+            yield item
+    finally:
+        closed.set()
+        thread.join()

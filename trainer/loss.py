@@ -1,0 +1,50 @@
+"""Next-token cross-entropy in float32, computed over chunks of tokens so that the logits are never held whole."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+# Logits held at once: 2^24 float32 are 64 MiB. A vocabulary of 258 at 16 × 512 tokens fits in one chunk.
+CHUNK_LOGITS = 2**24
+
+
+def chunk_tokens(vocab_size: int, limit: int = CHUNK_LOGITS) -> int:
+    """Tokens per chunk for a vocabulary of this size."""
+    return max(1, limit // vocab_size)
+
+
+def token_losses(hidden_ND: Tensor, head_VD: Tensor, targets_N: Tensor, limit: int = CHUNK_LOGITS) -> Tensor:
+    """-log softmax(hidden · headᵀ)[target] for each token: float32 [N], in nats.
+
+    With more than ``limit`` logits, each chunk's are computed again in the backward pass instead of being kept.
+    """
+    step = chunk_tokens(head_VD.shape[0], limit)
+    if hidden_ND.shape[0] <= step:
+        return _losses(hidden_ND, head_VD, targets_N)
+    return torch.cat(
+        [
+            checkpoint(_losses, hidden, head_VD, targets, use_reentrant=False, preserve_rng_state=False)
+            for hidden, targets in zip(hidden_ND.split(step), targets_N.split(step), strict=True)
+        ]
+    )
+
+
+def _losses(hidden_ND: Tensor, head_VD: Tensor, targets_N: Tensor) -> Tensor:
+    return F.cross_entropy(F.linear(hidden_ND, head_VD).float(), targets_N, reduction="none")
+
+
+@torch.no_grad()
+def token_scores(
+    hidden_ND: Tensor, head_VD: Tensor, targets_N: Tensor, limit: int = CHUNK_LOGITS
+) -> tuple[Tensor, Tensor]:
+    """Loss float32 [N] and whether the likeliest token is the target, bool [N]; for evaluation, without gradients."""
+    step = chunk_tokens(head_VD.shape[0], limit)
+    losses, hits = [], []
+    for hidden, targets in zip(hidden_ND.split(step), targets_N.split(step), strict=True):
+        logits_NV = F.linear(hidden, head_VD).float()
+        losses.append(F.cross_entropy(logits_NV, targets, reduction="none"))
+        hits.append(logits_NV.argmax(dim=-1) == targets)
+    return torch.cat(losses), torch.cat(hits)

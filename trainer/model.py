@@ -1,0 +1,176 @@
+"""A Llama-style transformer whose tensors carry Hugging Face's names, one to one.
+
+Pre-norm blocks with RMSNorm (Zhang & Sennrich 2019, arXiv 1910.07467), rotary positions (Su et al. 2021, arXiv
+2104.09864) in the half-split convention, grouped-query attention (Ainslie et al. 2023, arXiv 2305.13245) through SDPA's
+causal flag, and SwiGLU (Shazeer 2020, arXiv 2002.05202). No biases, no dropout.
+
+Axes: B batch, T time, D dim, H query heads, K key/value heads, E head_dim, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from trainer.config import ModelShape
+from trainer.init import init_weights
+from trainer.loss import token_losses
+
+
+class RMSNorm(nn.Module):
+    """x / rms(x) · weight over the last axis, computed in float32 whatever the activations' dtype."""
+
+    def __init__(self, dim: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(dim))
+        self.eps = eps
+
+    def forward(self, x_BTD: Tensor) -> Tensor:
+        return F.rms_norm(x_BTD, (x_BTD.shape[-1],), self.weight, self.eps)
+
+
+class _Rotate(torch.autograd.Function):
+    """Rotation of the pairs (i, i + E/2); its gradient is the rotation back, so nothing but the angles is kept."""
+
+    @staticmethod
+    def forward(ctx, x_BTHE: Tensor, cos_T1E: Tensor, sin_T1E: Tensor) -> Tensor:  # type: ignore[override]
+        ctx.save_for_backward(cos_T1E, sin_T1E)
+        return _rotate(x_BTHE, cos_T1E, sin_T1E)
+
+    @staticmethod
+    def backward(ctx, grad_BTHE: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+        cos_T1E, sin_T1E = ctx.saved_tensors
+        return _rotate(grad_BTHE, cos_T1E, -sin_T1E), None, None
+
+
+def _rotate(x_BTHE: Tensor, cos_T1E: Tensor, sin_T1E: Tensor) -> Tensor:
+    a, b = x_BTHE.chunk(2, dim=-1)
+    out = torch.empty_like(x_BTHE)
+    out_a, out_b = out.chunk(2, dim=-1)
+    torch.mul(a, cos_T1E, out=out_a).addcmul_(b, sin_T1E, value=-1)
+    torch.mul(b, cos_T1E, out=out_b).addcmul_(a, sin_T1E)
+    return out
+
+
+def rope_tables(length: int, head_dim: int, theta: float, device: torch.device) -> tuple[Tensor, Tensor]:
+    """cos, sin of position · theta^(-2i/E): float32 [T, 1, E/2] each (Su et al. 2021, eq. 15)."""
+    freq_E = theta ** (-torch.arange(0, head_dim, 2, dtype=torch.float32, device=device) / head_dim)
+    angle_TE = torch.outer(torch.arange(length, dtype=torch.float32, device=device), freq_E)
+    return angle_TE.cos()[:, None, :], angle_TE.sin()[:, None, :]
+
+
+class Attention(nn.Module):
+    """Causal self-attention with ``kv_heads`` key/value heads shared by groups of query heads."""
+
+    def __init__(self, shape: ModelShape) -> None:
+        super().__init__()
+        self.shape = shape
+        kv_dim = shape.kv_heads * shape.head_dim
+        self.q_proj = nn.Linear(shape.dim, shape.dim, bias=False)
+        self.k_proj = nn.Linear(shape.dim, kv_dim, bias=False)
+        self.v_proj = nn.Linear(shape.dim, kv_dim, bias=False)
+        self.o_proj = nn.Linear(shape.dim, shape.dim, bias=False)
+
+    def forward(self, x_BTD: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
+        heads, kv_heads, head_dim = self.shape.heads, self.shape.kv_heads, self.shape.head_dim
+        batch, length, _ = x_BTD.shape
+        q_BTHE = _Rotate.apply(self.q_proj(x_BTD).view(batch, length, heads, head_dim), *rope)
+        k_BTKE = _Rotate.apply(self.k_proj(x_BTD).view(batch, length, kv_heads, head_dim), *rope)
+        v_BTKE = self.v_proj(x_BTD).view(batch, length, kv_heads, head_dim)
+        y_BHTE = F.scaled_dot_product_attention(
+            q_BTHE.transpose(1, 2),
+            k_BTKE.transpose(1, 2),
+            v_BTKE.transpose(1, 2),
+            is_causal=True,
+            enable_gqa=kv_heads != heads,
+        )
+        return self.o_proj(y_BHTE.transpose(1, 2).reshape(batch, length, heads * head_dim))
+
+
+class MLP(nn.Module):
+    """down(silu(gate(x)) · up(x))."""
+
+    def __init__(self, shape: ModelShape) -> None:
+        super().__init__()
+        self.gate_proj = nn.Linear(shape.dim, shape.ffn, bias=False)
+        self.up_proj = nn.Linear(shape.dim, shape.ffn, bias=False)
+        self.down_proj = nn.Linear(shape.ffn, shape.dim, bias=False)
+
+    def forward(self, x_BTD: Tensor) -> Tensor:
+        return self.down_proj(F.silu(self.gate_proj(x_BTD)) * self.up_proj(x_BTD))
+
+
+class Block(nn.Module):
+    """One pre-norm layer: attention, then MLP, each added to the residual stream."""
+
+    def __init__(self, shape: ModelShape) -> None:
+        super().__init__()
+        self.input_layernorm = RMSNorm(shape.dim, shape.norm_eps)
+        self.self_attn = Attention(shape)
+        self.post_attention_layernorm = RMSNorm(shape.dim, shape.norm_eps)
+        self.mlp = MLP(shape)
+
+    def forward(self, x_BTD: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
+        x_BTD = x_BTD + self.self_attn(self.input_layernorm(x_BTD), rope)
+        return x_BTD + self.mlp(self.post_attention_layernorm(x_BTD))
+
+
+class Trunk(nn.Module):
+    """Embedding, blocks and last norm: tokens int64 [B, T] -> hidden states [B, T, D]."""
+
+    def __init__(self, shape: ModelShape) -> None:
+        super().__init__()
+        self.shape = shape
+        self.embed_tokens = nn.Embedding(shape.vocab_size, shape.dim)
+        self.layers = nn.ModuleList(Block(shape) for _ in range(shape.layers))
+        self.norm = RMSNorm(shape.dim, shape.norm_eps)
+        self._rope: tuple[Tensor, Tensor] | None = None
+
+    def forward(self, tokens_BT: Tensor) -> Tensor:
+        x_BTD = self.embed_tokens(tokens_BT)
+        rope = self._rope_for(tokens_BT.shape[1], x_BTD)
+        for layer in self.layers:
+            x_BTD = layer(x_BTD, rope)
+        return self.norm(x_BTD)
+
+    def _rope_for(self, length: int, x_BTD: Tensor) -> tuple[Tensor, Tensor]:
+        # Kept out of the state dict: a pure function of the shape has no place in a checkpoint.
+        if self._rope is None or self._rope[0].shape[0] != length or self._rope[0].device != x_BTD.device:
+            self._rope = rope_tables(length, self.shape.head_dim, self.shape.rope_theta, x_BTD.device)
+        return self._rope
+
+
+class Llama(nn.Module):
+    """The language model. Parameters are float32; its initial weights are a pure function of (shape, seed)."""
+
+    def __init__(self, shape: ModelShape, seed: int) -> None:
+        super().__init__()
+        self.shape = shape
+        # On "meta" torch's own draw of initial weights, which ours replace, costs neither time nor global RNG state.
+        with torch.device("meta"):
+            self.model = Trunk(shape)
+            self.lm_head = nn.Linear(shape.dim, shape.vocab_size, bias=False)
+        self.to_empty(device="cpu")
+        if shape.tied:
+            self.lm_head.weight = self.model.embed_tokens.weight
+        init_weights(self, shape, seed)
+
+    def logits(self, tokens_BT: Tensor) -> Tensor:
+        """Next-token logits [B, T, V] of tokens int64 [B, T]."""
+        return self.lm_head(self.model(tokens_BT))
+
+    def forward(self, tokens_BT: Tensor) -> Tensor:
+        """Loss of each next token in nats: int64 [B, T] -> float32 [B, T-1]; entry t is -log p(token t+1 | tokens 0..t).
+
+        The loss is inside ``forward`` so that DDP's hooks see it and the logits are never held whole.
+        """
+        hidden_BTD = self.model(tokens_BT[:, :-1])
+        targets_BT = tokens_BT[:, 1:]
+        losses_N = token_losses(hidden_BTD.flatten(0, 1), self.lm_head.weight, targets_BT.flatten())
+        return losses_N.view(targets_BT.shape)
+
+
+def count_parameters(model: nn.Module) -> int:
+    """Parameters, a tied head counted once."""
+    return sum(parameter.numel() for parameter in model.parameters())

@@ -1,0 +1,56 @@
+"""Which arithmetic a run uses, and what must be switched on for its losses to be the same bits every time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from hashlib import sha256
+from typing import Literal
+
+import torch
+
+Precision = Literal["fp32", "bf16"]
+
+
+def resolve_precision(wanted: str, device: torch.device) -> Precision:
+    """``auto`` is bf16 where the hardware multiplies bf16 natively, else fp32 (measured: docs/decisions/0304)."""
+    if wanted == "fp32" or wanted == "bf16":
+        return wanted
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+    capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    return "bf16" if capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") else "fp32"
+
+
+def autocast(precision: Precision, device: torch.device) -> AbstractContextManager[object]:
+    """bf16: matrix products in bfloat16 with float32 weights, norms and losses; fp32: nothing."""
+    return torch.autocast(device.type, torch.bfloat16) if precision == "bf16" else nullcontext()
+
+
+@contextmanager
+def exact(device: torch.device, threads: int | None) -> Iterator[None]:
+    """Deterministic kernels on CPU and ``threads`` of them; global settings and RNG are as before on the way out.
+
+    Not on CUDA, where the exact kernels cost speed and equal bits on resume are not promised.
+    """
+    threads_before, exact_before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    rng_before = torch.get_rng_state()
+    try:
+        if threads is not None:
+            torch.set_num_threads(threads)
+        if device.type == "cpu":
+            torch.use_deterministic_algorithms(True)
+        yield
+    finally:
+        torch.set_num_threads(threads_before)
+        torch.use_deterministic_algorithms(exact_before)
+        torch.set_rng_state(rng_before)
+
+
+def seed_step(seed: int, step: int, rank: int) -> None:
+    """Seed torch for one step of one rank.
+
+    Whatever is drawn in a step is then a pure function of (seed, step, rank): a checkpoint needs no generator state,
+    and a run resumed at any step, even on another number of ranks, draws what it would have drawn.
+    """
+    torch.manual_seed(int.from_bytes(sha256(f"step:{seed}:{step}:{rank}".encode()).digest()[:8], "little") >> 1)
