@@ -62,7 +62,7 @@ def read_state(files: Mapping[str, bytes]) -> dict[str, Any]:
     state = json.loads(files[STATE])
     if state.get("format") != FORMAT:
         raise CheckpointError(
-            f"checkpoint format = {state.get('format')!r}: this version reads {FORMAT}; resume with the version that wrote it"
+            f"checkpoint format = {state.get('format')!r}: {FORMAT} is read here; resume with what wrote it"
         )
     return state
 
@@ -82,7 +82,7 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
 
 
 def load_optimizer_tensors(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    """Put ``optimizer_tensors`` back, each tensor where its parameter is; CheckpointError for one that has no parameter.
+    """Put ``optimizer_tensors`` back, each tensor where its parameter is; CheckpointError for one that has none.
 
     The per-parameter step count stays on the CPU or goes to the device as a fresh optimiser would have placed it.
     """

@@ -52,7 +52,7 @@ class ModelConfig(_Frozen):
         return self
 
     def shape(self, vocab_size: int) -> ModelShape:
-        """All dimensions, derived ones filled in; ``vocab_size`` is the data's, used where the config leaves it open."""
+        """All dimensions, derived ones filled in; ``vocab_size`` is the data's, for a config that leaves it open."""
         dim = self.dim or 64 * self.depth
         heads = self.heads or max(1, dim // 64)
         return ModelShape(
@@ -120,7 +120,7 @@ class ScheduleConfig(_Frozen):
 
 
 class TransferConfig(_Frozen):
-    """Start from model version ``source`` ("MODEL@V"): ``all`` = everything but embeddings and head, ``attn`` = q,k,v,o."""
+    """Start from model version ``source`` ("MODEL@V"): ``all`` but embeddings and head, or ``attn``: q, k, v, o."""
 
     source: str
     what: Literal["all", "attn"] = "attn"
@@ -157,8 +157,8 @@ class TrainConfig(_Frozen):
         """Sequences per rank; ConfigError unless ``world`` ranks share the global batch evenly."""
         if world < 1 or self.batch_sequences % world:
             raise ConfigError(
-                f"batch_sequences = {self.batch_sequences}: must be a multiple of the {world} ranks, so that every rank "
-                "steps equally often; change batch_sequences or the number of workers"
+                f"batch_sequences = {self.batch_sequences}: must be a multiple of the {world} ranks, so that all step "
+                "equally often; change batch_sequences or the number of workers"
             )
         return self.batch_sequences // world
 

@@ -1,8 +1,8 @@
 """Batches: rows that the plan names, read from the lake, and refused when they are anything else.
 
-A batches factory is ``factory(plan, start_step, steps, world, rank, datasets) -> Iterator[Batch]`` and yields the
-batches of steps ``start_step`` … ``steps - 1`` of one rank, in order. The one here reads with a thread that stays a few
-batches ahead; orchestration brings one that streams through Ray Data. The step loop trusts neither: see ``check_batch``.
+A batches factory is ``factory(plan, start_step, steps, world, rank, datasets) -> Iterator[Batch]`` and yields one
+rank's batches of steps ``start_step`` … ``steps - 1``, in order. The one here reads with a thread that stays a few
+batches ahead; orchestration brings one that streams through Ray Data. The loop trusts neither: see ``check_batch``.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from typing import Protocol
 
 import numpy as np
 import torch
-from datalake import DatasetReader, Manifest, Plan, Store
 
+from datalake import DatasetReader, Manifest, Plan, Store
 from trainer.errors import PlanMismatchError
 
 PREFETCH_BATCHES = 4

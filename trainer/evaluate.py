@@ -49,7 +49,7 @@ def evaluate(
     """Score the first ``sequences`` rows (or all, if fewer); a JSON-able dict, equal on every rank.
 
     Keys: ``sequences``, ``tokens`` (predicted ones), ``loss`` (nats per token), ``perplexity``, ``accuracy`` (likeliest
-    next token), ``curve`` (loss by position: [{"from", "to", "loss"}], positions of predicted tokens, ``to`` exclusive).
+    next token), ``curve`` (loss by position of the predicted token: [{"from", "to", "loss"}], ``to`` exclusive).
     Text adds ``bytes`` and ``bits_per_byte`` = total nats / ln 2 / UTF-8 bytes of the predicted tokens. Synthetic data
     adds ``gate``: {"loss", "entropy", "passed"}, entropy being the rows' mean unigram entropy over the same tokens.
     """

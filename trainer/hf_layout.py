@@ -56,7 +56,8 @@ def from_hf_config(config: Mapping[str, Any]) -> ModelShape:
     heads = config["num_attention_heads"]
     if config.get("head_dim", config["hidden_size"] // heads) * heads != config["hidden_size"]:
         raise CheckpointError(
-            f"head_dim = {config['head_dim']}: must be hidden_size / num_attention_heads = {config['hidden_size']}/{heads}"
+            f"head_dim = {config['head_dim']}: must be hidden_size / num_attention_heads = "
+            f"{config['hidden_size']}/{heads}"
         )
     return ModelShape(
         vocab_size=config["vocab_size"],

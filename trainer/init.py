@@ -20,7 +20,7 @@ VOCABULARY_STD = 0.02
 
 
 def init_weights(model: nn.Module, shape: ModelShape, seed: int) -> None:
-    """Fill ``model`` in place: norms 1, matrices N(0, 1/fan_in), residual outputs shrunk, embedding and head N(0, 0.02²).
+    """Fill ``model`` in place: norms 1, matrices N(0, 1/fan_in), residual outputs shrunk, vocabulary N(0, 0.02²).
 
     The two projections that write into the residual stream (o, down) are divided by sqrt(2·layers), so that the
     stream's variance does not grow with depth (Radford et al. 2019, GPT-2, section 2.3). The small head makes the first

@@ -161,7 +161,7 @@ class Llama(nn.Module):
         return self.lm_head(self.model(tokens_BT))
 
     def forward(self, tokens_BT: Tensor) -> Tensor:
-        """Loss of each next token in nats: int64 [B, T] -> float32 [B, T-1]; entry t is -log p(token t+1 | tokens 0..t).
+        """Loss of each next token in nats: int64 [B, T] -> float32 [B, T-1]; entry t is -log p(token t+1 | 0..t).
 
         The loss is inside ``forward`` so that DDP's hooks see it and the logits are never held whole.
         """

@@ -41,7 +41,7 @@ def parameter_groups(model: nn.Module) -> list[Group]:
 
 
 def make_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:
-    """Fused AdamW over ``parameter_groups``; each group carries ``name`` and ``parameter_names`` for printing and checkpoints."""
+    """Fused AdamW over ``parameter_groups``; each group carries its ``name`` and ``parameter_names``."""
     parameters = dict(model.named_parameters())
     return torch.optim.AdamW(
         [

@@ -34,7 +34,7 @@ class Ranks:
             return
         if not dist.is_initialized():
             raise ConfigError(
-                f"world = {self.world}: torch.distributed is not initialised; call init_process_group before run_training"
+                f"world = {self.world}: torch.distributed is not initialised; call init_process_group first"
             )
         if (dist.get_rank(), dist.get_world_size()) != (self.rank, self.world):
             raise ConfigError(
@@ -51,7 +51,7 @@ class Ranks:
         return total.tolist()
 
     def from_zero(self, make: Callable[[], T]) -> T:
-        """``make()`` of rank 0, on every rank. Its exception is raised as it is on rank 0, as RankZeroError elsewhere."""
+        """``make()`` of rank 0, on every rank. Its exception is raised on rank 0, a RankZeroError on the others."""
         if self.world == 1:
             return make()
         error: Exception | None = None

@@ -21,14 +21,14 @@ def lr_factor(schedule: ScheduleConfig, step: int, steps: int) -> float:
 
 
 def cosine(step: int, warmup_steps: int, steps: int, final: float) -> float:
-    """Half a cosine from 1 just after warm-up to ``final`` at the last update (Loshchilov & Hutter 2017, 1608.03983)."""
+    """Half a cosine from 1 just after warm-up to ``final`` at the last update (SGDR, arXiv 1608.03983)."""
     span = max(1, steps - 1 - warmup_steps)
     progress = min(1.0, (step - warmup_steps) / span)
     return final + (1.0 - final) * 0.5 * (1.0 + math.cos(math.pi * progress))
 
 
 def stable_decay(step: int, decay_fraction: float, steps: int, final: float) -> float:
-    """1, then a line to ``final`` over the last ``decay_fraction`` of the updates (Hu et al. 2024, arXiv 2404.06395)."""
+    """1, then a line to ``final`` over the last ``decay_fraction`` of the updates (MiniCPM, arXiv 2404.06395)."""
     decay_steps = round(decay_fraction * steps)
     into_decay = step - (steps - decay_steps) + 1
     return 1.0 if into_decay <= 0 else 1.0 - (1.0 - final) * into_decay / decay_steps

@@ -17,7 +17,7 @@ ATTENTION = ("q_proj.weight", "k_proj.weight", "v_proj.weight", "o_proj.weight")
 
 
 def transferable(name: str, what: str) -> bool:
-    """Whether tensor ``name`` is part of ``what``: ``attn`` = q, k, v, o of every layer; ``all`` = all but vocabulary."""
+    """Whether tensor ``name`` is part of ``what``: ``attn`` = q, k, v, o of every layer, ``all`` = not vocabulary."""
     if what == "attn":
         return name.endswith(ATTENTION)
     if what == "all":
@@ -41,8 +41,8 @@ def transfer(model: nn.Module, source: Mapping[str, Tensor], what: str) -> list[
     for name, target in targets.items():
         if source[name].shape != target.shape:
             raise TransferError(
-                f"transfer {what!r}: {name} is {list(source[name].shape)} in the source and {list(target.shape)} in the "
-                "target; give both models the same dim, heads, kv_heads and ffn"
+                f"transfer {what!r}: {name} is {list(source[name].shape)} in the source, {list(target.shape)} in the target; "
+                "give both models the same dim, heads, kv_heads and ffn"
             )
     with torch.no_grad():
         for name, target in targets.items():
