@@ -1,0 +1,114 @@
+"""The dataset repository: names whose versions are manifests."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from datalake.ambient import Ambient
+from datalake.errors import ManifestError
+from datalake.manifest import Manifest, load_manifest, save_manifest
+from datalake.names import parse_ref
+from datalake.store import Store
+from datalake.versioned import Record, VersionedNames, empty_state
+
+
+@dataclass(frozen=True)
+class DatasetVersion:
+    """One immutable version of a dataset. ``digest`` is its manifest's; ``params`` the ``NAME@V`` it was made by."""
+
+    name: str
+    version: int
+    digest: str
+    kind: str
+    params: str | None
+    sequences: int
+    tokens: int
+    created: str
+    author: str
+    message: str
+
+    @property
+    def ref(self) -> str:
+        """``NAME@VERSION``."""
+        return f"{self.name}@{self.version}"
+
+
+class DatasetRepository:
+    """Datasets of one lake."""
+
+    def __init__(self, store: Store, ambient: Ambient) -> None:
+        self._names = VersionedNames(store, "datasets", "dataset", "data", ambient)
+        self._store = store
+
+    def commit(self, name: str, manifest: Manifest, params: str | None = None, message: str = "") -> DatasetVersion:
+        """Make ``manifest`` the next version of ``name``, all its shards being in the store.
+
+        If some version of ``name`` has this manifest already, that version is returned and nothing is stored: of
+        commits that race with the same data, one version remains. Raises ManifestError naming a shard that is absent.
+        """
+        if params is not None:
+            parse_ref(params, "parameter set")
+        log = self._names.log(name)
+        self._check_shards(manifest)
+        save_manifest(self._store, manifest)
+
+        def add(state: dict[str, object] | None) -> dict[str, object] | None:
+            known: dict = state or empty_state()
+            if any(record["digest"] == manifest.digest for record in known["versions"]):
+                return None
+            known["versions"].append(
+                {
+                    **self._names.stamp(len(known["versions"]) + 1, message),
+                    "digest": manifest.digest,
+                    "kind": manifest.kind,
+                    "params": params,
+                    "sequences": manifest.sequences,
+                    "tokens": manifest.tokens,
+                }
+            )
+            return known
+
+        entry = log.update(add, message)
+        return _version(name, next(r for r in entry.state["versions"] if r["digest"] == manifest.digest))
+
+    def get(self, ref: str) -> DatasetVersion:
+        """The version that ``D@V``, ``D@ALIAS`` or ``D`` (the latest) means. Raises NotFoundError."""
+        return _version(ref.partition("@")[0], self._names.resolve(ref))
+
+    def manifest(self, version: DatasetVersion | str) -> Manifest:
+        """The manifest of a version or reference. Raises NotFoundError or CorruptObjectError."""
+        if isinstance(version, str):
+            version = self.get(version)
+        return load_manifest(self._store, version.digest)
+
+    def list(self) -> list[DatasetVersion]:
+        """The latest version of every dataset, by name."""
+        return [self.get(name) for name in self._names.names()]
+
+    def history(self, name: str) -> Sequence[DatasetVersion]:
+        """Every version of ``name``, oldest first. Raises NotFoundError."""
+        return [_version(name, record) for record in self._names.state(name)["versions"]]
+
+    def aliases(self, name: str) -> dict[str, int]:
+        """Where each alias of ``name`` points. Raises NotFoundError."""
+        return dict(self._names.state(name)["aliases"])
+
+    def tag(self, name: str, alias: str, version: int, expect: int | None = None) -> DatasetVersion:
+        """Move ``alias`` to ``version``; with ``expect``, only from that version (0: absent), else Conflict."""
+        return _version(name, self._names.tag(name, alias, version, expect))
+
+    def _check_shards(self, manifest: Manifest) -> None:
+        """A listing per folder costs one request per thousand shards, and no commit can then name a hole."""
+        folders = {ref.key.rpartition("/")[0] + "/" for ref in manifest.shards}
+        there = {key for folder in folders for key in self._store.list(folder)}
+        absent = [ref.key for ref in manifest.shards if ref.key not in there]
+        if absent:
+            raise ManifestError(
+                f"{len(absent)} of {len(manifest.shards)} shards are not in lake {self._store.uri}, the first is "
+                f"{absent[0]}: write them before committing"
+            )
+
+
+def _version(name: str, record: Record) -> DatasetVersion:
+    return DatasetVersion(name=name, **record)

@@ -1,0 +1,89 @@
+"""Every way the lake can refuse, as named classes under one base.
+
+A message is one line: what was asked, what was found, what is expected, what to do. Extra facts travel as keyword
+attributes with defaults, so that every error survives pickling between processes.
+"""
+
+from __future__ import annotations
+
+
+class DatalakeError(Exception):
+    """Base of every error raised by this package."""
+
+
+class InvalidNameError(DatalakeError):
+    """A name, alias, reference (``NAME@V``) or object key is not well formed."""
+
+
+class LakePathError(DatalakeError):
+    """The lake's address cannot be a lake: a file, an unknown scheme, a folder that cannot be written."""
+
+
+class StoreUnavailableError(DatalakeError):
+    """The store did not answer, or kept answering with server errors, after all retries."""
+
+
+class CredentialsError(DatalakeError):
+    """The store refused the credentials, or none were found."""
+
+
+class BucketNotFoundError(DatalakeError):
+    """The bucket does not exist."""
+
+
+class NotFoundError(DatalakeError):
+    """An object, name, version or alias does not exist."""
+
+
+class CorruptObjectError(DatalakeError):
+    """An object's bytes are not what its name or its record says they are."""
+
+
+class CorruptShardError(CorruptObjectError):
+    """A shard's bytes differ from its manifest.
+
+    Attributes: ``key`` (str), ``expected`` and ``found`` (SHA-256 hex, or a size in bytes as text).
+    """
+
+    def __init__(self, message: str, *, key: str = "", expected: str = "", found: str = "") -> None:
+        super().__init__(message)
+        self.key = key
+        self.expected = expected
+        self.found = found
+
+
+class MissingShardError(CorruptShardError):
+    """A shard that a manifest names is not in the store."""
+
+
+class ShardConflictError(DatalakeError):
+    """The key of a shard about to be written holds other rows."""
+
+
+class ManifestError(DatalakeError):
+    """A manifest does not add up, or names shards that are not there."""
+
+
+class Conflict(DatalakeError):
+    """Another writer moved the head first. Attributes: ``expected`` and ``found``, entry or version numbers."""
+
+    def __init__(self, message: str, *, expected: int = 0, found: int = 0) -> None:
+        super().__init__(message)
+        self.expected = expected
+        self.found = found
+
+
+class RunConflictError(Conflict):
+    """A run of this name exists with another configuration or other inputs, or is already finished."""
+
+
+class RunFencedError(Conflict):
+    """Another process took this run over; this one must stop writing to it."""
+
+
+class PlanError(DatalakeError):
+    """A plan's parameters are out of range."""
+
+
+class ProbeError(DatalakeError):
+    """The store fails the one primitive that the lake is built on."""

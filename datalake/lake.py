@@ -1,0 +1,42 @@
+"""One address, one object: the store and every repository in it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+from datalake.ambient import Ambient
+from datalake.datasets import DatasetRepository
+from datalake.registry import ParameterRegistry
+from datalake.store import Store, open_store
+
+
+@dataclass(frozen=True)
+class Lake:
+    """A lake. Picklable: another process gets the same lake and finds its own credentials."""
+
+    store: Store
+    ambient: Ambient
+
+    @classmethod
+    def open(cls, uri: str, ambient: Ambient | None = None) -> Lake:
+        """Open the lake at a folder or ``s3://bucket/prefix``, checked at once; nothing is created.
+
+        Raises LakePathError, BucketNotFoundError, CredentialsError or StoreUnavailableError.
+        """
+        return cls(open_store(uri), ambient or Ambient())
+
+    @property
+    def uri(self) -> str:
+        """The address it can be opened by."""
+        return self.store.uri
+
+    @cached_property
+    def params(self) -> ParameterRegistry:
+        """Parameter sets."""
+        return ParameterRegistry(self.store, self.ambient)
+
+    @cached_property
+    def datasets(self) -> DatasetRepository:
+        """Datasets."""
+        return DatasetRepository(self.store, self.ambient)

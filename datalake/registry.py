@@ -1,0 +1,117 @@
+"""The parameter registry: named, numbered, immutable specs, the authority that every generator obeys.
+
+A spec is any JSON object here; whoever puts one validates it first. Its canonical JSON is stored once under its
+digest (``specs/<digest>.json``), and the version log of its name says which digest each version is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from datalake.ambient import Ambient
+from datalake.canonical import canonical_json, parse_json, sha256_hex
+from datalake.errors import Conflict, CorruptObjectError
+from datalake.store import Store, ensure_content
+from datalake.versioned import Record, VersionedNames, empty_state
+
+
+@dataclass(frozen=True)
+class ParameterVersion:
+    """One immutable version of a parameter set. ``created`` is ISO 8601 UTC; ``digest`` is SHA-256 of the spec."""
+
+    name: str
+    version: int
+    digest: str
+    spec: dict[str, Any]
+    created: str
+    author: str
+    message: str
+
+    @property
+    def ref(self) -> str:
+        """``NAME@VERSION``."""
+        return f"{self.name}@{self.version}"
+
+
+class ParameterRegistry:
+    """Parameter sets of one lake."""
+
+    def __init__(self, store: Store, ambient: Ambient) -> None:
+        self._names = VersionedNames(store, "params", "parameter set", "params", ambient)
+        self._store = store
+
+    def put(
+        self,
+        name: str,
+        spec: Mapping[str, Any],
+        message: str = "",
+        expect_version: int | None = None,
+        force: bool = False,
+    ) -> ParameterVersion:
+        """Store ``spec`` as the next version of ``name``.
+
+        A spec equal to the latest version returns that version and stores nothing, unless ``force``. With
+        ``expect_version`` the latest version must be that one (0: the name must be new), else Conflict.
+        """
+        log = self._names.log(name)
+        data = canonical_json(dict(spec))
+        digest = sha256_hex(data)
+        taken: list[int] = []
+
+        def add(state: dict[str, Any] | None) -> dict[str, Any] | None:
+            state = state or empty_state()
+            latest = len(state["versions"])
+            if expect_version is not None and latest != expect_version:
+                raise Conflict(
+                    f"parameter set {name!r}: expected version {expect_version} to be the latest, found {latest}: "
+                    f"see `morphogen params history {name}` and try again",
+                    expected=expect_version,
+                    found=latest,
+                )
+            if latest and state["versions"][-1]["digest"] == digest and not force:
+                taken[:] = [latest]
+                return None
+            ensure_content(self._store, f"specs/{digest}.json", data, CorruptObjectError)
+            state["versions"].append({**self._names.stamp(latest + 1, message), "digest": digest})
+            taken[:] = [latest + 1]
+            return state
+
+        entry = log.update(add, message)
+        return self._load(name, entry.state["versions"][taken[0] - 1])
+
+    def get(self, ref: str) -> ParameterVersion:
+        """The version that ``NAME@V``, ``NAME@ALIAS`` or ``NAME`` (the latest) means. Raises NotFoundError."""
+        return self._load(ref.partition("@")[0], self._names.resolve(ref))
+
+    def list(self) -> list[ParameterVersion]:
+        """The latest version of every parameter set, by name."""
+        return [self.get(name) for name in self._names.names()]
+
+    def history(self, name: str) -> Sequence[ParameterVersion]:
+        """Every version of ``name``, oldest first. Raises NotFoundError."""
+        return [self._load(name, record) for record in self._names.state(name)["versions"]]
+
+    def aliases(self, name: str) -> dict[str, int]:
+        """Where each alias of ``name`` points. Raises NotFoundError."""
+        return dict(self._names.state(name)["aliases"])
+
+    def tag(self, name: str, alias: str, version: int, expect: int | None = None) -> ParameterVersion:
+        """Move ``alias`` to ``version``; with ``expect``, only from that version (0: absent), else Conflict."""
+        return self._load(name, self._names.tag(name, alias, version, expect))
+
+    def _load(self, name: str, record: Record) -> ParameterVersion:
+        key = f"specs/{record['digest']}.json"
+        data = self._store.get(key)
+        if sha256_hex(data) != record["digest"]:
+            raise CorruptObjectError(f"object {key} has digest {sha256_hex(data)}: restore it from a copy of the lake")
+        return ParameterVersion(
+            name,
+            record["version"],
+            record["digest"],
+            parse_json(data, key),
+            record["created"],
+            record["author"],
+            record["message"],
+        )

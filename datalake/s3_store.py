@@ -1,0 +1,277 @@
+"""The store on S3 and what speaks its protocol, through boto3.
+
+Create-if-absent is one ``PutObject`` with ``If-None-Match: *``; never a conditional multipart completion, which is
+not atomic on every server. A failed PUT is "unknown", not "did not happen": it is tried again, conditionally, so the
+worst that a lost response can do is make the retry meet its own object (``store.ensure`` tells).
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+import boto3
+from botocore import exceptions as boto_errors
+from botocore.config import Config
+
+from datalake.ambient import Ambient
+from datalake.errors import (
+    BucketNotFoundError,
+    CredentialsError,
+    DatalakeError,
+    LakePathError,
+    StoreUnavailableError,
+)
+from datalake.names import check_key, check_prefix
+from datalake.store import missing
+
+_T = TypeVar("_T")
+_ROUNDS = 4  # our own rounds around botocore's retries: for 409s and for bodies cut off half-way
+_ABSENT = {"NoSuchKey", "404", "NotFound"}
+_TAKEN = {"PreconditionFailed", "412"}
+_BUSY = {"ConditionalRequestConflict", "OperationAborted", "409"}
+_REFUSED = {
+    "AccessDenied", "AccountProblem", "AllAccessDisabled", "ExpiredToken", "Forbidden", "InvalidAccessKeyId",
+    "InvalidToken", "SignatureDoesNotMatch", "TokenRefreshRequired", "Unauthorized", "401", "403",
+}  # fmt: skip
+
+
+class S3Store:
+    """Objects below ``s3://bucket/prefix``. See ``store.Store`` for the methods.
+
+    Endpoint, region and credentials come from the standard AWS settings of the process that uses the store
+    (``AWS_ENDPOINT_URL_S3`` and ``AWS_ENDPOINT_URL`` included); the region is us-east-1 if none is set.
+    """
+
+    def __init__(self, uri: str, ambient: Ambient | None = None) -> None:
+        parts = urlsplit(uri)
+        self._bucket = parts.netloc
+        self._prefix = parts.path.strip("/")
+        if not self._bucket or parts.query or parts.fragment or "@" in self._bucket:
+            raise LakePathError("the lake's address is not s3://bucket/prefix; credentials go in AWS_* variables")
+        if self._prefix:
+            check_key(self._prefix)
+        self._ambient = ambient or Ambient()
+        self._reset()
+
+    def _reset(self) -> None:
+        self._lock = threading.Lock()
+        self._client_of: tuple[int, Any] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"_bucket": self._bucket, "_prefix": self._prefix, "_ambient": self._ambient}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._reset()
+
+    def __repr__(self) -> str:
+        return f"S3Store({self.uri!r})"
+
+    @property
+    def uri(self) -> str:
+        return f"s3://{self._bucket}/{self._prefix}".rstrip("/")
+
+    def check(self) -> None:
+        """List one key with few retries. HEAD would be cheaper, but carries no error code to tell causes apart."""
+        client = _make_client(attempts=2)
+        self._answer(
+            lambda: client.list_objects_v2(Bucket=self._bucket, Prefix=self._full(""), MaxKeys=1), "", rounds=1
+        )
+
+    def put_if_absent(self, key: str, data: bytes) -> bool:
+        full = self._full(check_key(key))
+
+        def put() -> bool:
+            try:
+                self._client().put_object(Bucket=self._bucket, Key=full, Body=data, IfNoneMatch="*")
+            except boto_errors.ClientError as error:
+                if _code(error) in _TAKEN:
+                    return False
+                raise
+            return True
+
+        return self._answer(put, key)
+
+    def replace(self, key: str, data: bytes) -> None:
+        full = self._full(check_key(key))
+        self._answer(lambda: self._client().put_object(Bucket=self._bucket, Key=full, Body=data), key)
+
+    def get(self, key: str) -> bytes:
+        full = self._full(check_key(key))
+        return self._answer(lambda: self._client().get_object(Bucket=self._bucket, Key=full)["Body"].read(), key)
+
+    def get_range(self, key: str, start: int, length: int) -> bytes:
+        full = self._full(check_key(key))
+        if length <= 0:
+            return b""
+        span = f"bytes={start}-{start + length - 1}"
+
+        def read() -> bytes:
+            try:
+                return self._client().get_object(Bucket=self._bucket, Key=full, Range=span)["Body"].read()
+            except boto_errors.ClientError as error:
+                if _code(error) in {"InvalidRange", "416"}:
+                    return b""
+                raise
+
+        return self._answer(read, key)
+
+    def exists(self, key: str) -> bool:
+        return self._head(key) is not None
+
+    def size(self, key: str) -> int:
+        size = self._head(key)
+        if size is None:
+            raise missing(self.uri, key)
+        return size
+
+    def _head(self, key: str) -> int | None:
+        full = self._full(check_key(key))
+
+        def head() -> int | None:
+            try:
+                return self._client().head_object(Bucket=self._bucket, Key=full)["ContentLength"]
+            except boto_errors.ClientError as error:
+                if _code(error) in _ABSENT:
+                    return None
+                raise
+
+        return self._answer(head, key)
+
+    def list(self, prefix: str = "", start_after: str = "") -> Iterator[str]:
+        check_prefix(prefix)
+        keys = [
+            item["Key"]
+            for page in self._pages(prefix, StartAfter=self._full(start_after) if start_after else "")
+            for item in page.get("Contents", ())
+        ]
+        cut = len(self._full(""))
+        # Sorted here because not every server sorts by whole key (SeaweedFS goes folder by folder).
+        return iter(sorted(key[cut:] for key in keys))
+
+    def children(self, prefix: str = "") -> Iterator[str]:
+        check_prefix(prefix)
+        cut = len(self._full(prefix))
+        pages = self._pages(prefix, Delimiter="/")
+        return iter(sorted(item["Prefix"][cut:-1] for page in pages for item in page.get("CommonPrefixes", ())))
+
+    def delete(self, key: str) -> None:
+        full = self._full(check_key(key))
+        self._answer(lambda: self._client().delete_object(Bucket=self._bucket, Key=full), key)
+
+    def arrow_filesystem(self) -> tuple[Any, str]:
+        from pyarrow.fs import S3FileSystem
+
+        meta = self._client().meta
+        settings: dict[str, Any] = {"region": meta.region_name}
+        endpoint = urlsplit(meta.endpoint_url)
+        if not _is_aws(endpoint.hostname):
+            settings |= {"endpoint_override": endpoint.netloc, "scheme": endpoint.scheme}
+        if found := boto3.session.Session().get_credentials():
+            frozen = found.get_frozen_credentials()
+            settings |= {"access_key": frozen.access_key, "secret_key": frozen.secret_key}
+            settings |= {"session_token": frozen.token} if frozen.token else {}
+        return S3FileSystem(**settings), f"{self._bucket}/{self._prefix}".rstrip("/")
+
+    def _full(self, key: str) -> str:
+        return f"{self._prefix}/{key}" if self._prefix else key
+
+    def _client(self) -> Any:
+        """This process's client: boto3 clients are safe across threads, but not across a fork."""
+        with self._lock:
+            if self._client_of is None or self._client_of[0] != os.getpid():
+                self._client_of = (os.getpid(), _make_client(attempts=5))
+            return self._client_of[1]
+
+    def _pages(self, prefix: str, **arguments: str) -> Sequence[Any]:
+        wanted = {name: value for name, value in arguments.items() if value}
+
+        def read() -> Sequence[Any]:
+            pager = self._client().get_paginator("list_objects_v2")
+            return list(pager.paginate(Bucket=self._bucket, Prefix=self._full(prefix), **wanted))
+
+        return self._answer(read, prefix)
+
+    def _answer(self, call: Callable[[], _T], key: str, rounds: int = _ROUNDS) -> _T:
+        """Run ``call``, again if that may help, and translate what it raises at last. Never repeats a secret."""
+        for attempt in range(rounds):
+            try:
+                return call()
+            except boto_errors.ClientError as error:
+                if _code(error) not in _BUSY or attempt == rounds - 1:
+                    raise self._translated(error, key) from error
+            except (boto_errors.HTTPClientError, boto_errors.IncompleteReadError) as error:
+                # EndpointConnectionError is one of these: botocore has retried it already, so give up at once.
+                if isinstance(error, boto_errors.EndpointConnectionError) or attempt == rounds - 1:
+                    raise self._unreachable(error, key) from error
+            except (boto_errors.NoCredentialsError, boto_errors.PartialCredentialsError) as error:
+                raise self._no_credentials() from error
+            except boto_errors.ParamValidationError as error:
+                raise LakePathError(f"lake {self.uri}: {' '.join(str(error).split())}") from error
+            except boto_errors.BotoCoreError as error:
+                raise self._unreachable(error, key) from error
+            self._ambient.pause(attempt, base=0.1)
+        raise AssertionError("unreachable: the last round returns or raises")
+
+    def _translated(self, error: boto_errors.ClientError, key: str) -> DatalakeError:
+        code = _code(error)
+        if code == "NoSuchBucket":
+            return BucketNotFoundError(
+                f"bucket {self._bucket!r} does not exist: create it, or correct the lake {self.uri}"
+            )
+        if code in _REFUSED:
+            return CredentialsError(
+                f"lake {self.uri}: the store refused the credentials ({code}): "
+                f"check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and the bucket's policy"
+            )
+        if code in _ABSENT:
+            return missing(self.uri, key)
+        return self._unreachable(error, key)
+
+    def _unreachable(self, error: Exception, key: str) -> StoreUnavailableError:
+        what = f"object {key} of lake {self.uri}" if key else f"lake {self.uri}"
+        reason = " ".join(str(error).split())
+        return StoreUnavailableError(
+            f"{what}: the store did not answer ({type(error).__name__}: {reason}): check AWS_ENDPOINT_URL_S3 and the "
+            f"network, then run again; a write in flight may or may not have happened, and running again settles it"
+        )
+
+    def _no_credentials(self) -> CredentialsError:
+        return CredentialsError(
+            f"lake {self.uri}: no credentials found: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a profile"
+        )
+
+
+def _code(error: boto_errors.ClientError) -> str:
+    return str(error.response.get("Error", {}).get("Code", ""))
+
+
+def _is_aws(host: str | None) -> bool:
+    return bool(host) and str(host).endswith((".amazonaws.com", ".amazonaws.com.cn"))
+
+
+def _make_client(attempts: int) -> Any:
+    session = boto3.session.Session()
+    config = Config(
+        connect_timeout=5,
+        read_timeout=60,
+        max_pool_connections=32,
+        tcp_keepalive=True,
+        retries={"mode": "standard", "total_max_attempts": attempts},
+    )
+    region = session.region_name or "us-east-1"
+    try:
+        client = session.client("s3", region_name=region, config=config)
+        if _is_aws(urlsplit(client.meta.endpoint_url).hostname):
+            return client
+        # Other servers are reached as host/bucket: bucket.host needs a wildcard DNS entry that few of them have.
+        by_path = config.merge(Config(s3={"addressing_style": "path"}))
+        return session.client("s3", region_name=region, config=by_path)
+    except (boto_errors.PartialCredentialsError, boto_errors.ProfileNotFound) as error:
+        raise CredentialsError(f"the AWS settings are incomplete: {error}") from error
+    except ValueError as error:
+        raise LakePathError(f"AWS_ENDPOINT_URL_S3 or AWS_ENDPOINT_URL is not an address: {error}") from error

@@ -1,0 +1,114 @@
+"""The object store as the lake sees it: immutable objects under keys, and one primitive, create-if-absent.
+
+Everything else (version logs, shards, manifests) is built on ``put_if_absent``; ``replace`` and ``delete`` exist for
+repair and housekeeping only. Stores are safe across threads and can be pickled to other processes; credentials are
+never part of a store, each process finds its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+from datalake.errors import DatalakeError, LakePathError, NotFoundError
+
+
+class Store(Protocol):
+    """What a lake needs from its storage. Keys follow ``names.check_key``; a bad one raises InvalidNameError.
+
+    Every method may raise StoreUnavailableError, CredentialsError, BucketNotFoundError or LakePathError.
+    """
+
+    @property
+    def uri(self) -> str:
+        """The address that ``open_store`` takes."""
+        ...
+
+    def put_if_absent(self, key: str, data: bytes) -> bool:
+        """Create the object. True: this call created it. False: one was there, whose bytes may differ.
+
+        After a lost response the retry meets its own object and reports False; ``ensure`` tells the two apart.
+        """
+        ...
+
+    def get(self, key: str) -> bytes:
+        """All bytes of an object. Raises NotFoundError."""
+        ...
+
+    def get_range(self, key: str, start: int, length: int) -> bytes:
+        """Up to ``length`` bytes from offset ``start`` (fewer at the end of the object). Raises NotFoundError."""
+        ...
+
+    def exists(self, key: str) -> bool:
+        """Whether an object is there."""
+        ...
+
+    def size(self, key: str) -> int:
+        """An object's size in bytes. Raises NotFoundError."""
+        ...
+
+    def list(self, prefix: str = "", start_after: str = "") -> Iterator[str]:
+        """Keys that start with ``prefix`` and sort after ``start_after``, sorted by code point."""
+        ...
+
+    def children(self, prefix: str = "") -> Iterator[str]:
+        """Sorted names directly below ``prefix`` (empty, or ending in "/") under which there are objects."""
+        ...
+
+    def replace(self, key: str, data: bytes) -> None:
+        """Write the object whether or not one is there; readers see the old bytes or the new, nothing between."""
+        ...
+
+    def delete(self, key: str) -> None:
+        """Remove an object if it is there."""
+        ...
+
+    def check(self) -> None:
+        """Raise now, cheaply, what the first real call would raise for a wrong address or wrong credentials."""
+        ...
+
+    def arrow_filesystem(self) -> tuple[Any, str]:
+        """A ``pyarrow.fs.FileSystem`` and the lake's base path in it, for readers that want one."""
+        ...
+
+
+def open_store(uri: str) -> Store:
+    """Open the store at a folder (``path`` or ``file:///path``) or ``s3://bucket/prefix``, checking it before any work.
+
+    Nothing is created: a local folder comes into being at the first write. Raises LakePathError,
+    BucketNotFoundError, CredentialsError or StoreUnavailableError.
+    """
+    store: Store
+    if uri.startswith("s3://"):
+        from datalake.s3_store import S3Store  # boto3 takes 0.3 s to import; local lakes need not pay for it
+
+        store = S3Store(uri)
+    else:
+        from datalake.local_store import LocalStore
+
+        path = uri.removeprefix("file://")
+        if not path or "://" in path:
+            raise LakePathError(f"lake {uri!r} is not an address: give a folder or s3://bucket/prefix")
+        store = LocalStore(Path(path))
+    store.check()
+    return store
+
+
+def ensure(store: Store, key: str, data: bytes) -> bool:
+    """Create the object, or find that it is there with the same bytes: True. False: other bytes are there."""
+    return store.put_if_absent(key, data) or store.get(key) == data
+
+
+def ensure_content(store: Store, key: str, data: bytes, error: type[DatalakeError]) -> None:
+    """``ensure`` for content-addressed objects, where other bytes can only mean damage: raises ``error``."""
+    if not ensure(store, key, data):
+        raise error(
+            f"object {key} holds other bytes than the {len(data)} its name promises; "
+            f"it was damaged or written by something else: delete it and run again"
+        )
+
+
+def missing(uri: str, key: str) -> NotFoundError:
+    """The error for an object that is not there."""
+    return NotFoundError(f"no object {key} in lake {uri}")

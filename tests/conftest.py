@@ -1,0 +1,49 @@
+"""Fixtures every package's tests share: one S3 server per test session, and fresh lakes on it and on local disk."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.s3server import S3Server
+
+_numbers = itertools.count(1)
+
+
+@pytest.fixture(scope="session")
+def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """A running S3 server with the bucket ``lake``; started at the first test that asks for it."""
+    server = S3Server(tmp_path_factory.mktemp("s3"))
+    server.start()
+    try:
+        server.create_bucket("lake")
+        yield server
+    finally:
+        server.stop()
+
+
+@pytest.fixture
+def s3_env(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> S3Server:
+    """The server, with the standard AWS variables of this test (and of processes it starts) pointing at it."""
+    for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in s3_server.env().items():
+        monkeypatch.setenv(name, value)
+    return s3_server
+
+
+@pytest.fixture
+def s3_lake_uri(s3_env: S3Server) -> str:  # noqa: ARG001 - asked for its environment
+    """``s3://lake/<a prefix no other test uses>``, with the environment set."""
+    return f"s3://lake/test-{next(_numbers)}"
+
+
+@pytest.fixture(params=["local", "s3"])
+def lake_uri(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A fresh lake's address: once a folder that does not exist yet, once a prefix on the S3 server."""
+    if request.param == "local":
+        return str(tmp_path / "lake")
+    return request.getfixturevalue("s3_lake_uri")
