@@ -41,8 +41,8 @@ def transfer(model: nn.Module, source: Mapping[str, Tensor], what: str) -> list[
     for name, target in targets.items():
         if source[name].shape != target.shape:
             raise TransferError(
-                f"transfer {what!r}: {name} is {list(source[name].shape)} in the source, {list(target.shape)} in the target; "
-                "give both models the same dim, heads, kv_heads and ffn"
+                f"transfer {what!r}: {name} is {list(source[name].shape)} in the source and "
+                f"{list(target.shape)} in the target; give both models the same dim, heads, kv_heads and ffn"
             )
     with torch.no_grad():
         for name, target in targets.items():

@@ -1,0 +1,127 @@
+"""The model is a causal Llama: same logits as Hugging Face's, no look-ahead, and a loss on the right targets."""
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from trainer import hf_layout
+from trainer.config import ModelConfig
+from trainer.loss import token_losses, token_scores
+from trainer.model import Llama, count_parameters
+
+VOCAB = 61
+
+
+def make(seed: int = 0, **overrides: object) -> Llama:
+    return Llama(ModelConfig.model_validate({"depth": 2, "dim": 32, "heads": 4, **overrides}).shape(VOCAB), seed)
+
+
+def tokens(batch: int, length: int, seed: int = 0) -> torch.Tensor:
+    return torch.randint(0, VOCAB, (batch, length), generator=torch.Generator().manual_seed(seed))
+
+
+def test_dial_derives_every_dimension() -> None:
+    shape = ModelConfig(depth=4).shape(1000)
+    assert (shape.layers, shape.dim, shape.heads, shape.kv_heads, shape.ffn, shape.head_dim) == (4, 256, 4, 4, 704, 64)
+
+
+def test_forward_is_the_loss_of_the_next_token() -> None:
+    model, x_BT = make(), tokens(3, 17)
+    logits_BTV = model.logits(x_BT)
+    expected_BT = -logits_BTV.log_softmax(-1)[:, :-1].gather(-1, x_BT[:, 1:, None]).squeeze(-1)
+    torch.testing.assert_close(model(x_BT), expected_BT)
+
+
+def test_targets_are_not_off_by_one() -> None:
+    """On an alternating sequence a model trained to predict the *next* token wins; one trained on itself or on the
+    token after next would see the same token and lose."""
+    model = make()
+    x_BT = torch.tensor([[3, 7] * 12, [7, 3] * 12])
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    for _ in range(30):
+        optimizer.zero_grad()
+        model(x_BT).mean().backward()
+        optimizer.step()
+    predicted_BT = model.logits(x_BT).argmax(-1)
+    assert torch.equal(predicted_BT[:, 4:-1], x_BT[:, 5:])
+    assert not (predicted_BT[:, 4:] == x_BT[:, 4:]).any()
+
+
+def test_no_position_sees_a_later_token() -> None:
+    model, x_BT = make(kv_heads=2), tokens(1, 24)
+    changed_BT = x_BT.clone()
+    changed_BT[0, 15:] = (changed_BT[0, 15:] + 1) % VOCAB
+    a, b = model.logits(x_BT), model.logits(changed_BT)
+    torch.testing.assert_close(a[:, :15], b[:, :15])
+    assert not torch.allclose(a[:, 15:], b[:, 15:])
+
+
+def test_grouped_heads_equal_repeated_heads() -> None:
+    grouped, full = make(kv_heads=2), make()
+    state = grouped.state_dict()
+    for name, weight in state.items():
+        if name.endswith(("k_proj.weight", "v_proj.weight")):
+            state[name] = weight.view(2, 8, 32).repeat_interleave(2, dim=0).reshape(32, 32)
+    full.load_state_dict(state)
+    x_BT = tokens(2, 20)
+    torch.testing.assert_close(grouped.logits(x_BT), full.logits(x_BT))
+
+
+def test_rotation_gradient() -> None:
+    """Gradients through the hand-written rotation equal those through the textbook formula."""
+    from trainer.model import _Rotate, rope_tables
+
+    x = torch.randn(2, 5, 3, 8, dtype=torch.float64, requires_grad=True)
+    cos, sin = (table.double() for table in rope_tables(5, 8, 10_000.0, torch.device("cpu")))
+    assert torch.autograd.gradcheck(lambda value: _Rotate.apply(value, cos, sin), (x,))
+
+
+def test_tied_head_is_one_tensor() -> None:
+    tied = make(tied=True)
+    assert tied.lm_head.weight is tied.model.embed_tokens.weight
+    assert count_parameters(make()) - count_parameters(tied) == VOCAB * 32
+    tied(tokens(1, 5)).sum().backward()
+    assert tied.lm_head.weight.grad is not None
+
+
+def test_chunked_loss_equals_whole() -> None:
+    hidden_ND, head_VD = torch.randn(50, 16, requires_grad=True), torch.randn(VOCAB, 16, requires_grad=True)
+    targets_N = tokens(1, 50)[0]
+    whole_N = F.cross_entropy(hidden_ND @ head_VD.T, targets_N, reduction="none")
+    whole = torch.autograd.grad(whole_N.sum(), (hidden_ND, head_VD))
+    chunked_N = token_losses(hidden_ND, head_VD, targets_N, limit=7 * VOCAB)
+    chunked = torch.autograd.grad(chunked_N.sum(), (hidden_ND, head_VD))
+    torch.testing.assert_close(chunked_N, whole_N)
+    torch.testing.assert_close(chunked, whole)
+    losses_N, hits_N = token_scores(hidden_ND, head_VD, targets_N, limit=7 * VOCAB)
+    torch.testing.assert_close(losses_N, whole_N.detach())
+    assert torch.equal(hits_N, (hidden_ND @ head_VD.T).argmax(-1) == targets_N)
+
+
+@pytest.mark.parametrize("overrides", [{}, {"kv_heads": 2}, {"tied": True}, {"heads": 2, "kv_heads": 1, "ffn": 50}])
+def test_files_reopen_to_the_same_model(overrides: dict) -> None:
+    model = make(**overrides)
+    files = hf_layout.to_files(model, max_length=64)
+    again = hf_layout.from_files(files[hf_layout.CONFIG], files[hf_layout.WEIGHTS])
+    assert again.shape == model.shape
+    x_BT = tokens(2, 20)
+    assert torch.equal(again.logits(x_BT), model.logits(x_BT))
+    assert hf_layout.to_files(again, max_length=64) == files
+
+
+@pytest.mark.parametrize("overrides", [{}, {"kv_heads": 2}, {"tied": True}])
+def test_logits_equal_transformers(overrides: dict, tmp_path) -> None:
+    """Needs the ``hf`` extra."""
+    transformers = pytest.importorskip("transformers")
+    model = make(**overrides)
+    with torch.no_grad():
+        for index, parameter in enumerate(model.parameters()):
+            if parameter.ndim == 1:
+                parameter.add_(0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(index)))
+    for name, data in hf_layout.to_files(model, max_length=64).items():
+        (tmp_path / name).write_bytes(data)
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path)
+    x_BT = tokens(2, 50)
+    torch.testing.assert_close(theirs(x_BT).logits, model.logits(x_BT), rtol=1e-4, atol=1e-4)
+    again = hf_layout.from_files(theirs.config.to_json_string().encode(), (tmp_path / hf_layout.WEIGHTS).read_bytes())
+    assert again.shape == model.shape
