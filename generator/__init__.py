@@ -3,3 +3,32 @@
 Sequence ``i`` of a spec is a pure function of (spec, seed, i): no I/O, no Ray, no global state.
 The NumPy reference defines the answer; every other backend equals it bit for bit.
 """
+
+from .accept import Acceptance
+from .batch import check_acceptance, generate_batch, measure_acceptance, sample_frames
+from .errors import BackendError, BandError, GeneratorError, RangeError, ScoreDefinitionError, SpecError
+from .registry import GenerationSpec, parse_spec
+from .tokens import decode_tokens, encode_frames, unigram_entropy_nats
+
+# Raised whenever any sequence of any spec would come out different.
+GENERATOR_VERSION = "1"
+
+__all__ = [
+    "GENERATOR_VERSION",
+    "Acceptance",
+    "BackendError",
+    "BandError",
+    "GenerationSpec",
+    "GeneratorError",
+    "RangeError",
+    "ScoreDefinitionError",
+    "SpecError",
+    "check_acceptance",
+    "decode_tokens",
+    "encode_frames",
+    "generate_batch",
+    "measure_acceptance",
+    "parse_spec",
+    "sample_frames",
+    "unigram_entropy_nats",
+]

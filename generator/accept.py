@@ -1,0 +1,174 @@
+"""Rejection: which candidates lie in the band, how a sequence looks for one, and how often rules do.
+
+A candidate is an (id, attempt). With one sequence per rule, sequence i takes the least attempt whose score is in the
+band. With K sequences per rule, group g tries rules r = 0, 1, ...; each slot of the group takes the least of
+TRIES_PER_RULE initial states that is in the band, and the rule stands only if every slot finds one; the attempt is then
+r * TRIES_PER_RULE + state. Either way (spec, seed, id, attempt) alone makes the sequence again.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from .errors import BandError
+from .rules import TRIES_PER_RULE
+from .score import score_content
+from .spec import BaseSpec
+
+# With one candidate in 1,000 accepted, a sequence finds none among so many once in 10**14.
+MAX_ATTEMPTS = 1 << 15
+MIN_RATE = 1e-3
+PROBE_CHUNK = 256
+
+Simulate = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """Scored sequences: tokens uint16 [N, seq_len], the rest [N]."""
+
+    tokens: np.ndarray
+    attempts: np.ndarray
+    ratio: np.ndarray
+    normalized: np.ndarray
+    accepted: np.ndarray
+
+
+@dataclass(frozen=True)
+class Acceptance:
+    """How many of the tried candidates (rules, with several sequences per rule) were accepted."""
+
+    candidates: int
+    accepted: int
+
+    @property
+    def rate(self) -> float:
+        """Share accepted."""
+        return self.accepted / self.candidates
+
+
+def judge(spec: BaseSpec, attempts_N: np.ndarray, tokens: np.ndarray, content: np.ndarray) -> Candidates:
+    """Score simulated candidates and mark those in the band (all, without one)."""
+    ratio, normalized = score_content(spec, content)
+    accepted = np.ones(len(tokens), dtype=bool)
+    if spec.band is not None:
+        score = ratio if spec.band.score == "gzip-int32-v1" else normalized
+        accepted = (score >= spec.band.low) & (score <= spec.band.high)
+    return Candidates(tokens, attempts_N, ratio, normalized, accepted)
+
+
+def search(spec: BaseSpec, simulate: Simulate, ids_N: np.ndarray) -> Candidates:
+    """The accepted candidate of every sequence id (ascending). BandError when one has none in MAX_ATTEMPTS."""
+    if spec.rule_group == 1:
+        return _search_alone(spec, simulate, ids_N)
+    parts = []
+    for group in np.unique(ids_N // spec.rule_group):
+        found = _search_group(spec, simulate, int(group))
+        slots = ids_N[ids_N // spec.rule_group == group] % spec.rule_group
+        parts.append(_take(found, slots))
+    return _join(parts)
+
+
+def _search_alone(spec: BaseSpec, simulate: Simulate, ids_N: np.ndarray) -> Candidates:
+    found = _empty(spec, len(ids_N))
+    pending = np.arange(len(ids_N))
+    for attempt in range(MAX_ATTEMPTS):
+        attempts = np.full(len(pending), attempt, dtype=np.int64)
+        judged = judge(spec, attempts, *simulate(ids_N[pending], attempts))
+        _put(found, pending[judged.accepted], _take(judged, judged.accepted))
+        pending = pending[~judged.accepted]
+        if not len(pending):
+            return found
+    raise BandError(_refusal(spec, f"sequence {ids_N[pending[0]]} met it in none of {MAX_ATTEMPTS} attempts"))
+
+
+def _search_group(spec: BaseSpec, simulate: Simulate, group: int) -> Candidates:
+    ids = group * spec.rule_group + np.arange(spec.rule_group)
+    for rule in range(MAX_ATTEMPTS // TRIES_PER_RULE):
+        found = _try_rule(spec, simulate, ids, rule)
+        if found is not None:
+            return found
+    tries = MAX_ATTEMPTS // TRIES_PER_RULE
+    finding = f"none of {tries} rules gave all {spec.rule_group} sequences of group {group} a place in it"
+    raise BandError(_refusal(spec, finding))
+
+
+def _try_rule(spec: BaseSpec, simulate: Simulate, ids: np.ndarray, rule: int) -> Candidates | None:
+    """All slots' candidates under one rule, or None when some slot finds no initial state in the band."""
+    found = _empty(spec, len(ids))
+    pending = np.arange(len(ids))
+    for state in range(TRIES_PER_RULE):
+        attempts = np.full(len(pending), rule * TRIES_PER_RULE + state, dtype=np.int64)
+        judged = judge(spec, attempts, *simulate(ids[pending], attempts))
+        _put(found, pending[judged.accepted], _take(judged, judged.accepted))
+        pending = pending[~judged.accepted]
+        if not len(pending):
+            return found
+    return None
+
+
+def probe(spec: BaseSpec, simulate: Simulate, candidates: int, enough: int | None = None) -> Acceptance:
+    """Try `candidates` sequences from id 0 on (with K sequences per rule: candidates / K rules, at least 16) and count
+    the accepted; stop early once `enough` are."""
+    tried = accepted = 0
+    wanted = candidates if spec.rule_group == 1 else max(16, candidates // spec.rule_group)
+    while tried < wanted and (enough is None or accepted < enough):
+        if spec.rule_group == 1:
+            ids = np.arange(tried, min(tried + PROBE_CHUNK, wanted), dtype=np.int64)
+            attempts = np.zeros_like(ids)
+            accepted += int(judge(spec, attempts, *simulate(ids, attempts)).accepted.sum())
+            tried += len(ids)
+        else:
+            accepted += _try_rule(spec, simulate, np.arange(spec.rule_group, dtype=np.int64), tried) is not None
+            tried += 1
+    return Acceptance(tried, accepted)
+
+
+def _refusal(spec: BaseSpec, finding: str) -> str:
+    band = spec.band
+    assert band is not None
+    return (
+        f"band: [{band.low:g}, {band.high:g}] of {band.score} is hardly met: {finding}; needed is at least "
+        f"{MIN_RATE:g}; widen or move the band (`morphogen profile` shows the scores)"
+    )
+
+
+def refuse_rare(spec: BaseSpec, acceptance: Acceptance) -> None:
+    """BandError when fewer than MIN_RATE of the candidates were accepted."""
+    if acceptance.rate < MIN_RATE:
+        kind = "rules" if spec.rule_group > 1 else "candidates"
+        finding = f"measured acceptance {acceptance.rate:.5f} ({acceptance.accepted} of {acceptance.candidates} {kind})"
+        raise BandError(_refusal(spec, finding))
+
+
+def _empty(spec: BaseSpec, count: int) -> Candidates:
+    return Candidates(
+        np.empty((count, spec.seq_len), np.uint16),
+        np.empty(count, np.int64),
+        np.empty(count),
+        np.empty(count),
+        np.ones(count, bool),
+    )
+
+
+def _take(source: Candidates, where: np.ndarray) -> Candidates:
+    return Candidates(
+        source.tokens[where],
+        source.attempts[where],
+        source.ratio[where],
+        source.normalized[where],
+        source.accepted[where],
+    )
+
+
+def _put(target: Candidates, where: np.ndarray, source: Candidates) -> None:
+    target.tokens[where] = source.tokens
+    target.attempts[where] = source.attempts
+    target.ratio[where] = source.ratio
+    target.normalized[where] = source.normalized
+
+
+def _join(parts: list[Candidates]) -> Candidates:
+    columns = ("tokens", "attempts", "ratio", "normalized", "accepted")
+    return Candidates(*(np.concatenate([getattr(part, name) for part in parts]) for name in columns))

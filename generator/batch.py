@@ -1,0 +1,126 @@
+"""From (spec, seed, first, count) to an Arrow table, on as many threads as asked.
+
+Threads take short runs of sequence ids; each simulates, scores and redraws what fails its band until its run is full.
+Simulation and zlib both release the GIL, so one thread scores while another simulates.
+"""
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache, partial
+from importlib.util import find_spec
+
+import numpy as np
+import pyarrow as pa
+
+from .accept import Acceptance, Candidates, probe, refuse_rare, search
+from .errors import BackendError, RangeError
+from .registry import GenerationSpec, family_of
+from .spec import BaseSpec
+
+BACKENDS = ("numba", "reference")
+RUN = 64
+CHECK_CANDIDATES = 4096
+# So many accepted among at most CHECK_CANDIDATES leave no doubt: the check stops there.
+ENOUGH = 24
+
+
+def choose_backend(backend: str) -> str:
+    """The backend meant by `backend`: itself, or for `auto` the fastest that is installed."""
+    if backend == "auto":
+        return "numba" if find_spec("numba") else "reference"
+    if backend not in BACKENDS:
+        raise BackendError(f"backend: {backend!r} is unknown; allowed are auto, {', '.join(BACKENDS)}; choose one")
+    return backend
+
+
+def thread_count(threads: int | None) -> int:
+    """`threads`, or for None the cores this process may use, at most NUMBA_NUM_THREADS where that is set."""
+    if threads is None:
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        return max(1, min(cores, int(os.environ.get("NUMBA_NUM_THREADS", cores))))
+    if threads < 1:
+        raise RangeError(f"threads: {threads} is out of range; allowed is 1 or more; give None for all cores")
+    return threads
+
+
+def generate_batch(
+    spec: GenerationSpec, seed: int, first: int, count: int, *, backend: str = "auto", threads: int | None = None
+) -> pa.Table:
+    """Sequences first .. first + count as a table, equal whatever the batch, backend or thread count.
+
+    Columns, none null: sequence_id int64; tokens fixed_size_binary(2 * seq_len) of little-endian uint16; attempt int32
+    (redraws before the accepted one); score, score_normalized float64. Raises RangeError on a bad seed or range,
+    BackendError on a bad backend, BandError when the band is hardly met.
+    """
+    if not 0 <= seed < 1 << 63:
+        raise RangeError(f"seed: {seed} is out of range; allowed is 0 to 2**63 - 1; choose another")
+    if first < 0 or count < 0 or first + count > 1 << 63:
+        raise RangeError(f"range: first {first}, count {count}; allowed are ids 0 to 2**63 - 1; change the range")
+    name, workers = choose_backend(backend), thread_count(threads)
+    if count == 0:
+        return _table(spec, first, [])
+    if spec.band is not None:
+        check_acceptance(spec)
+
+    def run(start: int) -> Candidates:
+        ids = np.arange(max(start, first), min(start + length, first + count), dtype=np.int64)
+        return search(spec, partial(family_of(spec).simulate, spec, seed, backend=name), ids)
+
+    length = -(-RUN // spec.rule_group) * spec.rule_group
+    # Runs begin at whole groups of sequences with one rule: two runs that share a group would both do its work.
+    starts = range(first - first % spec.rule_group, first + count, length)
+    if workers == 1 or len(starts) < 2:
+        parts = [run(start) for start in starts]
+    else:
+        with ThreadPoolExecutor(workers) as pool:
+            parts = list(pool.map(run, starts))
+    return _table(spec, first, parts)
+
+
+def _table(spec: BaseSpec, first: int, parts: list[Candidates]) -> pa.Table:
+    schema = pa.schema(
+        [
+            pa.field("sequence_id", pa.int64(), nullable=False),
+            pa.field("tokens", pa.binary(2 * spec.seq_len), nullable=False),
+            pa.field("attempt", pa.int32(), nullable=False),
+            pa.field("score", pa.float64(), nullable=False),
+            pa.field("score_normalized", pa.float64(), nullable=False),
+        ]
+    )
+    if not parts:
+        return schema.empty_table()
+    tokens = np.ascontiguousarray(np.concatenate([p.tokens for p in parts]), dtype="<u2")
+    attempts = np.concatenate([p.attempts for p in parts]).astype(np.int32)
+    width = schema.field("tokens").type
+    binary = pa.FixedSizeBinaryArray.from_buffers(width, len(tokens), [None, pa.py_buffer(tokens)])
+    columns = [
+        pa.array(first + np.arange(len(tokens), dtype=np.int64)),
+        binary,
+        pa.array(attempts),
+        pa.array(np.concatenate([p.ratio for p in parts])),
+        pa.array(np.concatenate([p.normalized for p in parts])),
+    ]
+    return pa.Table.from_arrays(columns, schema=schema)
+
+
+def measure_acceptance(spec: GenerationSpec, seed: int = 0, candidates: int = 4096) -> Acceptance:
+    """Try `candidates` first attempts (with several sequences per rule: candidates / that many rules) and count."""
+    name = choose_backend("auto")
+    return probe(spec, partial(family_of(spec).simulate, spec, seed, backend=name), candidates)
+
+
+@lru_cache(maxsize=64)
+def check_acceptance(spec: GenerationSpec) -> None:
+    """BandError, with the measured acceptance, when fewer than 1 in 1,000 candidates meet the band."""
+    if spec.band is not None:
+        name = choose_backend("auto")
+        simulate = partial(family_of(spec).simulate, spec, 0, backend=name)
+        refuse_rare(spec, probe(spec, simulate, CHECK_CANDIDATES, enough=ENOUGH))
+
+
+def sample_frames(spec: GenerationSpec, seed: int, ids: list[int]) -> np.ndarray:
+    """The full frames that the accepted sequences `ids` show: uint8 [n, F, *grid]."""
+    from .tokens import decode_tokens
+
+    rows = [generate_batch(spec, seed, i, 1, threads=1)["tokens"][0].as_py() for i in ids]
+    return np.stack([decode_tokens(spec, np.frombuffer(row, dtype="<u2")) for row in rows])

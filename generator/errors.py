@@ -1,0 +1,25 @@
+"""What the generator refuses, by name. Every message is one line: what was found, what is allowed, what to do."""
+
+
+class GeneratorError(Exception):
+    """Base of all errors raised on purpose by this package."""
+
+
+class SpecError(GeneratorError, ValueError):
+    """The mapping given as a spec does not describe a data distribution."""
+
+
+class BandError(GeneratorError):
+    """The spec's rules (nearly) never score inside its band."""
+
+
+class ScoreDefinitionError(GeneratorError):
+    """This machine's zlib compresses differently, so scores here would not be the scores elsewhere."""
+
+
+class BackendError(GeneratorError, ValueError):
+    """The backend asked for is unknown, not installed, or has no device."""
+
+
+class RangeError(GeneratorError, ValueError):
+    """A seed, sequence id, count or token lies outside what is defined."""

@@ -1,0 +1,70 @@
+"""Complexity: how well gzip packs the content of a sequence.
+
+`gzip-int32-v1` = bytes of gzip level 9 (container included) of the content tokens as little-endian int32, divided by
+the bytes before. `gzip-int32-v1-normalized` = (r - r_const) / (r_iid - r_const), where r_const is the score of as many
+zeros and r_iid the mean score of as many tokens drawn uniformly from the alphabet.
+"""
+
+import zlib
+from functools import lru_cache
+
+import numpy as np
+
+from . import philox
+from .errors import ScoreDefinitionError
+from .spec import BaseSpec
+
+GZIP_WBITS = 31
+IID_SAMPLES = 64
+
+
+def gzip_sizes(content_NS: np.ndarray) -> np.ndarray:
+    """Bytes of gzip level 9 of each row [N, S] as little-endian int32; int64 [N]. The GIL is free while zlib works."""
+    rows = np.ascontiguousarray(content_NS, dtype="<i4")
+    return np.array([len(zlib.compress(row, 9, wbits=GZIP_WBITS)) for row in rows], dtype=np.int64)
+
+
+def score_content(spec: BaseSpec, content_NS: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Scores `gzip-int32-v1` and `gzip-int32-v1-normalized`, float64 [N] each, of content int32 [N, score_tokens]."""
+    check_zlib()
+    ratio_N = gzip_sizes(content_NS) / (4.0 * content_NS.shape[1])
+    flat, noise = reference_scores(content_NS.shape[1], spec.alphabet)
+    return ratio_N, (ratio_N - flat) / (noise - flat)
+
+
+@lru_cache(maxsize=256)
+def reference_scores(length: int, alphabet: int) -> tuple[float, float]:
+    """(r_const, r_iid) for `length` tokens below `alphabet`; r_iid is over IID_SAMPLES rows of Philox words, seed 0."""
+    flat = int(gzip_sizes(np.zeros((1, length), np.int32))[0])
+    ids = np.arange(IID_SAMPLES)
+    noise = philox.below(philox.words(0, philox.REFERENCE, ids, np.zeros_like(ids), length), alphabet)
+    total = int(gzip_sizes(noise).sum())
+    # A row too short or an alphabet too small to be told from zeros would divide by nothing.
+    mean = max(total / IID_SAMPLES, flat + 1.0)
+    return flat / (4.0 * length), mean / (4.0 * length)
+
+
+# Sizes under zlib 1.2.11 to 1.3.1 of the arrays that `probe_content` makes; other deflate code gives others.
+PROBE_SIZES: tuple[int, ...] = (52, 892, 562, 136, 311, 674, 965, 456)
+
+
+def probe_content() -> list[np.ndarray]:
+    """Fixed arrays, int32 [1, 360] each, whose compressed sizes tell deflate implementations apart."""
+    steps = np.arange(360, dtype=np.int64)
+    noise = philox.words(1, philox.REFERENCE, np.arange(4), np.zeros(4, np.int64), 360)
+    arrays = [steps % 7, steps * steps % 9973, (steps // 36) * 1000 + steps % 36]
+    arrays += [philox.below(row, bound) for row, bound in zip(noise, (2, 10, 300, 10_000), strict=True)]
+    arrays.append(np.where(noise[0] >> 30 == 0, steps % 36, philox.below(noise[1], 50)))
+    return [a.astype(np.int32)[None] for a in arrays]
+
+
+@lru_cache(maxsize=1)
+def check_zlib() -> None:
+    """ScoreDefinitionError unless this machine's zlib gives the sizes that define the scores."""
+    found = tuple(int(gzip_sizes(a)[0]) for a in probe_content())
+    if found != PROBE_SIZES:
+        raise ScoreDefinitionError(
+            f"zlib {zlib.ZLIB_RUNTIME_VERSION}: gzip level 9 gives sizes {found} for the probe arrays; expected "
+            f"{PROBE_SIZES} (madler zlib 1.2.11 to 1.3.1), so scores would differ; use a Python linked to that zlib, "
+            "not to zlib-ng or another fork"
+        )

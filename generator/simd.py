@@ -1,0 +1,169 @@
+"""The two inner loops of a cell update as portable LLVM vector code, for numba.
+
+Loop vectorisers do not find these forms; written as vectors, LLVM lowers them to whatever the CPU has (AVX-512, AVX2,
+SSE, NEON). Where AVX-512 VNNI is present the four-byte dot product uses it. All sizes are literals of the kernel.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from llvmlite import ir  # type: ignore[import-untyped]
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+LANES = 16
+_I8, _I16, _I32, _I64 = (ir.IntType(bits) for bits in (8, 16, 32, 64))
+
+
+def _pointer(context: Any, builder: Any, array_type: Any, array: Any, index: Any, kind: ir.Type) -> Any:
+    """Address of element `index` (in elements of the array) as a pointer to `kind`."""
+    data = context.make_array(array_type)(context, builder, array).data
+    return builder.bitcast(builder.gep(data, [index]), kind.as_pointer())
+
+
+def _splat(builder: Any, scalar: Any, lanes: int) -> Any:
+    vector_type = ir.VectorType(scalar.type, lanes)
+    one = builder.insert_element(ir.Constant(vector_type, ir.Undefined), scalar, ir.Constant(_I32, 0))
+    mask = ir.Constant(ir.VectorType(_I32, lanes), [0] * lanes)
+    return builder.shuffle_vector(one, ir.Constant(vector_type, ir.Undefined), mask)
+
+
+def _constant(kind: ir.IntType, value: int, lanes: int) -> ir.Constant:
+    return ir.Constant(ir.VectorType(kind, lanes), [value] * lanes)
+
+
+def _clamp(builder: Any, value: Any, low: int, high: int) -> Any:
+    kind, lanes = value.type.element, value.type.count
+    for bound, order in ((low, ">"), (high, "<")):
+        limit = _constant(kind, bound, lanes)
+        value = builder.select(builder.icmp_signed(order, value, limit), value, limit)
+    return value
+
+
+def _load(builder: Any, pointer: Any) -> Any:
+    # Numba arrays are not aligned to vectors: promise no more than bytes.
+    return builder.load(pointer, align=1)
+
+
+def _shuffle(builder: Any, first: Any, picks: list[int]) -> Any:
+    mask = ir.Constant(ir.VectorType(_I32, len(picks)), picks)
+    return builder.shuffle_vector(first, ir.Constant(first.type, ir.Undefined), mask)
+
+
+@intrinsic(prefer_literal=True)
+def hidden_units(
+    _typing: Any, tables: Any, index: Any, where: Any, out: Any, cell: Any, sizes: Any
+) -> tuple[Any, Callable[..., Any]]:
+    """Sum one table row per neighbour group, shift, clamp to bytes, store: the hidden layer of one cell.
+
+    tables int16 [groups * rows * padded hidden]; index uint16 [groups * index_stride], entries already times the padded
+    hidden size; out uint8 [chunks, cells, 16]. sizes: literal tuple (groups, group_size, index_stride, chunks,
+    cells_stride, shift), group_size and strides in elements.
+    """
+    groups, group_size, index_stride, chunks, cells, shift = (t.literal_value for t in sizes)
+    signature = types.void(tables, index, where, out, cell, sizes)
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        tables_, index_, where_, out_, cell_, _ = args
+        row_type = ir.VectorType(_I16, LANES)
+        rows = []
+        for group in range(groups):
+            at = builder.add(where_, ir.Constant(_I64, group * index_stride))
+            entry = builder.zext(_load(builder, _pointer(context, builder, sig.args[1], index_, at, _I16)), _I64)
+            rows.append(builder.add(entry, ir.Constant(_I64, group * group_size)))
+        for chunk in range(chunks):
+            total = None
+            for row in rows:
+                at = builder.add(row, ir.Constant(_I64, chunk * LANES))
+                value = _load(builder, _pointer(context, builder, sig.args[0], tables_, at, row_type))
+                total = value if total is None else builder.add(total, value)
+            value = _clamp(builder, builder.ashr(total, _constant(_I16, shift, LANES)), 0, 255)
+            bytes_ = builder.trunc(value, ir.VectorType(_I8, LANES))
+            at = builder.add(builder.mul(cell_, ir.Constant(_I64, LANES)), ir.Constant(_I64, chunk * cells * LANES))
+            builder.store(bytes_, _pointer(context, builder, sig.args[3], out_, at, bytes_.type), align=1)
+        return context.get_dummy_value()
+
+    return signature, codegen
+
+
+def _dot_vnni(builder: Any, total: Any, bytes_: Any, weights: Any) -> Any:
+    kind = total.type
+    function = cgutils.get_or_insert_function(
+        builder.module, ir.FunctionType(kind, [kind] * 3), "llvm.x86.avx512.vpdpbusd.512"
+    )
+    return builder.call(function, [total, bytes_, weights])
+
+
+def _dot_plain(builder: Any, total: Any, bytes_: Any, weights: Any) -> Any:
+    """Per 32-bit lane: total + sum of four (unsigned byte * signed byte); the pairs match multiply-add instructions."""
+    lanes = total.type.count
+    wide = ir.VectorType(_I16, 4 * lanes)
+    octets = ir.VectorType(_I8, 4 * lanes)
+    product = [
+        builder.zext(builder.bitcast(bytes_, octets), wide),
+        builder.sext(builder.bitcast(weights, octets), wide),
+    ]
+    for part in (0, 2):
+        pair = []
+        for odd in (0, 1):
+            sides = [_shuffle(builder, p, list(range(part + odd, 4 * lanes, 4))) for p in product]
+            left, right = (builder.sext(side, total.type) for side in sides)
+            pair.append(builder.mul(left, right))
+        total = builder.add(total, builder.add(*pair))
+    return total
+
+
+@intrinsic(prefer_literal=True)
+def next_colors(
+    _typing: Any, hidden: Any, weights: Any, now: Any, noise: Any, out: Any, cell: Any, sizes: Any
+) -> tuple[Any, Callable[..., Any]]:
+    """Logits and argmax (lowest colour on ties) of the 16 cells from `cell` on.
+
+    hidden uint8 [chunks, cells, 16]; weights int32 [colors, chunks * 4] of four packed int8; now uint8 [cells];
+    noise int32 [colors, cells]; out uint8 [cells]. sizes: literal tuple (colors, chunks, cells_stride, color_bits,
+    identity_logit, noisy).
+    """
+    colors, chunks, cells, color_bits, identity, noisy = (t.literal_value for t in sizes)
+    signature = types.void(hidden, weights, now, noise, out, cell, sizes)
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        hidden_, weights_, now_, noise_, out_, cell_, _ = args
+        features = str(context.codegen().magic_tuple()[2])
+        dot = _dot_vnni if "+avx512vnni" in features else _dot_plain
+        lane_type = ir.VectorType(_I32, LANES)
+        quads = []
+        for chunk in range(chunks):
+            at = builder.add(builder.mul(cell_, ir.Constant(_I64, LANES)), ir.Constant(_I64, chunk * cells * LANES))
+            block = _load(builder, _pointer(context, builder, sig.args[0], hidden_, at, ir.VectorType(_I32, 4 * LANES)))
+            quads += [_shuffle(builder, block, list(range(quad, 4 * LANES, 4))) for quad in range(4)]
+        color_now = None
+        if identity:
+            byte_type = ir.VectorType(_I8, LANES)
+            at_now = _pointer(context, builder, sig.args[2], now_, cell_, byte_type)
+            color_now = builder.zext(_load(builder, at_now), lane_type)
+        best = None
+        for color in range(colors):
+            if noisy:
+                at = builder.add(cell_, ir.Constant(_I64, color * cells))
+                logit = _load(builder, _pointer(context, builder, sig.args[3], noise_, at, lane_type))
+            else:
+                logit = _constant(_I32, 0, LANES)
+            for number, quad in enumerate(quads):
+                at = ir.Constant(_I64, color * len(quads) + number)
+                weight = _load(builder, _pointer(context, builder, sig.args[1], weights_, at, _I32))
+                logit = dot(builder, logit, quad, _splat(builder, weight, LANES))
+            if color_now is not None:
+                same = builder.icmp_signed("==", color_now, _constant(_I32, color, LANES))
+                bias = builder.select(same, _constant(_I32, identity, LANES), _constant(_I32, 0, LANES))
+                logit = builder.add(logit, bias)
+            coded = builder.shl(logit, _constant(_I32, color_bits, LANES))
+            coded = builder.or_(coded, _constant(_I32, colors - 1 - color, LANES))
+            best = coded if best is None else builder.select(builder.icmp_signed(">", coded, best), coded, best)
+        rank = builder.and_(best, _constant(_I32, (1 << color_bits) - 1, LANES))
+        color_next = builder.sub(_constant(_I32, colors - 1, LANES), rank)
+        bytes_ = builder.trunc(color_next, ir.VectorType(_I8, LANES))
+        builder.store(bytes_, _pointer(context, builder, sig.args[4], out_, cell_, bytes_.type), align=1)
+        return context.get_dummy_value()
+
+    return signature, codegen

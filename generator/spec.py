@@ -1,0 +1,133 @@
+"""What every spec has in common: a frozen pydantic model whose canonical JSON's SHA-256 is its digest.
+
+A family adds its own fields in `families/<name>.py`. `registry.parse_spec` picks the family and turns every problem
+into one line. Nothing here knows how tokens are made.
+"""
+
+import hashlib
+import json
+import math
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+MAX_TOKENS = 1 << 16
+MAX_CELLS = 1 << 16
+SCORE_FRAMES = 10
+
+
+class FrozenModel(BaseModel):
+    """Immutable, and refuses fields it does not know."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Band(FrozenModel):
+    """The closed interval [low, high] of a named score; sequences outside are redrawn."""
+
+    score: Literal["gzip-int32-v1", "gzip-int32-v1-normalized"] = "gzip-int32-v1"
+    low: float = Field(ge=-4.0, le=4.0)
+    high: float = Field(ge=-4.0, le=4.0)
+
+    @model_validator(mode="after")
+    def _holds_something(self) -> Self:
+        if not self.low < self.high:
+            raise ValueError(f"[{self.low}, {self.high}] is empty; allowed is low < high; raise `high` or lower `low`")
+        return self
+
+
+class BaseSpec(FrozenModel):
+    """Fields and derived sizes that every family shares. `family` is the discriminator."""
+
+    family: str
+    seq_len: int = Field(default=1024, ge=2, le=65536)
+    band: Band | None = None
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of token ids, delimiters included; at most 65,536 so that a token fits uint16."""
+        raise NotImplementedError
+
+    @property
+    def alphabet(self) -> int:
+        """Number of content tokens (no delimiters): what independent uniform noise would be drawn from."""
+        raise NotImplementedError
+
+    @property
+    def score_tokens(self) -> int:
+        """How many content tokens the complexity score is taken on."""
+        raise NotImplementedError
+
+    @property
+    def rule_group(self) -> int:
+        """How many consecutive sequences share one rule."""
+        return 1
+
+    def canonical_json(self) -> str:
+        """The one text of this spec: sorted keys, no spaces, no NaN."""
+        return json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 (hex) of `canonical_json()`."""
+        return hashlib.sha256(self.canonical_json().encode()).hexdigest()
+
+
+class GridSpec(BaseSpec):
+    """A family whose sequences are frames of a periodic grid, cut into patches."""
+
+    grid: tuple[int, ...] = Field(default=(12, 12), min_length=1, max_length=3)
+    colors: int = Field(default=10, ge=2, le=256)
+    patch: int = Field(default=2, ge=1, le=16)
+
+    @property
+    def cells(self) -> int:
+        """Cells of one grid state."""
+        return math.prod(self.grid)
+
+    @property
+    def patches(self) -> int:
+        """Patches, that is content tokens, of one frame."""
+        return math.prod(side // self.patch for side in self.grid)
+
+    @property
+    def frame_tokens(self) -> int:
+        """Tokens of one frame: `<grid>`, the patches, `</grid>`."""
+        return self.patches + 2
+
+    @property
+    def alphabet(self) -> int:
+        return self.colors ** (self.patch ** len(self.grid))
+
+    @property
+    def vocab_size(self) -> int:
+        return self.alphabet + 2
+
+    @property
+    def score_tokens(self) -> int:
+        return SCORE_FRAMES * self.patches
+
+    @property
+    def frames(self) -> int:
+        """Frames simulated after burn-in: those the sequence shows (the last may be cut), no fewer than are scored."""
+        return max(SCORE_FRAMES, -(-self.seq_len // self.frame_tokens))
+
+    @model_validator(mode="after")
+    def _grid_fits(self) -> Self:
+        for side in self.grid:
+            if not 1 <= side <= 1024:
+                raise ValueError(f"grid: side {side} is out of range; allowed is 1 to 1024; change the side")
+            if side % self.patch:
+                raise ValueError(
+                    f"grid: side {side} is not divisible by patch {self.patch}; allowed are multiples of the patch; "
+                    "change `grid` or `patch`"
+                )
+        if self.cells > MAX_CELLS:
+            raise ValueError(f"grid: {self.cells} cells; allowed are at most {MAX_CELLS}; make the grid smaller")
+        if self.patch ** len(self.grid) > 16 or self.vocab_size > MAX_TOKENS:
+            raise ValueError(
+                f"colors: {self.colors} colours in patches of {self.patch}^{len(self.grid)} cells need a vocabulary of "
+                f"{self.colors}^{self.patch ** len(self.grid)} + 2 tokens; allowed are at most {MAX_TOKENS}; "
+                "lower `colors` or `patch`"
+            )
+        return self
