@@ -9,6 +9,8 @@ from datalake.datasets import DatasetRepository, DatasetVersion
 from datalake.errors import DatalakeError
 from datalake.lake import Lake
 from datalake.manifest import Manifest, content_digest, load_manifest, save_manifest
+from datalake.plan import Plan, PlanSource, Position
+from datalake.reader import DatasetReader
 from datalake.registry import ParameterRegistry, ParameterVersion
 from datalake.shards import ShardRef, read_shard, repair_shard, shard_ref_if_valid, write_shard
 from datalake.source import Source, shard_key, shard_layout
@@ -17,12 +19,16 @@ from datalake.store import Store, open_store
 __all__ = [
     "Ambient",
     "DatalakeError",
+    "DatasetReader",
     "DatasetRepository",
     "DatasetVersion",
     "Lake",
     "Manifest",
     "ParameterRegistry",
     "ParameterVersion",
+    "Plan",
+    "PlanSource",
+    "Position",
     "ShardRef",
     "Source",
     "Store",

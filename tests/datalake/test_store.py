@@ -64,7 +64,7 @@ def test_replace_and_delete(lake_uri: str) -> None:
     assert store.put_if_absent("k", b"3")
 
 
-def test_a_pickled_store_is_the_same_store_without_secrets(lake_uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_pickled_store_is_the_same_store_without_secrets(lake_uri: str) -> None:
     store = open_store(lake_uri)
     store.put_if_absent("k", b"v")
     data = pickle.dumps(store)
