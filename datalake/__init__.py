@@ -5,41 +5,59 @@ The plan turns (manifests, mixture, seed, step) into rows.
 """
 
 from datalake.ambient import Ambient
+from datalake.checkpoints import Checkpoint, SkippedCheckpoint
 from datalake.datasets import DatasetRepository, DatasetVersion
 from datalake.errors import DatalakeError
 from datalake.lake import Lake
+from datalake.lineage import lineage
 from datalake.manifest import Manifest, content_digest, load_manifest, save_manifest
+from datalake.models import ModelRepository, ModelVersion
 from datalake.plan import Plan, PlanSource, Position
+from datalake.probe import ProbeReport, probe_store
 from datalake.reader import DatasetReader
 from datalake.registry import ParameterRegistry, ParameterVersion
+from datalake.runs import Run, RunRepository
 from datalake.shards import ShardRef, read_shard, repair_shard, shard_ref_if_valid, write_shard
 from datalake.source import Source, shard_key, shard_layout
 from datalake.store import Store, open_store
+from datalake.verify import ShardProblem, VerifyReport, verify_dataset
 
 __all__ = [
     "Ambient",
+    "Checkpoint",
     "DatalakeError",
     "DatasetReader",
     "DatasetRepository",
     "DatasetVersion",
     "Lake",
     "Manifest",
+    "ModelRepository",
+    "ModelVersion",
     "ParameterRegistry",
     "ParameterVersion",
     "Plan",
     "PlanSource",
     "Position",
+    "ProbeReport",
+    "Run",
+    "RunRepository",
+    "ShardProblem",
     "ShardRef",
+    "SkippedCheckpoint",
     "Source",
     "Store",
+    "VerifyReport",
     "content_digest",
+    "lineage",
     "load_manifest",
     "open_store",
+    "probe_store",
     "read_shard",
     "repair_shard",
     "save_manifest",
     "shard_key",
     "shard_layout",
     "shard_ref_if_valid",
+    "verify_dataset",
     "write_shard",
 ]

@@ -7,7 +7,9 @@ from functools import cached_property
 
 from datalake.ambient import Ambient
 from datalake.datasets import DatasetRepository
+from datalake.models import ModelRepository
 from datalake.registry import ParameterRegistry
+from datalake.runs import RunRepository
 from datalake.store import Store, open_store
 
 
@@ -40,3 +42,13 @@ class Lake:
     def datasets(self) -> DatasetRepository:
         """Datasets."""
         return DatasetRepository(self.store, self.ambient)
+
+    @cached_property
+    def models(self) -> ModelRepository:
+        """Models."""
+        return ModelRepository(self.store, self.ambient)
+
+    @cached_property
+    def runs(self) -> RunRepository:
+        """Runs."""
+        return RunRepository(self.store, self.ambient)

@@ -74,7 +74,7 @@ def shard_ref_if_valid(store: Store, source: Source, first: int, rows: int) -> S
 def fetch_shard(store: Store, ref: ShardRef) -> bytes:
     """The shard file's bytes, exactly as the manifest names them. Raises MissingShardError or CorruptShardError."""
     check_key(ref.key)
-    what_to_do = "run `morphogen data verify` for the whole list, and generate the dataset again to restore it"
+    what_to_do = "run `morphogen data verify` for the whole list, and make the dataset again to restore it"
     try:
         data = store.get(ref.key)
     except NotFoundError as error:

@@ -1,0 +1,67 @@
+"""A checkpoint's record and its files: uploaded, read back, and verified again before anyone resumes from them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from datalake.canonical import sha256_hex
+from datalake.errors import CorruptObjectError, NotFoundError
+from datalake.store import Store
+
+
+class Checkpoint(BaseModel):
+    """What a run's log says of one checkpoint.
+
+    ``files`` maps file names below ``key_prefix`` to SHA-256; ``metrics`` is the SHA-256 of ``metrics.jsonl`` there,
+    if any; ``parent`` is the ``key_prefix`` of the checkpoint that this one goes on from.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    step: int = Field(ge=0)
+    key_prefix: str
+    files: dict[str, str]
+    metrics: str | None = None
+    parent: str | None = None
+    time: str = ""
+
+
+class SkippedCheckpoint(NamedTuple):
+    """A checkpoint that does not verify, and what is wrong with it, in one line."""
+
+    step: int
+    key_prefix: str
+    problem: str
+
+
+def upload_files(store: Store, prefix: str, files: Mapping[str, bytes]) -> dict[str, str]:
+    """Create ``prefix/name`` for each file and read it back; returns names to SHA-256. Raises CorruptObjectError."""
+    digests = {}
+    for name, data in files.items():
+        key = f"{prefix}/{name}"
+        store.put_if_absent(key, data)
+        digests[name] = sha256_hex(data)
+        if sha256_hex(store.get(key)) != digests[name]:
+            raise CorruptObjectError(
+                f"object {key} reads back other than it was written ({len(data)} bytes): the store is losing data; "
+                f"run `morphogen probe` on it"
+            )
+    return digests
+
+
+def check_files(store: Store, checkpoint: Checkpoint) -> str | None:
+    """None if every file of the checkpoint (its metrics too) is there and intact, else what is wrong in one line."""
+    wanted = dict(checkpoint.files)
+    if checkpoint.metrics is not None:
+        wanted["metrics.jsonl"] = checkpoint.metrics
+    for name, expected in wanted.items():
+        try:
+            data = store.get(f"{checkpoint.key_prefix}/{name}")
+        except NotFoundError:
+            return f"{name} is missing"
+        if (found := sha256_hex(data)) != expected:
+            return f"{name} is corrupt: {len(data)} bytes with SHA-256 {found}, expected {expected}"
+    return None

@@ -1,0 +1,209 @@
+"""Runs: what a job is doing, as a version log that any process can take over and only one can write.
+
+``start`` takes the run over by writing a fresh *lease*; every later change checks that the lease is still its own, so
+a driver that was presumed dead and comes back is fenced off at its next write. A checkpoint's files are uploaded
+beside, under a fresh key, read back, and only then named in the log.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from datalake.ambient import Ambient
+from datalake.canonical import digest_of, sha256_hex
+from datalake.checkpoints import Checkpoint, SkippedCheckpoint, check_files, upload_files
+from datalake.errors import CorruptObjectError, NotFoundError, RunConflictError, RunFencedError
+from datalake.names import check_name
+from datalake.store import Store
+from datalake.version_log import VersionLog
+
+State = dict[str, Any]
+_OWNED = {"kind", "config", "config_digest", "inputs", "attempts", "lease", "checkpoints"}  # not append()'s to change
+
+
+class RunRepository:
+    """Runs of one lake."""
+
+    def __init__(self, store: Store, ambient: Ambient) -> None:
+        self._store = store
+        self._ambient = ambient
+
+    def start(self, run: str, kind: str, config: Mapping[str, Any], inputs: Mapping[str, Any]) -> Run:
+        """Begin a run, or take it over from a process that is gone; ``attempts`` counts both.
+
+        ``config`` and ``inputs`` are JSON; ``inputs`` names what goes in, by the keys ``datasets``, ``models`` and
+        ``params`` (lists of ``NAME@V``) where lineage is to follow them. A finished run is returned as it is.
+        Raises RunConflictError if a run of this name has another kind, configuration or inputs.
+        """
+        log = VersionLog(self._store, "runs", check_name(run, "run"), self._ambient)
+        wanted = {"kind": kind, "config_digest": digest_of(dict(config)), "inputs": copy.deepcopy(dict(inputs))}
+        lease = self._ambient.nonce()
+
+        def take(state: State | None) -> State | None:
+            if state is None:
+                fresh = {"status": "running", "config": dict(config), "attempts": 1, "lease": lease}
+                return {**wanted, **fresh, "checkpoints": [], "result": None, "error": None}
+            for field, value in wanted.items():
+                if state[field] != value:
+                    raise RunConflictError(
+                        f"run {run!r} exists with another {field.replace('_', ' ')} ({_brief(state[field])}, not "
+                        f"{_brief(value)}): use its configuration to go on with it, or another run name"
+                    )
+            if state["status"] == "finished":
+                return None
+            return {**state, "status": "running", "error": None, "attempts": state["attempts"] + 1, "lease": lease}
+
+        entry = log.update(take, f"start {kind}")
+        return Run(self._store, self._ambient, run, entry.state, lease)
+
+    def get(self, run: str) -> Run:
+        """A run to look at; it has no lease, so writing through it raises RunFencedError. Raises NotFoundError."""
+        head = VersionLog(self._store, "runs", check_name(run, "run"), self._ambient).head()
+        if head is None:
+            raise NotFoundError(f"no run named {run!r} in lake {self._store.uri}: its runs are {list(self.list())}")
+        return Run(self._store, self._ambient, run, head.state, lease=None)
+
+    def list(self) -> list[str]:
+        """The names of all runs, sorted."""
+        return [*self._store.children("runs/")]
+
+
+class Run:
+    """One run, as of the last call that read or wrote its log. Picklable: workers share their driver's lease."""
+
+    def __init__(self, store: Store, ambient: Ambient, name: str, state: State, lease: str | None) -> None:
+        self._store = store
+        self._ambient = ambient
+        self._state = state
+        self._lease = lease
+        self._parent: str | None = None  # key_prefix of the checkpoint that the next one goes on from
+        self.name = name
+
+    @property
+    def state(self) -> State:
+        """A copy of the newest state known here: kind, status, config, inputs, attempts, checkpoints, result, …"""
+        return copy.deepcopy(self._state)
+
+    @property
+    def status(self) -> str:
+        """``running``, ``finished`` or ``failed``."""
+        return self._state["status"]
+
+    @property
+    def checkpoints(self) -> tuple[Checkpoint, ...]:
+        """All named checkpoints, in the order in which they were made."""
+        return tuple(Checkpoint.model_validate(item) for item in self._state["checkpoints"])
+
+    def refresh(self) -> Run:
+        """Read the newest state; returns self."""
+        head = self._log().head()
+        if head is None:
+            raise NotFoundError(f"run {self.name!r} is gone from lake {self._store.uri}: restore it from a copy")
+        self._state = head.state
+        return self
+
+    def append(self, *, message: str = "", **changes: Any) -> None:
+        """Set fields of the state (JSON values; not those that the run itself keeps, such as ``config``).
+
+        Raises RunFencedError if another process has taken the run over, RunConflictError if it is finished.
+        """
+        if owned := sorted(_OWNED & changes.keys()):
+            raise RunConflictError(f"run {self.name!r} keeps {', '.join(owned)} itself: append() cannot set them")
+        self._change(lambda state: {**state, **changes}, message or f"set {', '.join(sorted(changes))}")
+
+    def finish(self, result: Mapping[str, Any] | None = None) -> None:
+        """Mark the run finished, with its result (JSON); nothing can be appended after that."""
+        self.append(status="finished", result=dict(result or {}), message="finish")
+
+    def fail(self, error: str) -> None:
+        """Mark the run failed, with one line that says why; ``start`` takes it up again."""
+        self.append(status="failed", error=error, message="fail")
+
+    def add_checkpoint(self, step: int, files: Mapping[str, bytes], metrics: bytes | None = None) -> Checkpoint:
+        """Upload ``files``, read them back, then name them in the log as the checkpoint of ``step``.
+
+        ``metrics`` is the JSON-lines chunk since the checkpoint that this one goes on from (the last one added or
+        resumed from through this object). Raises as ``append`` does, and CorruptObjectError if what was read back
+        differs.
+        """
+        prefix = f"checkpoints/{self.name}/{step:08d}-{self._ambient.nonce()}"
+        digests = upload_files(self._store, prefix, files)
+        chunk = None if metrics is None else upload_files(self._store, prefix, {"metrics.jsonl": metrics})
+        checkpoint = Checkpoint(
+            step=step,
+            key_prefix=prefix,
+            files=digests,
+            metrics=chunk["metrics.jsonl"] if chunk else None,
+            parent=self._parent,
+            time=self._ambient.timestamp(),
+        )
+        item = checkpoint.model_dump(mode="json")
+        self._change(lambda state: {**state, "checkpoints": [*state["checkpoints"], item]}, f"checkpoint {step}")
+        self._parent = prefix
+        return checkpoint
+
+    def latest_valid_checkpoint(self) -> tuple[Checkpoint | None, list[SkippedCheckpoint]]:
+        """The newest checkpoint whose files all verify (None: start from nothing), and the newer ones that do not.
+
+        The next ``add_checkpoint`` goes on from it.
+        """
+        skipped: list[SkippedCheckpoint] = []
+        for checkpoint in reversed(self.checkpoints):
+            problem = check_files(self._store, checkpoint)
+            if problem is None:
+                self._parent = checkpoint.key_prefix
+                return checkpoint, skipped
+            skipped.append(SkippedCheckpoint(checkpoint.step, checkpoint.key_prefix, problem))
+        self._parent = None
+        return None, skipped
+
+    def read_checkpoint(self, checkpoint: Checkpoint) -> dict[str, bytes]:
+        """A checkpoint's files, verified. Raises NotFoundError or CorruptObjectError."""
+        return {name: self._read(f"{checkpoint.key_prefix}/{name}", sha) for name, sha in checkpoint.files.items()}
+
+    def metrics_chunks(self) -> Sequence[bytes]:
+        """The metrics of the run's history, oldest first: chunks of the newest checkpoint and those it goes on from.
+
+        Steps that were run and lost before a resume are in no chunk of this chain, so no step appears twice.
+        Raises NotFoundError or CorruptObjectError.
+        """
+        known = {checkpoint.key_prefix: checkpoint for checkpoint in self.checkpoints}
+        chain: list[bytes] = []
+        current = next(reversed(known.values()), None)
+        while current is not None:
+            if current.metrics is not None:
+                chain.append(self._read(f"{current.key_prefix}/metrics.jsonl", current.metrics))
+            current = known[current.parent] if current.parent else None
+        return chain[::-1]
+
+    def _read(self, key: str, sha256: str) -> bytes:
+        data = self._store.get(key)
+        if (found := sha256_hex(data)) != sha256:
+            raise CorruptObjectError(
+                f"object {key} of run {self.name!r} is corrupt: expected SHA-256 {sha256}, found {found} in "
+                f"{len(data)} bytes: resume the run, which goes back to the newest checkpoint that verifies"
+            )
+        return data
+
+    def _log(self) -> VersionLog:
+        return VersionLog(self._store, "runs", self.name, self._ambient)
+
+    def _change(self, change: Any, message: str) -> None:
+        def fenced(state: State | None) -> State:
+            if state is None or self._lease is None or state["lease"] != self._lease:
+                raise RunFencedError(
+                    f"run {self.name!r} belongs to another process now (attempt "
+                    f"{state['attempts'] if state else '?'}): stop this one, or start the run again to take it over"
+                )
+            if state["status"] == "finished":
+                raise RunConflictError(f"run {self.name!r} is finished: use another run name for more work")
+            return change(state)
+
+        self._state = self._log().update(fenced, message).state
+
+
+def _brief(value: Any) -> str:
+    text = value if isinstance(value, str) else str(value)
+    return text if len(text) <= 60 else text[:57] + "..."
