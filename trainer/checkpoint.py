@@ -1,9 +1,9 @@
 """A run's resumable state as files: safetensors for tensors, JSON for the rest, nothing that executes on load.
 
 Files: ``model.safetensors`` (weights), ``optimizer.safetensors`` (``<parameter>.<key>``, such as
-``lm_head.weight.exp_avg``), ``state.json`` (the step and what must agree on resume), ``metrics.jsonl`` (records since
-the checkpoint before). Learning rate, data order and random numbers are functions of (config, step), so the step is
-all that is kept of them. Equal states give equal bytes.
+``lm_head.weight.exp_avg``), ``state.json`` (the step and what the next attempt must know). Learning rate, data order
+and random numbers are functions of (config, step), so the step is all that is kept of them. Equal states give equal
+bytes.
 """
 
 from __future__ import annotations
@@ -19,16 +19,13 @@ from torch import Tensor
 
 from trainer.errors import CheckpointError, DivergedError
 from trainer.hf_layout import from_hf_state, to_hf_state
-from trainer.metrics import decode_records, encode_records
 from trainer.model import Llama
 
-MODEL, OPTIMIZER, STATE, METRICS = "model.safetensors", "optimizer.safetensors", "state.json", "metrics.jsonl"
+MODEL, OPTIMIZER, STATE = "model.safetensors", "optimizer.safetensors", "state.json"
 FORMAT = 1
 
 
-def pack(
-    model: Llama, optimizer: torch.optim.Optimizer, state: Mapping[str, Any], records: list[dict[str, Any]]
-) -> dict[str, bytes]:
+def pack(model: Llama, optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> dict[str, bytes]:
     """The checkpoint's files; DivergedError, and so no checkpoint, if a weight is not finite."""
     weights = to_hf_state(model)
     for name, tensor in weights.items():
@@ -41,7 +38,6 @@ def pack(
         MODEL: save(weights),
         OPTIMIZER: save(optimizer_tensors(optimizer)),
         STATE: json.dumps({"format": FORMAT, **state}, sort_keys=True, allow_nan=False).encode(),
-        METRICS: encode_records(records),
     }
 
 
@@ -65,11 +61,6 @@ def read_state(files: Mapping[str, bytes]) -> dict[str, Any]:
             f"checkpoint format = {state.get('format')!r}: {FORMAT} is read here; resume with what wrote it"
         )
     return state
-
-
-def read_records(data: bytes) -> list[dict[str, Any]]:
-    """``metrics.jsonl``."""
-    return decode_records(data)
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -33,11 +34,13 @@ class Batch:
 
 @dataclass(frozen=True)
 class TrainDataset:
-    """One source of the mixture: its reference "NAME@VERSION", its manifest, and the store that holds its shards."""
+    """One source of the mixture: its reference "NAME@VERSION", its manifest, the store that holds its shards, and the
+    parameter version "NAME@VERSION" it was made by, if any."""
 
     ref: str
     manifest: Manifest
     store: Store
+    params: str | None = None
 
     def reader(self) -> DatasetReader:
         """A fresh reader with its own cache; shards are checked against the manifest as they are fetched."""
@@ -73,6 +76,26 @@ def check_batch(batch: Batch, plan: Plan, step: int, world: int, rank: int) -> t
             f"{expected_B2.shape[0]} rows; send one sequence per row"
         )
     return tokens_BT
+
+
+@contextmanager
+def closing_batches(batches: Iterator[Batch]) -> Iterator[Iterator[Batch]]:
+    """Close the stream on the way out, if it can be closed, so that no reader outlives the loop."""
+    try:
+        yield batches
+    finally:
+        if isinstance(batches, Generator):
+            batches.close()
+
+
+def next_batch(batches: Iterator[Batch], step: int) -> Batch:
+    """The next batch; PlanMismatchError when the stream ends before ``step``."""
+    try:
+        return next(batches)
+    except StopIteration:
+        raise PlanMismatchError(
+            f"the stream of batches ended before step {step}; it must yield one batch for every step of the run"
+        ) from None
 
 
 def _difference(expected_B2: np.ndarray, found_B2: np.ndarray) -> str:

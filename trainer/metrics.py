@@ -7,7 +7,8 @@ checkpoint is lost with it and logged again, to the same bits, by the attempt th
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 Record = dict[str, Any]
@@ -21,3 +22,30 @@ def encode_records(records: Iterable[Record]) -> bytes:
 def decode_records(data: bytes) -> list[Record]:
     """The records of a chunk."""
     return [json.loads(line) for line in data.splitlines()]
+
+
+class Interval:
+    """Throughput between two records; time spent on evaluation and checkpoints is left out by ``reset``."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self.reset()
+
+    def reset(self) -> None:
+        """Start counting now."""
+        self._since, self._waited, self._steps = self._clock(), 0.0, 0
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Count the enclosed time as waiting for data, and one step."""
+        before = self._clock()
+        yield
+        self._waited += self._clock() - before
+        self._steps += 1
+
+    def rates(self, batch_tokens: int) -> dict[str, float]:
+        """``tokens_per_s`` of all ranks together and ``data_wait``, the share of this rank's time; starts anew."""
+        seconds = max(self._clock() - self._since, 1e-9)
+        rates = {"tokens_per_s": self._steps * batch_tokens / seconds, "data_wait": self._waited / seconds}
+        self.reset()
+        return rates

@@ -9,6 +9,8 @@ Axes: B batch, T time, D dim, H query heads, K key/value heads, E head_dim, V vo
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -34,12 +36,12 @@ class _Rotate(torch.autograd.Function):
     """Rotation of the pairs (i, i + E/2); its gradient is the rotation back, so nothing but the angles is kept."""
 
     @staticmethod
-    def forward(ctx, x_BTHE: Tensor, cos_T1E: Tensor, sin_T1E: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(ctx: Any, x_BTHE: Tensor, cos_T1E: Tensor, sin_T1E: Tensor) -> Tensor:
         ctx.save_for_backward(cos_T1E, sin_T1E)
         return _rotate(x_BTHE, cos_T1E, sin_T1E)
 
     @staticmethod
-    def backward(ctx, grad_BTHE: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad_BTHE: Tensor) -> tuple[Tensor, None, None]:
         cos_T1E, sin_T1E = ctx.saved_tensors
         return _rotate(grad_BTHE, cos_T1E, -sin_T1E), None, None
 

@@ -12,10 +12,18 @@ import torch
 Precision = Literal["fp32", "bf16"]
 
 
+def pick_device(wanted: str | None) -> torch.device:
+    """The device asked for, or this process's current CUDA device, or the CPU."""
+    device = torch.device(wanted or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if device.type == "cuda" and device.index is None:
+        return torch.device("cuda", torch.cuda.current_device())
+    return device
+
+
 def resolve_precision(wanted: str, device: torch.device) -> Precision:
     """``auto`` is bf16 where the hardware multiplies bf16 natively, else fp32 (measured: docs/decisions/0304)."""
-    if wanted == "fp32" or wanted == "bf16":
-        return wanted
+    if wanted != "auto":
+        return "bf16" if wanted == "bf16" else "fp32"
     if device.type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
     capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}

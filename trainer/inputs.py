@@ -1,0 +1,78 @@
+"""What a run reads: datasets checked to fit together, the plan over them, and the model it starts from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from safetensors.torch import load
+from torch import Tensor
+
+from datalake import Lake, ModelVersion, Plan, PlanSource
+from trainer import hf_layout
+from trainer.config import TrainConfig
+from trainer.data import TrainDataset
+from trainer.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Everything that a run reads, opened; ``source`` is the model version that weights are transferred from."""
+
+    train: tuple[TrainDataset, ...]
+    eval: tuple[TrainDataset, ...]
+    plan: Plan
+    seq_len: int
+    vocab_size: int
+    source: ModelVersion | None
+
+    def describe(self) -> dict[str, Any]:
+        """What the run's record names as its inputs, with digests: equal inputs, equal data."""
+        return {
+            "datasets": [dataset.ref for dataset in self.train],
+            "eval": [dataset.ref for dataset in self.eval],
+            "models": [self.source.ref] if self.source else [],
+            "params": sorted({dataset.params for dataset in self.train if dataset.params is not None}),
+            "digests": {dataset.ref: dataset.manifest.digest for dataset in (*self.train, *self.eval)},
+            "plan": self.plan.digest,
+        }
+
+
+def open_inputs(config: TrainConfig, lake: Lake) -> Inputs:
+    """Open all that ``config`` names. ConfigError when datasets do not fit each other or the model's vocabulary."""
+    train = tuple(_open(lake, item.dataset) for item in config.data)
+    held_out = tuple(_open(lake, ref) for ref in config.eval)
+    seq_len = train[0].manifest.seq_len
+    for dataset in (*train, *held_out):
+        if dataset.manifest.seq_len != seq_len:
+            raise ConfigError(
+                f"dataset {dataset.ref}: seq_len = {dataset.manifest.seq_len}, but {train[0].ref} has {seq_len}; "
+                "train and evaluate on datasets of one seq_len"
+            )
+    if seq_len < 2:
+        raise ConfigError(f"dataset {train[0].ref}: seq_len = {seq_len}; at least 2 tokens make one prediction")
+    needed = max(dataset.manifest.vocab_size for dataset in (*train, *held_out))
+    if config.model.vocab_size is not None and config.model.vocab_size < needed:
+        raise ConfigError(
+            f"model.vocab_size = {config.model.vocab_size}: the data needs {needed}; raise it or leave it out"
+        )
+    plan = Plan(
+        [
+            PlanSource(dataset.manifest.sequences, item.weight, dataset.manifest.digest)
+            for dataset, item in zip(train, config.data, strict=True)
+        ],
+        seed=config.seed,
+        batch=config.batch_sequences,
+    )
+    source = lake.models.get(config.transfer.source) if config.transfer else None
+    return Inputs(train, held_out, plan, seq_len, needed, source)
+
+
+def source_weights(lake: Lake, source: ModelVersion) -> dict[str, Tensor]:
+    """The tensors of a model version, verified against its record."""
+    return load(lake.models.open_file(source, hf_layout.WEIGHTS))
+
+
+def _open(lake: Lake, ref: str) -> TrainDataset:
+    version = lake.datasets.get(ref)
+    return TrainDataset(version.ref, lake.datasets.manifest(version), lake.store, version.params)

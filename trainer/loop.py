@@ -1,0 +1,213 @@
+"""The step loop, top to bottom: open the data, open the run, build the model, resume, step, evaluate, keep, publish.
+
+It runs alone in one process or as one of ``world`` ranks whose process group the caller has initialised. All that it
+does is a function of (config, dataset digests, step), so killing it anywhere and calling it again continues to the same
+bits (on CPU, with as many ranks).
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from torch.nn.parallel import DistributedDataParallel
+
+from datalake import Lake
+from trainer import checkpoint
+from trainer.config import TrainConfig
+from trainer.data import BatchesFactory, check_batch, closing_batches, local_batches, next_batch
+from trainer.errors import DivergedError
+from trainer.evaluate import evaluate
+from trainer.inputs import open_inputs, source_weights
+from trainer.metrics import Interval
+from trainer.model import Llama, count_parameters
+from trainer.optim import make_optimizer, parameter_groups, set_lr
+from trainer.precision import autocast, exact, pick_device, resolve_precision, seed_step
+from trainer.publish import publish
+from trainer.ranks import Ranks
+from trainer.record import RunRecord, TrainResult
+from trainer.schedule import lr_factor
+from trainer.transfer import transfer
+
+OnEvent = Callable[[dict[str, Any]], None]
+
+
+def run_training(
+    config: TrainConfig,
+    lake: Lake,
+    run_name: str,
+    *,
+    batches_factory: BatchesFactory | None = None,
+    rank: int = 0,
+    world: int = 1,
+    device: str | None = None,
+    threads: int | None = None,
+    on_event: OnEvent | None = None,
+    stop: threading.Event | None = None,
+    clock: Callable[[], float] = time.perf_counter,
+) -> TrainResult:
+    """Train ``config`` as run ``run_name`` of ``lake``, from wherever that run is, and return its result.
+
+    A finished run returns its recorded result at once; one with checkpoints resumes from the newest that verifies; a
+    new one starts. With ``world`` > 1 every rank calls this with the same arguments but ``rank``. ``device`` defaults
+    to CUDA where there is one; ``threads`` is torch's CPU thread count for this call (default: as it is). ``stop`` may
+    be set at any time, on any rank: the run checkpoints after the step it is in and returns with status "stopped".
+
+    ``on_event`` gets dicts whose "event" is one of: "start" (step, steps and ``TrainResult.facts``), "resume" (step),
+    "skipped_checkpoint" (step, problem), "step" (steps and a metrics record: step, loss, lr, grad_norm, tokens,
+    tokens_per_s, data_wait), "eval" (step, dataset and what ``evaluate`` returns), "checkpoint" (step), "finished"
+    (result). A step's number counts the updates made, so the first is 1.
+
+    Raises ConfigError, TransferError, PlanMismatchError, DivergedError (the last good checkpoint is kept),
+    CheckpointError, and what the lake raises: unknown dataset or model, corrupt shard, run name taken by another run.
+    """
+    place = pick_device(device)
+    ranks = Ranks(rank, world, place)
+    ranks.check()
+    config.check_world(world)
+    with exact(place, threads):
+        return _train(
+            config,
+            lake,
+            run_name,
+            batches_factory or local_batches,
+            ranks,
+            on_event or _ignore,
+            stop,
+            clock,
+        )
+
+
+def _ignore(_event: dict[str, Any]) -> None:
+    """For a caller who does not listen."""
+
+
+def _train(
+    config: TrainConfig,
+    lake: Lake,
+    run_name: str,
+    batches_factory: BatchesFactory,
+    ranks: Ranks,
+    on_event: OnEvent,
+    stop: threading.Event | None,
+    clock: Callable[[], float],
+) -> TrainResult:
+    device = ranks.device
+
+    # What goes in: datasets, plan, model. Nothing is written before all of it is known to fit together.
+    inputs = open_inputs(config, lake)
+    plan, shape = inputs.plan, config.model.shape(inputs.vocab_size)
+    model = Llama(shape, config.seed)
+    moved: list[str] = []
+    if config.transfer is not None and inputs.source is not None:
+        moved = transfer(model, source_weights(lake, inputs.source), config.transfer.what)
+    model.to(device)
+    optimizer = make_optimizer(model, config.optimizer)
+
+    # Where the run is: new, under way or finished. Rank 0 finds out, all ranks load the same checkpoint.
+    record = RunRecord.open(lake, run_name, config, inputs, ranks)
+    if record.result is not None:
+        return record.result
+    for skipped in record.skipped:
+        on_event({"event": "skipped_checkpoint", **skipped})
+    precision = resolve_precision(config.precision, device)
+    start: int = 0
+    evals: dict[str, Any] = {}
+    if (files := record.load()) is not None:
+        state = checkpoint.unpack(files, model, optimizer)
+        start, evals, precision = state["step"], state["evals"], state["precision"]
+        on_event({"event": "resume", "step": start})
+
+    batch_tokens = config.batch_sequences * (inputs.seq_len - 1)
+    facts: dict[str, Any] = {
+        "parameters": count_parameters(model),
+        "shape": shape.model_dump(),
+        "groups": {group.name: len(group.parameters) for group in parameter_groups(model)},
+        "moved": moved,
+        "precision": precision,
+        "world": ranks.world,
+        "batch_tokens": batch_tokens,
+    }
+    on_event({"event": "start", "step": start, "steps": config.steps, **facts})
+
+    # The forward pass of all ranks. DDP averages gradients over ranks, hence the factor ``world`` in the loss below.
+    forward: torch.nn.Module = model
+    if ranks.world > 1:
+        forward = DistributedDataParallel(
+            model, device_ids=[device] if device.type == "cuda" else None, gradient_as_bucket_view=True
+        )
+        # DDP regroups its buckets after its first backward pass, and with more than two ranks the grouping decides the
+        # order of additions. One pass for nothing makes every real step, first of an attempt or not, see the same.
+        with autocast(precision, device):
+            nothing = forward(torch.zeros(1, 2, dtype=torch.int64, device=device)).sum()
+        nothing.backward()
+        optimizer.zero_grad(set_to_none=True)
+    max_norm = config.optimizer.grad_clip or math.inf
+    loss_scale = ranks.world / batch_tokens
+    pending: list[dict[str, Any]] = []  # records since the last checkpoint
+    interval = Interval(clock)
+    steps_left = range(start, config.steps)
+    if steps_left:
+        stream = batches_factory(plan, start, config.steps, ranks.world, ranks.rank, inputs.train)
+    else:
+        stream = iter(())
+    with record.noting_failure(), closing_batches(stream) as batches:
+        for step in steps_left:
+            # One step: the plan's rows, forward, backward, the global loss, the guard, the update.
+            with interval.waiting():
+                batch = next_batch(batches, step)
+            tokens_BT = check_batch(batch, plan, step, ranks.world, ranks.rank).to(device)
+            seed_step(config.seed, step, ranks.rank)
+            lr = config.optimizer.lr * lr_factor(config.schedule, step, config.steps)
+            set_lr(optimizer, lr)
+            with autocast(precision, device):
+                nats = forward(tokens_BT).sum()
+            (nats * loss_scale).backward()
+            grad_norm = float(torch.nn.utils.clip_grad_norm_(model.parameters(), max_norm))
+            total_nats, stopping = ranks.sum([float(nats), float(stop is not None and stop.is_set())])
+            loss = total_nats / batch_tokens
+            if not (math.isfinite(loss) and math.isfinite(grad_norm)):
+                raise DivergedError(
+                    f"step {step + 1}: loss = {loss}, gradient norm = {grad_norm}; the checkpoint at step {record.step} "
+                    "is kept; lower optimizer.lr, raise schedule.warmup_steps or set optimizer.grad_clip"
+                )
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+
+            done = step + 1
+            last = done == config.steps
+            if done % config.log_every == 0 or last:
+                row = {"step": done, "loss": loss, "lr": lr, "grad_norm": grad_norm, "tokens": done * batch_tokens}
+                pending.append(row | interval.rates(batch_tokens))
+                on_event({"event": "step", "steps": config.steps, **pending[-1]})
+            if inputs.eval and (done % config.eval_every == 0 or last):
+                evals = {
+                    held_out.ref: evaluate(model, held_out, config.eval_sequences, precision, device, ranks)
+                    for held_out in inputs.eval
+                }
+                pending.append({"step": done, "eval": evals})
+                for ref, scores in evals.items():
+                    on_event({"event": "eval", "step": done, "dataset": ref, **scores})
+                interval.reset()
+            if done % config.checkpoint_every == 0 or last or stopping:
+                state = {"step": done, "evals": evals, "precision": precision, "plan": plan.digest}
+                record.save(done, partial(checkpoint.pack, model, optimizer, state), pending)
+                pending = []
+                on_event({"event": "checkpoint", "step": done})
+                interval.reset()
+            if stopping and not last:
+                return TrainResult("stopped", run_name, done, evals, None, facts)
+
+    # The end, which may be reached straight from a checkpoint: publishing and recording are both idempotent.
+    published = None
+    if (name := config.publish) is not None:
+        published = ranks.from_zero(lambda: publish(name, lake, run_name, inputs, model, evals))
+    result = TrainResult("finished", run_name, config.steps, evals, published, facts)
+    record.finish(result)
+    on_event({"event": "finished", "result": result.to_record()})
+    return result

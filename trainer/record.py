@@ -1,0 +1,103 @@
+"""A run's record in the lake, as seen by the ranks of one attempt: rank 0 writes, everyone knows what it decided."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from datalake import Checkpoint, Lake, Run
+from trainer.config import TrainConfig
+from trainer.errors import TrainerError
+from trainer.inputs import Inputs
+from trainer.metrics import Record, decode_records, encode_records
+from trainer.ranks import Ranks
+
+KIND = "train"
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a run came to.
+
+    ``status`` is "finished" or "stopped"; ``step`` counts updates made; ``evals`` maps each held-out dataset to what
+    ``evaluate`` returned last; ``model`` is the published "NAME@VERSION" or None; ``facts`` holds parameters, shape,
+    groups, moved (transferred tensors), precision, world and batch_tokens.
+    """
+
+    status: str
+    run: str
+    step: int
+    evals: dict[str, Any] = field(default_factory=dict)
+    model: str | None = None
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    def to_record(self) -> dict[str, Any]:
+        """JSON-able, as stored in the run's log."""
+        return asdict(self)
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any]) -> TrainResult:
+        """The inverse of ``to_record``."""
+        return cls(**record)
+
+
+@dataclass
+class RunRecord:
+    """One attempt's hold on a run. ``step`` is that of the last good checkpoint (0: none)."""
+
+    run: Run
+    ranks: Ranks
+    newest: Checkpoint | None
+    skipped: list[dict[str, Any]]
+
+    @classmethod
+    def open(cls, lake: Lake, name: str, config: TrainConfig, inputs: Inputs, ranks: Ranks) -> RunRecord:
+        """Begin the run or take it over; raises RunConflictError if the name stands for another run."""
+
+        def decide() -> tuple[Run, Checkpoint | None, list[dict[str, Any]]]:
+            run = lake.runs.start(name, KIND, config.model_dump(mode="json"), inputs.describe())
+            newest, skipped = run.latest_valid_checkpoint()
+            return run, newest, [{"step": item.step, "problem": item.problem} for item in skipped]
+
+        run, newest, skipped = ranks.from_zero(decide)
+        return cls(run, ranks, newest, skipped)
+
+    @property
+    def step(self) -> int:
+        return self.newest.step if self.newest else 0
+
+    @property
+    def result(self) -> TrainResult | None:
+        """The recorded result, if the run is finished."""
+        return TrainResult.from_record(self.run.state["result"]) if self.run.status == "finished" else None
+
+    def load(self) -> dict[str, bytes] | None:
+        """The files of the newest valid checkpoint, verified; None at the run's beginning."""
+        return self.run.read_checkpoint(self.newest) if self.newest else None
+
+    def save(self, step: int, pack: Callable[[], dict[str, bytes]], records: list[Record]) -> None:
+        """Rank 0 packs and uploads, and names the checkpoint once it reads back right; the others wait for its word."""
+        self.newest = self.ranks.from_zero(
+            lambda: self.run.add_checkpoint(step, pack(), metrics=encode_records(records))
+        )
+
+    def finish(self, result: TrainResult) -> None:
+        """Record the result; from now on the run returns it."""
+        self.ranks.from_zero(lambda: self.run.finish(result.to_record()))
+
+    @contextmanager
+    def noting_failure(self) -> Iterator[None]:
+        """Mark the run failed when training itself refuses to go on; a killed process leaves it ``running``."""
+        try:
+            yield
+        except TrainerError as error:
+            if self.ranks.rank == 0:
+                self.run.fail(f"{type(error).__name__}: {error}")
+            raise
+
+
+def load_metrics(lake: Lake, run: str) -> list[Record]:
+    """The run's curve up to its newest checkpoint, each step once: what the step loop logged, oldest first."""
+    return [record for chunk in lake.runs.get(run).metrics_chunks() for record in decode_records(chunk)]
