@@ -8,11 +8,12 @@ beside, under a fresh key, read back, and only then named in the log.
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from datalake.ambient import Ambient
-from datalake.canonical import digest_of, sha256_hex
+from datalake.canonical import canonical_json, digest_of, sha256_hex
 from datalake.checkpoints import Checkpoint, SkippedCheckpoint, check_files, upload_files
 from datalake.errors import CorruptObjectError, NotFoundError, RunConflictError, RunFencedError
 from datalake.names import check_name
@@ -38,7 +39,11 @@ class RunRepository:
         Raises RunConflictError if a run of this name has another kind, configuration or inputs.
         """
         log = VersionLog(self._store, "runs", check_name(run, "run"), self._ambient)
-        wanted = {"kind": kind, "config_digest": digest_of(dict(config)), "inputs": copy.deepcopy(dict(inputs))}
+        wanted = {
+            "kind": kind,
+            "config_digest": digest_of(dict(config)),
+            "inputs": json.loads(canonical_json(dict(inputs))),
+        }
         lease = self._ambient.nonce()
 
         def take(state: State | None) -> State | None:
@@ -56,14 +61,15 @@ class RunRepository:
             return {**state, "status": "running", "error": None, "attempts": state["attempts"] + 1, "lease": lease}
 
         entry = log.update(take, f"start {kind}")
-        return Run(self._store, self._ambient, run, entry.state, lease)
+        return Run(self._store, self._ambient, log, entry.state, lease)
 
     def get(self, run: str) -> Run:
         """A run to look at; it has no lease, so writing through it raises RunFencedError. Raises NotFoundError."""
-        head = VersionLog(self._store, "runs", check_name(run, "run"), self._ambient).head()
+        log = VersionLog(self._store, "runs", check_name(run, "run"), self._ambient)
+        head = log.head()
         if head is None:
             raise NotFoundError(f"no run named {run!r} in lake {self._store.uri}: its runs are {list(self.list())}")
-        return Run(self._store, self._ambient, run, head.state, lease=None)
+        return Run(self._store, self._ambient, log, head.state, lease=None)
 
     def list(self) -> list[str]:
         """The names of all runs, sorted."""
@@ -73,13 +79,14 @@ class RunRepository:
 class Run:
     """One run, as of the last call that read or wrote its log. Picklable: workers share their driver's lease."""
 
-    def __init__(self, store: Store, ambient: Ambient, name: str, state: State, lease: str | None) -> None:
+    def __init__(self, store: Store, ambient: Ambient, log: VersionLog, state: State, lease: str | None) -> None:
         self._store = store
         self._ambient = ambient
+        self._log = log
         self._state = state
         self._lease = lease
         self._parent: str | None = None  # key_prefix of the checkpoint that the next one goes on from
-        self.name = name
+        self.name = log.name
 
     @property
     def state(self) -> State:
@@ -98,7 +105,7 @@ class Run:
 
     def refresh(self) -> Run:
         """Read the newest state; returns self."""
-        head = self._log().head()
+        head = self._log.head()
         if head is None:
             raise NotFoundError(f"run {self.name!r} is gone from lake {self._store.uri}: restore it from a copy")
         self._state = head.state
@@ -187,9 +194,6 @@ class Run:
             )
         return data
 
-    def _log(self) -> VersionLog:
-        return VersionLog(self._store, "runs", self.name, self._ambient)
-
     def _change(self, change: Any, message: str) -> None:
         def fenced(state: State | None) -> State:
             if state is None or self._lease is None or state["lease"] != self._lease:
@@ -201,7 +205,7 @@ class Run:
                 raise RunConflictError(f"run {self.name!r} is finished: use another run name for more work")
             return change(state)
 
-        self._state = self._log().update(fenced, message).state
+        self._state = self._log.update(fenced, message).state
 
 
 def _brief(value: Any) -> str:

@@ -8,6 +8,7 @@ writer whose response was lost meets its own bytes at the retry and knows that i
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -90,7 +91,7 @@ class VersionLog:
             time=self._ambient.timestamp(),
             author=self._ambient.author,
             message=message,
-            state=copy.deepcopy(state),
+            state=json.loads(canonical_json(state)),  # what a reader will get: a copy, tuples as lists
         )
         if expected_head and (self._seen is None or self._seen.number < expected_head):
             self.head()  # an entry is only ever created right after one that was seen: no gaps

@@ -1,0 +1,80 @@
+"""Verification names what is wrong; the probe tells a store that keeps its promise from one that does not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from datalake.lake import Lake
+from datalake.local_store import LocalStore
+from datalake.manifest import Manifest
+from datalake.probe import probe_store
+from datalake.store import open_store
+from datalake.verify import verify_dataset
+from tests.datalake.helpers import make_manifest
+
+
+def test_a_sound_dataset(lake_uri: str) -> None:
+    lake = Lake.open(lake_uri)
+    seen: list[tuple[int, int]] = []
+    report = verify_dataset(lake.store, make_manifest(lake), lambda done, total: seen.append((done, total)))
+    assert (report.ok, report.checked, report.problems) == (True, 4, ())
+    assert seen == [(1, 4), (2, 4), (3, 4), (4, 4)]
+
+
+def test_every_bad_shard_is_named(tmp_path: Path) -> None:
+    lake = Lake.open(str(tmp_path))
+    manifest = make_manifest(lake)
+    keys = [ref.key for ref in manifest.shards]
+    for key, position in ((keys[0], 700), (keys[3], -1)):
+        data = bytearray((tmp_path / key).read_bytes())
+        data[position] ^= 0x10
+        (tmp_path / key).write_bytes(data)
+    (tmp_path / keys[2]).unlink()
+    report = verify_dataset(lake.store, manifest)
+    assert not report.ok
+    assert [(p.key, p.problem.split(":")[0]) for p in report.problems] == [
+        (keys[0], "corrupt"),
+        (keys[2], "missing"),
+        (keys[3], "corrupt"),
+    ]
+
+
+def test_a_manifest_with_the_wrong_content_digest(tmp_path: Path) -> None:
+    lake = Lake.open(str(tmp_path))
+    wrong = Manifest.model_validate({**make_manifest(lake).model_dump(), "content_digest": "0" * 64})
+    (problem,) = verify_dataset(lake.store, wrong).problems
+    assert problem.key == wrong.key
+    assert "content digest" in problem.problem
+
+
+def test_probe_of_a_good_store(lake_uri: str) -> None:
+    store = open_store(lake_uri)
+    report = probe_store(store, writers=4, keys=2)
+    assert (report.ok, report.violations, report.writers, report.keys) == (True, (), 4, 2)
+    assert list(store.list()) == []
+
+
+class OverwritingStore(LocalStore):
+    """A server that does not know ``If-None-Match``: every write succeeds."""
+
+    def put_if_absent(self, key: str, data: bytes) -> bool:
+        self.replace(key, data)
+        return True
+
+
+class HidingStore(LocalStore):
+    """A server whose listings lag behind."""
+
+    def list(self, prefix: str = "", start_after: str = ""):
+        return iter(list(super().list(prefix, start_after))[:-1])
+
+
+@pytest.mark.parametrize(
+    ("kind", "says"), [(OverwritingStore, "were told that they created it"), (HidingStore, "listing")]
+)
+def test_probe_finds_out_bad_stores(tmp_path: Path, kind: type[LocalStore], says: str) -> None:
+    report = probe_store(kind(tmp_path), writers=4, keys=3)
+    assert not report.ok
+    assert any(says in violation for violation in report.violations)
