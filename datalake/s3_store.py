@@ -181,10 +181,10 @@ class S3Store:
         return f"{self._prefix}/{key}" if self._prefix else key
 
     def _client(self) -> Any:
-        """This process's client: boto3 clients are safe across threads, but not across a fork."""
+        """This process's client: safe across threads, but not across a fork. Its retries outlast a server's restart."""
         with self._lock:
             if self._client_of is None or self._client_of[0] != os.getpid():
-                self._client_of = (os.getpid(), _make_client(attempts=5))
+                self._client_of = (os.getpid(), _make_client(attempts=8))
             return self._client_of[1]
 
     def _pages(self, prefix: str, **arguments: str) -> Sequence[Any]:
@@ -204,9 +204,8 @@ class S3Store:
             except boto_errors.ClientError as error:
                 if _code(error) not in _BUSY or attempt == rounds - 1:
                     raise self._translated(error, key) from error
-            except (boto_errors.HTTPClientError, boto_errors.IncompleteReadError) as error:
-                # EndpointConnectionError is one of these: botocore has retried it already, so give up at once.
-                if isinstance(error, boto_errors.EndpointConnectionError) or attempt == rounds - 1:
+            except (boto_errors.ResponseStreamingError, boto_errors.IncompleteReadError) as error:
+                if attempt == rounds - 1:  # a body cut off half-way is the one failure botocore does not retry
                     raise self._unreachable(error, key) from error
             except (boto_errors.NoCredentialsError, boto_errors.PartialCredentialsError) as error:
                 raise self._no_credentials() from error
@@ -235,9 +234,10 @@ class S3Store:
     def _unreachable(self, error: Exception, key: str) -> StoreUnavailableError:
         what = f"object {key} of lake {self.uri}" if key else f"lake {self.uri}"
         reason = " ".join(str(error).split())
+        settles = "; whether a write in flight happened is unknown, and running again settles it" if key else ""
         return StoreUnavailableError(
             f"{what}: the store did not answer ({type(error).__name__}: {reason}): check AWS_ENDPOINT_URL_S3 and the "
-            f"network, then run again; a write in flight may or may not have happened, and running again settles it"
+            f"network, then run again{settles}"
         )
 
     def _no_credentials(self) -> CredentialsError:
@@ -258,7 +258,7 @@ def _make_client(attempts: int) -> Any:
     session = boto3.session.Session()
     config = Config(
         connect_timeout=5,
-        read_timeout=60,
+        read_timeout=30,
         max_pool_connections=32,
         tcp_keepalive=True,
         retries={"mode": "standard", "total_max_attempts": attempts},
