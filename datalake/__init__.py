@@ -5,6 +5,7 @@ The plan turns (manifests, mixture, seed, step) into rows.
 """
 
 from datalake.ambient import Ambient
+from datalake.canonical import canonical_json, digest_of, sha256_hex
 from datalake.checkpoints import Checkpoint, SkippedCheckpoint
 from datalake.datasets import DatasetRepository, DatasetVersion
 from datalake.errors import DatalakeError
@@ -12,6 +13,7 @@ from datalake.lake import Lake
 from datalake.lineage import lineage
 from datalake.manifest import Manifest, content_digest, load_manifest, save_manifest
 from datalake.models import ModelRepository, ModelVersion
+from datalake.names import check_name, parse_ref
 from datalake.plan import Plan, PlanSource, Position
 from datalake.probe import ProbeReport, probe_store
 from datalake.reader import DatasetReader
@@ -47,14 +49,19 @@ __all__ = [
     "Source",
     "Store",
     "VerifyReport",
+    "canonical_json",
+    "check_name",
     "content_digest",
+    "digest_of",
     "lineage",
     "load_manifest",
     "open_store",
+    "parse_ref",
     "probe_store",
     "read_shard",
     "repair_shard",
     "save_manifest",
+    "sha256_hex",
     "shard_key",
     "shard_layout",
     "shard_ref_if_valid",

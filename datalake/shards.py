@@ -9,7 +9,7 @@ from datalake.ambient import Ambient
 from datalake.canonical import sha256_hex
 from datalake.errors import CorruptShardError, MissingShardError, NotFoundError, ShardConflictError
 from datalake.names import check_key
-from datalake.shard_format import decode_shard, encode_shard, footer_matches
+from datalake.shard_format import check_table, decode_shard, encode_shard, footer_matches
 from datalake.source import Source, shard_key
 from datalake.store import Store
 
@@ -51,12 +51,13 @@ def repair_shard(store: Store, source: Source, table: Table, first: int, ambient
 
     The one place where a key's bytes change, allowed because its content is a pure function of its name.
     """
+    check_table(source, table, first)  # so that a conflict below can only be about what the store holds
     try:
         return write_shard(store, source, table, first)
     except ShardConflictError:
         key = shard_key(source, first, table.num_rows)
-        store.put_if_absent(f"quarantine/{ambient.nonce()}/{key}", store.get(key))
         data = encode_shard(source, table, first)
+        store.put_if_absent(f"quarantine/{ambient.nonce()}/{key}", store.get(key))
         store.replace(key, data)
         return _ref(key, first, table.num_rows, data)
 
