@@ -7,6 +7,8 @@ The NumPy reference defines the answer; every other backend equals it bit for bi
 from .accept import Acceptance
 from .batch import check_acceptance, generate_batch, measure_acceptance, sample_frames
 from .errors import BackendError, BandError, GeneratorError, RangeError, ScoreDefinitionError, SpecError
+from .presets import list_presets, load_preset, preset_text
+from .profile import profile_spec
 from .registry import GenerationSpec, parse_spec
 from .tokens import decode_tokens, encode_frames, unigram_entropy_nats
 
@@ -27,8 +29,12 @@ __all__ = [
     "decode_tokens",
     "encode_frames",
     "generate_batch",
+    "list_presets",
+    "load_preset",
     "measure_acceptance",
     "parse_spec",
+    "preset_text",
+    "profile_spec",
     "sample_frames",
     "unigram_entropy_nats",
 ]

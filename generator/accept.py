@@ -14,14 +14,14 @@ import numpy as np
 from .errors import BandError
 from .rules import TRIES_PER_RULE
 from .score import score_content
-from .spec import BaseSpec
+from .spec import BaseSpec, Simulated
 
 # With one candidate in 1,000 accepted, a sequence finds none among so many once in 10**14.
 MAX_ATTEMPTS = 1 << 15
 MIN_RATE = 1e-3
 PROBE_CHUNK = 256
 
-Simulate = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
+Simulate = Callable[[np.ndarray, np.ndarray], Simulated]
 
 
 @dataclass(frozen=True)
@@ -48,14 +48,16 @@ class Acceptance:
         return self.accepted / self.candidates
 
 
-def judge(spec: BaseSpec, attempts_N: np.ndarray, tokens: np.ndarray, content: np.ndarray) -> Candidates:
+def judge(spec: BaseSpec, attempts_N: np.ndarray, made: Simulated) -> Candidates:
     """Score simulated candidates and mark those in the band (all, without one)."""
-    ratio, normalized = score_content(spec, content)
-    accepted = np.ones(len(tokens), dtype=bool)
-    if spec.band is not None:
-        score = ratio if spec.band.score == "gzip-int32-v1" else normalized
-        accepted = (score >= spec.band.low) & (score <= spec.band.high)
-    return Candidates(tokens, attempts_N, ratio, normalized, accepted)
+    ratio, normalized = score_content(spec, made.content)
+    accepted = np.ones(len(made.tokens), dtype=bool)
+    band = spec.accept_band
+    if band is not None:
+        scores = (ratio, normalized) if made.judged is None else score_content(spec, made.judged)
+        score = scores[0] if band.score == "gzip-int32-v1" else scores[1]
+        accepted = (score >= band.low) & (score <= band.high)
+    return Candidates(made.tokens, attempts_N, ratio, normalized, accepted)
 
 
 def search(spec: BaseSpec, simulate: Simulate, ids_N: np.ndarray) -> Candidates:
@@ -75,7 +77,7 @@ def _search_alone(spec: BaseSpec, simulate: Simulate, ids_N: np.ndarray) -> Cand
     pending = np.arange(len(ids_N))
     for attempt in range(MAX_ATTEMPTS):
         attempts = np.full(len(pending), attempt, dtype=np.int64)
-        judged = judge(spec, attempts, *simulate(ids_N[pending], attempts))
+        judged = judge(spec, attempts, simulate(ids_N[pending], attempts))
         _put(found, pending[judged.accepted], _take(judged, judged.accepted))
         pending = pending[~judged.accepted]
         if not len(pending):
@@ -100,7 +102,7 @@ def _try_rule(spec: BaseSpec, simulate: Simulate, ids: np.ndarray, rule: int) ->
     pending = np.arange(len(ids))
     for state in range(TRIES_PER_RULE):
         attempts = np.full(len(pending), rule * TRIES_PER_RULE + state, dtype=np.int64)
-        judged = judge(spec, attempts, *simulate(ids[pending], attempts))
+        judged = judge(spec, attempts, simulate(ids[pending], attempts))
         _put(found, pending[judged.accepted], _take(judged, judged.accepted))
         pending = pending[~judged.accepted]
         if not len(pending):
@@ -117,7 +119,7 @@ def probe(spec: BaseSpec, simulate: Simulate, candidates: int, enough: int | Non
         if spec.rule_group == 1:
             ids = np.arange(tried, min(tried + PROBE_CHUNK, wanted), dtype=np.int64)
             attempts = np.zeros_like(ids)
-            accepted += int(judge(spec, attempts, *simulate(ids, attempts)).accepted.sum())
+            accepted += int(judge(spec, attempts, simulate(ids, attempts)).accepted.sum())
             tried += len(ids)
         else:
             accepted += _try_rule(spec, simulate, np.arange(spec.rule_group, dtype=np.int64), tried) is not None
@@ -126,7 +128,7 @@ def probe(spec: BaseSpec, simulate: Simulate, candidates: int, enough: int | Non
 
 
 def _refusal(spec: BaseSpec, finding: str) -> str:
-    band = spec.band
+    band = spec.accept_band
     assert band is not None
     return (
         f"band: [{band.low:g}, {band.high:g}] of {band.score} is hardly met: {finding}; needed is at least "

@@ -59,7 +59,7 @@ def generate_batch(
     name, workers = choose_backend(backend), thread_count(threads)
     if count == 0:
         return _table(spec, first, [])
-    if spec.band is not None:
+    if spec.accept_band is not None:
         check_acceptance(spec)
 
     def run(start: int) -> Candidates:
@@ -112,7 +112,7 @@ def measure_acceptance(spec: GenerationSpec, seed: int = 0, candidates: int = 40
 @lru_cache(maxsize=64)
 def check_acceptance(spec: GenerationSpec) -> None:
     """BandError, with the measured acceptance, when fewer than 1 in 1,000 candidates meet the band."""
-    if spec.band is not None:
+    if spec.accept_band is not None:
         name = choose_backend("auto")
         simulate = partial(family_of(spec).simulate, spec, 0, backend=name)
         refuse_rare(spec, probe(spec, simulate, CHECK_CANDIDATES, enough=ENOUGH))

@@ -8,6 +8,7 @@ import numpy as np
 
 from .families.nca import NcaSpec
 from .lattice import Lattice, neighbor_offsets
+from .simd import INDEX_LANES
 
 # Tables of one rule should leave room in a 32 KiB first-level cache for states, indices and hidden units.
 TABLE_BYTES = 16 * 1024
@@ -24,8 +25,7 @@ class KernelPlan:
     output: tuple[int, ...]
     row_at: np.ndarray
     pad_source: np.ndarray
-    offsets: np.ndarray
-    factors: np.ndarray
+    joins: tuple[int, ...]
     patch_at: np.ndarray
 
 
@@ -57,12 +57,11 @@ def kernel_plan(spec: NcaSpec) -> KernelPlan:
         1 + sum((p + 1) * stride for p, stride in zip(place, strides[:-1], strict=True))
         for place in itertools.product(*(range(side) for side in lead))
     ]
-    offsets = np.zeros((groups, members), np.int64)
-    factors = np.zeros((groups, members), np.uint16)
+    # For `join_neighbors`: members of a group, stride between groups, then (offset, factor) of each neighbour.
+    joins = [members, -(-math.prod(sides) // INDEX_LANES) * INDEX_LANES + INDEX_LANES]
     for number, offset in enumerate(around):
-        group, member = divmod(number, members)
-        offsets[group, member] = sum(o * stride for o, stride in zip(offset, strides, strict=True))
-        factors[group, member] = spec.colors**member * padded
+        joins.append(sum(o * stride for o, stride in zip(offset, strides, strict=True)))
+        joins.append(spec.colors ** (number % members) * padded)
     cells = np.arange(spec.cells).reshape(spec.grid)
     patch_at = [
         cells[tuple(slice(c * spec.patch, (c + 1) * spec.patch) for c in corner)].ravel()
@@ -99,7 +98,6 @@ def kernel_plan(spec: NcaSpec) -> KernelPlan:
         ),
         row_at=np.array(row_at, np.int64),
         pad_source=np.array(pad_source, np.int64),
-        offsets=offsets,
-        factors=factors,
+        joins=tuple(joins),
         patch_at=np.array(patch_at, np.int64),
     )

@@ -11,7 +11,7 @@ import numpy as np
 
 from . import philox
 from .kernel_plan import KernelPlan
-from .simd import LANES, hidden_units, next_colors
+from .simd import INDEX_LANES, LANES, hidden_units, join_neighbors, next_colors
 from .tables import COLOR_Q, WEIGHT_Q
 
 _LOW = np.uint64(0xFFFFFFFF)
@@ -47,19 +47,14 @@ def build_kernel(plan: KernelPlan) -> Callable[..., None]:
     (cells, width, pad_cells, pad_first, pad_last, neighbors) = plan.geometry
     (members, group_count, rows, padded) = plan.tables
     (burn_in, stride, frames, seq_len, patches, patch_cells, alphabet, score_tokens) = plan.output
-    row_at, pad_source, offsets, factors, patch_at = (
-        plan.row_at,
-        plan.pad_source,
-        plan.offsets,
-        plan.factors,
-        plan.patch_at,
-    )
+    row_at, pad_source, patch_at, joins = plan.row_at, plan.pad_source, plan.patch_at, plan.joins
     chunks = padded // LANES
     lanes_cells = -(-cells // LANES) * LANES
     conv_count, first_count = neighbors * channels * embed, embed * hidden
     rule_blocks = -(-(conv_count + first_count + hidden * colors) // 16)
     noise_groups = -(-colors // 8)
-    hidden_sizes = (group_count, rows * padded, pad_cells, chunks, lanes_cells, hidden_shift)
+    index_stride = joins[1]
+    hidden_sizes = (group_count, rows * padded, index_stride, chunks, lanes_cells, hidden_shift)
     color_sizes = (colors, chunks, lanes_cells, color_bits, identity, noisy)
 
     @numba.njit(nogil=True, cache=True, boundscheck=False)
@@ -70,10 +65,11 @@ def build_kernel(plan: KernelPlan) -> Callable[..., None]:
         tables = np.zeros(group_count * rows * padded, np.int16)
         second = np.zeros((colors, padded), np.int8)
         packed = second.reshape(colors * padded).view(np.int32)
-        index = np.zeros(group_count * pad_cells, np.uint16)
+        index = np.zeros(group_count * index_stride, np.uint16)
         units = np.zeros(chunks * lanes_cells * LANES, np.uint8)
         now = np.zeros(lanes_cells, np.uint8)
-        pad = np.zeros(pad_cells, np.uint8)
+        # Blocks of index lanes run past the last cell: the arrays leave room for that.
+        pad = np.zeros(pad_cells + 2 * INDEX_LANES, np.uint8)
         noise = np.zeros(colors * lanes_cells * noisy, np.int32)
         cumulative = np.zeros(colors, np.uint64)
         row_sum = np.zeros(padded, np.int32)
@@ -108,7 +104,7 @@ def build_kernel(plan: KernelPlan) -> Callable[..., None]:
                 tables[base : base + padded] = 0
                 filled = 1
                 for m in range(members):
-                    if factors[g, m] > 0:
+                    if g * members + m < neighbors:
                         for back in range(colors):
                             c = colors - 1 - back
                             for r in range(filled):
@@ -148,12 +144,8 @@ def build_kernel(plan: KernelPlan) -> Callable[..., None]:
                         for w in range(width):
                             pad[at + 1 + w] = now[source + w]
                         pad[at + 1 + width] = now[source]
-                    for g in range(group_count):
-                        for p in range(pad_first, pad_last):
-                            entry = np.uint16(0)
-                            for m in range(members):
-                                entry = np.uint16(entry + np.uint16(factors[g, m] * pad[p + offsets[g, m]]))
-                            index[g * pad_cells + p] = entry
+                    for p in range(pad_first, pad_last, INDEX_LANES):
+                        join_neighbors(pad, index, p, joins)  # type: ignore[call-arg]
                     for r in range(len(row_at)):
                         for w in range(width):
                             hidden_units(tables, index, row_at[r] + w, units, r * width + w, hidden_sizes)  # type: ignore[call-arg]

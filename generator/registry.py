@@ -5,17 +5,26 @@ To add a family, write `families/<name>.py` (a spec model and `simulate`), then 
 
 from collections.abc import Mapping
 from types import ModuleType
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 
 from .errors import SpecError
-from .families import nca
-from .families.nca import NcaSpec
+from .families import dyck, eca, iid, nca, shuffle_dyck, shuffled
 from .spec import BaseSpec
 
-GenerationSpec = NcaSpec
-FAMILIES: dict[str, ModuleType] = {"nca": nca}
+GenerationSpec = Annotated[
+    nca.NcaSpec | dyck.DyckSpec | shuffle_dyck.ShuffleDyckSpec | eca.EcaSpec | shuffled.ShuffledSpec | iid.IidSpec,
+    Field(discriminator="family"),
+]
+FAMILIES: dict[str, ModuleType] = {
+    "nca": nca,
+    "dyck": dyck,
+    "shuffle-dyck": shuffle_dyck,
+    "eca": eca,
+    "shuffled": shuffled,
+    "iid": iid,
+}
 _ADAPTER: TypeAdapter[Any] = TypeAdapter(GenerationSpec)
 
 
@@ -30,10 +39,11 @@ def parse_spec(mapping: Mapping[str, Any]) -> GenerationSpec:
         raise SpecError(f"spec: {type(mapping).__name__} is no mapping; give a table of fields")
     values = dict(mapping)
     values.setdefault("family", "nca")
-    if values["family"] not in FAMILIES:
+    if values["family"] not in list(FAMILIES):
         raise SpecError(f"family: {values['family']!r} is unknown; allowed are {', '.join(FAMILIES)}; choose one")
     try:
-        return _ADAPTER.validate_python(values)
+        spec: GenerationSpec = _ADAPTER.validate_python(values)
+        return spec
     except ValidationError as error:
         raise SpecError("; ".join(_line(problem) for problem in error.errors())) from error
 

@@ -6,8 +6,9 @@ import numpy as np
 
 from . import philox
 from .families.nca import NcaSpec
+from .initial import colors_from_words, cumulative_colors
 from .lattice import Lattice
-from .tables import COLOR_Q, WEIGHT_Q
+from .tables import WEIGHT_Q
 
 TRIES_PER_RULE = 8
 
@@ -66,21 +67,12 @@ def fold_tables(spec: NcaSpec, rules: Rules) -> np.ndarray:
 
 
 def draw_cells(spec: NcaSpec, seed: int, ids_N: np.ndarray, attempts_N: np.ndarray) -> np.ndarray:
-    """Initial colours, uint8 [N, cells]: uniform, or from one categorical distribution per sequence.
-
-    Categorical: each colour has weight COLOR_Q[byte]; a cell takes the first colour whose cumulative weight exceeds a
-    uniform integer below the total.
-    """
-    uniform = philox.words(seed, philox.CELLS, ids_N, attempts_N, spec.cells)
-    if spec.compat.init == "uniform":
-        return philox.below(uniform, spec.colors).astype(np.uint8)
-    logits = philox.stream_bytes(seed, philox.COLOR_LOGITS, ids_N, attempts_N, spec.colors)
-    cumulative_NC = np.cumsum(COLOR_Q[logits].astype(np.int64), axis=1)
-    value_NX = philox.below(uniform, cumulative_NC[:, -1:])
-    cells = np.zeros(value_NX.shape, dtype=np.uint8)
-    for color in range(spec.colors - 1):
-        cells += value_NX >= cumulative_NC[:, color : color + 1]
-    return cells
+    """Initial colours, uint8 [N, cells]."""
+    words = philox.words(seed, philox.CELLS, ids_N, attempts_N, spec.cells)
+    weights = None
+    if spec.compat.init == "categorical":
+        weights = cumulative_colors(seed, ids_N, attempts_N, spec.colors)
+    return colors_from_words(words, spec.colors, weights)
 
 
 def draw_noise(spec: NcaSpec, seed: int, ids_N: np.ndarray, attempts_N: np.ndarray, step: int) -> np.ndarray:

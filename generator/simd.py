@@ -13,6 +13,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 LANES = 16
+INDEX_LANES = 32
 _I8, _I16, _I32, _I64 = (ir.IntType(bits) for bits in (8, 16, 32, 64))
 
 
@@ -49,6 +50,32 @@ def _load(builder: Any, pointer: Any) -> Any:
 def _shuffle(builder: Any, first: Any, picks: list[int]) -> Any:
     mask = ir.Constant(ir.VectorType(_I32, len(picks)), picks)
     return builder.shuffle_vector(first, ir.Constant(first.type, ir.Undefined), mask)
+
+
+@intrinsic(prefer_literal=True)
+def join_neighbors(_typing: Any, pad: Any, index: Any, where: Any, joins: Any) -> tuple[Any, Callable[..., Any]]:
+    """Table entries of the INDEX_LANES cells from padded position `where` on: the mixed-radix number of each group's
+    neighbours. pad uint8 [padded cells]; index uint16 [groups * stride]; joins as made by `kernel_plan`."""
+    members, stride, *pairs = (t.literal_value for t in joins)
+    signature = types.void(pad, index, where, joins)
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        pad_, index_, where_, _ = args
+        byte_type, entry_type = ir.VectorType(_I8, INDEX_LANES), ir.VectorType(_I16, INDEX_LANES)
+        neighbors = list(zip(pairs[::2], pairs[1::2], strict=True))
+        for group in range(-(-len(neighbors) // members)):
+            entry = None
+            for offset, factor in neighbors[group * members : (group + 1) * members]:
+                at = _pointer(
+                    context, builder, sig.args[0], pad_, builder.add(where_, ir.Constant(_I64, offset)), byte_type
+                )
+                part = builder.mul(builder.zext(_load(builder, at), entry_type), _constant(_I16, factor, INDEX_LANES))
+                entry = part if entry is None else builder.add(entry, part)
+            at = builder.add(where_, ir.Constant(_I64, group * stride))
+            builder.store(entry, _pointer(context, builder, sig.args[1], index_, at, entry_type), align=1)
+        return context.get_dummy_value()
+
+    return signature, codegen
 
 
 @intrinsic(prefer_literal=True)

@@ -7,8 +7,10 @@ into one line. Nothing here knows how tokens are made.
 import hashlib
 import json
 import math
+from dataclasses import dataclass
 from typing import Literal, Self
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 MAX_TOKENS = 1 << 16
@@ -34,6 +36,19 @@ class Band(FrozenModel):
         if not self.low < self.high:
             raise ValueError(f"[{self.low}, {self.high}] is empty; allowed is low < high; raise `high` or lower `low`")
         return self
+
+
+@dataclass(frozen=True)
+class Simulated:
+    """What a family makes of N (id, attempt) addresses.
+
+    tokens uint16 [N, seq_len]; content int32 [N, score_tokens], on which the scores are taken; judged, where the band
+    judges something else than the scored content, int32 [N, anything].
+    """
+
+    tokens: np.ndarray
+    content: np.ndarray
+    judged: np.ndarray | None = None
 
 
 class BaseSpec(FrozenModel):
@@ -62,6 +77,20 @@ class BaseSpec(FrozenModel):
     def rule_group(self) -> int:
         """How many consecutive sequences share one rule."""
         return 1
+
+    @property
+    def accept_band(self) -> Band | None:
+        """The band that candidates must meet."""
+        return self.band
+
+    @property
+    def frames_of(self) -> "GridSpec | None":
+        """The spec whose frames the tokens show, if they show any."""
+        return None
+
+    def content_mask(self) -> np.ndarray:
+        """bool [seq_len]: True where a sequence shows content, False at delimiters."""
+        return np.ones(self.seq_len, dtype=bool)
 
     def canonical_json(self) -> str:
         """The one text of this spec: sorted keys, no spaces, no NaN."""
@@ -111,6 +140,14 @@ class GridSpec(BaseSpec):
     def frames(self) -> int:
         """Frames simulated after burn-in: those the sequence shows (the last may be cut), no fewer than are scored."""
         return max(SCORE_FRAMES, -(-self.seq_len // self.frame_tokens))
+
+    @property
+    def frames_of(self) -> "GridSpec | None":
+        return self
+
+    def content_mask(self) -> np.ndarray:
+        place = np.arange(self.seq_len) % self.frame_tokens
+        return (place > 0) & (place <= self.patches)
 
     @model_validator(mode="after")
     def _grid_fits(self) -> Self:

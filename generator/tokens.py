@@ -7,7 +7,7 @@ to end, cut to seq_len.
 import numpy as np
 
 from .errors import RangeError
-from .spec import GridSpec
+from .spec import BaseSpec, GridSpec
 
 
 def _split_patches(spec: GridSpec, frames: np.ndarray) -> np.ndarray:
@@ -37,23 +37,26 @@ def frames_to_tokens(spec: GridSpec, frames_NF: np.ndarray) -> tuple[np.ndarray,
     return np.ascontiguousarray(tokens_NT), np.ascontiguousarray(scored_NS)
 
 
-def decode_tokens(spec: GridSpec, tokens_T: np.ndarray) -> np.ndarray:
+def decode_tokens(spec: BaseSpec, tokens_T: np.ndarray) -> np.ndarray:
     """Grid states uint8 [F, *grid] of the full frames in one sequence [T]. RangeError if its tokens are no frames."""
+    shown = spec.frames_of
+    if shown is None:
+        raise RangeError(f"family: {spec.family!r} has no frames to decode; allowed are families on a grid; choose one")
     tokens = np.asarray(tokens_T, dtype=np.int64)
-    count = len(tokens) // spec.frame_tokens
-    framed = tokens[: count * spec.frame_tokens].reshape(count, spec.frame_tokens)
+    count = len(tokens) // shown.frame_tokens
+    framed = tokens[: count * shown.frame_tokens].reshape(count, shown.frame_tokens)
     patches = framed[:, 1:-1]
-    delimited = (framed[:, 0] == spec.alphabet).all() and (framed[:, -1] == spec.alphabet + 1).all()
-    if not delimited or (patches < 0).any() or (patches >= spec.alphabet).any():
+    delimited = (framed[:, 0] == shown.alphabet).all() and (framed[:, -1] == shown.alphabet + 1).all()
+    if not delimited or (patches < 0).any() or (patches >= shown.alphabet).any():
         raise RangeError(
-            f"tokens: not frames of {spec.patches} patches below {spec.alphabet} between delimiters; decode with the "
+            f"tokens: not frames of {shown.patches} patches below {shown.alphabet} between delimiters; decode with the "
             "spec that made them"
         )
-    d, p = len(spec.grid), spec.patch
-    cells = (patches[..., None] // spec.colors ** np.arange(p**d)) % spec.colors
-    blocks = cells.reshape(count, *(side // p for side in spec.grid), *([p] * d))
+    d, p = len(shown.grid), shown.patch
+    cells = (patches[..., None] // shown.colors ** np.arange(p**d)) % shown.colors
+    blocks = cells.reshape(count, *(side // p for side in shown.grid), *([p] * d))
     order = [0, *(axis for k in range(d) for axis in (1 + k, 1 + d + k))]
-    return blocks.transpose(order).reshape(count, *spec.grid).astype(np.uint8)
+    return blocks.transpose(order).reshape(count, *shown.grid).astype(np.uint8)
 
 
 def unigram_entropy_nats(tokens: np.ndarray) -> float:

@@ -6,7 +6,7 @@ import numpy as np
 from pydantic import Field, field_validator, model_validator
 
 from ..lattice import LOGIT_LIMIT, Lattice
-from ..spec import FrozenModel, GridSpec
+from ..spec import FrozenModel, GridSpec, Simulated
 from ..tokens import frames_to_tokens
 
 # Keeps the block number of the noise stream within 32 bits at 256 colours.
@@ -68,14 +68,12 @@ class NcaSpec(GridSpec):
         return self.burn_in + (self.frames - 1) * self.stride
 
 
-def simulate(
-    spec: NcaSpec, seed: int, ids_N: np.ndarray, attempts_N: np.ndarray, backend: str
-) -> tuple[np.ndarray, np.ndarray]:
-    """Tokens uint16 [N, seq_len] and scored content int32 [N, score_tokens] of each (id, attempt)."""
+def simulate(spec: NcaSpec, seed: int, ids_N: np.ndarray, attempts_N: np.ndarray, backend: str) -> Simulated:
+    """Tokens and scored content of each (id, attempt), by the backend named."""
     if backend == "numba":
         from ..numba_backend import simulate_tokens
 
-        return simulate_tokens(spec, seed, ids_N, attempts_N)
+        return Simulated(*simulate_tokens(spec, seed, ids_N, attempts_N))
     from ..reference import simulate_frames
 
-    return frames_to_tokens(spec, simulate_frames(spec, seed, ids_N, attempts_N))
+    return Simulated(*frames_to_tokens(spec, simulate_frames(spec, seed, ids_N, attempts_N)))

@@ -47,7 +47,8 @@ def test_table_layout_and_scores(spec):
 @pytest.mark.parametrize("spec", [SMALL, SHARED], ids=["alone", "shared-rule"])
 def test_id_and_attempt_alone_make_the_sequence_again(spec):
     table = generate_batch(spec, 3, 0, 24)
-    tokens, _ = nca.simulate(spec, 3, table["sequence_id"].to_numpy(), table["attempt"].to_numpy(), "reference")
+    addresses = table["sequence_id"].to_numpy(), table["attempt"].to_numpy()
+    tokens = nca.simulate(spec, 3, *addresses, "reference").tokens
     assert [row.astype("<u2").tobytes() for row in tokens] == table["tokens"].to_pylist()
 
 

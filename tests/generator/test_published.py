@@ -88,7 +88,7 @@ def test_score_distribution_over_20000_rules_is_the_published_one():
     scores = []
     for first in range(0, 20_480, 1024):
         ids = np.arange(first, first + 1024)
-        _, content = nca.simulate(PAPER, 1, ids, np.zeros_like(ids), "numba")
+        content = nca.simulate(PAPER, 1, ids, np.zeros_like(ids), "numba").content
         scores.append(gzip_sizes(content) / 1440)
     shares = np.histogram(np.concatenate(scores), bins=published_scores["bin_edges"])[0] / 20_480
     gap = np.abs(np.cumsum(shares) - np.cumsum(published_scores["counts"]) / published_scores["n_rules"])
@@ -102,10 +102,10 @@ def test_change_rates_are_the_published_ones():
     longer = PAPER.model_copy(update={"seq_len": 1026})
     for first in range(0, 6144, 1024):
         ids = np.arange(first, first + 1024)
-        tokens, content = nca.simulate(longer, 1, ids, np.zeros_like(ids), "numba")
-        frames = np.stack([decode_tokens(longer, row) for row in tokens])
+        made = nca.simulate(longer, 1, ids, np.zeros_like(ids), "numba")
+        frames = np.stack([decode_tokens(longer, row) for row in made.tokens])
         rates.append((frames[:, 1:] != frames[:, :-1]).mean(axis=(1, 2, 3)))
-        scores.append(gzip_sizes(content) / 1440)
+        scores.append(gzip_sizes(made.content) / 1440)
     rate, score = np.concatenate(rates), np.concatenate(scores)
     assert rate.mean() == pytest.approx(published_rates["all"], rel=0.02)
     assert rate[score >= 0.5].mean() == pytest.approx(published_rates["0.5-1.0"], rel=0.02)
@@ -115,7 +115,7 @@ def test_unigram_entropy_and_change_rate_are_those_of_the_float_network_of_the_s
     ids, attempts = np.arange(192), np.zeros(192, np.int64)
     rules = draw_rules(PAPER, 3, ids, attempts)
     start = draw_cells(PAPER, 3, ids, attempts).reshape(-1, 12, 12)
-    tokens, _ = nca.simulate(PAPER, 3, ids, attempts, "numba")
+    tokens = nca.simulate(PAPER, 3, ids, attempts, "numba").tokens
     lattice = np.stack([decode_tokens(PAPER, row) for row in tokens])
     floats = np.empty((192, 27, 12, 12), np.uint8)
     for n in range(192):
