@@ -128,15 +128,20 @@ class LocalStore:
                 raise missing(self.uri, key) from error
             raise LakePathError(f"lake {self.root}: {error.strerror}: {error.filename}") from error
         except PermissionError as error:
+            if error.errno == errno.EPERM and error.filename2:  # how a FAT drive answers link()
+                raise self._no_links(error) from error
             raise LakePathError(
                 f"lake {self.root}: not allowed to use {error.filename}: give a folder that you may write"
             ) from error
         except OSError as error:
             if error.errno in (errno.EOPNOTSUPP, errno.EMLINK, errno.EXDEV):
-                raise LakePathError(
-                    f"lake {self.root}: no hard links on this file system ({error.strerror}): use another, or S3"
-                ) from error
+                raise self._no_links(error) from error
             raise StoreUnavailableError(f"lake {self.root}: {error}") from error
+
+    def _no_links(self, error: OSError) -> LakePathError:
+        return LakePathError(
+            f"lake {self.root}: no hard links on this file system ({error.strerror}): use another, or S3"
+        )
 
 
 def _make_folders(folder: Path) -> None:
