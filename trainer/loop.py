@@ -169,12 +169,12 @@ def _train(
                 nats = forward(tokens_BT).sum()
             (nats * loss_scale).backward()
             grad_norm = float(torch.nn.utils.clip_grad_norm_(model.parameters(), max_norm))
-            total_nats, stopping = ranks.sum([float(nats), float(stop is not None and stop.is_set())])
+            total_nats, stopping = ranks.sum([float(nats.detach()), float(stop is not None and stop.is_set())])
             loss = total_nats / batch_tokens
             if not (math.isfinite(loss) and math.isfinite(grad_norm)):
                 raise DivergedError(
-                    f"step {step + 1}: loss = {loss}, gradient norm = {grad_norm}; the checkpoint at step {record.step} "
-                    "is kept; lower optimizer.lr, raise schedule.warmup_steps or set optimizer.grad_clip"
+                    f"step {step + 1}: loss = {loss}, gradient norm = {grad_norm}; the checkpoint at step "
+                    f"{record.step} is kept; lower optimizer.lr, raise schedule.warmup_steps or set optimizer.grad_clip"
                 )
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)

@@ -33,18 +33,14 @@ def train(model: Llama, optimizer: torch.optim.AdamW, step: int) -> float:
 @pytest.mark.parametrize("tied", [False, True])
 def test_continues_to_the_same_bits(tied: bool) -> None:
     model, optimizer = trained(5, tied=tied)
-    records = [{"step": 5, "loss": 3.25}]
-    files = checkpoint.pack(model, optimizer, {"step": 5}, records)
-    assert files == checkpoint.pack(model, optimizer, {"step": 5}, records)
+    files = checkpoint.pack(model, optimizer, {"step": 5})
+    assert files == checkpoint.pack(model, optimizer, {"step": 5})
     other, other_optimizer = trained(0, tied=tied)
     assert checkpoint.unpack(files, other, other_optimizer) == {"format": 1, "step": 5}
-    assert checkpoint.read_records(files[checkpoint.METRICS]) == records
     assert [train(model, optimizer, step) for step in (5, 6, 7)] == [
         train(other, other_optimizer, step) for step in (5, 6, 7)
     ]
-    assert checkpoint.pack(model, optimizer, {"step": 8}, []) == checkpoint.pack(
-        other, other_optimizer, {"step": 8}, []
-    )
+    assert checkpoint.pack(model, optimizer, {"step": 8}) == checkpoint.pack(other, other_optimizer, {"step": 8})
 
 
 def test_weights_that_are_not_finite_make_no_checkpoint() -> None:
@@ -52,7 +48,7 @@ def test_weights_that_are_not_finite_make_no_checkpoint() -> None:
     with torch.no_grad():
         model.lm_head.weight[3, 2] = float("nan")
     with pytest.raises(DivergedError, match=r"step 4: weight lm_head.weight is not finite"):
-        checkpoint.pack(model, optimizer, {"step": 4}, [])
+        checkpoint.pack(model, optimizer, {"step": 4})
 
 
 @pytest.mark.parametrize(
@@ -64,13 +60,13 @@ def test_weights_that_are_not_finite_make_no_checkpoint() -> None:
     ],
 )
 def test_other_shapes_are_refused(overrides: dict, says: str) -> None:
-    files = checkpoint.pack(*trained(1, **overrides), {"step": 1}, [])
+    files = checkpoint.pack(*trained(1, **overrides), {"step": 1})
     with pytest.raises(CheckpointError, match=says):
         checkpoint.unpack(files, *trained(0))
 
 
 def test_cut_short_and_other_formats_are_refused() -> None:
-    files = checkpoint.pack(*trained(1), {"step": 1}, [])
+    files = checkpoint.pack(*trained(1), {"step": 1})
     with pytest.raises(CheckpointError, match="checkpoint at step 1 cannot be read"):
         checkpoint.unpack(files | {checkpoint.MODEL: files[checkpoint.MODEL][:-9]}, *trained(0))
     with pytest.raises(CheckpointError, match="format = 2"):

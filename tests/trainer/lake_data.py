@@ -1,0 +1,100 @@
+"""Small datasets in a real lake, and the tiny recipe that most tests train."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from datalake import Lake, Manifest, Source, content_digest, shard_layout, write_shard
+from datalake.canonical import digest_of
+from trainer import TrainConfig
+
+VOCAB = 32
+SEQ_LEN = 24
+
+
+def patterned(rows: int, seed: int = 0, length: int = SEQ_LEN, vocab: int = VOCAB) -> np.ndarray:
+    """Sequences that repeat a random word of 4 tokens, uint16 [rows, length]: easy in context, not from frequencies."""
+    words_B4 = np.random.Generator(np.random.Philox(seed)).integers(0, vocab, (rows, 4))
+    return np.tile(words_B4, (1, -(-length // 4)))[:, :length].astype("<u2")
+
+
+def add_dataset(
+    lake: Lake, name: str, tokens_BT: np.ndarray, *, kind: str = "synthetic", vocab: int = VOCAB, shard: int = 8
+) -> str:
+    """Commit ``tokens_BT`` (uint16) as a version of ``name``; returns "NAME@VERSION"."""
+    spec = {"made_by": "tests", "content": digest_of(tokens_BT.tolist()), "shape": list(tokens_BT.shape)}
+    synthetic = kind == "synthetic"
+    source = Source.model_validate(
+        {
+            "kind": kind,
+            "spec": spec,
+            "spec_digest": digest_of(spec),
+            "seed": 0 if synthetic else None,
+            "generator": "tests" if synthetic else None,
+            "shard_sequences": shard,
+        }
+    )
+    rows, length = tokens_BT.shape
+    refs = []
+    for first, count in shard_layout(rows, shard):
+        part = np.ascontiguousarray(tokens_BT[first : first + count])
+        columns: dict[str, Any] = {
+            "sequence_id": pa.array(np.arange(first, first + count)),
+            "tokens": pa.FixedSizeBinaryArray.from_buffers(
+                pa.binary(2 * length), count, [None, pa.py_buffer(part.tobytes())]
+            ),
+        }
+        if not synthetic:  # as if token i stood for i % 3 + 1 bytes
+            columns["target_bytes"] = pa.array((part[:, 1:] % 3 + 1).sum(axis=1), pa.int32())
+        refs.append(write_shard(lake.store, source, pa.table(columns), first))
+    manifest = Manifest.build(
+        source,
+        refs,
+        seq_len=length,
+        vocab_size=vocab,
+        content_digest=content_digest(lake.store, refs),
+        text_bytes=None if synthetic else int((tokens_BT % 3 + 1).sum()),
+    )
+    return lake.datasets.commit(name, manifest).ref
+
+
+def tiny_lake(path: Path) -> Lake:
+    """A lake with ``train@1`` (22 rows, so that epochs end inside a batch of 4) and ``held@1`` (10 rows)."""
+    lake = Lake.open(str(path))
+    add_dataset(lake, "train", patterned(22))
+    add_dataset(lake, "held", patterned(10, seed=1))
+    return lake
+
+
+def tiny_config(**changes: Any) -> TrainConfig:
+    """14 steps of 4 rows: two and a half epochs of ``train@1``, every step logged."""
+    return TrainConfig.model_validate(
+        {
+            "model": {"depth": 2, "dim": 16, "heads": 2},
+            "data": [{"dataset": "train@1"}],
+            "eval": ["held@1"],
+            "steps": 14,
+            "batch_sequences": 4,
+            "optimizer": {"lr": 1e-2},
+            "schedule": {"warmup_steps": 2},
+            "precision": "fp32",
+            "checkpoint_every": 3,
+            "eval_every": 5,
+            "log_every": 1,
+            **changes,
+        }
+    )
+
+
+def curve(records: list[dict[str, Any]]) -> list[tuple[int, float, float, float]]:
+    """What must repeat to the bit: (step, loss, lr, grad_norm) of each step record."""
+    return [(row["step"], row["loss"], row["lr"], row["grad_norm"]) for row in records if "loss" in row]
+
+
+def eval_curve(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The evaluation records."""
+    return [row for row in records if "eval" in row]

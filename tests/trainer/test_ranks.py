@@ -1,0 +1,126 @@
+"""Two processes train as one: the same losses to rounding, resumable to the bit, on any number of ranks after."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+from datalake import Lake
+from tests.trainer.lake_data import curve, eval_curve, tiny_config, tiny_lake
+from trainer import TrainResult, load_metrics, run_training
+
+CONFIG = tiny_config(publish="tiny")
+WORLD = 2
+
+
+class Killed(BaseException):
+    """Leaves the loop, on every rank at once, as nothing it catches could."""
+
+
+def train(rank: int, lake_uri: str, run: str, *, world: int = WORLD, kill_at: int | None = None, **changes: Any) -> Any:
+    """One rank's call; returns the rows it was given, by step."""
+    rows: dict[int, list] = {}
+
+    def watch(event: dict[str, Any]) -> None:
+        if event["event"] == "step" and event["step"] == kill_at:
+            raise Killed
+
+    def spying(*args: Any) -> Any:
+        from trainer import local_batches
+
+        for batch in local_batches(*args):
+            rows[batch.step] = batch.rows.tolist()
+            yield batch
+
+    config = tiny_config(**{"publish": "tiny", **changes})
+    lake = Lake.open(lake_uri)
+    with contextlib.suppress(Killed):
+        run_training(config, lake, run, rank=rank, world=world, batches_factory=spying, on_event=watch, threads=1)
+    return rows
+
+
+def worker(rank: int, port: int, lake_uri: str, report: str) -> None:
+    """Every scenario in one pair of processes, since starting them costs more than running them."""
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    dist.init_process_group("gloo", rank=rank, world_size=WORLD)
+    facts: dict[str, Any] = {"rows": train(rank, lake_uri, "pair")}
+    train(rank, lake_uri, "killed", kill_at=8)
+    train(rank, lake_uri, "killed")
+    train(rank, lake_uri, "up-and-down", kill_at=10)
+    for name, changes in (
+        ("uneven", {"batch_sequences": 5}),
+        ("diverges", {"optimizer": {"lr": 1e30, "grad_clip": None}, "schedule": {}, "checkpoint_every": 1}),
+        ("pair", {"seed": 1}),
+    ):
+        try:
+            train(rank, lake_uri, name, **changes)
+        except Exception as error:  # noqa: BLE001  (reported to the test)
+            facts[f"{name}-error"] = f"{type(error).__name__}: {error}"
+    Path(f"{report}.{rank}").write_text(json.dumps(facts))
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Lake, list[dict[str, Any]]]:
+    folder = tmp_path_factory.mktemp("pair")
+    lake = tiny_lake(folder / "lake")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    mp.spawn(worker, (port, lake.uri, str(folder / "report")), nprocs=WORLD)
+    return lake, [json.loads((folder / f"report.{rank}").read_text()) for rank in range(WORLD)]
+
+
+def test_losses_equal_one_process_to_rounding(pair: tuple[Lake, list[dict]], whole: tuple[Lake, TrainResult]) -> None:
+    found, expected = load_metrics(pair[0], "pair"), load_metrics(whole[0], "whole")
+    assert len(curve(found)) == 14
+    for row, other in zip(curve(found), curve(expected), strict=True):
+        assert row == pytest.approx(other, rel=1e-4)
+    for row, other in zip(eval_curve(found), eval_curve(expected), strict=True):
+        assert row["eval"]["held@1"]["loss"] == pytest.approx(other["eval"]["held@1"]["loss"], rel=1e-4)
+
+
+def test_each_row_goes_to_one_rank(pair: tuple[Lake, list[dict]]) -> None:
+    from trainer.inputs import open_inputs
+
+    plan = open_inputs(CONFIG, pair[0]).plan
+    for step in range(CONFIG.steps):
+        together = [row for report in pair[1] for row in report["rows"][str(step)]]
+        assert together == plan.rows(step).tolist()
+
+
+def test_killed_pair_resumes_to_the_bit(pair: tuple[Lake, list[dict]]) -> None:
+    lake, _ = pair
+    assert lake.runs.get("killed").state["attempts"] == 2
+    assert curve(load_metrics(lake, "killed")) == curve(load_metrics(lake, "pair"))
+    assert eval_curve(load_metrics(lake, "killed")) == eval_curve(load_metrics(lake, "pair"))
+    files = [version.files for version in lake.models.history("tiny")]
+    assert all(version == files[0] for version in files)
+
+
+def test_a_pair_s_run_goes_on_alone(pair: tuple[Lake, list[dict]]) -> None:
+    lake, _ = pair
+    rows = train(0, lake.uri, "up-and-down", world=1)
+    assert sorted(rows) == list(range(9, 14))
+    for row, other in zip(curve(load_metrics(lake, "up-and-down")), curve(load_metrics(lake, "pair")), strict=True):
+        assert row == pytest.approx(other, rel=1e-4)
+
+
+def test_failures_reach_every_rank(pair: tuple[Lake, list[dict]]) -> None:
+    zero, one = pair[1]
+    assert zero["uneven-error"] == one["uneven-error"]
+    assert "batch_sequences = 5: must be a multiple of the 2 ranks" in one["uneven-error"]
+    assert zero["diverges-error"].startswith("DivergedError")
+    assert one["diverges-error"].startswith(("DivergedError", "RankZeroError"))
+    assert zero["pair-error"].startswith("RunConflictError: run 'pair' exists with another config")
+    assert one["pair-error"] == f"RankZeroError: rank 0 failed: {zero['pair-error']}"
+    assert "uneven" not in pair[0].runs.list()
