@@ -10,12 +10,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import ray
-from datalake.datasets import DatasetVersion
 from ray.exceptions import RayError, RayTaskError
 
-from datalake import Lake, Manifest, ShardRef, Source, content_digest, shard_layout, shard_ref_if_valid, write_shard
+from datalake import Lake, Manifest, ShardRef, Source, content_digest, repair_shard, shard_layout, shard_ref_if_valid
+from datalake.datasets import DatasetVersion
 from datalake.registry import ParameterVersion
 from generator import GENERATOR_VERSION, GenerationSpec, check_acceptance, generate_batch, parse_spec
 from orchestration.errors import GenerationFailedError, InvalidRequestError
@@ -77,7 +78,8 @@ class ShardWorker:
         seed = self._source.seed
         assert seed is not None, "a synthetic source has a seed"
         table = generate_batch(self._spec, seed, first, rows, backend=self._backend, threads=1)
-        return write_shard(self._lake.store, self._source, table, first), True
+        # A damaged object may hold the key; what belongs there is certain, so it is put right, the damage kept aside.
+        return repair_shard(self._lake.store, self._source, table, first, self._lake.ambient), True
 
 
 def synthetic_source(spec: GenerationSpec, seed: int, shard_sequences: int) -> Source:
@@ -109,19 +111,15 @@ def run_generation(
 
     made = _make_shards(lake, source, layout, actors, request.backend, spec.seq_len, advance)
     refs = [made[first][0] for first, _ in layout]
-    manifest = Manifest(
-        kind="synthetic",
-        source=source,
+    manifest = Manifest.build(
+        source,
+        refs,
         seq_len=spec.seq_len,
         vocab_size=spec.vocab_size,
-        sequences=sequences,
-        tokens=sequences * spec.seq_len,
         content_digest=_content_digest(lake, refs),
-        shards=tuple(refs),
     )
     name = request.dataset or request.params.name
-    params = f"{request.params.name}@{request.params.version}"
-    dataset = lake.datasets.commit(name, manifest, params=params, message=request.message)
+    dataset = lake.datasets.commit(name, manifest, params=request.params.ref, message=request.message)
     written = sum(new for _, new in made.values())
     return GenerateResult(dataset, manifest, written, len(refs) - written)
 
@@ -136,8 +134,8 @@ def _make_shards(
     advance: Callable[[float, str], None],
 ) -> dict[int, tuple[ShardRef, bool]]:
     """Run every shard through the pool, at most IN_FLIGHT_PER_ACTOR per actor; returns {first: (ref, written)}."""
-    worker_class = ray.remote(ShardWorker).options(num_cpus=1, max_restarts=-1, max_task_retries=SHARD_RETRIES)
-    pool = [worker_class.remote(lake, source, backend) for _ in range(actors)]
+    options: dict[str, Any] = {"num_cpus": 1, "max_restarts": -1, "max_task_retries": SHARD_RETRIES}
+    pool: list[Any] = [ray.remote(**options)(ShardWorker).remote(lake, source, backend) for _ in range(actors)]
     waiting = list(reversed(list(layout)))
     in_flight: dict[ray.ObjectRef, tuple[int, int, int]] = {}
     made: dict[int, tuple[ShardRef, bool]] = {}

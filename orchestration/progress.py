@@ -27,7 +27,11 @@ def stage(title: str, total: float, *, clock: Callable[[], float] = time.monoton
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
         with Progress(*columns, TimeRemainingColumn(), TextColumn("{task.fields[note]}"), console=console) as bars:
             bar = bars.add_task(title, total=total, note="")
-            yield lambda completed, note="": bars.update(bar, completed=completed, note=note)
+
+            def update(completed: float, note: str = "") -> None:
+                bars.update(bar, completed=completed, note=note)
+
+            yield update
     else:
         console.print(f"{title} …")
         last = started
@@ -50,9 +54,16 @@ def event_display(advance: Advance) -> Callable[[dict[str, Any]], None]:
     def show(event: dict[str, Any]) -> None:
         kind = event["event"]
         if kind == "step":
-            advance(event["step"] + 1, f"loss {event['loss']:.4f}")
+            advance(event["step"], f"loss {event['loss']:.4f}  {event['tokens_per_s']:,.0f} tokens/s")
         elif kind in ("resume", "skipped_checkpoint", "worker_lost"):
             details = " ".join(f"{key}={value}" for key, value in event.items() if key != "event")
             console.print(f"  {kind.replace('_', ' ')}: {details}")
 
     return show
+
+
+@contextmanager
+def corpus_stages(name: str) -> Iterator[Callable[[str, int, int], None]]:
+    """Show a corpus being added; yields ``progress(part, files done, files in all)``, one part after the other."""
+    with stage(f"corpus {name}", 100) as advance:
+        yield lambda part, done, total: advance(100 * done / max(total, 1), part)

@@ -10,6 +10,8 @@ import pytest
 
 from tests.s3server import S3Server
 
+pytest_plugins = ["tests.ray_fixtures"]
+
 _numbers = itertools.count(1)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -9,7 +10,7 @@ import typer
 
 from orchestration.commands.common import DEFAULT_LAKE, AsJson, LakeUri, Message, open_lake, print_json, resumable
 from orchestration.corpus import add_corpus
-from orchestration.progress import stage
+from orchestration.progress import corpus_stages
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -34,7 +35,7 @@ def add(
     as_json: AsJson = False,
 ) -> None:
     """Tokenise text files into a dataset and its held-out part."""
-    with resumable(), stage(f"corpus {name}", 1) as advance:
+    with resumable(), corpus_stages(name) as progress:
         result = add_corpus(
             open_lake(lake),
             name,
@@ -44,9 +45,13 @@ def add(
             heldout_fraction=heldout_fraction,
             patterns=tuple(pattern or ["*"]),
             message=message,
-            progress=advance,
+            progress=progress,
         )
     if as_json:
-        print_json(result.summary())
-    else:
-        typer.echo(str(result))
+        print_json(asdict(result))
+        return
+    typer.echo(f"{result.files:,} files, {result.bytes:,} bytes, vocabulary of {result.vocab_size:,}")
+    for dataset in (result.train, result.heldout):
+        typer.echo(f"{dataset.ref}  {dataset.digest}  {dataset.tokens:,} tokens")
+    for note in result.notes():
+        typer.echo(note)

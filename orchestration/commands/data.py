@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import asdict
+from itertools import islice
 from typing import Annotated, Any
 
 import numpy as np
 import typer
-from datalake.datasets import DatasetVersion
 
-from datalake import DatasetReader, Manifest, verify_dataset
+from datalake import Manifest, Store, read_shard, verify_dataset
+from datalake.datasets import DatasetVersion
 from generator import decode_tokens, parse_spec
 from orchestration.commands.common import DEFAULT_LAKE, AsJson, LakeUri, open_lake, print_json, print_table
 from orchestration.progress import stage
@@ -22,8 +24,7 @@ Reference = Annotated[str, typer.Argument(help="DATASET, DATASET@VERSION or DATA
 @app.command("list")
 def list_(lake: LakeUri = DEFAULT_LAKE, as_json: AsJson = False) -> None:
     """List the datasets with their latest versions."""
-    repository = open_lake(lake).datasets
-    latest = [repository.get(name) for name in repository.list()]
+    latest = open_lake(lake).datasets.list()
     if as_json:
         print_json([asdict(each) for each in latest])
         return
@@ -77,19 +78,21 @@ def head(
 ) -> None:
     """Look at the first sequences: their tokens, scores and (for grids) frames."""
     opened = open_lake(lake)
-    manifest = opened.datasets.manifest(opened.datasets.get(reference))
-    count = min(sequences, manifest.sequences)
-    reader = DatasetReader(opened.store, manifest)
-    ids = np.arange(count)
-    tokens_NT = reader.rows(ids)
-    columns = {name: reader.column(name, ids).tolist() for name in reader.column_names if name != "tokens"}
+    manifest = opened.datasets.manifest(reference)
+    rows = list(islice(_rows(opened.store, manifest), sequences))
     if as_json:
-        rows = [{name: values[i] for name, values in columns.items()} for i in range(count)]
-        print_json([{**row, "tokens": tokens_NT[i].tolist()} for i, row in enumerate(rows)])
+        print_json([row | {"tokens": row["tokens"].tolist()} for row in rows])
         return
-    for i in range(count):
-        typer.echo("  ".join(f"{name}={values[i]}" for name, values in columns.items()))
-        typer.echo(_drawing(manifest, tokens_NT[i], frames))
+    for row in rows:
+        typer.echo("  ".join(f"{name}={value}" for name, value in row.items() if name != "tokens"))
+        typer.echo(_drawing(manifest, row["tokens"], frames))
+
+
+def _rows(store: Store, manifest: Manifest) -> Iterator[dict[str, Any]]:
+    """The dataset's rows in order, `tokens` as uint16 [seq_len]."""
+    for shard in manifest.shards:
+        for row in read_shard(store, shard).to_pylist():
+            yield row | {"tokens": np.frombuffer(row["tokens"], dtype="<u2")}
 
 
 def _drawing(manifest: Manifest, tokens_T: np.ndarray, frames: int) -> str:
@@ -109,9 +112,9 @@ def _drawing(manifest: Manifest, tokens_T: np.ndarray, frames: int) -> str:
 def verify(reference: Reference, lake: LakeUri = DEFAULT_LAKE, as_json: AsJson = False) -> None:
     """Check every shard's size and digest against the manifest; exit code 2 if one is lost or corrupt."""
     opened = open_lake(lake)
-    manifest = opened.datasets.manifest(opened.datasets.get(reference))
+    manifest = opened.datasets.manifest(reference)
     with stage(f"verify {reference}", len(manifest.shards)) as advance:
-        report = verify_dataset(opened.store, manifest, progress=advance)
+        report = verify_dataset(opened.store, manifest, progress=lambda done, _all: advance(done, ""))
     if as_json:
         print_json(asdict(report))
     else:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -119,7 +118,7 @@ def train(
 
             with ray_session():
                 result = train_on_ray(opened, config, run, workers=workers, use_gpu=gpu, on_event=on_event)
-    _print_summary({"run": run, **asdict(result)}, as_json)
+    _print_summary({"run": run, **result.to_record()}, as_json)
 
 
 def demo(

@@ -28,13 +28,20 @@ def lineage(
         Console(highlight=False).print(_tree(found))
 
 
-def _tree(node: dict[str, Any], tree: Tree | None = None) -> Tree:
-    label = f"{node['kind']} [bold]{node['name']}[/bold]"
-    details = "  ".join(f"{key}={value}" for key, value in node.items() if isinstance(value, str | int | float))
-    branch = Tree(f"{label}  {details}") if tree is None else tree.add(f"{label}  {details}")
-    for child in node.get("children", []):
-        _tree(child, branch)
-    return branch
+def _tree(found: dict[str, Any], above: Tree | None = None) -> Tree:
+    """A model, its run, its data with the parameters that made it, and below that the models it started from."""
+    model, run = found["model"], found["run"]
+    label = f"model [bold]{model['ref']}[/bold]  {model['digest']}"
+    tree = Tree(label) if above is None else above.add(label)
+    tree.add(f"run [bold]{run['name']}[/bold]  " + ("(its log is gone)" if "missing" in run else run["status"]))
+    for dataset in found["datasets"]:
+        branch = tree.add(f"dataset [bold]{dataset['ref']}[/bold]  {dataset['digest']}  {dataset['tokens']:,} tokens")
+        branch.add(f"spec  {dataset['spec_digest']}")
+        if dataset["params"]:
+            branch.add(f"parameters [bold]{dataset['params']['ref']}[/bold]  {dataset['params']['digest']}")
+    for parent in found["parents"]:
+        _tree(parent, tree)
+    return tree
 
 
 def probe(
@@ -50,6 +57,9 @@ def probe(
     if as_json:
         print_json(asdict(report))
     else:
-        typer.echo(str(report))
+        for violation in report.violations:
+            typer.echo(violation)
+        verdict = "only one writer ever won" if report.ok else "this store must not be used for a lake"
+        typer.echo(f"{report.keys} keys, {report.writers} writers each, {report.seconds:.1f} s: {verdict}")
     if not report.ok:
         raise typer.Exit(1)

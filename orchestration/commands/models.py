@@ -15,8 +15,7 @@ app = typer.Typer(no_args_is_help=True)
 @app.command("list")
 def list_(lake: LakeUri = DEFAULT_LAKE, as_json: AsJson = False) -> None:
     """List the models with their latest versions."""
-    repository = open_lake(lake).models
-    latest = [repository.get(name) for name in repository.list()]
+    latest = open_lake(lake).models.list()
     if as_json:
         print_json([asdict(each) for each in latest])
         return

@@ -62,8 +62,7 @@ def show(
 @app.command("list")
 def list_(lake: LakeUri = DEFAULT_LAKE, as_json: AsJson = False) -> None:
     """List the parameter sets with their latest versions."""
-    registry = open_lake(lake).params
-    latest = [registry.get(name) for name in registry.list()]
+    latest = open_lake(lake).params.list()
     if as_json:
         print_json([asdict(each) for each in latest])
         return

@@ -14,7 +14,7 @@ from datalake import DatasetReader, Lake
 from generator import parse_spec
 from orchestration.errors import InvalidRequestError
 from orchestration.generate_job import GenerateRequest, run_generation
-from tests.orchestration.conftest import TINY_SPEC
+from tests.ray_fixtures import TINY_SPEC
 
 TOKENS = 700 * TINY_SPEC["seq_len"]
 
@@ -32,7 +32,7 @@ def all_tokens(lake, result):
 
 
 @pytest.fixture(scope="module")
-def undisturbed(ray_cluster, tmp_path_factory):
+def undisturbed(ray_cluster, tmp_path_factory):  # noqa: ARG001 - the job needs it running
     lake, result = generate(tmp_path_factory.mktemp("undisturbed") / "lake", actors=1, backend="numba")
     return result.manifest, all_tokens(lake, result)
 
@@ -84,10 +84,10 @@ def test_a_bad_request_names_the_field_and_the_value(tmp_path, field, value):
     assert not list((tmp_path / "lake").glob("data/**/*.parquet"))
 
 
-def cli_generate(morphogen, lake, address, **options):
+def cli_generate(morphogen, lake, cluster, **options):
     arguments = [f"--{key}={value}" for key, value in options.items()]
     return morphogen.start(
-        "generate", "tiny@1", f"--tokens={TOKENS}", f"--lake={lake}", "--json", *arguments, RAY_ADDRESS=address
+        "generate", "tiny@1", f"--tokens={TOKENS}", f"--lake={lake}", "--json", *arguments, RAY_ADDRESS=cluster.address
     )
 
 

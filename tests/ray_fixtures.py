@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-import ray
 
 from tests.s3server import S3Server
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[1]
 
 TINY_SPEC = {
     "family": "nca",
@@ -27,18 +28,36 @@ TINY_SPEC = {
 }
 
 
+@dataclass(frozen=True)
+class Cluster:
+    """`address` is what RAY_ADDRESS takes, `dashboard` what `ray job submit --address` takes."""
+
+    address: str
+    dashboard: str
+
+
 @pytest.fixture(scope="session")
-def ray_cluster(s3_server: S3Server) -> Iterator[str]:
-    """A local Ray with logical CPUs to spare; the value is the address that RAY_ADDRESS takes.
+def ray_cluster(s3_server: S3Server) -> Iterator[Cluster]:
+    """A local Ray with logical CPUs to spare.
 
     Ray's workers inherit the environment that it was started with, so that is where they find the S3 server.
     """
+    import ray  # takes seconds, and most tests do without
+
     with pytest.MonkeyPatch.context() as environment:
         for name, value in s3_server.env().items():
             environment.setenv(name, value)
-        ray.init(address="local", num_cpus=6, include_dashboard=False, log_to_driver=False)
-    yield ray.get_runtime_context().gcs_address
+        started = ray.init(
+            address="local", num_cpus=6, include_dashboard=True, dashboard_port=free_port(), log_to_driver=False
+        )
+    yield Cluster(ray.get_runtime_context().gcs_address, f"http://{started.dashboard_url}")
     ray.shutdown()
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
 
 
 def toml_of(fields: dict) -> str:

@@ -1,0 +1,93 @@
+"""Ray Data as transport: each rank's rows of each step, in the plan's order, with back-pressure.
+
+The stream is a range of step numbers mapped to the rows that the plan gives for them, so it can begin at any step and
+for any world size; Ray Data neither shuffles nor splits. Every row carries its step and its (dataset, row) numbers, and
+the step loop refuses a batch that is not what the plan says.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import pyarrow as pa
+import ray
+import ray.data
+
+from datalake import DatasetReader, Plan, load_manifest, open_store
+from trainer import Batch, TrainDataset
+
+# Large enough that a task's overhead vanishes, small enough that the first batch comes soon.
+BLOCK_BYTES = 1 << 20
+
+# A block is read by a task that mostly waits for the store: it must fit beside the training workers' CPUs.
+TASK_CPUS = 0.25
+
+PREFETCH_BATCHES = 8
+
+
+@functools.lru_cache(maxsize=8)
+def _open_reader(lake_uri: str, manifest_digest: str) -> DatasetReader:
+    """One reader per worker process and dataset version, so that a shard is fetched and verified once per process."""
+    store = open_store(lake_uri)
+    return DatasetReader(store, load_manifest(store, manifest_digest))
+
+
+def load_steps(
+    steps: Sequence[int], *, sources: Sequence[tuple[str, str]], plan: Plan, world: int, rank: int
+) -> pa.Table:
+    """Read one rank's rows of `steps`; columns step, source, row (int64) and tokens (fixed-size binary, uint16 LE).
+
+    `sources` are (lake address, manifest digest) in the plan's order.
+    """
+    rows_R2 = np.concatenate([plan.rank_rows(int(step), world, rank) for step in steps])
+    readers = [_open_reader(*source) for source in sources]
+    seq_len = readers[0].manifest.seq_len
+    tokens_RT = np.empty((len(rows_R2), seq_len), dtype="<u2")
+    for source, reader in enumerate(readers):
+        (chosen,) = np.nonzero(rows_R2[:, 0] == source)
+        if len(chosen):
+            tokens_RT[chosen] = reader.rows(rows_R2[chosen, 1])
+    step_R = np.repeat(np.asarray(steps, dtype=np.int64), len(rows_R2) // len(steps))
+    tokens = pa.FixedSizeBinaryArray.from_buffers(
+        pa.binary(2 * seq_len), len(rows_R2), [None, pa.py_buffer(tokens_RT.tobytes())]
+    )
+    return pa.table({"step": step_R, "source": rows_R2[:, 0], "row": rows_R2[:, 1], "tokens": tokens})
+
+
+def ray_data_batches(
+    plan: Plan, start_step: int, steps: int, world: int, rank: int, datasets: Sequence[TrainDataset]
+) -> Iterator[Batch]:
+    """The step loop's batches factory inside a Ray worker: steps `start_step` … `steps - 1` of `rank` of `world`."""
+    context = ray.data.DataContext.get_current()
+    context.execution_options.preserve_order = True
+    context.enable_progress_bars = False
+    seq_len = datasets[0].manifest.seq_len
+    rank_batch = plan.batch // world
+    todo = steps - start_step
+    steps_per_block = max(1, BLOCK_BYTES // (rank_batch * seq_len * 2))
+    load = functools.partial(
+        load_steps,
+        sources=[(dataset.store.uri, dataset.manifest.digest) for dataset in datasets],
+        plan=plan,
+        world=world,
+        rank=rank,
+    )
+    tables = (
+        ray.data.range(todo, override_num_blocks=math.ceil(todo / steps_per_block))
+        .map_batches(lambda batch: load(batch["id"] + start_step), batch_size=None, num_cpus=TASK_CPUS)
+        .iter_batches(batch_size=rank_batch, batch_format="pyarrow", prefetch_batches=PREFETCH_BATCHES)
+    )
+    return (_to_batch(table, seq_len) for table in tables)
+
+
+def _to_batch(table: pa.Table, seq_len: int) -> Batch:
+    column = table.column("tokens").combine_chunks()
+    tokens_RT = np.frombuffer(column.buffers()[1], dtype="<u2").reshape(-1, seq_len)
+    tokens_RT = tokens_RT[column.offset : column.offset + len(column)]
+    rows_R2 = np.stack([table.column("source").to_numpy(), table.column("row").to_numpy()], axis=1)
+    steps = np.unique(table.column("step").to_numpy())
+    # A batch of several steps can be no step's batch; -1 makes the loop's check refuse it by name.
+    return Batch(step=int(steps[0]) if len(steps) == 1 else -1, rows=rows_R2, tokens=tokens_RT)
