@@ -196,13 +196,13 @@ class Run:
 
     def _change(self, change: Any, message: str) -> None:
         def fenced(state: State | None) -> State:
+            if state is not None and state["status"] == "finished":
+                raise RunConflictError(f"run {self.name!r} is finished: use another run name for more work")
             if state is None or self._lease is None or state["lease"] != self._lease:
                 raise RunFencedError(
                     f"run {self.name!r} belongs to another process now (attempt "
                     f"{state['attempts'] if state else '?'}): stop this one, or start the run again to take it over"
                 )
-            if state["status"] == "finished":
-                raise RunConflictError(f"run {self.name!r} is finished: use another run name for more work")
             return change(state)
 
         self._state = self._log.update(fenced, message).state

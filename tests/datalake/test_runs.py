@@ -24,8 +24,9 @@ def test_start_finish_and_look(lake_uri: str) -> None:
     assert lake.runs.list() == ["r1"]
     again = lake.runs.start("r1", "train", CONFIG, INPUTS)
     assert (again.status, again.state["attempts"]) == ("finished", 1)
-    with pytest.raises(RunConflictError, match="finished"):
-        run.append(note={})
+    for late in (run, again):
+        with pytest.raises(RunConflictError, match="finished"):
+            late.append(note={})
     with pytest.raises(NotFoundError, match="no run named 'r2'"):
         lake.runs.get("r2")
 
