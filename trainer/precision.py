@@ -21,7 +21,7 @@ def pick_device(wanted: str | None) -> torch.device:
 
 
 def resolve_precision(wanted: str, device: torch.device) -> Precision:
-    """``auto`` is bf16 where the hardware multiplies bf16 natively, else fp32 (measured: docs/decisions/0304)."""
+    """``auto`` is bf16 where the hardware multiplies bf16 natively, else fp32 (measured: docs/decisions/0303)."""
     if wanted != "auto":
         return "bf16" if wanted == "bf16" else "fp32"
     if device.type == "cuda":
