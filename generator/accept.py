@@ -68,21 +68,21 @@ def search(spec: BaseSpec, simulate: Simulate, ids_N: np.ndarray) -> Candidates:
     for group in np.unique(ids_N // spec.rule_group):
         found = _search_group(spec, simulate, int(group))
         slots = ids_N[ids_N // spec.rule_group == group] % spec.rule_group
-        parts.append(_take(found, slots))
-    return _join(parts)
+        parts.append(take(found, slots))
+    return join(parts)
 
 
 def _search_alone(spec: BaseSpec, simulate: Simulate, ids_N: np.ndarray) -> Candidates:
-    found = _empty(spec, len(ids_N))
+    found = empty(spec, len(ids_N))
     pending = np.arange(len(ids_N))
     for attempt in range(MAX_ATTEMPTS):
         attempts = np.full(len(pending), attempt, dtype=np.int64)
         judged = judge(spec, attempts, simulate(ids_N[pending], attempts))
-        _put(found, pending[judged.accepted], _take(judged, judged.accepted))
+        put(found, pending[judged.accepted], take(judged, judged.accepted))
         pending = pending[~judged.accepted]
         if not len(pending):
             return found
-    raise BandError(_refusal(spec, f"sequence {ids_N[pending[0]]} met it in none of {MAX_ATTEMPTS} attempts"))
+    raise hopeless(spec, int(ids_N[pending[0]]))
 
 
 def _search_group(spec: BaseSpec, simulate: Simulate, group: int) -> Candidates:
@@ -98,12 +98,12 @@ def _search_group(spec: BaseSpec, simulate: Simulate, group: int) -> Candidates:
 
 def _try_rule(spec: BaseSpec, simulate: Simulate, ids: np.ndarray, rule: int) -> Candidates | None:
     """All slots' candidates under one rule, or None when some slot finds no initial state in the band."""
-    found = _empty(spec, len(ids))
+    found = empty(spec, len(ids))
     pending = np.arange(len(ids))
     for state in range(TRIES_PER_RULE):
         attempts = np.full(len(pending), rule * TRIES_PER_RULE + state, dtype=np.int64)
         judged = judge(spec, attempts, simulate(ids[pending], attempts))
-        _put(found, pending[judged.accepted], _take(judged, judged.accepted))
+        put(found, pending[judged.accepted], take(judged, judged.accepted))
         pending = pending[~judged.accepted]
         if not len(pending):
             return found
@@ -127,6 +127,11 @@ def probe(spec: BaseSpec, simulate: Simulate, candidates: int, enough: int | Non
     return Acceptance(tried, accepted)
 
 
+def hopeless(spec: BaseSpec, sequence: int) -> BandError:
+    """What to raise when a sequence has used up its attempts."""
+    return BandError(_refusal(spec, f"sequence {sequence} met it in none of {MAX_ATTEMPTS} attempts"))
+
+
 def _refusal(spec: BaseSpec, finding: str) -> str:
     band = spec.accept_band
     assert band is not None
@@ -144,7 +149,8 @@ def refuse_rare(spec: BaseSpec, acceptance: Acceptance) -> None:
         raise BandError(_refusal(spec, finding))
 
 
-def _empty(spec: BaseSpec, count: int) -> Candidates:
+def empty(spec: BaseSpec, count: int) -> Candidates:
+    """Room for `count` accepted candidates."""
     return Candidates(
         np.empty((count, spec.seq_len), np.uint16),
         np.empty(count, np.int64),
@@ -154,7 +160,8 @@ def _empty(spec: BaseSpec, count: int) -> Candidates:
     )
 
 
-def _take(source: Candidates, where: np.ndarray) -> Candidates:
+def take(source: Candidates, where: np.ndarray) -> Candidates:
+    """The rows `where` (indices or mask)."""
     return Candidates(
         source.tokens[where],
         source.attempts[where],
@@ -164,13 +171,15 @@ def _take(source: Candidates, where: np.ndarray) -> Candidates:
     )
 
 
-def _put(target: Candidates, where: np.ndarray, source: Candidates) -> None:
+def put(target: Candidates, where: np.ndarray, source: Candidates) -> None:
+    """Write `source` into the rows `where`."""
     target.tokens[where] = source.tokens
     target.attempts[where] = source.attempts
     target.ratio[where] = source.ratio
     target.normalized[where] = source.normalized
 
 
-def _join(parts: list[Candidates]) -> Candidates:
+def join(parts: list[Candidates]) -> Candidates:
+    """One after another."""
     columns = ("tokens", "attempts", "ratio", "normalized", "accepted")
     return Candidates(*(np.concatenate([getattr(part, name) for part in parts]) for name in columns))

@@ -14,10 +14,11 @@ import pyarrow as pa
 
 from .accept import Acceptance, Candidates, probe, refuse_rare, search
 from .errors import BackendError, RangeError
+from .pipeline import search_beside
 from .registry import GenerationSpec, family_of
 from .spec import BaseSpec
 
-BACKENDS = ("numba", "reference")
+BACKENDS = ("numba", "reference", "triton")
 RUN = 64
 CHECK_CANDIDATES = 4096
 # So many accepted among at most CHECK_CANDIDATES leave no doubt: the check stops there.
@@ -25,9 +26,26 @@ ENOUGH = 24
 
 
 def choose_backend(backend: str) -> str:
-    """The backend meant by `backend`: itself, or for `auto` the fastest that is installed."""
+    """The backend meant by `backend`: itself, or for `auto` the fastest that this machine can run.
+
+    BackendError when it is unknown or cannot run here.
+    """
     if backend == "auto":
+        # Asking PyTorch costs seconds of import: ask only where there is an NVIDIA driver.
+        if os.path.exists("/proc/driver/nvidia/version") and find_spec("torch") and find_spec("triton"):
+            from .triton_backend import available
+
+            if available():
+                return "triton"
         return "numba" if find_spec("numba") else "reference"
+    if backend == "triton":
+        from .triton_backend import available
+
+        if not available():
+            raise BackendError(
+                "backend: 'triton' found no CUDA device or no triton and torch packages; needed are all three; install "
+                "the extra `gpu`, or use backend numba"
+            )
     if backend not in BACKENDS:
         raise BackendError(f"backend: {backend!r} is unknown; allowed are auto, {', '.join(BACKENDS)}; choose one")
     return backend
@@ -66,6 +84,10 @@ def generate_batch(
         ids = np.arange(max(start, first), min(start + length, first + count), dtype=np.int64)
         return search(spec, partial(family_of(spec).simulate, spec, seed, backend=name), ids)
 
+    if name == "triton" and spec.rule_group == 1:
+        simulate = partial(family_of(spec).simulate, spec, seed, backend=name)
+        ids = np.arange(first, first + count, dtype=np.int64)
+        return _table(spec, first, [search_beside(spec, simulate, ids, workers)])
     length = -(-RUN // spec.rule_group) * spec.rule_group
     # Runs begin at whole groups of sequences with one rule: two runs that share a group would both do its work.
     starts = range(first - first % spec.rule_group, first + count, length)

@@ -38,6 +38,15 @@ def _members(neighbors: int, colors: int, padded: int) -> int:
     return -(-neighbors // groups)
 
 
+def patch_positions(spec: NcaSpec) -> np.ndarray:
+    """Cells of each patch, int64 [patches, patch**d], both in row-major order."""
+    cells = np.arange(spec.cells, dtype=np.int64).reshape(spec.grid)
+    corners = itertools.product(*(range(side // spec.patch) for side in spec.grid))
+    return np.array(
+        [cells[tuple(slice(c * spec.patch, (c + 1) * spec.patch) for c in corner)].ravel() for corner in corners]
+    )
+
+
 def kernel_plan(spec: NcaSpec) -> KernelPlan:
     """Grid states are padded by one cell on every side, so that a neighbour is a fixed offset from any cell."""
     lattice = Lattice.of(spec)
@@ -62,11 +71,6 @@ def kernel_plan(spec: NcaSpec) -> KernelPlan:
     for number, offset in enumerate(around):
         joins.append(sum(o * stride for o, stride in zip(offset, strides, strict=True)))
         joins.append(spec.colors ** (number % members) * padded)
-    cells = np.arange(spec.cells).reshape(spec.grid)
-    patch_at = [
-        cells[tuple(slice(c * spec.patch, (c + 1) * spec.patch) for c in corner)].ravel()
-        for corner in itertools.product(*(range(side // spec.patch) for side in spec.grid))
-    ]
     return KernelPlan(
         rule=(
             spec.colors,
@@ -99,5 +103,5 @@ def kernel_plan(spec: NcaSpec) -> KernelPlan:
         row_at=np.array(row_at, np.int64),
         pad_source=np.array(pad_source, np.int64),
         joins=tuple(joins),
-        patch_at=np.array(patch_at, np.int64),
+        patch_at=patch_positions(spec),
     )

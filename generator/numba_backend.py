@@ -7,6 +7,7 @@ import numpy as np
 
 from .families.nca import NcaSpec
 from .kernel_plan import kernel_plan
+from .kernel_scratch import allocate
 from .lattice import Lattice
 from .numba_kernel import build_kernel
 from .rules import rule_address
@@ -14,8 +15,9 @@ from .rules import rule_address
 
 @lru_cache(maxsize=64)
 def _kernel(spec: NcaSpec) -> Any:
+    plan = kernel_plan(spec)
     gumbel = Lattice.of(spec).gumbel if spec.temperature else np.zeros(1, np.int32)
-    return build_kernel(kernel_plan(spec)), gumbel
+    return build_kernel(plan), plan, gumbel
 
 
 def simulate_tokens(
@@ -23,11 +25,11 @@ def simulate_tokens(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Tokens uint16 [N, seq_len] and scored content int32 [N, score_tokens]; the GIL is released meanwhile."""
     # The band has no part in the dynamics: specs that differ in it share a kernel.
-    kernel, gumbel = _kernel(spec.model_copy(update={"band": None, "sequences_per_rule": 1}))
+    kernel, plan, gumbel = _kernel(spec.model_copy(update={"band": None, "sequences_per_rule": 1}))
     ids = np.ascontiguousarray(ids_N, dtype=np.int64)
     attempts = np.ascontiguousarray(attempts_N, dtype=np.int64)
     groups, tries = (np.ascontiguousarray(a, dtype=np.int64) for a in rule_address(spec, ids, attempts))
     tokens = np.empty((len(ids), spec.seq_len), np.uint16)
     scored = np.empty((len(ids), spec.score_tokens), np.int32)
-    kernel(np.uint64(seed), ids, attempts, groups, tries, gumbel, tokens, scored)
+    kernel(np.uint64(seed), ids, attempts, groups, tries, gumbel, allocate(plan), tokens, scored)
     return tokens, scored

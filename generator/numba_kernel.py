@@ -40,11 +40,11 @@ def _fill_words(seed, purpose, number, attempt, first_block, blocks, out_W):
 
 
 def build_kernel(plan: KernelPlan) -> Callable[..., None]:
-    """kernel(seed, ids, attempts, groups, tries, gumbel, tokens, scored): arrays int64 [N], int32 [4096], uint16
-    [N, seq_len], int32 [N, score_tokens]; writes the last two. Releases the GIL. Cached on disk."""
+    """kernel(seed, ids, attempts, groups, tries, gumbel, scratch, tokens, scored): ids to tries int64 [N], gumbel int32
+    [4096], tokens uint16 [N, seq_len] and scored int32 [N, score_tokens], which it writes. Releases the GIL."""
     (colors, channels, embed, hidden, wrap, uniform, noisy) = plan.rule
     (table_shift, half, hidden_shift, identity, color_bits) = plan.integers
-    (cells, width, pad_cells, pad_first, pad_last, neighbors) = plan.geometry
+    (cells, width, _, pad_first, pad_last, neighbors) = plan.geometry
     (members, group_count, rows, padded) = plan.tables
     (burn_in, stride, frames, seq_len, patches, patch_cells, alphabet, score_tokens) = plan.output
     row_at, pad_source, patch_at, joins = plan.row_at, plan.pad_source, plan.patch_at, plan.joins
@@ -58,31 +58,21 @@ def build_kernel(plan: KernelPlan) -> Callable[..., None]:
     color_sizes = (colors, chunks, lanes_cells, color_bits, identity, noisy)
 
     @numba.njit(nogil=True, cache=True, boundscheck=False)
-    def kernel(seed, ids, attempts, groups, tries, gumbel, tokens, scored):
-        words = np.empty(4 * max(rule_blocks, cells // 4 + 1, cells * noisy), np.uint32)
-        weights = np.empty(16 * rule_blocks, np.int8)
-        near = np.zeros((group_count * members, colors, padded), np.int16)
-        tables = np.zeros(group_count * rows * padded, np.int16)
-        second = np.zeros((colors, padded), np.int8)
-        packed = second.reshape(colors * padded).view(np.int32)
-        index = np.zeros(group_count * index_stride, np.uint16)
-        units = np.zeros(chunks * lanes_cells * LANES, np.uint8)
-        now = np.zeros(lanes_cells, np.uint8)
-        # Blocks of index lanes run past the last cell: the arrays leave room for that.
-        pad = np.zeros(pad_cells + 2 * INDEX_LANES, np.uint8)
-        noise = np.zeros(colors * lanes_cells * noisy, np.int32)
-        cumulative = np.zeros(colors, np.uint64)
-        row_sum = np.zeros(padded, np.int32)
+    def kernel(seed, ids, attempts, groups, tries, gumbel, scratch, tokens, scored):
+        words, stream, halves = scratch.words, scratch.stream, scratch.halves
+        weights, near, tables = scratch.weights, scratch.near, scratch.tables
+        second, packed, cumulative, row_sum = scratch.second, scratch.packed, scratch.cumulative, scratch.row_sum
+        index, units, now, pad, noise = scratch.entries, scratch.units, scratch.now, scratch.pad, scratch.noise
 
         for n in range(len(ids)):
             # The rule: bytes to weights, the two first layers folded, then neighbours joined into groups.
             _fill_words(seed, _RULE, groups[n], tries[n], 0, rule_blocks, words)
-            stream = words.view(np.uint8)
             for i in range(16 * rule_blocks):
                 weights[i] = WEIGHT_Q[stream[i]]
             for k in range(neighbors):
                 for c in range(colors):
-                    row_sum[:] = half
+                    for h in range(hidden):
+                        row_sum[h] = half
                     for e in range(embed):
                         base = k * channels * embed + e
                         if wrap:
@@ -101,7 +91,8 @@ def build_kernel(plan: KernelPlan) -> Callable[..., None]:
                             near[k, c, h] += np.int16((1 << hidden_shift) >> 1)
             for g in range(group_count):
                 base = g * rows * padded
-                tables[base : base + padded] = 0
+                for h in range(padded):
+                    tables[base + h] = 0
                 filled = 1
                 for m in range(members):
                     if g * members + m < neighbors:
@@ -153,7 +144,6 @@ def build_kernel(plan: KernelPlan) -> Callable[..., None]:
                         for g in range(noise_groups):
                             block = (step * noise_groups + g) * cells
                             _fill_words(seed, _NOISE, ids[n], attempts[n], block, cells, words)
-                            halves = words.view(np.uint16)
                             for c in range(8 * g, min(8 * g + 8, colors)):
                                 for x in range(cells):
                                     noise[c * lanes_cells + x] = gumbel[halves[8 * x + c - 8 * g] >> 4]

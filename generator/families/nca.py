@@ -74,6 +74,10 @@ def simulate(spec: NcaSpec, seed: int, ids_N: np.ndarray, attempts_N: np.ndarray
         from ..numba_backend import simulate_tokens
 
         return Simulated(*simulate_tokens(spec, seed, ids_N, attempts_N))
+    if backend == "triton":
+        from ..triton_backend import simulate_tokens as simulate_on_device
+
+        return Simulated(*simulate_on_device(spec, seed, ids_N, attempts_N))
     from ..reference import simulate_frames
 
     return Simulated(*frames_to_tokens(spec, simulate_frames(spec, seed, ids_N, attempts_N)))
