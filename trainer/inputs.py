@@ -9,6 +9,7 @@ from safetensors.torch import load
 from torch import Tensor
 
 from datalake import Lake, ModelVersion, Plan, PlanSource
+from datalake.names import check_name
 from trainer import hf_layout
 from trainer.config import TrainConfig
 from trainer.data import TrainDataset
@@ -40,6 +41,8 @@ class Inputs:
 
 def open_inputs(config: TrainConfig, lake: Lake) -> Inputs:
     """Open all that ``config`` names. ConfigError when datasets do not fit each other or the model's vocabulary."""
+    if config.publish is not None:  # or else a bad name would be found out after the last step
+        check_name(config.publish, "publish: model")
     train = tuple(_open(lake, item.dataset) for item in config.data)
     held_out = tuple(_open(lake, ref) for ref in config.eval)
     seq_len = train[0].manifest.seq_len

@@ -58,10 +58,10 @@ def run_training(
     to CUDA where there is one; ``threads`` is torch's CPU thread count for this call (default: as it is). ``stop`` may
     be set at any time, on any rank: the run checkpoints after the step it is in and returns with status "stopped".
 
-    ``on_event`` gets dicts whose "event" is one of: "start" (step, steps and ``TrainResult.facts``), "resume" (step),
-    "skipped_checkpoint" (step, problem), "step" (steps and a metrics record: step, loss, lr, grad_norm, tokens,
-    tokens_per_s, data_wait), "eval" (step, dataset and what ``evaluate`` returns), "checkpoint" (step), "finished"
-    (result). A step's number counts the updates made, so the first is 1.
+    ``on_event``, on the ranks that pass one, gets dicts whose "event" is one of: "start" (step, steps and
+    ``TrainResult.facts``), "resume" (step), "skipped_checkpoint" (step, problem), "step" (steps and a metrics record:
+    step, loss, lr, grad_norm, tokens, tokens_per_s, data_wait), "eval" (step, dataset and what ``evaluate`` returns),
+    "checkpoint" (step), "finished" (result). A step's number counts the updates made, so the first is 1.
 
     Raises ConfigError, TransferError, PlanMismatchError, DivergedError (the last good checkpoint is kept),
     CheckpointError, and what the lake raises: unknown dataset or model, corrupt shard, run name taken by another run.
@@ -115,7 +115,7 @@ def _train(
         return record.result
     for skipped in record.skipped:
         on_event({"event": "skipped_checkpoint", **skipped})
-    precision = resolve_precision(config.precision, device)
+    precision = ranks.from_zero(lambda: resolve_precision(config.precision, device))
     start: int = 0
     evals: dict[str, Any] = {}
     if (files := record.load()) is not None:

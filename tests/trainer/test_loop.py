@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load
 
 from datalake import Lake, Run, lineage
-from datalake.errors import CorruptShardError, NotFoundError, RunConflictError
+from datalake.errors import CorruptShardError, InvalidNameError, NotFoundError, RunConflictError
 from tests.trainer.lake_data import SEQ_LEN, add_dataset, curve, eval_curve, patterned, tiny_config
 from trainer import Batch, TrainResult, hf_layout, load_metrics, local_batches, run_training
 from trainer.errors import ConfigError, DivergedError, PlanMismatchError, TransferError
@@ -208,6 +208,7 @@ def test_inputs_that_do_not_fit_leave_nothing_behind(lake: Lake) -> None:
         ({"model": {"depth": 1, "vocab_size": 31}}, ConfigError, "model.vocab_size = 31: the data needs 32"),
         ({"data": [{"dataset": "train@7"}]}, NotFoundError, "train"),
         ({"transfer": {"source": "nobody@1"}}, NotFoundError, "nobody"),
+        ({"publish": "no name"}, InvalidNameError, "publish: model 'no name'"),
     ):
         with pytest.raises(error, match=says):
             run_training(tiny_config(**changes), lake, "run")
