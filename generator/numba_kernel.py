@@ -4,16 +4,21 @@
 their values. The layout and its instruction count are in docs/decisions/0104-cpu-kernel.md.
 """
 
+import inspect
+import zlib
 from collections.abc import Callable
 
 import numba
 import numpy as np
 
-from . import philox
+from . import philox, simd, tables
 from .kernel_plan import KernelPlan
 from .simd import INDEX_LANES, LANES, hidden_units, join_neighbors, next_colors
 from .tables import COLOR_Q, WEIGHT_Q
 
+# Numba renews its disk cache when this file changes or a constant below does: this one stands for the other files whose
+# contents end up in the machine code.
+_SOURCES = zlib.crc32("".join(inspect.getsource(module) for module in (philox, simd, tables)).encode())
 _LOW = np.uint64(0xFFFFFFFF)
 _32 = np.uint64(32)
 _M0, _M1 = np.uint64(philox.MUL_0), np.uint64(philox.MUL_1)
@@ -39,15 +44,17 @@ def _fill_words(seed, purpose, number, attempt, first_block, blocks, out_W):
         out_W[4 * block + 3] = c3
 
 
-def build_kernel(plan: KernelPlan) -> Callable[..., None]:
+def build_kernel(plan: KernelPlan) -> Callable[..., int]:
     """kernel(seed, ids, attempts, groups, tries, gumbel, scratch, tokens, scored): ids to tries int64 [N], gumbel int32
-    [4096], tokens uint16 [N, seq_len] and scored int32 [N, score_tokens], which it writes. Releases the GIL."""
+    [4096], tokens uint16 [N, seq_len] and scored int32 [N, score_tokens], which it writes. Releases the
+    GIL and returns a checksum of the sources it was compiled from."""
     (colors, channels, embed, hidden, wrap, uniform, noisy) = plan.rule
     (table_shift, half, hidden_shift, identity, color_bits) = plan.integers
     (cells, width, _, pad_first, pad_last, neighbors) = plan.geometry
     (members, group_count, rows, padded) = plan.tables
     (burn_in, stride, frames, seq_len, patches, patch_cells, alphabet, score_tokens) = plan.output
     row_at, pad_source, patch_at, joins = plan.row_at, plan.pad_source, plan.patch_at, plan.joins
+    sources = _SOURCES
     chunks = padded // LANES
     lanes_cells = -(-cells // LANES) * LANES
     conv_count, first_count = neighbors * channels * embed, embed * hidden
@@ -163,5 +170,6 @@ def build_kernel(plan: KernelPlan) -> Callable[..., None]:
                         scored[n, frame * patches + q] = token
                 if start + 1 + patches < seq_len:
                     tokens[n, start + 1 + patches] = alphabet + 1
+        return sources
 
     return kernel

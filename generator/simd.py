@@ -30,14 +30,15 @@ def _splat(builder: Any, scalar: Any, lanes: int) -> Any:
     return builder.shuffle_vector(one, ir.Constant(vector_type, ir.Undefined), mask)
 
 
-def _constant(kind: ir.IntType, value: int, lanes: int) -> ir.Constant:
+def constant(kind: ir.IntType, value: int, lanes: int) -> ir.Constant:
+    """A vector of `lanes` equal integers."""
     return ir.Constant(ir.VectorType(kind, lanes), [value] * lanes)
 
 
 def _clamp(builder: Any, value: Any, low: int, high: int) -> Any:
     kind, lanes = value.type.element, value.type.count
     for bound, order in ((low, ">"), (high, "<")):
-        limit = _constant(kind, bound, lanes)
+        limit = constant(kind, bound, lanes)
         value = builder.select(builder.icmp_signed(order, value, limit), value, limit)
     return value
 
@@ -69,7 +70,7 @@ def join_neighbors(_typing: Any, pad: Any, index: Any, where: Any, joins: Any) -
                 at = _pointer(
                     context, builder, sig.args[0], pad_, builder.add(where_, ir.Constant(_I64, offset)), byte_type
                 )
-                part = builder.mul(builder.zext(_load(builder, at), entry_type), _constant(_I16, factor, INDEX_LANES))
+                part = builder.mul(builder.zext(_load(builder, at), entry_type), constant(_I16, factor, INDEX_LANES))
                 entry = part if entry is None else builder.add(entry, part)
             at = builder.add(where_, ir.Constant(_I64, group * stride))
             builder.store(entry, _pointer(context, builder, sig.args[1], index_, at, entry_type), align=1)
@@ -105,7 +106,7 @@ def hidden_units(
                 at = builder.add(row, ir.Constant(_I64, chunk * LANES))
                 value = _load(builder, _pointer(context, builder, sig.args[0], tables_, at, row_type))
                 total = value if total is None else builder.add(total, value)
-            value = _clamp(builder, builder.ashr(total, _constant(_I16, shift, LANES)), 0, 255)
+            value = _clamp(builder, builder.ashr(total, constant(_I16, shift, LANES)), 0, 255)
             bytes_ = builder.trunc(value, ir.VectorType(_I8, LANES))
             at = builder.add(builder.mul(cell_, ir.Constant(_I64, LANES)), ir.Constant(_I64, chunk * cells * LANES))
             builder.store(bytes_, _pointer(context, builder, sig.args[3], out_, at, bytes_.type), align=1)
@@ -114,7 +115,8 @@ def hidden_units(
     return signature, codegen
 
 
-def _dot_vnni(builder: Any, total: Any, bytes_: Any, weights: Any) -> Any:
+def dot_vnni(builder: Any, total: Any, bytes_: Any, weights: Any) -> Any:
+    """As `dot_plain`, in one instruction."""
     kind = total.type
     function = cgutils.get_or_insert_function(
         builder.module, ir.FunctionType(kind, [kind] * 3), "llvm.x86.avx512.vpdpbusd.512"
@@ -122,7 +124,7 @@ def _dot_vnni(builder: Any, total: Any, bytes_: Any, weights: Any) -> Any:
     return builder.call(function, [total, bytes_, weights])
 
 
-def _dot_plain(builder: Any, total: Any, bytes_: Any, weights: Any) -> Any:
+def dot_plain(builder: Any, total: Any, bytes_: Any, weights: Any) -> Any:
     """Per 32-bit lane: total + sum of four (unsigned byte * signed byte); the pairs match multiply-add instructions."""
     lanes = total.type.count
     wide = ir.VectorType(_I16, 4 * lanes)
@@ -157,7 +159,7 @@ def next_colors(
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         hidden_, weights_, now_, noise_, out_, cell_, _ = args
         features = str(context.codegen().magic_tuple()[2])
-        dot = _dot_vnni if "+avx512vnni" in features else _dot_plain
+        dot = dot_vnni if "+avx512vnni" in features else dot_plain
         lane_type = ir.VectorType(_I32, LANES)
         quads = []
         for chunk in range(chunks):
@@ -175,20 +177,20 @@ def next_colors(
                 at = builder.add(cell_, ir.Constant(_I64, color * cells))
                 logit = _load(builder, _pointer(context, builder, sig.args[3], noise_, at, lane_type))
             else:
-                logit = _constant(_I32, 0, LANES)
+                logit = constant(_I32, 0, LANES)
             for number, quad in enumerate(quads):
                 at = ir.Constant(_I64, color * len(quads) + number)
                 weight = _load(builder, _pointer(context, builder, sig.args[1], weights_, at, _I32))
                 logit = dot(builder, logit, quad, _splat(builder, weight, LANES))
             if color_now is not None:
-                same = builder.icmp_signed("==", color_now, _constant(_I32, color, LANES))
-                bias = builder.select(same, _constant(_I32, identity, LANES), _constant(_I32, 0, LANES))
+                same = builder.icmp_signed("==", color_now, constant(_I32, color, LANES))
+                bias = builder.select(same, constant(_I32, identity, LANES), constant(_I32, 0, LANES))
                 logit = builder.add(logit, bias)
-            coded = builder.shl(logit, _constant(_I32, color_bits, LANES))
-            coded = builder.or_(coded, _constant(_I32, colors - 1 - color, LANES))
+            coded = builder.shl(logit, constant(_I32, color_bits, LANES))
+            coded = builder.or_(coded, constant(_I32, colors - 1 - color, LANES))
             best = coded if best is None else builder.select(builder.icmp_signed(">", coded, best), coded, best)
-        rank = builder.and_(best, _constant(_I32, (1 << color_bits) - 1, LANES))
-        color_next = builder.sub(_constant(_I32, colors - 1, LANES), rank)
+        rank = builder.and_(best, constant(_I32, (1 << color_bits) - 1, LANES))
+        color_next = builder.sub(constant(_I32, colors - 1, LANES), rank)
         bytes_ = builder.trunc(color_next, ir.VectorType(_I8, LANES))
         builder.store(bytes_, _pointer(context, builder, sig.args[4], out_, cell_, bytes_.type), align=1)
         return context.get_dummy_value()

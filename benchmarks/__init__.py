@@ -1,0 +1,1 @@
+"""Scripts that print the numbers the README quotes: `python -m benchmarks.<name>`."""

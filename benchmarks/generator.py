@@ -1,0 +1,195 @@
+"""Tokens per second of every stage of the generator at the `paper` preset.
+
+    python -m benchmarks.generator [--backend numba|reference|triton] [--threads N] [--json]
+
+Warm-up is excluded; each figure is the median of seven timed runs, with the least and the greatest. `simulate` makes
+the same cell updates but tokenises only the ten frames that scoring needs; `end-to-end` counts accepted tokens
+written to Parquet. With --json, one object per line and no roofline.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from benchmarks.peak import measured_peak
+from benchmarks.torch_baseline import TorchBaseline
+from generator import generate_batch, load_preset, measure_acceptance
+from generator.batch import choose_backend, thread_count
+from generator.families import nca
+from generator.families.nca import NcaSpec
+from generator.lattice import Lattice
+from generator.score import score_content
+
+RUNS = 7
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One line of the result; rates in tokens per second."""
+
+    stage: str
+    backend: str
+    cores: int
+    tokens_per_s: float
+    min: float
+    max: float
+
+
+def timed(stage: str, backend: str, cores: int, tokens: int, run: Callable[[int], object]) -> Figure:
+    """Time `run(number)` RUNS times after one unmeasured call; each makes `tokens` tokens."""
+    run(0)
+    rates = []
+    for number in range(1, RUNS + 1):
+        started = time.perf_counter()
+        run(number)
+        rates.append(tokens / (time.perf_counter() - started))
+    return Figure(stage, backend, cores, statistics.median(rates), min(rates), max(rates))
+
+
+def scored_frames_only(spec: NcaSpec) -> NcaSpec:
+    """The same number of cell updates, of which only the frames that are scored become tokens."""
+    frames = 10
+    skipped = (spec.frames - frames) * spec.stride
+    return spec.model_copy(update={"burn_in": spec.burn_in + skipped, "seq_len": frames * spec.frame_tokens})
+
+
+def simulation(spec: NcaSpec, backend: str, cores: int, count: int) -> Callable[[int], object]:
+    """A run that simulates `count` fresh first candidates, split over the cores."""
+
+    def part(first: int, length: int) -> object:
+        ids = np.arange(first, first + length, dtype=np.int64)
+        return nca.simulate(spec, 0, ids, np.zeros_like(ids), backend).tokens.shape
+
+    def run(number: int) -> object:
+        if cores == 1 or backend == "triton":
+            return part(number * count, count)
+        share = -(-count // (4 * cores))
+        with ThreadPoolExecutor(cores) as pool:
+            return list(pool.map(lambda first: part(number * count + first, share), range(0, count, share)))
+
+    return run
+
+
+def device_simulation(spec: NcaSpec, count: int) -> Callable[[int], object]:
+    """The launch alone, tokens left in device memory."""
+    import torch
+
+    from generator.triton_backend import launch
+
+    def run(number: int) -> object:
+        ids = np.arange(number * count, (number + 1) * count, dtype=np.int64)
+        tokens = launch(spec, 0, ids, np.zeros_like(ids))
+        if tokens.is_cuda:
+            torch.cuda.synchronize()
+        return tokens.shape
+
+    return run
+
+
+def scoring(spec: NcaSpec, cores: int, count: int) -> Callable[[int], object]:
+    """A run that scores the content of `count` candidates, made beforehand, on the cores."""
+    ids = np.arange(count, dtype=np.int64)
+    content = nca.simulate(spec, 0, ids, np.zeros_like(ids), "numba").content
+    pieces = np.array_split(content, max(1, count // 64))
+
+    def run(number: int) -> object:
+        del number
+        with ThreadPoolExecutor(cores) as pool:
+            return list(pool.map(lambda piece: score_content(spec, piece), pieces))
+
+    return run
+
+
+def measure(backend: str, cores: int) -> Iterator[Figure]:
+    """All stages in turn."""
+    spec = load_preset("paper")
+    assert isinstance(spec, NcaSpec)
+    count = {"numba": 2048 * cores, "reference": 32, "triton": 65_536}[backend]
+    if os.environ.get("TRITON_INTERPRET") == "1" and backend == "triton":
+        count = 2
+    tokens = count * spec.seq_len
+    short = scored_frames_only(spec)
+    if backend == "triton":
+        yield timed("simulate", backend, cores, tokens, device_simulation(short, count))
+        yield timed("simulate+tokenise", backend, cores, tokens, device_simulation(spec, count))
+    else:
+        yield timed("simulate", backend, cores, tokens, simulation(short, backend, cores, count))
+        yield timed("simulate+tokenise", backend, cores, tokens, simulation(spec, backend, cores, count))
+    yield timed("score", "zlib", cores, 2048 * cores * spec.seq_len, scoring(spec, cores, 2048 * cores))
+    kept = 8 if count < 64 else min(count, 2048 * cores)
+    with tempfile.TemporaryDirectory() as folder:
+
+        def shard(number: int) -> None:
+            table = generate_batch(spec, 0, number * kept, kept, backend=backend, threads=cores)
+            pq.write_table(table, Path(folder) / f"{number}.parquet", compression="none", use_dictionary=False)
+
+        yield timed("end-to-end", backend, cores, kept * spec.seq_len, shard)
+    baseline = TorchBaseline(spec, batch=256, threads=cores)
+    yield timed("torch-baseline", "torch", cores, 256 * spec.seq_len, baseline.run)
+
+
+def integer_operations_per_token(spec: NcaSpec) -> float:
+    """Adds and multiplies that the updates of a sequence need, counted from the spec: table rows summed, shift and
+    clamp, two per product of the second layer, one per colour of the argmax."""
+    lattice = Lattice.of(spec)
+    update = lattice.neighbors * spec.hidden + 2 * spec.hidden + 2 * spec.hidden * spec.colors + spec.colors
+    return update * spec.cells * spec.steps / spec.seq_len
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.generator", description=__doc__.split("\n")[0])
+    parser.add_argument("--backend", default="auto", choices=["auto", "numba", "reference", "triton"])
+    parser.add_argument("--threads", type=int, default=None, help="cores to use; default all")
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    backend, cores = choose_backend(options.backend), thread_count(options.threads)
+    found: dict[str, Figure] = {}
+    for figure in measure(backend, cores):
+        found[figure.stage] = figure
+        if options.json:
+            print(json.dumps(asdict(figure)), flush=True)
+        else:
+            place = f"{figure.stage:18} {figure.backend:9} {figure.cores:3} cores"
+            spread = f"({figure.min / 1e6:.3f} to {figure.max / 1e6:.3f})"
+            print(f"{place} {figure.tokens_per_s / 1e6:10.3f} M tokens/s  {spread}", flush=True)
+    if not options.json:
+        report(found, cores)
+
+
+def report(found: dict[str, Figure], cores: int) -> None:
+    """Ratios between the stages and the roofline line."""
+    spec = load_preset("paper")
+    assert isinstance(spec, NcaSpec)
+    made, score = found["simulate+tokenise"], found["score"]
+    rate = measure_acceptance(spec).rate
+    print(
+        f"acceptance {rate:.3f}; scoring alone would allow {score.tokens_per_s * rate / 1e6:.3f} M accepted tokens/s;"
+    )
+    print(f"  end to end reaches {found['end-to-end'].tokens_per_s / (score.tokens_per_s * rate):.0%} of that")
+    print(f"simulate+tokenise is {made.tokens_per_s / found['torch-baseline'].tokens_per_s:.0f} times plain PyTorch")
+    operations = integer_operations_per_token(spec)
+    if made.backend == "triton":
+        print(
+            f"roofline: {operations:.0f} integer operations and 2 bytes written a token; no peak measured on the device"
+        )
+        return
+    peak = measured_peak()
+    share = operations * made.tokens_per_s / cores / peak
+    print(
+        f"roofline: {operations:.0f} integer operations and 2 bytes written a token; this core's measured peak is "
+        f"{peak / 1e9:.0f} G byte-product operations/s; the kernel reaches {share:.0%} of it"
+    )
+
+
+if __name__ == "__main__":
+    main()
