@@ -55,6 +55,9 @@ def event_display(advance: Advance) -> Callable[[dict[str, Any]], None]:
         kind = event["event"]
         if kind == "step":
             advance(event["step"], f"loss {event['loss']:.4f}  {event['tokens_per_s']:,.0f} tokens/s")
+        elif kind == "start":
+            size = f"{event['parameters']:,} parameters, {event['world']} workers, {event['precision']}"
+            console.print(f"  {size}, {event['batch_tokens']:,} tokens a step, from step {event['step']}")
         elif kind in ("resume", "skipped_checkpoint", "worker_lost"):
             details = " ".join(f"{key}={value}" for key, value in event.items() if key != "event")
             console.print(f"  {kind.replace('_', ' ')}: {details}")

@@ -1,0 +1,99 @@
+"""The demo at toy size: killed twice and run again, it ends with the datasets that an undisturbed one has."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from datalake import Lake, lineage
+from orchestration.demo import DemoSettings, _corpus, _generate, _register, run_demo
+from tests.ray_fixtures import ROOT
+
+LIBRARY = Path(json.__file__).parents[1]
+
+TOY = DemoSettings(
+    tokens=32_768,
+    gate_sequences=16,
+    shard_sequences=16,
+    model={"depth": 1, "dim": 16, "heads": 2},
+    batch_sequences=4,
+    synthetic_steps=16,
+    text_steps=16,
+    text_files=tuple(sorted(path for name in ("json", "email", "http") for path in (LIBRARY / name).glob("*.py"))),
+)
+
+PROGRAM = """
+import sys
+from pathlib import Path
+from datalake import Lake
+from orchestration.demo import run_demo
+from orchestration.ray_session import ray_session
+from tests.e2e.test_demo import TOY
+with ray_session():
+    run_demo(Lake.open(sys.argv[1]), TOY, Path(sys.argv[2]))
+"""
+
+
+def kill_when(pattern: str, lake: Path, report: Path, address: str) -> None:
+    """Run the toy demo as a process and SIGKILL it as soon as the lake holds an object that matches `pattern`."""
+    environment = {**os.environ, "RAY_ADDRESS": address, "PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen([sys.executable, "-c", PROGRAM, str(lake), str(report)], cwd=ROOT, env=environment)
+    deadline = time.monotonic() + 200
+    while not list(lake.glob(pattern)):
+        assert process.poll() is None, "the demo ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def dataset_digests(lake: Lake) -> dict[str, str]:
+    return {version.ref: version.digest for version in lake.datasets.list()}
+
+
+@pytest.mark.timeout(600)
+def test_killed_twice_it_ends_with_the_same_datasets(ray_cluster, tmp_path):
+    folder, report = tmp_path / "lake", tmp_path / "report.html"
+    kill_when("data/*/*.parquet", folder, report, ray_cluster.address)
+    kill_when("checkpoints/*/*/*", folder, report, ray_cluster.address)
+    assert not report.exists()
+
+    lake = Lake.open(str(folder))
+    outcome = run_demo(lake, TOY, report)
+
+    fresh = Lake.open(str(tmp_path / "fresh"))
+    params = _register(fresh, TOY.spec)
+    _generate(fresh, TOY, params, "code", seed=0, sequences=TOY.tokens // 256)
+    _generate(fresh, TOY, params, "code-heldout", seed=1, sequences=TOY.gate_sequences)
+    _corpus(fresh, TOY)
+    assert dataset_digests(lake) == dataset_digests(fresh)
+
+    again = run_demo(lake, TOY, report)
+    unlike = {"seconds"}
+    assert {key: value for key, value in again.items() if key not in unlike} == {
+        key: value for key, value in outcome.items() if key not in unlike
+    }
+
+    page = report.read_text()
+    assert outcome["verdict"].split(":")[0] in page
+    assert not re.findall(r"(?:src|href)=[\"']?https?://", page), "the report needs nothing but itself"
+    for arm in outcome["arms"]:
+        assert arm["model"] in page
+    assert [arm["arm"] for arm in outcome["arms"]] == ["scratch", "transferred"]
+    assert outcome["arms"][0]["moved"] == []
+    assert all(".self_attn." in name for name in outcome["arms"][1]["moved"])
+
+    behind = lineage(lake, "demo-transferred")
+    (parent,) = behind["parents"]
+    assert parent["model"]["ref"] == outcome["synthetic_model"]
+    assert [each["ref"] for each in parent["params"]] == ["code@1"]
+    assert parent["spec_digests"] == [params.digest]
+    assert behind["run"]["name"] == outcome["arms"][1]["run"]

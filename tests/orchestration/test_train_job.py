@@ -1,0 +1,123 @@
+"""Training under Ray Train: streamed by the plan, bit-equal after a worker's death, refusing what it must."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import numpy as np
+import pytest
+
+from datalake import Lake
+from generator import parse_spec
+from orchestration.errors import InvalidRequestError
+from orchestration.generate_job import GenerateRequest, run_generation
+from orchestration.stream import load_steps
+from orchestration.train_job import train_on_ray
+from tests.ray_fixtures import TINY_SPEC
+from trainer import load_metrics, parse_config
+from trainer.inputs import open_inputs
+
+# 40 sequences in batches of 4: an epoch ends after 10 of the 24 steps, between two checkpoints.
+SEQUENCES, STEPS = 40, 24
+
+CONFIG = {
+    "model": {"depth": 1, "dim": 16, "heads": 2},
+    "data": [{"dataset": "tiny@1"}],
+    "eval": ["tiny@1"],
+    "eval_sequences": 8,
+    "steps": STEPS,
+    "batch_sequences": 4,
+    "checkpoint_every": 4,
+    "eval_every": 12,
+    "log_every": 1,
+    "publish": "tiny-model",
+}
+
+
+@pytest.fixture(scope="module")
+def lake(ray_cluster, tmp_path_factory):  # noqa: ARG001 - the jobs need it running
+    lake = Lake.open(str(tmp_path_factory.mktemp("training") / "lake"))
+    params = lake.params.put("tiny", parse_spec(TINY_SPEC).model_dump(mode="json"))
+    run_generation(lake, GenerateRequest(params, SEQUENCES * TINY_SPEC["seq_len"], shard_sequences=16))
+    return lake
+
+
+def losses(lake, run):
+    return [(record["step"], record["loss"]) for record in load_metrics(lake, run) if "loss" in record]
+
+
+def kill_one_training_worker(cluster):
+    from ray.util.state import list_actors
+
+    workers = list_actors(
+        address=cluster.dashboard, filters=[("class_name", "=", "RayTrainWorker"), ("state", "=", "ALIVE")]
+    )
+    os.kill(workers[0].pid, signal.SIGKILL)
+
+
+def test_a_worker_killed_mid_run_changes_no_bit(lake, ray_cluster):
+    config = parse_config(CONFIG)
+    undisturbed = train_on_ray(lake, config, "undisturbed", workers=2)
+    assert undisturbed.status == "finished"
+
+    killed = []
+    events = []
+
+    def kill_once(event):
+        events.append(event)
+        if event["event"] == "checkpoint" and event["step"] >= 8 and not killed:
+            killed.append(event["step"])
+            kill_one_training_worker(ray_cluster)
+
+    disturbed = train_on_ray(lake, config, "disturbed", workers=2, on_event=kill_once)
+    assert killed
+    resumes = [event["step"] for event in events if event["event"] == "resume"]
+    assert resumes, "the second attempt went on from a checkpoint"
+    assert losses(lake, "disturbed") == losses(lake, "undisturbed")
+    assert [step for step, _ in losses(lake, "disturbed")] == list(range(1, STEPS + 1))
+    assert disturbed.evals == undisturbed.evals
+    assert (
+        lake.models.get(disturbed.model).files["model.safetensors"]
+        == lake.models.get(undisturbed.model).files["model.safetensors"]
+    )
+    assert train_on_ray(lake, config, "disturbed", workers=2) == disturbed, "a finished run is not run again"
+
+
+def test_workers_that_do_not_divide_the_batch_are_refused(lake):
+    with pytest.raises(InvalidRequestError, match="workers = 3"):
+        train_on_ray(lake, parse_config(CONFIG), "uneven", workers=3)
+
+
+def test_a_corrupt_shard_ends_training_with_its_name(lake, tmp_path):
+    import shutil
+
+    folder = tmp_path / "lake"
+    shutil.copytree(lake.uri, folder)
+    copy = Lake.open(str(folder))
+    key = copy.datasets.manifest("tiny@1").shards[1].key
+    data = bytearray((folder / key).read_bytes())
+    data[len(data) // 3] ^= 1
+    (folder / key).chmod(0o644)
+    (folder / key).write_bytes(data)
+    with pytest.raises(Exception, match=key):
+        train_on_ray(copy, parse_config(CONFIG), "corrupt", workers=1)
+    assert copy.runs.get("corrupt").status != "finished"
+
+
+def test_the_stream_gives_the_plan_whatever_the_world(lake):
+    inputs = open_inputs(parse_config(CONFIG), lake)
+    sources = [(dataset.store.uri, dataset.manifest.digest) for dataset in inputs.train]
+    steps = range(5, 15)
+    whole = load_steps(steps, sources=sources, plan=inputs.plan, world=1, rank=0)
+    expected = np.concatenate([inputs.plan.rows(step) for step in steps])
+    np.testing.assert_array_equal(whole["row"], expected[:, 1])
+    for world in (2, 4):
+        parts = [load_steps(steps, sources=sources, plan=inputs.plan, world=world, rank=rank) for rank in range(world)]
+        for step in steps:
+            shares = [tokens_of_step(part, step) for part in parts]
+            assert [row for share in shares for row in share] == tokens_of_step(whole, step)
+
+
+def tokens_of_step(table, step):
+    return table.filter(table["step"].to_numpy() == step)["tokens"].to_pylist()
