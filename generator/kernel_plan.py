@@ -83,7 +83,6 @@ def kernel_plan(spec: NcaSpec) -> KernelPlan:
         ),
         integers=(
             lattice.table_shift,
-            1 << lattice.table_shift >> 1,
             lattice.hidden_shift,
             lattice.identity_logit,
             lattice.color_bits,

@@ -15,12 +15,13 @@ class Scratch(NamedTuple):
     stream: np.ndarray
     halves: np.ndarray
     weights: np.ndarray
+    conv: np.ndarray
+    first: np.ndarray
     near: np.ndarray
     tables: np.ndarray
     second: np.ndarray
     packed: np.ndarray
     cumulative: np.ndarray
-    row_sum: np.ndarray
     entries: np.ndarray
     units: np.ndarray
     now: np.ndarray
@@ -32,7 +33,7 @@ def allocate(plan: KernelPlan) -> Scratch:
     """Zeroed arrays for one running kernel; threads need one each."""
     colors, channels, embed, hidden, _, _, noisy = plan.rule
     cells, _, pad_cells, _, _, neighbors = plan.geometry
-    members, groups, rows, padded = plan.tables
+    _, groups, rows, padded = plan.tables
     lane_cells = -(-cells // LANES) * LANES
     rule_blocks = -(-(neighbors * channels * embed + embed * hidden + hidden * colors) // 16)
     words = np.zeros(4 * max(rule_blocks, -(-cells // 4), -(-colors // 16), cells * noisy), np.uint32)
@@ -42,12 +43,13 @@ def allocate(plan: KernelPlan) -> Scratch:
         stream=words.view(np.uint8),
         halves=words.view(np.uint16),
         weights=np.zeros(16 * rule_blocks, np.int8),
-        near=np.zeros((groups * members, colors, padded), np.int16),
+        conv=np.zeros(embed, np.int16),
+        first=np.zeros(embed * padded, np.int16),
+        near=np.zeros(neighbors * colors * padded, np.int16),
         tables=np.zeros(groups * rows * padded, np.int16),
         second=second,
         packed=second.reshape(-1).view(np.int32),
         cumulative=np.zeros(colors, np.uint64),
-        row_sum=np.zeros(padded, np.int32),
         entries=np.zeros(groups * plan.joins[1], np.uint16),
         units=np.zeros(padded * lane_cells, np.uint8),
         now=np.zeros(lane_cells, np.uint8),

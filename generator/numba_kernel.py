@@ -13,7 +13,7 @@ import numpy as np
 
 from . import philox, simd, tables
 from .kernel_plan import KernelPlan
-from .simd import INDEX_LANES, LANES, hidden_units, join_neighbors, next_colors
+from .simd import INDEX_LANES, LANES, add_row, fold_row, hidden_units, join_neighbors, next_colors
 from .tables import COLOR_Q, WEIGHT_Q
 
 # Numba renews its disk cache when this file changes or a constant below does: this one stands for the other files whose
@@ -49,7 +49,7 @@ def build_kernel(plan: KernelPlan) -> Callable[..., int]:
     [4096], tokens uint16 [N, seq_len] and scored int32 [N, score_tokens], which it writes. Releases the
     GIL and returns a checksum of the sources it was compiled from."""
     (colors, channels, embed, hidden, wrap, uniform, noisy) = plan.rule
-    (table_shift, half, hidden_shift, identity, color_bits) = plan.integers
+    (table_shift, hidden_shift, identity, color_bits) = plan.integers
     (cells, width, _, pad_first, pad_last, neighbors) = plan.geometry
     (members, group_count, rows, padded) = plan.tables
     (burn_in, stride, frames, seq_len, patches, patch_cells, alphabet, score_tokens) = plan.output
@@ -61,6 +61,7 @@ def build_kernel(plan: KernelPlan) -> Callable[..., int]:
     rule_blocks = -(-(conv_count + first_count + hidden * colors) // 16)
     noise_groups = -(-colors // 8)
     index_stride = joins[1]
+    fold_sizes = (embed, padded, table_shift)
     hidden_sizes = (group_count, rows * padded, index_stride, chunks, lanes_cells, hidden_shift)
     color_sizes = (colors, chunks, lanes_cells, color_bits, identity, noisy)
 
@@ -68,7 +69,8 @@ def build_kernel(plan: KernelPlan) -> Callable[..., int]:
     def kernel(seed, ids, attempts, groups, tries, gumbel, scratch, tokens, scored):
         words, stream, halves = scratch.words, scratch.stream, scratch.halves
         weights, near, tables = scratch.weights, scratch.near, scratch.tables
-        second, packed, cumulative, row_sum = scratch.second, scratch.packed, scratch.cumulative, scratch.row_sum
+        second, packed, cumulative = scratch.second, scratch.packed, scratch.cumulative
+        conv, first = scratch.conv, scratch.first
         index, units, now, pad, noise = scratch.entries, scratch.units, scratch.now, scratch.pad, scratch.noise
 
         for n in range(len(ids)):
@@ -76,40 +78,34 @@ def build_kernel(plan: KernelPlan) -> Callable[..., int]:
             _fill_words(seed, _RULE, groups[n], tries[n], 0, rule_blocks, words)
             for i in range(16 * rule_blocks):
                 weights[i] = WEIGHT_Q[stream[i]]
+            for e in range(embed):
+                for h in range(hidden):
+                    first[e * padded + h] = weights[conv_count + e * hidden + h]
             for k in range(neighbors):
                 for c in range(colors):
-                    for h in range(hidden):
-                        row_sum[h] = half
                     for e in range(embed):
                         base = k * channels * embed + e
+                        value = np.int16(weights[base + (c + wrap) * embed])
                         if wrap:
-                            value = np.int32(weights[base + (c + 1) * embed])
                             if c == colors - 1:
-                                value += np.int32(weights[base])
+                                value += np.int16(weights[base])
                             if c == 0:
-                                value += np.int32(weights[base + (channels - 1) * embed])
-                        else:
-                            value = np.int32(weights[base + c * embed])
-                        for h in range(hidden):
-                            row_sum[h] += np.int32(value * np.int32(weights[conv_count + e * hidden + h]))
-                    for h in range(hidden):
-                        near[k, c, h] = np.int16(row_sum[h] >> table_shift)
-                        if k == 0:
-                            near[k, c, h] += np.int16((1 << hidden_shift) >> 1)
+                                value += np.int16(weights[base + (channels - 1) * embed])
+                        conv[e] = value
+                    extra = np.int16(1 << hidden_shift >> 1) if k == 0 else np.int16(0)
+                    fold_row(near, (k * colors + c) * padded, conv, 0, first, extra, fold_sizes)  # type: ignore[call-arg]
             for g in range(group_count):
                 base = g * rows * padded
                 for h in range(padded):
                     tables[base + h] = 0
                 filled = 1
-                for m in range(members):
-                    if g * members + m < neighbors:
-                        for back in range(colors):
-                            c = colors - 1 - back
-                            for r in range(filled):
-                                to, origin = base + (c * filled + r) * padded, base + r * padded
-                                for h in range(padded):
-                                    tables[to + h] = tables[origin + h] + near[g * members + m, c, h]
-                        filled *= colors
+                for k in range(g * members, min((g + 1) * members, neighbors)):
+                    for back in range(colors):
+                        c = colors - 1 - back
+                        for r in range(filled):
+                            to, origin = base + (c * filled + r) * padded, base + r * padded
+                            add_row(tables, to, origin, near, (k * colors + c) * padded, padded)  # type: ignore[call-arg]
+                    filled *= colors
             for h in range(hidden):
                 for c in range(colors):
                     second[c, h] = weights[conv_count + first_count + h * colors + c]

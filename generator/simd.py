@@ -54,6 +54,55 @@ def _shuffle(builder: Any, first: Any, picks: list[int]) -> Any:
 
 
 @intrinsic(prefer_literal=True)
+def fold_row(
+    _typing: Any, rows: Any, to: Any, conv: Any, conv_at: Any, first: Any, extra: Any, sizes: Any
+) -> tuple[Any, Callable[..., Any]]:
+    """rows[to ...] = ((half + sum over e of conv[conv_at + e] * first[e, ...]) >> shift) + extra, one table row.
+
+    rows, conv, first int16, flat; extra int16. sizes: literal tuple (embed, padded hidden, shift).
+    """
+    embed, padded, shift = (t.literal_value for t in sizes)
+    signature = types.void(rows, to, conv, conv_at, first, extra, sizes)
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        rows_, to_, conv_, conv_at_, first_, extra_, _ = args
+        narrow, wide = ir.VectorType(_I16, padded), ir.VectorType(_I32, padded)
+        total = constant(_I32, 1 << shift >> 1, padded)
+        for e in range(embed):
+            at = builder.add(conv_at_, ir.Constant(_I64, e))
+            weight = builder.sext(_load(builder, _pointer(context, builder, sig.args[2], conv_, at, _I16)), _I32)
+            at = ir.Constant(_I64, e * padded)
+            layer = builder.sext(_load(builder, _pointer(context, builder, sig.args[4], first_, at, narrow)), wide)
+            total = builder.add(total, builder.mul(layer, _splat(builder, weight, padded)))
+        total = builder.trunc(builder.ashr(total, constant(_I32, shift, padded)), narrow)
+        total = builder.add(total, _splat(builder, extra_, padded))
+        builder.store(total, _pointer(context, builder, sig.args[0], rows_, to_, narrow), align=1)
+        return context.get_dummy_value()
+
+    return signature, codegen
+
+
+@intrinsic(prefer_literal=True)
+def add_row(
+    _typing: Any, tables: Any, to: Any, origin: Any, rows: Any, at: Any, padded: Any
+) -> tuple[Any, Callable[..., Any]]:
+    """tables[to ...] = tables[origin ...] + rows[at ...] over `padded` (literal) entries; all int16, flat."""
+    lanes = padded.literal_value
+    signature = types.void(tables, to, origin, rows, at, padded)
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        tables_, to_, origin_, rows_, at_, _ = args
+        kind = ir.VectorType(_I16, lanes)
+        before = _load(builder, _pointer(context, builder, sig.args[0], tables_, origin_, kind))
+        row = _load(builder, _pointer(context, builder, sig.args[3], rows_, at_, kind))
+        place = _pointer(context, builder, sig.args[0], tables_, to_, kind)
+        builder.store(builder.add(before, row), place, align=1)
+        return context.get_dummy_value()
+
+    return signature, codegen
+
+
+@intrinsic(prefer_literal=True)
 def join_neighbors(_typing: Any, pad: Any, index: Any, where: Any, joins: Any) -> tuple[Any, Callable[..., Any]]:
     """Table entries of the INDEX_LANES cells from padded position `where` on: the mixed-radix number of each group's
     neighbours. pad uint8 [padded cells]; index uint16 [groups * stride]; joins as made by `kernel_plan`."""
