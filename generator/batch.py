@@ -78,7 +78,7 @@ def generate_batch(
     if count == 0:
         return _table(spec, first, [])
     if spec.accept_band is not None:
-        check_acceptance(spec)
+        check_acceptance(spec, name)
 
     def run(start: int) -> Candidates:
         ids = np.arange(max(start, first), min(start + length, first + count), dtype=np.int64)
@@ -132,11 +132,10 @@ def measure_acceptance(spec: GenerationSpec, seed: int = 0, candidates: int = 40
 
 
 @lru_cache(maxsize=64)
-def check_acceptance(spec: GenerationSpec) -> None:
+def check_acceptance(spec: GenerationSpec, backend: str = "auto") -> None:
     """BandError, with the measured acceptance, when fewer than 1 in 1,000 candidates meet the band."""
     if spec.accept_band is not None:
-        name = choose_backend("auto")
-        simulate = partial(family_of(spec).simulate, spec, 0, backend=name)
+        simulate = partial(family_of(spec).simulate, spec, 0, backend=choose_backend(backend))
         refuse_rare(spec, probe(spec, simulate, CHECK_CANDIDATES, enough=ENOUGH))
 
 
