@@ -10,9 +10,11 @@ from typing import Literal
 
 import matplotlib
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from generator import GenerationSpec, decode_tokens
 from orchestration.errors import PictureError
 
 # fmt: off
@@ -38,6 +40,37 @@ def palette(colors: int) -> NDArray[np.uint8]:
     return np.array([list(bytes.fromhex(code[1:])) for code in PALETTE[:colors]], dtype=np.uint8)
 
 
+def sheet_of(spec: GenerationSpec, table: pa.Table, *, title: str = "", caption: str = "") -> bytes:
+    """PNG sheet of the sequences in ``table`` (as `generator.generate_batch` returns it), one a row.
+
+    The score is the one that the spec's band is given in. A one-dimensional grid becomes one picture with time running
+    down. Raises PictureError if the spec's tokens show no frames.
+    """
+    shown = spec.frames_of
+    if shown is None:
+        raise PictureError(f"family: {spec.family!r} has no frames to draw; choose a family on a grid, for example 'nca'")
+    if not table.num_rows:
+        raise PictureError("sequences: 0 leaves nothing to draw; ask for 1 or more")
+    frames = np.stack(
+        [decode_tokens(spec, np.frombuffer(tokens, dtype="<u2")) for tokens in table["tokens"].to_pylist()]
+    )
+    if frames.ndim == 3:
+        frames = frames[:, None]
+    band = spec.accept_band
+    plain = band is not None and band.score == "gzip-int32-v1"
+    return trajectory_sheet(
+        frames,
+        table["score" if plain else "score_normalized"].to_numpy(),
+        shown.colors,
+        title=title,
+        caption=caption,
+        labels=[f"#{number}" for number in table["sequence_id"].to_pylist()],
+        score_name="gzip" if plain else "score",
+        first_step=getattr(shown, "burn_in", 0),
+        stride=getattr(shown, "stride", 1),
+    )
+
+
 def trajectory_sheet(
     frames: NDArray[np.uint8],
     scores: Sequence[float] | NDArray[np.floating],
@@ -54,8 +87,8 @@ def trajectory_sheet(
     """PNG of one trajectory a row, frames over time in columns, the score beside each row.
 
     ``frames`` is uint8 [n, F, H, W], or [n, F, D, H, W] shown as D slices side by side; ``scores`` [n]. Of more than
-    ``columns`` frames (default: as many as fit, at most 12) evenly spaced ones are shown, first and last among them,
-    under their step ``first_step + stride·frame``. ``labels`` [n] name the rows, by default #0, #1, …
+    ``columns`` frames (default: as many as fit, at most 12) every second, third, … is shown, so that time runs evenly,
+    under its step ``first_step + stride·frame``. ``labels`` [n] name the rows, by default #0, #1, …
 
     Raises PictureError where shapes, scores and colours do not fit together.
     """
@@ -195,7 +228,7 @@ def _legend(draw: ImageDraw.ImageDraw, colors: int, y: int) -> None:
 
 def _exact_palette(colors: int) -> Image.Image:
     """Every cell colour as it is, and greys for the smoothed edges of letters."""
-    cells = palette(min(colors, 224)).tolist() if colors <= 224 else palette(colors)[:224].tolist()
+    cells = palette(colors)[:240].tolist()  # a GIF has room for 256: above 240 the nearest stands in
     greys = [[round(ink + (255 - ink) * level / 15) for ink in _INK] for level in range(16)]
     image = Image.new("P", (1, 1))
     image.putpalette([channel for rgb in cells + greys for channel in rgb])
