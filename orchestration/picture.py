@@ -48,7 +48,7 @@ def sheet_of(spec: GenerationSpec, table: pa.Table, *, title: str = "", caption:
     """
     shown = spec.frames_of
     if shown is None:
-        raise PictureError(f"family: {spec.family!r} has no frames to draw; choose a family on a grid, for example 'nca'")
+        raise PictureError(f"family: {spec.family!r} has no frames to draw; choose one on a grid, such as 'nca'")
     if not table.num_rows:
         raise PictureError("sequences: 0 leaves nothing to draw; ask for 1 or more")
     frames = np.stack(
