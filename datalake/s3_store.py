@@ -26,13 +26,18 @@ from datalake.errors import (
     StoreUnavailableError,
 )
 from datalake.names import check_key, check_prefix
+from datalake.retry import RetryBudget, RetryPolicy
 from datalake.store import missing
 
 _T = TypeVar("_T")
-_ROUNDS = 4  # our own rounds around botocore's retries: for 409s and for bodies cut off half-way
 _ABSENT = {"NoSuchKey", "404", "NotFound"}
 _TAKEN = {"PreconditionFailed", "412"}
-_BUSY = {"ConditionalRequestConflict", "OperationAborted", "409"}
+_BUSY = {
+    "ConditionalRequestConflict", "OperationAborted", "RequestTimeout", "RequestTimeoutException", "SlowDown",
+    "Throttling", "ThrottlingException", "TooManyRequests", "409", "429",
+}  # fmt: skip
+# A connection refused, reset or timed out, or a body cut off half-way: whether the call took effect is unknown.
+_BROKEN = (boto_errors.ConnectionError, boto_errors.HTTPClientError, boto_errors.IncompleteReadError)
 _REFUSED = {
     "AccessDenied", "AccountProblem", "AllAccessDisabled", "ExpiredToken", "Forbidden", "InvalidAccessKeyId",
     "InvalidToken", "SignatureDoesNotMatch", "TokenRefreshRequired", "Unauthorized", "401", "403",
@@ -46,7 +51,7 @@ class S3Store:
     (``AWS_ENDPOINT_URL_S3`` and ``AWS_ENDPOINT_URL`` included); the region is us-east-1 if none is set.
     """
 
-    def __init__(self, uri: str, ambient: Ambient | None = None) -> None:
+    def __init__(self, uri: str, ambient: Ambient | None = None, retry: RetryPolicy | None = None) -> None:
         parts = urlsplit(uri)
         self._bucket = parts.netloc
         self._prefix = parts.path.strip("/")
@@ -55,14 +60,16 @@ class S3Store:
         if self._prefix:
             check_key(self._prefix)
         self._ambient = ambient or Ambient()
+        self._retry = retry or RetryPolicy()
         self._reset()
 
     def _reset(self) -> None:
         self._lock = threading.Lock()
         self._client_of: tuple[int, Any] | None = None
+        self._budget = RetryBudget()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"_bucket": self._bucket, "_prefix": self._prefix, "_ambient": self._ambient}
+        return {name: getattr(self, name) for name in ("_bucket", "_prefix", "_ambient", "_retry")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -77,9 +84,10 @@ class S3Store:
 
     def check(self) -> None:
         """List one key with few retries. HEAD would be cheaper, but carries no error code to tell causes apart."""
-        client = _make_client(attempts=2)
         self._answer(
-            lambda: client.list_objects_v2(Bucket=self._bucket, Prefix=self._full(""), MaxKeys=1), "", rounds=1
+            lambda: self._client().list_objects_v2(Bucket=self._bucket, Prefix=self._full(""), MaxKeys=1),
+            "",
+            attempts=3,
         )
 
     def put_if_absent(self, key: str, data: bytes) -> bool:
@@ -181,10 +189,10 @@ class S3Store:
         return f"{self._prefix}/{key}" if self._prefix else key
 
     def _client(self) -> Any:
-        """This process's client: safe across threads, but not across a fork. Its retries outlast a server's restart."""
+        """This process's client: safe across threads, but not across a fork."""
         with self._lock:
             if self._client_of is None or self._client_of[0] != os.getpid():
-                self._client_of = (os.getpid(), _make_client(attempts=8))
+                self._client_of = (os.getpid(), _make_client())
             return self._client_of[1]
 
     def _pages(self, prefix: str, **arguments: str) -> Sequence[Any]:
@@ -196,16 +204,17 @@ class S3Store:
 
         return self._answer(read, prefix)
 
-    def _answer(self, call: Callable[[], _T], key: str, rounds: int = _ROUNDS) -> _T:
+    def _answer(self, call: Callable[[], _T], key: str, attempts: int = 0) -> _T:
         """Run ``call``, again if that may help, and translate what it raises at last. Never repeats a secret."""
-        for attempt in range(rounds):
+        attempts = attempts or self._retry.attempts
+        for attempt in range(attempts):
             try:
-                return call()
+                result = call()
             except boto_errors.ClientError as error:
-                if _code(error) not in _BUSY or attempt == rounds - 1:
+                if not _may_pass(error) or attempt == attempts - 1 or not self._budget.take():
                     raise self._translated(error, key) from error
-            except (boto_errors.ResponseStreamingError, boto_errors.IncompleteReadError) as error:
-                if attempt == rounds - 1:  # a body cut off half-way is the one failure botocore does not retry
+            except _BROKEN as error:
+                if attempt == attempts - 1 or not self._budget.take():
                     raise self._unreachable(error, key) from error
             except (boto_errors.NoCredentialsError, boto_errors.PartialCredentialsError) as error:
                 raise self._no_credentials() from error
@@ -213,8 +222,11 @@ class S3Store:
                 raise LakePathError(f"lake {self.uri}: {' '.join(str(error).split())}") from error
             except boto_errors.BotoCoreError as error:
                 raise self._unreachable(error, key) from error
-            self._ambient.pause(attempt, base=0.1)
-        raise AssertionError("unreachable: the last round returns or raises")
+            else:
+                self._budget.succeeded()
+                return result
+            self._ambient.pause(attempt, self._retry.base, self._retry.cap)
+        raise AssertionError("unreachable: the last attempt returns or raises")
 
     def _translated(self, error: boto_errors.ClientError, key: str) -> DatalakeError:
         code = _code(error)
@@ -250,18 +262,24 @@ def _code(error: boto_errors.ClientError) -> str:
     return str(error.response.get("Error", {}).get("Code", ""))
 
 
+def _may_pass(error: boto_errors.ClientError) -> bool:
+    """Whether asking again may help: the server was busy or broken, not the request wrong."""
+    status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+    return status >= 500 or status == 429 or _code(error) in _BUSY
+
+
 def _is_aws(host: str | None) -> bool:
     return bool(host) and str(host).endswith((".amazonaws.com", ".amazonaws.com.cn"))
 
 
-def _make_client(attempts: int) -> Any:
+def _make_client() -> Any:
     session = boto3.session.Session()
     config = Config(
         connect_timeout=5,
         read_timeout=30,
         max_pool_connections=32,
         tcp_keepalive=True,
-        retries={"mode": "standard", "total_max_attempts": attempts},
+        retries={"mode": "standard", "total_max_attempts": 1},  # S3Store asks again itself, with its own waits
     )
     region = session.region_name or "us-east-1"
     try:

@@ -99,6 +99,8 @@ class VersionLog:
         if seen != expected_head or not ensure(self._store, self._key(entry.number), self._encode(entry)):
             head = self.head()
             found = head.number if head else 0
+            if seen < expected_head == found:  # the log has just grown to where the caller knew it to be
+                return self.append(state, expected_head=expected_head, message=message)
             raise Conflict(
                 f"{self.kind} {self.name!r}: expected entry {expected_head} to be the newest, found {found}: "
                 f"another writer came first; look at the new state and try again",
