@@ -1,0 +1,180 @@
+"""infra/ agrees with the package and its command line, and holds no secret. That it runs on a cluster is not tested."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+import shlex
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+import yaml
+
+from orchestration.cli import app
+
+ROOT = Path(__file__).resolve().parents[1]
+INFRA = ROOT / "infra"
+FILES = sorted(path for path in INFRA.rglob("*") if path.is_file())
+JOBS = sorted((INFRA / "ray").glob("rayjob-*.yaml"))
+DOCKERFILE = (INFRA / "Dockerfile").read_text()
+SETTINGS = tomllib.loads((ROOT / "pyproject.toml").read_text())
+PROJECT, SETUPTOOLS = SETTINGS["project"], SETTINGS["tool"]["setuptools"]
+PINNED = dict(re.findall(r"^([\w.-]+)==(\S+)$", (ROOT / "constraints.txt").read_text(), re.MULTILINE))
+
+SECRET_LITERALS = (
+    r"\b(AKIA|ASIA)[0-9A-Z]{16}\b",
+    r"-----BEGIN [A-Z ]*PRIVATE KEY-----",
+    r"(?i)(secret|password|passwd|token|access_key)\w*\s*[:=]\s*['\"]?[A-Za-z0-9/+]{16,}",
+    r"://[^/\s:@]+:[^/\s@]+@",
+)
+
+
+@pytest.fixture(params=JOBS, ids=lambda path: path.stem)
+def job(request: pytest.FixtureRequest) -> dict[str, Any]:
+    (document,) = yaml.safe_load_all(request.param.read_text())
+    return document
+
+
+def pods(job: dict[str, Any]) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+    """(group, its pod's spec), the head first."""
+    cluster = job["spec"]["rayClusterSpec"]
+    for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"]):
+        yield group, group["template"]["spec"]
+
+
+def containers(job: dict[str, Any]) -> list[dict[str, Any]]:
+    return [container for _, pod in pods(job) for container in pod["containers"]]
+
+
+def parsed(entrypoint: str) -> tuple[str, dict[str, Any]]:
+    """The command that the entrypoint names and its parameters, as the real command line parses them."""
+    python, dash_m, module, name, *arguments = shlex.split(entrypoint)
+    assert (python, dash_m, module) == ("python", "-m", "orchestration")
+    root = typer.main.get_command(app)
+    return name, root.commands[name].make_context(name, arguments).params
+
+
+def test_both_jobs_are_there():
+    assert [path.stem for path in JOBS] == ["rayjob-generate", "rayjob-train"]
+
+
+def test_the_entrypoint_is_a_command_line_that_we_understand(job):
+    command, parameters = parsed(job["spec"]["entrypoint"])
+    assert job["metadata"]["name"] == f"morphogen-{command}"
+    if command == "generate":
+        assert re.fullmatch(r"[\w.-]+@\w+", parameters["params"])
+        assert parameters["tokens"] > 0
+    else:
+        assert command == "train"
+        (group,) = job["spec"]["rayClusterSpec"]["workerGroupSpecs"]
+        gpus = int(group["template"]["spec"]["containers"][0]["resources"]["limits"]["nvidia.com/gpu"])
+        assert parameters["gpu"] is True
+        assert parameters["workers"] == group["replicas"] * gpus
+
+
+def test_an_option_that_the_command_line_lacks_would_be_found():
+    with pytest.raises(Exception, match=r"(?i)no such option"):
+        parsed("python -m orchestration generate code@1 --tokens 1 --shards 3")
+
+
+def test_a_file_that_the_entrypoint_reads_is_mounted_on_the_head(job):
+    _, head = next(pods(job))
+    mounts = {mount["mountPath"]: mount["name"] for mount in head["containers"][0].get("volumeMounts", ())}
+    volumes = {volume["name"]: volume["configMap"]["name"] for volume in head.get("volumes", ())}
+    for word in shlex.split(job["spec"]["entrypoint"]):
+        if word.startswith("/"):
+            assert volumes[mounts[str(Path(word).parent)]] == job["metadata"]["name"]
+
+
+def test_a_job_cleans_up_and_knows_its_lake(job):
+    assert (job["apiVersion"], job["kind"]) == ("ray.io/v1", "RayJob")
+    assert job["spec"]["shutdownAfterJobFinishes"] is True
+    assert job["spec"]["rayClusterSpec"]["rayVersion"] == PINNED["ray"]
+    for container in containers(job):
+        assert container["image"].split(":")[1].removesuffix("-gpu") == PROJECT["version"]
+        assert {variable["name"] for variable in container["env"]} == {"MORPHOGEN_LAKE", "AWS_ENDPOINT_URL_S3"}
+        assert container["envFrom"] == [{"secretRef": {"name": "morphogen-s3"}}]
+        for side in ("requests", "limits"):
+            assert {"cpu", "memory"} <= set(container["resources"][side])
+
+
+def test_only_the_training_workers_wait_for_a_gpu(job):
+    for group, pod in pods(job):
+        wants = "nvidia.com/gpu" in pod["containers"][0]["resources"]["limits"]
+        assert wants == (group.get("groupName") == "trainers")
+
+
+def test_no_pod_runs_as_root(job):
+    for _, pod in pods(job):
+        assert pod["securityContext"]["runAsNonRoot"] is True
+        assert f"USER {pod['securityContext']['runAsUser']}:{pod['securityContext']['runAsGroup']}" in DOCKERFILE
+        for container in pod["containers"]:
+            assert container["securityContext"]["allowPrivilegeEscalation"] is False
+    assert re.findall(r"^USER (\S+)", DOCKERFILE, re.MULTILINE)[-1] == "1000:1000"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(INFRA)))
+def test_a_file_says_what_it_is_and_holds_no_secret(path):
+    text = path.read_text()
+    if path.suffix != ".json":
+        assert text.startswith("# ")
+    for pattern in SECRET_LITERALS:
+        assert not re.search(pattern, text), pattern
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "AWS_ACCESS_KEY_ID: AKIAIOSFODNN7EXAMPLE",
+        "AWS_SECRET_ACCESS_KEY=wJalrXUtnFEMIK7MDENGbPxRfiCYEXAMPLEKEY",
+        "https://user:hunter2@s3.example.org",
+    ],
+)
+def test_a_secret_would_be_found(text):
+    assert any(re.search(pattern, text) for pattern in SECRET_LITERALS)
+
+
+def test_the_image_installs_what_the_package_needs():
+    python = re.search(r"^FROM python:(\d+\.\d+)-slim$", DOCKERFILE, re.MULTILINE)
+    assert python is not None
+    assert PROJECT["requires-python"] == f">={python.group(1)}"
+    assert f"ARG TORCH=torch=={PINNED['torch']}\n" in DOCKERFILE
+    copied = {word for line in re.findall(r"^COPY (.+)$", DOCKERFILE, re.MULTILINE) for word in line.split()[:-1]}
+    sent = {line[1:] for line in (INFRA / "Dockerfile.dockerignore").read_text().splitlines() if line.startswith("!")}
+    packages = {pattern.removesuffix("*") for pattern in SETUPTOOLS["packages"]["find"]["include"]}
+    assert copied == sent == packages | {"pyproject.toml", "constraints.txt", PROJECT["readme"], "LICENSE"}
+    assert all((ROOT / path).exists() for path in sent)
+
+
+def test_the_bucket_policy_grants_what_the_store_calls_and_no_delete():
+    policy = json.loads((INFRA / "s3" / "bucket-policy.json").read_text())
+    allowed = [each for each in policy["Statement"] if each["Effect"] == "Allow"]
+    assert {each["Action"] for each in allowed} == {"s3:ListBucket", "s3:GetObject", "s3:PutObject"}
+    for each in allowed:
+        assert each["Principal"] != "*"
+        assert (
+            each["Resource"].endswith("/lake/*")
+            or each["Action"] == "s3:ListBucket"
+            or "/lake/data/" in each["Resource"]
+        )
+    overwrites = [each["Resource"] for each in allowed if each["Action"] == "s3:PutObject" and "Condition" not in each]
+    assert overwrites == ["arn:aws:s3:::my-bucket/lake/data/*"]
+
+
+def test_only_a_damaged_shard_is_ever_overwritten_or_deleted_but_for_the_probe():
+    """What the bucket policy counts on: nothing else in the lake calls `replace` or `delete` of a store."""
+    calls = {
+        (path.stem, node.func.attr)
+        for path in (ROOT / "datalake").glob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Attribute)
+        and node.func.attr in ("replace", "delete")
+        and ast.unparse(node.func.value).endswith("store")
+    }
+    assert calls == {("shards", "replace"), ("probe", "delete")}
