@@ -112,7 +112,7 @@ def train_on_ray(
             if on_event is not None:
                 on_event({"event": "worker_lost", "attempt": attempt, "reason": type(failure).__name__})
     raise TrainingFailedError(
-        f"run {run}: its workers died in {ATTEMPTS} attempts ({failure}); "
+        f"run {run}: its workers died in {ATTEMPTS} attempts, the last of {_last_line(failure)!r}; "
         "what was checkpointed is kept: run the same command again to go on"
     )
 
@@ -132,6 +132,12 @@ def _attempt(job: dict[str, Any], workers: int, use_gpu: bool) -> Exception | No
         except ray.train.TrainingFailedError as error:
             return error
     return None
+
+
+def _last_line(failure: Exception | None) -> str:
+    """The end of Ray's account of a failure: below its own frames stands what went wrong."""
+    lines = str(failure).strip().splitlines()
+    return lines[-1].strip() if lines else type(failure).__name__
 
 
 class _pump:
