@@ -1,5 +1,7 @@
 """generate_batch is a pure function of (spec, seed, id), keeps to its band, and refuses what cannot be."""
 
+from functools import partial
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -10,10 +12,12 @@ from generator import (
     BackendError,
     BandError,
     RangeError,
+    accept,
     check_acceptance,
     generate_batch,
     measure_acceptance,
     parse_spec,
+    pipeline,
 )
 from generator.families import nca
 
@@ -64,6 +68,16 @@ def test_any_split_backend_and_thread_count_gives_the_same_rows(spec, first, cou
 def test_runs_longer_than_one_thread_task_join_in_order():
     whole = generate_batch(SHARED, 3, 0, 400, threads=2)
     assert generate_batch(SHARED, 3, 100, 250, threads=1).equals(whole.slice(100, 250).combine_chunks())
+
+
+def test_scoring_beside_a_device_accepts_the_same_candidates(monkeypatch):
+    monkeypatch.setattr(pipeline, "DEVICE_BATCH", 50)
+    monkeypatch.setattr(pipeline, "SCORE_SLICE", 8)
+    simulate = partial(nca.simulate, SMALL, 3, backend="numba")
+    ids = np.arange(10, 310)
+    beside, plain = pipeline.search_beside(SMALL, simulate, ids, 3), accept.search(SMALL, simulate, ids)
+    for name in ("tokens", "attempts", "ratio", "normalized"):
+        assert (getattr(beside, name) == getattr(plain, name)).all()
 
 
 def test_large_seeds_and_ids_are_distinct_addresses():
