@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 from datalake import DatasetVersion, Lake, Manifest, ShardRef, Source, Store, check_name, digest_of, write_shard
 from orchestration.corpus_files import SPLITS, Document, Survey, find_files, stdlib_files, survey_files
 from orchestration.errors import CorpusError
-from orchestration.tokens import ByteTokenizer, TextTokenizer, parse_tokenizer, train_bpe
+from orchestration.tokens import BpeTokenizer, ByteTokenizer, TextTokenizer, parse_tokenizer, train_bpe
 
 __all__ = ["CorpusResult", "add_corpus", "stdlib_files"]
 
@@ -96,19 +97,16 @@ def add_corpus(
     _check_sizes(seq_len, heldout_fraction, shard_sequences)
     vocabulary = parse_tokenizer(tokenizer)
     survey = survey_files(find_files(paths, patterns, root=root), heldout_fraction, progress)
-    text = ByteTokenizer() if vocabulary is None else _trained(lake.store, survey, vocabulary)
+    text: TextTokenizer = ByteTokenizer() if vocabulary is None else _trained(survey, vocabulary)
 
     rows = {split: Rows(survey.documents[split], text, seq_len) for split in SPLITS}
+    tables = {split: _begun(split, rows[split], shard_sequences, progress) for split in SPLITS}
+    if isinstance(text, BpeTokenizer):
+        lake.store.put_if_absent(text.key, text.json_bytes)
     manifests = {}
     for split in SPLITS:
         source = _source(split, rows[split], heldout_fraction, shard_sequences)
-        tables = rows[split].tables(shard_sequences, partial(progress, split) if progress else None)
-        shards = list(map_shards(partial(_write_shard, lake.store, source), tables))
-        if not shards:
-            raise CorpusError(
-                f"paths: the {split} split has {rows[split].dropped} tokens, fewer than one row of {seq_len}; "
-                "give more text, a smaller seq_len or another heldout_fraction"
-            )
+        shards = list(map_shards(partial(_write_shard, lake.store, source), tables[split]))
         manifests[split] = _manifest(source, rows[split], shards)
 
     # Nothing is named before both splits are whole; held-out first, so that whoever sees train can evaluate on it.
@@ -210,11 +208,21 @@ def _check_sizes(seq_len: int, heldout_fraction: float, shard_sequences: int) ->
         raise CorpusError(f"shard_sequences: {shard_sequences} is no size; use 1 or more, 512 is usual")
 
 
-def _trained(store: Store, survey: Survey, vocabulary: int) -> TextTokenizer:
-    """A BPE trained on the train split alone, kept in the lake under its digest."""
-    tokenizer = train_bpe((document.read() for document in survey.documents["train"]), vocabulary)
-    store.put_if_absent(tokenizer.key, tokenizer.json_bytes)
-    return tokenizer
+def _trained(survey: Survey, vocabulary: int) -> BpeTokenizer:
+    """A BPE trained on the train split alone."""
+    return train_bpe((document.read() for document in survey.documents["train"]), vocabulary)
+
+
+def _begun(split: str, rows: Rows, shard_sequences: int, progress: Progress | None) -> Iterator[NumberedTable]:
+    """The split's tables, the first made already: text too short for a row is refused before anything is written."""
+    tables = rows.tables(shard_sequences, partial(progress, split) if progress else None)
+    first = next(tables, None)
+    if first is None:
+        raise CorpusError(
+            f"paths: the {split} split has {rows.dropped} tokens, fewer than one row of {rows.seq_len}; "
+            "give more text, a smaller seq_len or another heldout_fraction"
+        )
+    return chain([first], tables)
 
 
 def _source(split: str, rows: Rows, heldout_fraction: float, shard_sequences: int) -> Source:

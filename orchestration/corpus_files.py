@@ -28,7 +28,7 @@ class Document:
 
     def read(self) -> bytes:
         """The file's bytes; CorpusError if they changed since the survey, as the dataset's spec already names them."""
-        content = self.path.read_bytes()
+        content = _content(self.path)
         if hashlib.sha256(content).digest() != self.sha256:
             raise CorpusError(f"paths: {self.path} changed while it was being read; add the corpus again")
         return content
@@ -98,7 +98,7 @@ def survey_files(
     survey = Survey()
     seen: set[bytes] = set()
     for done, (relative, path) in enumerate(files.items(), start=1):
-        content = path.read_bytes()
+        content = _content(path)
         digest = hashlib.sha256(content).digest()
         if not content:
             survey.empty.append(relative)
@@ -122,6 +122,13 @@ def _below(folder: Path, patterns: Sequence[str]) -> Iterator[Path]:
             path = Path(parent, name)
             if any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns) and path.is_file():
                 yield path
+
+
+def _content(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise CorpusError(f"paths: {path} cannot be read ({error.strerror}); mend or leave out the file") from error
 
 
 def _is_utf8(content: bytes) -> bool:
