@@ -11,9 +11,12 @@ import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import ray
+
+CGROUP_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 
 OUR_PACKAGES = ("generator", "datalake", "trainer", "orchestration")
 
@@ -31,8 +34,13 @@ def inside_ray_job() -> bool:
 
 
 def local_cores() -> int:
-    """Cores this process may use, by its CPU affinity."""
-    return len(os.sched_getaffinity(0))
+    """Cores this process may use: its CPU affinity, or less where a container's quota (cgroup v2) allows less."""
+    cores = len(os.sched_getaffinity(0))
+    try:
+        quota, period = CGROUP_QUOTA.read_text().split()
+    except (OSError, ValueError):
+        return cores
+    return cores if quota == "max" else max(1, min(cores, int(quota) // int(period)))
 
 
 def compute_cores() -> int:
