@@ -22,6 +22,7 @@ from datalake.runs import Run, RunRepository
 from datalake.shards import ShardRef, read_shard, repair_shard, shard_ref_if_valid, write_shard
 from datalake.source import Source, shard_key, shard_layout
 from datalake.store import Store, open_store
+from datalake.verdict import Verdict, read_verdict, record_verdict
 from datalake.verify import ShardProblem, VerifyReport, verify_dataset
 
 __all__ = [
@@ -48,6 +49,7 @@ __all__ = [
     "SkippedCheckpoint",
     "Source",
     "Store",
+    "Verdict",
     "VerifyReport",
     "canonical_json",
     "check_name",
@@ -59,6 +61,8 @@ __all__ = [
     "parse_ref",
     "probe_store",
     "read_shard",
+    "read_verdict",
+    "record_verdict",
     "repair_shard",
     "save_manifest",
     "sha256_hex",

@@ -17,6 +17,7 @@ from typing import Any
 from datalake.errors import LakePathError, StoreUnavailableError
 from datalake.names import check_key, check_prefix
 from datalake.store import missing
+from datalake.verdict import WriteGuard
 
 _TEMP = ".tmp"
 
@@ -26,6 +27,7 @@ class LocalStore:
 
     def __init__(self, root: Path) -> None:
         self.root = Path(os.path.abspath(root.expanduser()))
+        self._guard = WriteGuard()
 
     def __repr__(self) -> str:
         return f"LocalStore({self.uri!r})"
@@ -46,6 +48,7 @@ class LocalStore:
 
     def put_if_absent(self, key: str, data: bytes) -> bool:
         target = self._path(key)
+        self._guard.check(self, key)
         if target.exists():  # saves writing and syncing a file that cannot win
             return False
         with self._translated(), self._finished_file(data) as temporary:
@@ -59,6 +62,7 @@ class LocalStore:
 
     def replace(self, key: str, data: bytes) -> None:
         target = self._path(key)
+        self._guard.check(self, key)
         with self._translated(), self._finished_file(data) as temporary:
             _make_folders(target.parent)
             temporary.replace(target)

@@ -28,6 +28,7 @@ from datalake.errors import (
 from datalake.names import check_key, check_prefix
 from datalake.retry import RetryBudget, RetryPolicy
 from datalake.store import missing
+from datalake.verdict import WriteGuard
 
 _T = TypeVar("_T")
 _ABSENT = {"NoSuchKey", "404", "NotFound"}
@@ -67,6 +68,7 @@ class S3Store:
         self._lock = threading.Lock()
         self._client_of: tuple[int, Any] | None = None
         self._budget = RetryBudget()
+        self._guard = WriteGuard()
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in ("_bucket", "_prefix", "_ambient", "_retry")}
@@ -92,6 +94,7 @@ class S3Store:
 
     def put_if_absent(self, key: str, data: bytes) -> bool:
         full = self._full(check_key(key))
+        self._guard.check(self, key)
 
         def put() -> bool:
             try:
@@ -106,6 +109,7 @@ class S3Store:
 
     def replace(self, key: str, data: bytes) -> None:
         full = self._full(check_key(key))
+        self._guard.check(self, key)
         self._answer(lambda: self._client().put_object(Bucket=self._bucket, Key=full, Body=data), key)
 
     def get(self, key: str) -> bytes:

@@ -10,9 +10,9 @@ from rich.console import Console
 from rich.tree import Tree
 
 from datalake import lineage as trace_lineage
-from datalake import probe_store
+from datalake import probe_store, record_verdict
 from orchestration.commands.common import DEFAULT_LAKE, AsJson, LakeUri, open_lake, print_json
-from orchestration.progress import console
+from orchestration.progress import stage
 
 
 def lineage(
@@ -46,20 +46,29 @@ def _tree(found: dict[str, Any], above: Tree | None = None) -> Tree:
 
 def probe(
     lake: LakeUri = DEFAULT_LAKE,
-    writers: Annotated[int, typer.Option(min=2, max=64, help="Concurrent writers per key.")] = 16,
-    keys: Annotated[int, typer.Option(min=1, max=200, help="Keys to race for.")] = 8,
+    writers: Annotated[int, typer.Option(min=2, max=64, help="Concurrent writers per key.")] = 32,
+    keys: Annotated[int, typer.Option(min=1, max=200, help="Keys to race for.")] = 50,
     as_json: AsJson = False,
 ) -> None:
-    """Race writers against the store: is create-if-absent atomic, is a read after a write current?"""
-    store = open_lake(lake).store
-    console.print(f"racing {writers} writers for {keys} keys on {store.uri} …")
-    report = probe_store(store, writers=writers, keys=keys)
+    """Race writers against the store and keep the verdict: a store that fails is refused by every later write."""
+    opened = open_lake(lake)
+    title = f"{writers} writers race for {keys} keys on {opened.uri}"
+    with stage(title, keys) as advance:
+        report = probe_store(
+            opened.store, writers, keys, opened.ambient, progress=lambda done, _all: advance(done, "races")
+        )
+    record_verdict(opened.store, report, opened.ambient)
     if as_json:
         print_json(asdict(report))
     else:
         for violation in report.violations:
             typer.echo(violation)
-        verdict = "only one writer ever won" if report.ok else "this store must not be used for a lake"
-        typer.echo(f"{report.keys} keys, {report.writers} writers each, {report.seconds:.1f} s: {verdict}")
+        typer.echo(f"{report.keys} keys, {report.writers} writers each, {report.seconds:.1f} s: {_verdict(report.ok)}")
     if not report.ok:
         raise typer.Exit(1)
+
+
+def _verdict(ok: bool) -> str:
+    if ok:
+        return "one writer won each, and all saw its object at once: this store may hold a lake"
+    return "this store must not hold a lake; writing to it is refused from now on"

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 
 import pytest
 
+from datalake.errors import ProbeError
 from datalake.lake import Lake
 from datalake.local_store import LocalStore
 from datalake.manifest import Manifest
-from datalake.probe import probe_store
+from datalake.probe import ProbeReport, probe_store
 from datalake.store import open_store
+from datalake.verdict import read_verdict, record_verdict
 from datalake.verify import verify_dataset
 from tests.datalake.helpers import make_manifest
 
@@ -78,3 +81,52 @@ def test_probe_finds_out_bad_stores(tmp_path: Path, kind: type[LocalStore], says
     report = probe_store(kind(tmp_path), writers=4, keys=3)
     assert not report.ok
     assert any(says in violation for violation in report.violations)
+
+
+class ForgetfulCacheStore(LocalStore):
+    """A server whose cache remembers that an object was not there."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        self.absent: set[str] = set()
+
+    def exists(self, key: str) -> bool:
+        if key in self.absent:
+            return False
+        if not super().exists(key):
+            self.absent.add(key)
+        return key not in self.absent
+
+    def list(self, prefix: str = "", start_after: str = ""):
+        return (key for key in super().list(prefix, start_after) if key not in self.absent)
+
+
+def test_probe_finds_out_a_cache_that_remembers_absence(tmp_path: Path) -> None:
+    report = probe_store(ForgetfulCacheStore(tmp_path), writers=4, keys=3)
+    assert any("right after the write" in violation for violation in report.violations)
+
+
+def test_a_failed_verdict_refuses_writes_and_a_good_one_clears_it(lake_uri: str) -> None:
+    lake = Lake.open(lake_uri)
+    manifest = make_manifest(lake)
+    version = lake.datasets.commit("seen-before", manifest)
+    assert read_verdict(lake.store) is None
+    bad = ProbeReport(lake_uri, 32, 50, ("probe/x/0001: 2 of 32 writers were told that they created it",), 1.0)
+    record_verdict(lake.store, bad, lake.ambient)
+
+    other = Lake.open(lake_uri)
+    for write in (
+        lambda: other.params.put("code", {"family": "nca"}),
+        lambda: other.datasets.commit("again", manifest),
+        lambda: other.runs.start("r", "train", {}, {}),
+        lambda: other.store.replace("data/x", b"x"),
+    ):
+        with pytest.raises(ProbeError, match="2 of 32 writers were told"):
+            write()
+    assert other.datasets.get("seen-before") == version
+    assert verify_dataset(other.store, manifest).ok
+
+    record_verdict(other.store, probe_store(other.store, writers=4, keys=2), other.ambient)
+    assert other.params.put("code", {"family": "nca"}).version == 1
+    assert read_verdict(other.store).ok
+    assert pickle.loads(pickle.dumps(other)).params.get("code@1").version == 1  # noqa: S301 - our own bytes

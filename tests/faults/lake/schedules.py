@@ -26,7 +26,6 @@ from tests.faults.lake.clients import (
     NAME,
     Script,
     history_of,
-    process_main,
     read_notes,
     run_client,
 )
@@ -75,9 +74,7 @@ def check(outcome: Outcome, store: Store) -> None:
     assert len(set(values)) == len(values), f"{title}: a value is in the log twice: {values}"
     for call in outcome.history:
         if call.result is not None and call.result[0] == "ok":
-            assert values[int(str(call.result[1])) - 1] == call.value, (
-                f"{title}: acknowledged {call} is not in {values}"
-            )
+            assert values[int(str(call.result[1])) - 1] == call.value, f"{title}: {call} is not in {values}"
     written = {call.value for call in outcome.history if call.unknown or (call.result and call.result[0] == "ok")}
     assert set(values) <= written, f"{title}: entries from nowhere in {values}:\n{explain(outcome.history)}"
 
