@@ -6,6 +6,7 @@ The plan turns (manifests, mixture, seed, step) into rows.
 
 from datalake.ambient import Ambient
 from datalake.canonical import canonical_json, digest_of, sha256_hex
+from datalake.changes import Change, FieldChange, diff_specs
 from datalake.checkpoints import Checkpoint, SkippedCheckpoint
 from datalake.datasets import DatasetRepository, DatasetVersion
 from datalake.errors import DatalakeError
@@ -27,11 +28,13 @@ from datalake.verify import ShardProblem, VerifyReport, verify_dataset
 
 __all__ = [
     "Ambient",
+    "Change",
     "Checkpoint",
     "DatalakeError",
     "DatasetReader",
     "DatasetRepository",
     "DatasetVersion",
+    "FieldChange",
     "Lake",
     "Manifest",
     "ModelRepository",
@@ -54,6 +57,7 @@ __all__ = [
     "canonical_json",
     "check_name",
     "content_digest",
+    "diff_specs",
     "digest_of",
     "lineage",
     "load_manifest",

@@ -6,12 +6,13 @@ digest (``specs/<digest>.json``), and the version log of its name says which dig
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from datalake.ambient import Ambient
 from datalake.canonical import canonical_json, parse_json, sha256_hex
+from datalake.changes import Change, FieldChange, diff_specs, watch
 from datalake.errors import Conflict, CorruptObjectError
 from datalake.store import Store, ensure_content
 from datalake.versioned import Record, VersionedNames, empty_state
@@ -100,6 +101,16 @@ class ParameterRegistry:
     def tag(self, name: str, alias: str, version: int, expect: int | None = None) -> ParameterVersion:
         """Move ``alias`` to ``version``; with ``expect``, only from that version (0: absent), else Conflict."""
         return self._load(name, self._names.tag(name, alias, version, expect))
+
+    def diff(self, old: str, new: str) -> Sequence[FieldChange]:
+        """The fields in which the specs of two references differ, by path. Raises NotFoundError."""
+        return diff_specs(self.get(old).spec, self.get(new).spec)
+
+    def watch(
+        self, name: str, after: int | None = None, interval: float = 2.0, stop: Callable[[], bool] = lambda: False
+    ) -> Iterator[Change]:
+        """New versions and moved aliases of ``name`` as they happen; see ``changes.watch``."""
+        return watch(self._names.log(name), self._names.ambient, after, interval, stop)
 
     def _load(self, name: str, record: Record) -> ParameterVersion:
         key = f"specs/{record['digest']}.json"

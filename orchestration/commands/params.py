@@ -1,14 +1,15 @@
-"""`morphogen params`: put, show, list, history, tag."""
+"""`morphogen params`: put, show, list, history, diff, watch, tag."""
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict
-from pathlib import Path
+from itertools import islice
 from typing import Annotated
 
 import typer
 
-from generator import check_acceptance, parse_spec
+from generator import check_acceptance
 from orchestration.commands.common import (
     DEFAULT_LAKE,
     AsJson,
@@ -17,7 +18,7 @@ from orchestration.commands.common import (
     open_lake,
     print_json,
     print_table,
-    read_toml,
+    spec_from,
 )
 
 app = typer.Typer(no_args_is_help=True)
@@ -26,7 +27,7 @@ app = typer.Typer(no_args_is_help=True)
 @app.command()
 def put(
     name: Annotated[str, typer.Argument(help="Name of the parameter set.")],
-    spec_file: Annotated[Path, typer.Argument(help="TOML file with the spec's fields.")],
+    source: Annotated[str, typer.Argument(metavar="SPEC.toml|PRESET", help="A TOML file, or the name of a preset.")],
     message: Message = "",
     expect: Annotated[int | None, typer.Option(help="Refuse unless this is the latest version.")] = None,
     force: Annotated[bool, typer.Option(help="Make a new version even if the spec is the latest one's.")] = False,
@@ -34,7 +35,7 @@ def put(
     as_json: AsJson = False,
 ) -> None:
     """Validate a spec and register it as the next version (or find it registered already)."""
-    spec = parse_spec(read_toml(spec_file))
+    spec = spec_from(source)
     check_acceptance(spec)
     stored = open_lake(lake).params.put(
         name, spec.model_dump(mode="json"), message=message, expect_version=expect, force=force
@@ -82,13 +83,58 @@ def history(name: str, lake: LakeUri = DEFAULT_LAKE, as_json: AsJson = False) ->
 
 
 @app.command()
+def diff(
+    old: Annotated[str, typer.Argument(help="NAME@VERSION or NAME@ALIAS.")],
+    new: Annotated[str, typer.Argument(help="Another version, of this name or another.")],
+    lake: LakeUri = DEFAULT_LAKE,
+    as_json: AsJson = False,
+) -> None:
+    """Show the fields in which two versions differ."""
+    changes = open_lake(lake).params.diff(old, new)
+    if as_json:
+        print_json([asdict(each) for each in changes])
+        return
+    if not changes:
+        typer.echo(f"{old} and {new} are the same spec")
+        return
+    absent = "(absent)"
+    rows = [(c.path, absent if c.added else c.old, absent if c.removed else c.new) for c in changes]
+    print_table(["field", old, new], rows)
+
+
+@app.command()
+def watch(
+    name: Annotated[str, typer.Argument(help="Name of the parameter set; it need not exist yet.")],
+    after: Annotated[
+        int | None, typer.Option(min=0, help="Tell everything after this log entry; 0 for the whole history.")
+    ] = None,
+    interval: Annotated[float, typer.Option(min=0.1, help="Seconds between looks.")] = 2.0,
+    count: Annotated[int | None, typer.Option(min=1, help="End after this many changes.")] = None,
+    lake: LakeUri = DEFAULT_LAKE,
+    as_json: AsJson = False,
+) -> None:
+    """Follow new versions and moved aliases as they happen, until interrupted; with --json, one document a line."""
+    changes = open_lake(lake).params.watch(name, after, interval)
+    try:
+        for change in islice(changes, count):
+            where = f"{name}@{change.version}" if change.alias is None else f"{name}@{change.alias} -> {change.version}"
+            line = f"{change.time}  {change.what}  {where}  {change.author}  {change.message}".rstrip()
+            typer.echo(json.dumps(asdict(change)) if as_json else line)
+    except KeyboardInterrupt:
+        raise typer.Exit(130) from None
+
+
+@app.command()
 def tag(
     reference: Annotated[str, typer.Argument(help="NAME@VERSION that the alias shall point at.")],
     alias: str,
+    expect: Annotated[
+        int | None, typer.Option(min=0, help="Refuse unless the alias points at this version now; 0: does not exist.")
+    ] = None,
     lake: LakeUri = DEFAULT_LAKE,
 ) -> None:
     """Point an alias at a version."""
     registry = open_lake(lake).params
     target = registry.get(reference)
-    registry.tag(target.name, alias, target.version)
+    registry.tag(target.name, alias, target.version, expect)
     typer.echo(f"{target.name}@{alias} -> {target.version}")
