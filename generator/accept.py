@@ -20,6 +20,7 @@ from .spec import BaseSpec, Simulated
 MAX_ATTEMPTS = 1 << 15
 MIN_RATE = 1e-3
 PROBE_CHUNK = 256
+WINDOW = 256
 
 Simulate = Callable[[np.ndarray, np.ndarray], Simulated]
 
@@ -74,15 +75,20 @@ def search(spec: BaseSpec, simulate: Simulate, ids_N: np.ndarray) -> Candidates:
 
 def _search_alone(spec: BaseSpec, simulate: Simulate, ids_N: np.ndarray) -> Candidates:
     found = empty(spec, len(ids_N))
-    pending = np.arange(len(ids_N))
-    for attempt in range(MAX_ATTEMPTS):
-        attempts = np.full(len(pending), attempt, dtype=np.int64)
-        judged = judge(spec, attempts, simulate(ids_N[pending], attempts))
+    tried = np.zeros(len(ids_N), dtype=np.int64)
+    pending, fresh = np.empty(0, dtype=np.int64), 0
+    while fresh < len(ids_N) or len(pending):
+        # Redraws go first and fresh ids fill the window, so that calls stay large until the very end.
+        more = np.arange(fresh, min(fresh + WINDOW - len(pending), len(ids_N)))
+        fresh += len(more)
+        pending = np.concatenate([pending, more])
+        judged = judge(spec, tried[pending], simulate(ids_N[pending], tried[pending]))
         put(found, pending[judged.accepted], take(judged, judged.accepted))
         pending = pending[~judged.accepted]
-        if not len(pending):
-            return found
-    raise hopeless(spec, int(ids_N[pending[0]]))
+        tried[pending] += 1
+        if len(pending) and tried[pending].max() >= MAX_ATTEMPTS:
+            raise hopeless(spec, int(ids_N[pending[tried[pending].argmax()]]))
+    return found
 
 
 def _search_group(spec: BaseSpec, simulate: Simulate, group: int) -> Candidates:

@@ -19,7 +19,8 @@ from .registry import GenerationSpec, family_of
 from .spec import BaseSpec
 
 BACKENDS = ("numba", "reference", "triton")
-RUN = 64
+# Ids a thread takes at a time. The last few of a run are redrawn in ever smaller calls: short runs waste a fifth.
+SHORTEST_RUN, LONGEST_RUN = 64, 4096
 CHECK_CANDIDATES = 4096
 # So many accepted among at most CHECK_CANDIDATES leave no doubt: the check stops there.
 ENOUGH = 24
@@ -88,7 +89,8 @@ def generate_batch(
         simulate = partial(family_of(spec).simulate, spec, seed, backend=name)
         ids = np.arange(first, first + count, dtype=np.int64)
         return _table(spec, first, [search_beside(spec, simulate, ids, workers)])
-    length = -(-RUN // spec.rule_group) * spec.rule_group
+    wanted = LONGEST_RUN if workers == 1 else min(LONGEST_RUN, max(SHORTEST_RUN, count // (4 * workers)))
+    length = -(-wanted // spec.rule_group) * spec.rule_group
     # Runs begin at whole groups of sequences with one rule: two runs that share a group would both do its work.
     starts = range(first - first % spec.rule_group, first + count, length)
     if workers == 1 or len(starts) < 2:
