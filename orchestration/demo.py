@@ -32,7 +32,7 @@ CODE_SPEC: dict[str, Any] = {
     "colors": 4,
     "patch": 2,
     "seq_len": 256,
-    "band": {"score": "gzip-int32-v1-normalized", "low": 0.1, "high": 0.5},
+    "band": {"score": "gzip-int32-v1-normalized", "low": 0.25, "high": 0.6},
 }
 
 

@@ -10,14 +10,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from datalake import DatasetReader, Lake, ParameterVersion, lineage
+from datalake import Lake, ParameterVersion, lineage, read_shard
 from datalake.datasets import DatasetVersion
-from generator import decode_tokens, parse_spec
-from orchestration.picture import trajectory_sheet
+from generator import parse_spec
+from orchestration.picture import sheet_of
 from orchestration.report_page import ReportPage, render
 from trainer import load_metrics
 
@@ -118,13 +117,7 @@ def _model(arm: Arm) -> str:
 
 def _pictures(lake: Lake, dataset: DatasetVersion) -> bytes:
     manifest = lake.datasets.manifest(dataset)
-    spec = parse_spec(manifest.source.spec)
-    reader = DatasetReader(lake.store, manifest)
-    chosen = np.arange(min(PICTURED, manifest.sequences))
-    tokens_NT = reader.rows(chosen)
-    scores_N = reader.column("score_normalized", chosen)
-    frames = np.stack([decode_tokens(spec, tokens_T) for tokens_T in tokens_NT])
-    return trajectory_sheet(frames, scores_N, spec.colors, score_name="score", columns=12)
+    return sheet_of(parse_spec(manifest.source.spec), read_shard(lake.store, manifest.shards[0]).slice(0, PICTURED))
 
 
 def _print(outcome: dict[str, Any]) -> None:

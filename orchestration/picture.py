@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from generator import GenerationSpec, decode_tokens
+from generator.spec import GridSpec
 from orchestration.errors import PictureError
 
 # fmt: off
@@ -46,6 +47,30 @@ def sheet_of(spec: GenerationSpec, table: pa.Table, *, title: str = "", caption:
     The score is the one that the spec's band is given in. A one-dimensional grid becomes one picture with time running
     down. Raises PictureError if the spec's tokens show no frames.
     """
+    shown, frames, score_column = _frames_of(spec, table)
+    return trajectory_sheet(
+        frames[:, None] if frames.ndim == 3 else frames,
+        table[score_column].to_numpy(),
+        shown.colors,
+        title=title,
+        caption=caption,
+        labels=[f"#{number}" for number in table["sequence_id"].to_pylist()],
+        score_name="gzip" if score_column == "score" else "score",
+        first_step=getattr(shown, "burn_in", 0),
+        stride=getattr(shown, "stride", 1),
+    )
+
+
+def animation_of(spec: GenerationSpec, table: pa.Table, *, format: Literal["gif", "apng"] = "gif") -> bytes:
+    """The sequences in ``table``, playing side by side. Raises PictureError unless their grid has 2 or 3 dimensions."""
+    shown, frames, score_column = _frames_of(spec, table)
+    if frames.ndim == 3:
+        raise PictureError(f"family: {spec.family!r} is one-dimensional: its sheet shows all of time; drop --{format}")
+    return animation(frames, table[score_column].to_numpy(), shown.colors, format=format)
+
+
+def _frames_of(spec: GenerationSpec, table: pa.Table) -> tuple[GridSpec, NDArray[np.uint8], str]:
+    """The spec of the grid, frames uint8 [n, F, *grid], and the column of the score that the band is given in."""
     shown = spec.frames_of
     if shown is None:
         raise PictureError(f"family: {spec.family!r} has no frames to draw; choose one on a grid, such as 'nca'")
@@ -54,21 +79,8 @@ def sheet_of(spec: GenerationSpec, table: pa.Table, *, title: str = "", caption:
     frames = np.stack(
         [decode_tokens(spec, np.frombuffer(tokens, dtype="<u2")) for tokens in table["tokens"].to_pylist()]
     )
-    if frames.ndim == 3:
-        frames = frames[:, None]
     band = spec.accept_band
-    plain = band is not None and band.score == "gzip-int32-v1"
-    return trajectory_sheet(
-        frames,
-        table["score" if plain else "score_normalized"].to_numpy(),
-        shown.colors,
-        title=title,
-        caption=caption,
-        labels=[f"#{number}" for number in table["sequence_id"].to_pylist()],
-        score_name="gzip" if plain else "score",
-        first_step=getattr(shown, "burn_in", 0),
-        stride=getattr(shown, "stride", 1),
-    )
+    return shown, frames, "score" if band is not None and band.score == "gzip-int32-v1" else "score_normalized"
 
 
 def trajectory_sheet(

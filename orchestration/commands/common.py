@@ -15,6 +15,8 @@ from rich.console import Console
 from rich.table import Table
 
 from datalake import Lake
+from generator import GenerationSpec, parse_spec
+from generator.presets import list_presets, load_preset
 from orchestration.errors import InvalidRequestError
 from orchestration.progress import console
 from orchestration.ray_session import inside_ray_job
@@ -51,6 +53,19 @@ def read_toml(path: Path) -> dict[str, Any]:
         ) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InvalidRequestError(f"{path}: is not TOML ({error}); mend the file") from error
+
+
+def spec_from(source: str, lake: str | None = None) -> GenerationSpec:
+    """The spec that `source` means: a TOML file, a preset, or (with a lake) a registered NAME, NAME@V or NAME@ALIAS."""
+    if source.endswith(".toml") or Path(source).is_file():
+        return parse_spec(read_toml(Path(source)))
+    if source in list_presets():
+        return load_preset(source)
+    if lake is None:
+        raise InvalidRequestError(
+            f"spec = {source!r}: neither a TOML file nor a preset; give a file or one of {', '.join(list_presets())}"
+        )
+    return parse_spec(open_lake(lake).params.get(source).spec)
 
 
 def print_json(document: Any) -> None:

@@ -10,7 +10,6 @@ from typing import Annotated, Any
 
 import typer
 
-from generator import GenerationSpec, generate_batch, parse_spec
 from orchestration.commands.common import (
     DEFAULT_LAKE,
     AsJson,
@@ -22,27 +21,6 @@ from orchestration.commands.common import (
     resumable,
 )
 from orchestration.progress import event_display, stage
-
-
-def preview(
-    source: Annotated[str, typer.Argument(metavar="SPEC.toml|NAME@V", help="A spec file or a registered version.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="PNG file to write.")] = Path("preview.png"),
-    sequences: Annotated[int, typer.Option("-n", min=1, max=64, help="Trajectories to draw.")] = 8,
-    seed: Annotated[int, typer.Option(min=0)] = 0,
-    lake: LakeUri = DEFAULT_LAKE,
-) -> None:
-    """Draw accepted trajectories as a PNG sheet: frames over time, the score beside each."""
-    from orchestration.picture import sheet_of
-
-    spec = _spec_of(source, lake)
-    out.write_bytes(sheet_of(spec, generate_batch(spec, seed, 0, sequences)))
-    typer.echo(str(out))
-
-
-def _spec_of(source: str, lake: str) -> GenerationSpec:
-    if source.endswith(".toml"):
-        return parse_spec(read_toml(Path(source)))
-    return parse_spec(open_lake(lake).params.get(source).spec)
 
 
 def generate(
