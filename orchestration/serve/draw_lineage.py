@@ -1,0 +1,118 @@
+"""Lineage as a graph: the model at the top, below it its run, its data, and the parameters that made it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from markupsafe import Markup, escape
+
+_BOX_W, _BOX_H, _GAP_X, _GAP_Y, _PAD = 172, 50, 18, 40, 8
+_SHOWN = 22  # characters of a name that fit into a box
+
+
+@dataclass(frozen=True)
+class Node:
+    """Something with a page of its own (``href``), or without (None)."""
+
+    kind: str
+    name: str
+    href: str | None
+
+
+@dataclass(frozen=True)
+class Graph:
+    """Nodes, and edges as pairs of places: from what was made to what it was made from."""
+
+    nodes: tuple[Node, ...]
+    edges: tuple[tuple[int, int], ...]
+
+
+def lineage_graph(tree: dict[str, Any]) -> Graph:
+    """The graph behind a lineage tree; what appears twice in the tree is one node."""
+    places: dict[Node, int] = {}
+    edges: dict[tuple[int, int], None] = {}
+
+    def node(kind: str, name: str, href: str | None) -> int:
+        return places.setdefault(Node(kind, name, href), len(places))
+
+    def reference(kind: str, folder: str, ref: str) -> int:
+        name, _, version = ref.partition("@")
+        return node(kind, ref, f"/{folder}/{name}/{version}")
+
+    def visit(part: dict[str, Any]) -> int:
+        model = reference("model", "models", part["model"]["ref"])
+        name = part["run"]["name"]
+        run = node("run", name, None if part["run"].get("missing") else f"/runs/{name}")
+        edges[model, run] = None
+        made_by: set[str] = set()
+        for dataset in part["datasets"]:
+            data = reference("dataset", "datasets", dataset["ref"])
+            edges[run, data] = None
+            if dataset["params"]:
+                made_by.add(dataset["params"]["ref"])
+                edges[data, reference("parameters", "params", dataset["params"]["ref"])] = None
+        for params in part["params"]:
+            if params["ref"] not in made_by:
+                edges[run, reference("parameters", "params", params["ref"])] = None
+        for parent in part["parents"]:
+            edges[run, visit(parent)] = None
+        return model
+
+    visit(tree)
+    return Graph(tuple(places), tuple(edges))
+
+
+def draw_graph(graph: Graph, title: str) -> Markup:
+    """The graph as SVG of its natural size, rows by the longest way from the top; boxes are links."""
+    depth = [0] * len(graph.nodes)
+    for _ in graph.nodes:  # longest path: as many rounds as there can be rows
+        for above, below in graph.edges:
+            depth[below] = max(depth[below], depth[above] + 1)
+    rows: dict[int, list[int]] = {}
+    for place, row in enumerate(depth):
+        rows.setdefault(row, []).append(place)
+    widest = max(len(row) for row in rows.values())
+    width = widest * (_BOX_W + _GAP_X) - _GAP_X + 2 * _PAD
+    height = len(rows) * (_BOX_H + _GAP_Y) - _GAP_Y + 2 * _PAD
+    at: dict[int, tuple[float, float]] = {}
+    for row, members in rows.items():
+        left = (width - (len(members) * (_BOX_W + _GAP_X) - _GAP_X)) / 2
+        for column, place in enumerate(members):
+            at[place] = (left + column * (_BOX_W + _GAP_X), _PAD + row * (_BOX_H + _GAP_Y))
+    lines = []
+    for above, below in graph.edges:
+        x1, y1 = at[above][0] + _BOX_W / 2, at[above][1] + _BOX_H
+        x2, y2 = at[below][0] + _BOX_W / 2, at[below][1]
+        bend = (y2 - y1) / 2
+        curve = f"M{x1:.0f} {y1:.0f}C{x1:.0f} {y1 + bend:.0f} {x2:.0f} {y2 - bend:.0f} {x2:.0f} {y2 - 2:.0f}"
+        lines.append(f'<path class="edge" marker-end="url(#tip)" d="{curve}"/>')
+    boxes = "".join(_box(node, *at[place]) for place, node in enumerate(graph.nodes))
+    return Markup(
+        f'<svg class="graph" width="{width:.0f}" height="{height:.0f}" viewBox="0 0 {width:.0f} {height:.0f}" '
+        f'role="group" aria-label="{escape(title)}"><title>{escape(title)}</title>'
+        '<defs><marker id="tip" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="8" markerHeight="8" orient="auto">'
+        f'<path class="tip" d="M0 0L8 4L0 8z"/></marker></defs>{"".join(lines)}{boxes}</svg>'
+    )
+
+
+def words(graph: Graph) -> list[str]:
+    """The edges as sentences, for whoever cannot see the graph."""
+    return [
+        f"{graph.nodes[above].kind} {graph.nodes[above].name} comes from {graph.nodes[below].kind} "
+        f"{graph.nodes[below].name}"
+        for above, below in graph.edges
+    ]
+
+
+def _box(node: Node, x: float, y: float) -> str:
+    shown = node.name if len(node.name) <= _SHOWN else node.name[: _SHOWN - 1] + "…"
+    body = (
+        f'<rect class="box {node.kind}" x="{x:.0f}" y="{y:.0f}" width="{_BOX_W}" height="{_BOX_H}" rx="8"/>'
+        f'<text class="kind" x="{x + 12:.0f}" y="{y + 19:.0f}">{node.kind}</text>'
+        f'<text class="name" x="{x + 12:.0f}" y="{y + 38:.0f}">{escape(shown)}</text>'
+    )
+    if node.href is None:
+        return f"<g><title>{escape(node.name)}: its log is gone</title>{body}</g>"
+    label = escape(f"{node.kind} {node.name}")
+    return f'<a href="{escape(node.href)}" aria-label="{label}"><title>{label}</title>{body}</a>'

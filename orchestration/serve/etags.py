@@ -1,0 +1,96 @@
+"""ETags and preconditions (RFC 9110, 13.1): what a reader has, and what a writer believes to be the head.
+
+The ETag of the latest version of a parameter set, and of an alias, is the version number in quotes: the same number
+that ``expect_version`` and ``expect`` take in process. That of anything else is a digest of the answer.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable
+from typing import Annotated, Any
+
+from fastapi import Header, Request, Response
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel
+from pydantic_core import to_jsonable_python
+
+from datalake.errors import NotFoundError
+from orchestration.errors import InvalidRequestError
+from orchestration.serve.problems import PreconditionFailedError
+
+IfMatch = Annotated[str | None, Header(description='ETag of the head this change is based on, such as `"3"`.')]
+IfNoneMatch = Annotated[str | None, Header(description="`*`: only if there is nothing yet.")]
+
+_TAGS = re.compile(r'\s*(?:W/)?"[\x21\x23-\x7e]*"\s*(?:,\s*(?:W/)?"[\x21\x23-\x7e]*"\s*)*')
+_ONE = re.compile(r'((?:W/)?)"([\x21\x23-\x7e]*)"')
+
+IMMUTABLE = "private, max-age=31536000, immutable"
+REVALIDATE = "private, no-cache"
+
+
+def answer(
+    request: Request, body: BaseModel, *, etag: str = "", immutable: bool = False, status: int = 200
+) -> Response:
+    """``body`` as JSON with its ETag, or 304 if the reader has it. ``immutable``: it may be kept for ever."""
+    content = to_jsonable_python(body)
+    response = JSONResponse(content, status)
+    tag = f'"{etag or hashlib.sha256(bytes(response.body)).hexdigest()[:32]}"'
+    headers = {"ETag": tag, "Cache-Control": IMMUTABLE if immutable else REVALIDATE}
+    if status == 200 and request.method == "GET" and _listed(request.headers.get("if-none-match"), tag):
+        return Response(status_code=304, headers=headers)
+    response.headers.update(headers)
+    return response
+
+
+def expected_version(if_match: str | None, if_none_match: str | None, head: Callable[[], int]) -> int | None:
+    """What a write's preconditions expect the head version to be: None anything, 0 nothing there yet.
+
+    ``head`` is asked only where a list or ``*`` leaves it open. Raises PreconditionFailedError, InvalidRequestError.
+    """
+    if if_match is not None and if_none_match is not None:
+        raise InvalidRequestError("If-Match and If-None-Match: found both, expected one of them; leave the other out")
+    if if_none_match is not None:
+        if if_none_match.strip() != "*":
+            raise InvalidRequestError(f"If-None-Match: {if_none_match[:80]!r}; on a write only * is allowed")
+        return 0
+    if if_match is None:
+        return None
+    if if_match.strip() == "*":
+        if (found := _or_zero(head)) == 0:
+            raise PreconditionFailedError("If-Match is *, but there is nothing yet: send If-None-Match: * to begin")
+        return found
+    if not _TAGS.fullmatch(if_match):
+        raise InvalidRequestError(f'If-Match: {if_match[:80]!r} is no ETag; send one as it was read, such as "3"')
+    strong = [tag for weak, tag in _ONE.findall(if_match) if not weak]
+    numbers = [int(tag) for tag in strong if tag.isascii() and tag.isdigit() and 0 < len(tag) <= 9]
+    if len(numbers) == 1:
+        return numbers[0]
+    found = _or_zero(head)
+    if found in numbers:
+        return found
+    raise PreconditionFailedError(
+        f"If-Match is {if_match[:80]}, found head {found}: look at what changed and try again",
+        expected=numbers[0] if numbers else 0,
+        found=found,
+    )
+
+
+def _or_zero(head: Callable[[], int]) -> int:
+    try:
+        return head()
+    except NotFoundError:
+        return 0
+
+
+def _listed(header: str | None, tag: str) -> bool:
+    """Whether If-None-Match names ``tag`` (weak comparison) or is ``*``."""
+    if header is None:
+        return False
+    return header.strip() == "*" or f"{tag[1:-1]}" in [found for _, found in _ONE.findall(header)]
+
+
+def both_heads(error: Any) -> PreconditionFailedError:
+    """A Conflict as the failed precondition that it is, when the request had one."""
+    return PreconditionFailedError(str(error), expected=error.expected, found=error.found)
