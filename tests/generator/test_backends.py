@@ -1,5 +1,10 @@
 """The numba kernel equals the NumPy reference, cell for cell, over the space of specs."""
 
+import hashlib
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -37,6 +42,18 @@ def test_numba_equals_the_reference(fields):
     spec = parse_spec(fields)
     ids = np.array([0, 1, 7, 1 << 33, (1 << 63) - 1])
     assert_equal(spec, (1 << 62) + 12345, ids, np.array([0, 1, 9, 32_000, 3]), "numba")
+
+
+def test_the_kernel_without_vector_extensions_gives_the_same_tokens(tmp_path):
+    code = (
+        "import hashlib, numpy as np; from generator import parse_spec; from generator.families import nca; "
+        "made = nca.simulate(parse_spec({'compat': True}), 3, np.arange(5), np.zeros(5, np.int64), 'numba'); "
+        "print(hashlib.sha256(made.tokens.tobytes()).hexdigest())"
+    )
+    plain = {**os.environ, "NUMBA_CPU_NAME": "generic", "NUMBA_CACHE_DIR": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", code], env=plain, capture_output=True, text=True, check=True)
+    tokens = nca.simulate(parse_spec({"compat": True}), 3, np.arange(5), np.zeros(5, np.int64), "reference").tokens
+    assert done.stdout.strip() == hashlib.sha256(tokens.tobytes()).hexdigest()
 
 
 # Each example compiles a kernel for about two seconds: a few here, two hundred under `make soak`.

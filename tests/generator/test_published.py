@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from generator import parse_spec
+from generator import generate_batch, load_preset, parse_spec
 from generator.families import nca
 from generator.float_rule import float_weights, logits
 from generator.reference import step_logits
@@ -109,6 +109,12 @@ def test_change_rates_are_the_published_ones():
     rate, score = np.concatenate(rates), np.concatenate(scores)
     assert rate.mean() == pytest.approx(published_rates["all"], rel=0.02)
     assert rate[score >= 0.5].mean() == pytest.approx(published_rates["0.5-1.0"], rel=0.02)
+
+
+def test_unigram_entropy_of_accepted_sequences_is_the_published_one():
+    table = generate_batch(load_preset("paper"), 0, 0, 1024)
+    tokens = np.frombuffer(b"".join(table["tokens"].to_pylist()), dtype="<u2").reshape(1024, -1)
+    assert unigram_entropy_nats(tokens) == pytest.approx(5.59, rel=0.02)
 
 
 def test_unigram_entropy_and_change_rate_are_those_of_the_float_network_of_the_same_rules():
