@@ -7,6 +7,7 @@ kept in float64 and added over ranks, so the result is the same on all of them.
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ import torch
 
 from trainer.data import TrainDataset
 from trainer.loss import token_scores
+from trainer.mask import LossMask, frame_tokens, target_mask
 from trainer.model import Llama
 from trainer.precision import Precision, autocast
 from trainer.ranks import Ranks
@@ -44,52 +46,72 @@ def bucket_edges(length: int) -> list[int]:
 
 
 def evaluate(
-    model: Llama, dataset: TrainDataset, sequences: int, precision: Precision, device: torch.device, ranks: Ranks
+    model: Llama,
+    dataset: TrainDataset,
+    sequences: int,
+    precision: Precision,
+    device: torch.device,
+    ranks: Ranks,
+    mask: LossMask = "none",
 ) -> dict[str, Any]:
     """Score the first ``sequences`` rows (or all, if fewer); a JSON-able dict, equal on every rank.
 
-    Keys: ``sequences``, ``tokens`` (predicted ones), ``loss`` (nats per token), ``perplexity``, ``accuracy`` (likeliest
-    next token), ``curve`` (loss by position of the predicted token: [{"from", "to", "loss"}], ``to`` exclusive).
-    Text adds ``bytes`` and ``bits_per_byte`` = total nats / ln 2 / UTF-8 bytes of the predicted tokens. Synthetic data
-    adds ``gate``: {"loss", "entropy", "passed"}, entropy being the rows' mean unigram entropy over the same tokens.
+    Keys: ``sequences``, ``tokens`` (predictions that count under ``mask``, as in training), ``loss`` (nats per counted
+    token), ``perplexity``, ``accuracy`` (likeliest next token), ``curve`` (loss by position of the predicted token,
+    counted or not: [{"from", "to", "loss"}], ``to`` exclusive). Text adds ``bytes`` and ``bits_per_byte`` = total nats
+    / ln 2 / UTF-8 bytes of the predicted tokens. Synthetic data adds ``gate``: {"loss", "entropy", "passed"}, entropy
+    being the rows' mean unigram entropy over the same tokens, and if it shows frames ``frames``: the loss of each whole
+    frame's content, which falls from frame to frame where rules are inferred in context.
     """
     manifest = dataset.manifest
     total = min(sequences, manifest.sequences)
     mine = np.arange(ranks.rank * total // ranks.world, (ranks.rank + 1) * total // ranks.world)
-    length = manifest.seq_len - 1
-    edges = bucket_edges(length)
-    reader = dataset.reader()
     text = manifest.kind == "text"
-    curve_sums, hits, extra = np.zeros(len(edges) - 1), 0.0, 0.0
+    frame = None if text else frame_tokens(manifest.source.spec)
+    counted_T = target_mask(manifest.seq_len, frame, mask)
+    length, counted = len(counted_T), int(counted_T.sum())
+    reader = dataset.reader()
+    losses_T, hits, extra = np.zeros(length), 0.0, 0.0
 
     for start in range(0, len(mine), ROWS_PER_PASS):
         rows = mine[start : start + ROWS_PER_PASS]
         tokens_BT = reader.rows(rows)
         losses_BT, hits_BT = score(model, tokens_BT, precision, device)
-        curve_sums += np.add.reduceat(losses_BT.sum(axis=0), edges[:-1])
-        hits += hits_BT.sum()
-        extra += float(reader.column("target_bytes", rows).sum() if text else unigram_entropy(tokens_BT[:, 1:]).sum())
+        losses_T += losses_BT.sum(axis=0)
+        hits += hits_BT[:, counted_T].sum()
+        if text:
+            extra += float(reader.column("target_bytes", rows).sum())
+        else:
+            extra += float(unigram_entropy(tokens_BT[:, 1:][:, counted_T]).sum())
 
-    *curve, hits, extra = ranks.sum([*curve_sums.tolist(), float(hits), extra])
-    nats, tokens = math.fsum(curve), total * length
-    loss = nats / tokens
+    *by_position, hits, extra = ranks.sum([*losses_T.tolist(), float(hits), extra])
+    losses_T = np.array(by_position) / total
+    loss = math.fsum(losses_T[counted_T]) / counted
+    edges = bucket_edges(length)
     result: dict[str, Any] = {
         "sequences": total,
-        "tokens": tokens,
+        "tokens": total * counted,
         "loss": loss,
         "perplexity": math.exp(min(loss, 700.0)),
-        "accuracy": hits / tokens,
+        "accuracy": hits / (total * counted),
         "curve": [
-            {"from": low + 1, "to": high + 1, "loss": value / (total * (high - low))}
-            for low, high, value in zip(edges, edges[1:], curve, strict=False)
+            {"from": low + 1, "to": high + 1, "loss": float(losses_T[low:high].mean())} for low, high in pairwise(edges)
         ],
     }
     if text:
-        result |= {"bytes": int(extra), "bits_per_byte": nats / math.log(2) / extra}
+        result |= {"bytes": int(extra), "bits_per_byte": loss * total * counted / math.log(2) / extra}
     else:
         entropy = extra / total
         result["gate"] = {"loss": loss, "entropy": entropy, "passed": bool(loss < entropy)}
+        if frame is not None:
+            result["frames"] = by_frame(losses_T, frame)
     return result
+
+
+def by_frame(losses_T: np.ndarray, frame: int) -> list[float]:
+    """Mean loss of the content tokens of each whole frame, the first among them; ``losses_T[t]`` is token t+1's."""
+    whole = (len(losses_T) + 1) // frame
+    return [float(losses_T[at * frame : (at + 1) * frame - 2].mean()) for at in range(whole)]
 
 
 @torch.no_grad()
@@ -98,8 +120,11 @@ def score(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Loss float64 [B, T-1] and correctness bool [B, T-1] of each next token, of tokens uint16 or int64 [B, T]."""
     tokens = torch.from_numpy(tokens_BT.astype(np.int64)).to(device)
+    training = model.training
+    model.eval()
     with autocast(precision, device):
         hidden_ND = model.model(tokens[:, :-1]).flatten(0, 1)
         losses_N, hits_N = token_scores(hidden_ND, model.lm_head.weight, tokens[:, 1:].flatten())
+    model.train(training)
     shape = (tokens.shape[0], tokens.shape[1] - 1)
     return losses_N.double().cpu().numpy().reshape(shape), hits_N.cpu().numpy().reshape(shape)

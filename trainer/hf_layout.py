@@ -1,5 +1,7 @@
 """The same weights as files that Hugging Face ``LlamaForCausalLM`` opens: names already agree, so this is a config.
 
+A model with normalised queries and keys is what Hugging Face calls Qwen3 (without sliding windows) and is named so.
+
 The rotary convention (pairs i and i + head_dim/2) is the same too, so no projection is permuted.
 """
 
@@ -22,10 +24,10 @@ CONFIG = "config.json"
 
 
 def to_hf_config(shape: ModelShape, max_length: int) -> dict[str, Any]:
-    """The fields of ``LlamaConfig`` for this shape; ``max_length`` is the longest sequence it was trained on."""
+    """The fields of ``LlamaConfig`` (``Qwen3Config`` with QK-norm); ``max_length``: the longest sequence trained on."""
     return {
-        "architectures": ["LlamaForCausalLM"],
-        "model_type": "llama",
+        "architectures": ["Qwen3ForCausalLM" if shape.qk_norm else "LlamaForCausalLM"],
+        "model_type": "qwen3" if shape.qk_norm else "llama",
         "vocab_size": shape.vocab_size,
         "hidden_size": shape.dim,
         "intermediate_size": shape.ffn,
@@ -47,11 +49,13 @@ def to_hf_config(shape: ModelShape, max_length: int) -> dict[str, Any]:
 
 
 def from_hf_config(config: Mapping[str, Any]) -> ModelShape:
-    """The shape that a ``LlamaConfig`` describes; CheckpointError for a model of another kind."""
-    plain = not (config.get("attention_bias") or config.get("mlp_bias") or config.get("rope_scaling"))
-    if config.get("model_type") != "llama" or config.get("hidden_act", "silu") != "silu" or not plain:
+    """The shape that a ``LlamaConfig`` or ``Qwen3Config`` describes; CheckpointError for a model of another kind."""
+    kind = config.get("model_type")
+    special = ("attention_bias", "mlp_bias", "rope_scaling", "use_sliding_window")
+    if kind not in ("llama", "qwen3") or config.get("hidden_act", "silu") != "silu" or any(map(config.get, special)):
         raise CheckpointError(
-            f"model_type = {config.get('model_type')!r}: only a plain Llama (silu, no biases, no rope_scaling) is read"
+            f"model_type = {kind!r}: only a plain Llama or Qwen3 (silu, no biases, no rope_scaling, no sliding window) "
+            "is read"
         )
     heads = config["num_attention_heads"]
     if config.get("head_dim", config["hidden_size"] // heads) * heads != config["hidden_size"]:
@@ -69,6 +73,7 @@ def from_hf_config(config: Mapping[str, Any]) -> ModelShape:
         tied=config.get("tie_word_embeddings", False),
         rope_theta=config.get("rope_theta", 10_000.0),
         norm_eps=config.get("rms_norm_eps", 1e-6),
+        qk_norm=kind == "qwen3",
     )
 
 

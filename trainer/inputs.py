@@ -14,6 +14,8 @@ from trainer import hf_layout
 from trainer.config import TrainConfig
 from trainer.data import TrainDataset
 from trainer.errors import ConfigError
+from trainer.mask import frame_tokens
+from trainer.mixture import mixture_schedule
 
 
 @dataclass(frozen=True)
@@ -59,13 +61,17 @@ def open_inputs(config: TrainConfig, lake: Lake) -> Inputs:
         raise ConfigError(
             f"model.vocab_size = {config.model.vocab_size}: the data needs {needed}; raise it or leave it out"
         )
+    if config.loss_mask != "none" and not any(frame_tokens(dataset.manifest.source.spec) for dataset in train):
+        raise ConfigError(f"loss_mask = {config.loss_mask!r}: no training dataset shows frames; set it to 'none'")
+    weights, changes = mixture_schedule(config.data, config.steps)
     plan = Plan(
         [
-            PlanSource(dataset.manifest.sequences, item.weight, dataset.manifest.digest)
-            for dataset, item in zip(train, config.data, strict=True)
+            PlanSource(dataset.manifest.sequences, weight, dataset.manifest.digest)
+            for dataset, weight in zip(train, weights, strict=True)
         ],
         seed=config.seed,
         batch=config.batch_sequences,
+        schedule=changes,
     )
     source = lake.models.get(config.transfer.source) if config.transfer else None
     return Inputs(train, held_out, plan, seq_len, needed, source)

@@ -19,19 +19,25 @@ from torch.nn.parallel import DistributedDataParallel
 
 from datalake import Lake
 from trainer import checkpoint
+from trainer.accumulate import accumulate
+from trainer.average import Average
 from trainer.config import TrainConfig
 from trainer.data import BatchesFactory, check_batch, closing_batches, local_batches, next_batch
-from trainer.errors import DivergedError
 from trainer.evaluate import evaluate
+from trainer.guard import LossGuard
+from trainer.hardware import flops_per_token, peak_flops
 from trainer.inputs import open_inputs, source_weights
+from trainer.mask import TargetMasks, dataset_mask
 from trainer.metrics import Interval
 from trainer.model import Llama, count_parameters
-from trainer.optim import make_optimizer, parameter_groups, set_lr
+from trainer.optim import Optimizer
 from trainer.precision import autocast, exact, pick_device, resolve_precision, seed_step
 from trainer.publish import publish
 from trainer.ranks import Ranks
+from trainer.rates import rates_at
 from trainer.record import RunRecord, TrainResult
 from trainer.schedule import lr_factor
+from trainer.tensorboard import listening
 from trainer.transfer import transfer
 
 OnEvent = Callable[[dict[str, Any]], None]
@@ -60,8 +66,9 @@ def run_training(
 
     ``on_event``, on the ranks that pass one, gets dicts whose "event" is one of: "start" (step, steps and
     ``TrainResult.facts``), "resume" (step), "skipped_checkpoint" (step, problem), "step" (steps and a metrics record:
-    step, loss, lr, grad_norm, tokens, tokens_per_s, data_wait), "eval" (step, dataset and what ``evaluate`` returns),
-    "checkpoint" (step), "finished" (result). A step's number counts the updates made, so the first is 1.
+    step, loss, lr, grad_norm, tokens, tokens_per_s, data_wait; mfu on a GPU that ``hardware`` knows), "eval" (step,
+    dataset and what ``evaluate`` returns), "checkpoint" (step), "finished" (result). A step's number counts the updates
+    made, so the first is 1.
 
     Raises ConfigError, TransferError, PlanMismatchError, DivergedError (the last good checkpoint is kept),
     CheckpointError, and what the lake raises: unknown dataset or model, corrupt shard, run name taken by another run.
@@ -70,21 +77,8 @@ def run_training(
     ranks = Ranks(rank, world, place)
     ranks.check()
     config.check_world(world)
-    with exact(place, threads):
-        return _train(
-            config,
-            lake,
-            run_name,
-            batches_factory or local_batches,
-            ranks,
-            on_event or _ignore,
-            stop,
-            clock,
-        )
-
-
-def _ignore(_event: dict[str, Any]) -> None:
-    """For a caller who does not listen."""
+    with exact(place, threads), listening(on_event, config.tensorboard if rank == 0 else None, run_name) as notify:
+        return _train(config, lake, run_name, batches_factory or local_batches, ranks, notify, stop, clock)
 
 
 def _train(
@@ -102,12 +96,18 @@ def _train(
     # What goes in: datasets, plan, model. Nothing is written before all of it is known to fit together.
     inputs = open_inputs(config, lake)
     plan, shape = inputs.plan, config.model.shape(inputs.vocab_size)
-    model = Llama(shape, config.seed)
+    model = Llama(shape, config.seed, dropout=config.model.dropout, recompute=config.model.recompute)
     moved: list[str] = []
     if config.transfer is not None and inputs.source is not None:
-        moved = transfer(model, source_weights(lake, inputs.source), config.transfer.what)
+        moved = transfer(model, source_weights(lake, inputs.source), config.transfer.what, config.seed)
     model.to(device)
-    optimizer = make_optimizer(model, config.optimizer)
+    anchors = {}
+    if config.transfer is not None and config.transfer.decay_toward == "source":
+        anchors = {name: weight.detach().clone() for name, weight in model.named_parameters() if name in set(moved)}
+    optimizer = Optimizer(model, config.optimizer, moved, anchors)
+    average = Average(model, config.average)
+    guard = LossGuard(config.spike_nats)
+    masks = TargetMasks(plan, [dataset_mask(item.manifest, config.loss_mask) for item in inputs.train], device)
 
     # Where the run is: new, under way or finished. Rank 0 finds out, all ranks load the same checkpoint.
     record = RunRecord.open(lake, run_name, config, inputs, ranks)
@@ -119,36 +119,41 @@ def _train(
     start: int = 0
     evals: dict[str, Any] = {}
     if (files := record.load()) is not None:
-        state = checkpoint.unpack(files, model, optimizer)
+        state = checkpoint.unpack(files, model, optimizer, average)
         start, evals, precision = state["step"], state["evals"], state["precision"]
+        guard.load(state["guard"])
         on_event({"event": "resume", "step": start})
 
     batch_tokens = config.batch_sequences * (inputs.seq_len - 1)
+    flops, peak = flops_per_token(shape, inputs.seq_len - 1), peak_flops(device)
     facts: dict[str, Any] = {
         "parameters": count_parameters(model),
         "shape": shape.model_dump(),
-        "groups": {group.name: len(group.parameters) for group in parameter_groups(model)},
+        "groups": optimizer.describe(),
         "moved": moved,
         "precision": precision,
         "world": ranks.world,
         "batch_tokens": batch_tokens,
+        "flops_per_token": flops,
     }
     on_event({"event": "start", "step": start, "steps": config.steps, **facts})
 
     # The forward pass of all ranks. DDP averages gradients over ranks, hence the factor ``world`` in the loss below.
     forward: torch.nn.Module = model
+    if config.model.compile:
+        model.compile()
     if ranks.world > 1:
         forward = DistributedDataParallel(
-            model, device_ids=[device] if device.type == "cuda" else None, gradient_as_bucket_view=True
+            forward, device_ids=[device] if device.type == "cuda" else None, gradient_as_bucket_view=True
         )
         # DDP regroups its buckets after its first backward pass, and with more than two ranks the grouping decides the
         # order of additions. One pass for nothing makes every real step, first of an attempt or not, see the same.
         with autocast(precision, device):
             nothing = forward(torch.zeros(1, 2, dtype=torch.int64, device=device)).sum()
         nothing.backward()
-        optimizer.zero_grad(set_to_none=True)
+        optimizer.zero_grad()
     max_norm = config.optimizer.grad_clip or math.inf
-    loss_scale = ranks.world / batch_tokens
+    mixture_changes = {step for step, _ in plan.schedule}
     pending: list[dict[str, Any]] = []  # records since the last checkpoint
     interval = Interval(clock)
     steps_left = range(start, config.steps)
@@ -163,40 +168,46 @@ def _train(
                 batch = next_batch(batches, step)
             tokens_BT = check_batch(batch, plan, step, ranks.world, ranks.rank).to(device)
             seed_step(config.seed, step, ranks.rank)
-            lr = config.optimizer.lr * lr_factor(config.schedule, step, config.steps)
-            set_lr(optimizer, lr)
-            with autocast(precision, device):
-                nats = forward(tokens_BT).sum()
-            (nats * loss_scale).backward()
+            optimizer.set_rates(rates_at(config, optimizer.groups, step))
+            counted, weights_BT = masks.count(step), masks.of(batch.rows)
+            nats = accumulate(forward, tokens_BT, weights_BT, config.micro_batches, ranks.world / counted, precision)
+            optimizer.drop_frozen()
             grad_norm = float(torch.nn.utils.clip_grad_norm_(model.parameters(), max_norm))
-            total_nats, stopping = ranks.sum([float(nats.detach()), float(stop is not None and stop.is_set())])
-            loss = total_nats / batch_tokens
-            if not (math.isfinite(loss) and math.isfinite(grad_norm)):
-                raise DivergedError(
-                    f"step {step + 1}: loss = {loss}, gradient norm = {grad_norm}; the checkpoint at step "
-                    f"{record.step} is kept; lower optimizer.lr, raise schedule.warmup_steps or set optimizer.grad_clip"
-                )
+            total_nats, stopping = ranks.sum([float(nats), float(stop is not None and stop.is_set())])
+            loss = total_nats / counted
+            if step in mixture_changes:
+                guard.forget()
+            guard.check(step + 1, loss, grad_norm, record.step)
             optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
+            optimizer.zero_grad()
 
             done = step + 1
+            average.update(done, config.steps)
             last = done == config.steps
             if done % config.log_every == 0 or last:
+                lr = config.optimizer.lr * lr_factor(config.schedule, step, config.steps)
                 row = {"step": done, "loss": loss, "lr": lr, "grad_norm": grad_norm, "tokens": done * batch_tokens}
-                pending.append(row | interval.rates(batch_tokens))
-                on_event({"event": "step", "steps": config.steps, **pending[-1]})
+                row |= interval.rates(batch_tokens)
+                if peak is not None:
+                    row["mfu"] = row["tokens_per_s"] * flops / (peak * ranks.world)
+                pending.append(row)
+                on_event({"event": "step", "steps": config.steps, **row})
             if inputs.eval and (done % config.eval_every == 0 or last):
-                evals = {
-                    held_out.ref: evaluate(model, held_out, config.eval_sequences, precision, device, ranks)
-                    for held_out in inputs.eval
-                }
+                with average.shown():
+                    evals = {
+                        held_out.ref: evaluate(
+                            model, held_out, config.eval_sequences, precision, device, ranks, config.loss_mask
+                        )
+                        for held_out in inputs.eval
+                    }
                 pending.append({"step": done, "eval": evals})
                 for ref, scores in evals.items():
                     on_event({"event": "eval", "step": done, "dataset": ref, **scores})
                 interval.reset()
             if done % config.checkpoint_every == 0 or last or stopping:
                 state = {"step": done, "evals": evals, "precision": precision, "plan": plan.digest}
-                record.save(done, partial(checkpoint.pack, model, optimizer, state), pending)
+                state["guard"] = guard.state
+                record.save(done, partial(checkpoint.pack, model, optimizer, average, state), pending)
                 pending = []
                 on_event({"event": "checkpoint", "step": done})
                 interval.reset()
@@ -206,7 +217,8 @@ def _train(
     # The end, which may be reached straight from a checkpoint: publishing and recording are both idempotent.
     published = None
     if (name := config.publish) is not None:
-        published = ranks.from_zero(lambda: publish(name, lake, run_name, inputs, model, evals))
+        with average.shown():
+            published = ranks.from_zero(lambda: publish(name, lake, run_name, inputs, model, evals))
     result = TrainResult("finished", run_name, config.steps, evals, published, facts)
     record.finish(result)
     on_event({"event": "finished", "result": result.to_record()})

@@ -2,7 +2,8 @@
 
 Pre-norm blocks with RMSNorm (Zhang & Sennrich 2019, arXiv 1910.07467), rotary positions (Su et al. 2021, arXiv
 2104.09864) in the half-split convention, grouped-query attention (Ainslie et al. 2023, arXiv 2305.13245) through SDPA's
-causal flag, and SwiGLU (Shazeer 2020, arXiv 2002.05202). No biases, no dropout.
+causal flag, and SwiGLU (Shazeer 2020, arXiv 2002.05202). No biases. Optional: RMSNorm of each head's queries and keys
+(Henry et al. 2020, arXiv 2010.04245, with RMSNorm as in Qwen3), dropout, and recomputation of blocks.
 
 Axes: B batch, T time, D dim, H query heads, K key/value heads, E head_dim, V vocabulary.
 """
@@ -14,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from trainer.config import ModelShape
 from trainer.init import init_weights
@@ -55,6 +57,15 @@ def _rotate(x_BTHE: Tensor, cos_T1E: Tensor, sin_T1E: Tensor) -> Tensor:
     return out
 
 
+def rotate(x_BTHE: Tensor, cos_T1E: Tensor, sin_T1E: Tensor) -> Tensor:
+    """``x`` with its pairs (i, i + E/2) rotated. A compiler gets the plain formula, which it fuses better than ours."""
+    if not torch.compiler.is_compiling():
+        return _Rotate.apply(x_BTHE, cos_T1E, sin_T1E)
+    a, b = x_BTHE.chunk(2, dim=-1)
+    turned = torch.cat([a * cos_T1E - b * sin_T1E, b * cos_T1E + a * sin_T1E], dim=-1)
+    return turned.to(x_BTHE.dtype)
+
+
 def rope_tables(length: int, head_dim: int, theta: float, device: torch.device) -> tuple[Tensor, Tensor]:
     """cos, sin of position · theta^(-2i/E): float32 [T, 1, E/2] each (Su et al. 2021, eq. 15)."""
     freq_E = theta ** (-torch.arange(0, head_dim, 2, dtype=torch.float32, device=device) / head_dim)
@@ -73,12 +84,14 @@ class Attention(nn.Module):
         self.k_proj = nn.Linear(shape.dim, kv_dim, bias=False)
         self.v_proj = nn.Linear(shape.dim, kv_dim, bias=False)
         self.o_proj = nn.Linear(shape.dim, shape.dim, bias=False)
+        self.q_norm = RMSNorm(shape.head_dim, shape.norm_eps) if shape.qk_norm else nn.Identity()
+        self.k_norm = RMSNorm(shape.head_dim, shape.norm_eps) if shape.qk_norm else nn.Identity()
 
     def forward(self, x_BTD: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
         heads, kv_heads, head_dim = self.shape.heads, self.shape.kv_heads, self.shape.head_dim
         batch, length, _ = x_BTD.shape
-        q_BTHE = _Rotate.apply(self.q_proj(x_BTD).view(batch, length, heads, head_dim), *rope)
-        k_BTKE = _Rotate.apply(self.k_proj(x_BTD).view(batch, length, kv_heads, head_dim), *rope)
+        q_BTHE = rotate(self.q_norm(self.q_proj(x_BTD).view(batch, length, heads, head_dim)), *rope)
+        k_BTKE = rotate(self.k_norm(self.k_proj(x_BTD).view(batch, length, kv_heads, head_dim)), *rope)
         v_BTKE = self.v_proj(x_BTD).view(batch, length, kv_heads, head_dim)
         y_BHTE = F.scaled_dot_product_attention(
             q_BTHE.transpose(1, 2),
@@ -106,26 +119,32 @@ class MLP(nn.Module):
 class Block(nn.Module):
     """One pre-norm layer: attention, then MLP, each added to the residual stream."""
 
-    def __init__(self, shape: ModelShape) -> None:
+    def __init__(self, shape: ModelShape, dropout: float) -> None:
         super().__init__()
+        self.dropout = dropout
         self.input_layernorm = RMSNorm(shape.dim, shape.norm_eps)
         self.self_attn = Attention(shape)
         self.post_attention_layernorm = RMSNorm(shape.dim, shape.norm_eps)
         self.mlp = MLP(shape)
 
     def forward(self, x_BTD: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
-        x_BTD = x_BTD + self.self_attn(self.input_layernorm(x_BTD), rope)
-        return x_BTD + self.mlp(self.post_attention_layernorm(x_BTD))
+        x_BTD = x_BTD + self._drop(self.self_attn(self.input_layernorm(x_BTD), rope))
+        return x_BTD + self._drop(self.mlp(self.post_attention_layernorm(x_BTD)))
+
+    def _drop(self, x_BTD: Tensor) -> Tensor:
+        return F.dropout(x_BTD, self.dropout, self.training) if self.dropout else x_BTD
 
 
 class Trunk(nn.Module):
     """Embedding, blocks and last norm: tokens int64 [B, T] -> hidden states [B, T, D]."""
 
-    def __init__(self, shape: ModelShape) -> None:
+    def __init__(self, shape: ModelShape, dropout: float, recompute: bool) -> None:
         super().__init__()
         self.shape = shape
+        self.dropout = dropout
+        self.recompute = recompute
         self.embed_tokens = nn.Embedding(shape.vocab_size, shape.dim)
-        self.layers = nn.ModuleList(Block(shape) for _ in range(shape.layers))
+        self.layers = nn.ModuleList(Block(shape, dropout) for _ in range(shape.layers))
         self.norm = RMSNorm(shape.dim, shape.norm_eps)
         self._rope: tuple[Tensor, Tensor] | None = None
 
@@ -133,7 +152,11 @@ class Trunk(nn.Module):
         x_BTD = self.embed_tokens(tokens_BT)
         rope = self._rope_for(tokens_BT.shape[1], x_BTD)
         for layer in self.layers:
-            x_BTD = layer(x_BTD, rope)
+            if self.recompute and torch.is_grad_enabled():
+                drawn = self.dropout > 0 and self.training
+                x_BTD = checkpoint(layer, x_BTD, rope, use_reentrant=False, preserve_rng_state=drawn)
+            else:
+                x_BTD = layer(x_BTD, rope)
         return self.norm(x_BTD)
 
     def _rope_for(self, length: int, x_BTD: Tensor) -> tuple[Tensor, Tensor]:
@@ -144,14 +167,17 @@ class Trunk(nn.Module):
 
 
 class Llama(nn.Module):
-    """The language model. Parameters are float32; its initial weights are a pure function of (shape, seed)."""
+    """The language model. Parameters are float32; its initial weights are a pure function of (shape, seed).
 
-    def __init__(self, shape: ModelShape, seed: int) -> None:
+    ``dropout`` and ``recompute`` (see ``ModelConfig``) change how it trains, not what it is.
+    """
+
+    def __init__(self, shape: ModelShape, seed: int, *, dropout: float = 0.0, recompute: bool = False) -> None:
         super().__init__()
         self.shape = shape
         # On "meta" torch's own draw of initial weights, which ours replace, costs neither time nor global RNG state.
         with torch.device("meta"):
-            self.model = Trunk(shape)
+            self.model = Trunk(shape, dropout, recompute)
             self.lm_head = nn.Linear(shape.dim, shape.vocab_size, bias=False)
         self.to_empty(device="cpu")
         if shape.tied:

@@ -1,4 +1,4 @@
-"""Learning-rate schedules: pure functions of the step, so a resumed run needs no scheduler state.
+"""Schedules: pure functions of the step, so a resumed run needs no scheduler state.
 
 ``step`` is the index of the update about to be made, 0 … steps-1. Update i of a warm-up of w has factor (i+1)/w, so the
 first update already moves and update w-1 runs at the full rate.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 
-from trainer.config import ScheduleConfig
+from trainer.config import MuonConfig, OptimizerConfig, ScheduleConfig, TransferConfig
 
 
 def lr_factor(schedule: ScheduleConfig, step: int, steps: int) -> float:
@@ -17,7 +17,7 @@ def lr_factor(schedule: ScheduleConfig, step: int, steps: int) -> float:
         return (step + 1) / schedule.warmup_steps
     if schedule.name == "cosine":
         return cosine(step, schedule.warmup_steps, steps, schedule.final_fraction)
-    return stable_decay(step, schedule.decay_fraction, steps, schedule.final_fraction)
+    return stable_decay(step, schedule.decay_fraction, steps, schedule.final_fraction, schedule.decay)
 
 
 def cosine(step: int, warmup_steps: int, steps: int, final: float) -> float:
@@ -27,8 +27,35 @@ def cosine(step: int, warmup_steps: int, steps: int, final: float) -> float:
     return final + (1.0 - final) * 0.5 * (1.0 + math.cos(math.pi * progress))
 
 
-def stable_decay(step: int, decay_fraction: float, steps: int, final: float) -> float:
-    """1, then a line to ``final`` over the last ``decay_fraction`` of the updates (MiniCPM, arXiv 2404.06395)."""
+def stable_decay(step: int, decay_fraction: float, steps: int, final: float, decay: str = "linear") -> float:
+    """1, then down to ``final`` over the last ``decay_fraction`` of the updates (MiniCPM, arXiv 2404.06395).
+
+    With x the part of the decay that is done, ``linear`` is 1 - (1-final)·x and ``sqrt`` 1 - (1-final)·sqrt(x) (Hägele
+    et al. 2024, arXiv 2405.18392).
+    """
     decay_steps = round(decay_fraction * steps)
     into_decay = step - (steps - decay_steps) + 1
-    return 1.0 if into_decay <= 0 else 1.0 - (1.0 - final) * into_decay / decay_steps
+    if into_decay <= 0:
+        return 1.0
+    done = into_decay / decay_steps
+    return 1.0 - (1.0 - final) * (math.sqrt(done) if decay == "sqrt" else done)
+
+
+def decay_factor(config: OptimizerConfig, step: int, steps: int) -> float:
+    """Factor on ``weight_decay``: a line from 1 at the first update to ``weight_decay_final_fraction`` at the last."""
+    return 1.0 + (config.weight_decay_final_fraction - 1.0) * step / max(1, steps - 1)
+
+
+def transfer_factor(transfer: TransferConfig, step: int) -> float:
+    """Factor on the rate of what moved: 0 while frozen, then a line that reaches 1 with the last update of the ramp."""
+    thawed = step - transfer.freeze_steps + 1
+    if thawed <= 0:
+        return 0.0
+    return min(1.0, thawed / max(1, transfer.ramp_steps))
+
+
+def muon_momentum(config: MuonConfig, step: int) -> float:
+    """Muon's momentum at update ``step``: a line from ``momentum_start`` to ``momentum`` over its warm-up."""
+    if step >= config.momentum_warmup_steps:
+        return config.momentum
+    return config.momentum_start + (config.momentum - config.momentum_start) * step / config.momentum_warmup_steps

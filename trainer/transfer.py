@@ -1,6 +1,15 @@
 """Carrying weights from one model into another: what moves is a set of tensor names, the rest stays as it was drawn.
 
 Embeddings and head never move: source and target speak different vocabularies.
+
+| what | tensors |
+| --- | --- |
+| ``all`` | everything but embedding and head |
+| ``attn`` | q, k, v and o of every layer |
+| ``attn+norm`` | those and every norm's gain |
+| ``mlp`` | gate, up and down of every layer |
+| ``none`` | nothing: a control whose configuration differs from the other arms' in this word alone |
+| ``stats`` | ``all``, but only each tensor's mean and spread: a control for what scale alone can do |
 """
 
 from __future__ import annotations
@@ -11,24 +20,28 @@ import torch
 from torch import Tensor, nn
 
 from trainer.errors import TransferError
-from trainer.init import VOCABULARY
+from trainer.init import VOCABULARY, normal
 
 ATTENTION = ("q_proj.weight", "k_proj.weight", "v_proj.weight", "o_proj.weight")
+NORMS = ("norm.weight",)
+MLP = ("gate_proj.weight", "up_proj.weight", "down_proj.weight")
+ENDINGS = {"attn": ATTENTION, "attn+norm": (*ATTENTION, *NORMS), "mlp": MLP, "none": ()}
 
 
 def transferable(name: str, what: str) -> bool:
-    """Whether tensor ``name`` is part of ``what``: ``attn`` = q, k, v, o of every layer, ``all`` = not vocabulary."""
-    if what == "attn":
-        return name.endswith(ATTENTION)
-    if what == "all":
+    """Whether tensor ``name`` is part of ``what``; see the module's table."""
+    if what in ("all", "stats"):
         return name not in VOCABULARY
-    raise TransferError(f"transfer.what = {what!r}: must be 'all' or 'attn'")
+    if what in ENDINGS:
+        return name.endswith(ENDINGS[what])
+    raise TransferError(f"transfer.what = {what!r}: must be 'all', 'stats' or one of {', '.join(map(repr, ENDINGS))}")
 
 
-def transfer(model: nn.Module, source: Mapping[str, Tensor], what: str) -> list[str]:
-    """Copy the tensors of ``what`` from ``source`` into ``model``, in place; returns their names in model order.
+def transfer(model: nn.Module, source: Mapping[str, Tensor], what: str, seed: int) -> list[str]:
+    """Move the tensors of ``what`` from ``source`` into ``model``, in place; returns their names in model order.
 
-    TransferError, before anything is copied, when a tensor is missing on either side or differs in shape.
+    ``stats`` draws each tensor anew, as a function of (``seed``, name), with the mean and spread it has in ``source``.
+    TransferError, before anything is changed, when a tensor is missing on either side or differs in shape.
     """
     targets = {name: tensor for name, tensor in model.named_parameters() if transferable(name, what)}
     offered = {name for name in source if transferable(name, what)}
@@ -46,5 +59,12 @@ def transfer(model: nn.Module, source: Mapping[str, Tensor], what: str) -> list[
             )
     with torch.no_grad():
         for name, target in targets.items():
-            target.copy_(source[name])
+            target.copy_(alike(source[name], seed, name) if what == "stats" else source[name])
     return list(targets)
+
+
+def alike(tensor: Tensor, seed: int, name: str) -> Tensor:
+    """A float32 normal draw of the shape, mean and (population) standard deviation of ``tensor``."""
+    values = tensor.double()
+    drawn = torch.from_numpy(normal(seed, name, tuple(tensor.shape))).double()
+    return (values.mean() + values.std(correction=0) * drawn).float()

@@ -1,54 +1,70 @@
 """A checkpoint's files carry everything, to the bit, and refuse what does not fit."""
 
+from typing import NamedTuple
+
 import pytest
 import torch
 
 from trainer import checkpoint
-from trainer.config import ModelConfig, OptimizerConfig
+from trainer.average import Average
+from trainer.config import AverageConfig, ModelConfig, OptimizerConfig
 from trainer.errors import CheckpointError, DivergedError
 from trainer.model import Llama
-from trainer.optim import make_optimizer
+from trainer.optim import Optimizer
+
+RULES = [
+    {"name": "adamw"},
+    {"name": "muon", "muon": {"momentum_warmup_steps": 4}},
+    {"name": "hybrid"},
+]
+MOVED = ("model.layers.0.self_attn.q_proj.weight", "model.layers.0.input_layernorm.weight")
 
 
-def trained(steps: int, **overrides: object) -> tuple[Llama, torch.optim.AdamW]:
-    model = Llama(
-        ModelConfig.model_validate({"depth": 1, "dim": 16, "heads": 2, **overrides}).shape(30),
-        0,
-    )
-    optimizer = make_optimizer(model, OptimizerConfig())
+class Parts(NamedTuple):
+    """What a checkpoint holds, in ``pack``'s order."""
+
+    model: Llama
+    optimizer: Optimizer
+    average: Average
+
+
+def trained(steps: int, optimizer: dict | None = None, **overrides: object) -> Parts:
+    model = Llama(ModelConfig.model_validate({"depth": 1, "dim": 16, "heads": 2, **overrides}).shape(30), 0)
+    config = OptimizerConfig.model_validate(optimizer or {})
+    parts = Parts(model, Optimizer(model, config, MOVED), Average(model, AverageConfig(decay=0.5)))
     for step in range(steps):
-        train(model, optimizer, step)
-    return model, optimizer
+        train(parts, step)
+    return parts
 
 
-def train(model: Llama, optimizer: torch.optim.AdamW, step: int) -> float:
+def train(parts: Parts, step: int) -> float:
     x_BT = torch.randint(0, 30, (2, 9), generator=torch.Generator().manual_seed(step))
-    optimizer.zero_grad()
-    loss = model(x_BT).mean()
+    parts.optimizer.zero_grad()
+    loss = parts.model(x_BT).mean()
     loss.backward()
-    optimizer.step()
+    parts.optimizer.step()
+    parts.average.update(step + 1, 100)
     return loss.item()
 
 
 @pytest.mark.parametrize("tied", [False, True])
-def test_continues_to_the_same_bits(tied: bool) -> None:
-    model, optimizer = trained(5, tied=tied)
-    files = checkpoint.pack(model, optimizer, {"step": 5})
-    assert files == checkpoint.pack(model, optimizer, {"step": 5})
-    other, other_optimizer = trained(0, tied=tied)
-    assert checkpoint.unpack(files, other, other_optimizer) == {"format": 1, "step": 5}
-    assert [train(model, optimizer, step) for step in (5, 6, 7)] == [
-        train(other, other_optimizer, step) for step in (5, 6, 7)
-    ]
-    assert checkpoint.pack(model, optimizer, {"step": 8}) == checkpoint.pack(other, other_optimizer, {"step": 8})
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule["name"])
+def test_continues_to_the_same_bits(rule: dict, tied: bool) -> None:
+    parts = trained(5, rule, tied=tied)
+    files = checkpoint.pack(*parts, {"step": 5})
+    assert files == checkpoint.pack(*parts, {"step": 5})
+    others = trained(0, rule, tied=tied)
+    assert checkpoint.unpack(files, *others) == {"format": 1, "step": 5}
+    assert [train(parts, step) for step in (5, 6, 7)] == [train(others, step) for step in (5, 6, 7)]
+    assert checkpoint.pack(*parts, {"step": 8}) == checkpoint.pack(*others, {"step": 8})
 
 
 def test_weights_that_are_not_finite_make_no_checkpoint() -> None:
-    model, optimizer = trained(1)
+    parts = trained(1)
     with torch.no_grad():
-        model.lm_head.weight[3, 2] = float("nan")
+        parts.model.lm_head.weight[3, 2] = float("nan")
     with pytest.raises(DivergedError, match=r"step 4: weight lm_head.weight is not finite"):
-        checkpoint.pack(model, optimizer, {"step": 4})
+        checkpoint.pack(*parts, {"step": 4})
 
 
 @pytest.mark.parametrize(

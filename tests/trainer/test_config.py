@@ -45,7 +45,16 @@ def test_toml_round_trip() -> None:
         ({"schedule": {"warmup_steps": 101}}, "schedule.warmup_steps = 101: must not exceed steps = 100"),
         ({"optimizer": {"betas": [0.9, 1.0]}}, "optimizer: betas = [0.9, 1.0]"),
         ({"optimizer": {"lr": float("nan")}}, "optimizer.lr = nan"),
-        ({"transfer": {"source": "a@1", "what": "mlp"}}, "transfer.what = 'mlp'"),
+        ({"transfer": {"source": "a@1", "what": "mlps"}}, "transfer.what = 'mlps'"),
+        ({"transfer": {"source": "a@1", "freeze_steps": 101}}, "transfer.freeze_steps = 101: must not exceed steps"),
+        ({"transfer": {"source": "a@1", "what": "stats", "decay_toward": "source"}}, "moves no weights to decay to"),
+        ({"transfer": None, "optimizer": {"name": "hybrid"}}, "'hybrid': needs a transfer"),
+        ({"optimizer": {"muon": {"ns_steps": 6}}}, "optimizer: muon: set, but name = 'adamw' does not read it"),
+        ({"data": [{"dataset": "a@1", "share": "front_loaded"}]}, "until_fraction = 1.0: a front-loaded share ends"),
+        ({"data": [{"dataset": "a@1", "until_fraction": 0.5}]}, "a constant share has no end"),
+        ({"data": [{"dataset": "a@1", "share": "annealed"}]}, "data: every share ends"),
+        ({"keep_every": 200}, "keep_every = 200: needs keep_last"),
+        ({"keep_every": 300, "keep_last": 1}, "must be a multiple of checkpoint_every = 200"),
     ],
 )
 def test_problems_in_one_line(change: dict, says: str) -> None:
@@ -53,6 +62,13 @@ def test_problems_in_one_line(change: dict, says: str) -> None:
         parse_config({**tomllib.loads(TOML), **change})
     assert says in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_every_rank_fills_its_micro_batches() -> None:
+    config = parse_config({**tomllib.loads(TOML), "micro_batches": 3})
+    assert config.check_world(2) == 4
+    with pytest.raises(ConfigError, match=r"micro_batches = 3: a rank has 2 sequences a step"):
+        config.check_world(4)
 
 
 def test_world_must_divide_the_batch() -> None:

@@ -47,7 +47,7 @@ def test_init_golden() -> None:
 
 def test_attn_moves_only_attention() -> None:
     source, scratch, target = make(1, vocab=90), make(2), make(2)
-    names = transfer(target, source.state_dict(), "attn")
+    names = transfer(target, source.state_dict(), "attn", 2)
     assert names == [
         f"model.layers.{layer}.self_attn.{part}_proj.weight" for layer in range(2) for part in ("q", "k", "v", "o")
     ]
@@ -59,7 +59,7 @@ def test_all_moves_all_but_the_vocabulary() -> None:
     source, scratch, target = make(1, vocab=90), make(2), make(2)
     with torch.no_grad():
         source.model.norm.weight.fill_(3.0)
-    names = transfer(target, source.state_dict(), "all")
+    names = transfer(target, source.state_dict(), "all", 2)
     assert set(names) == target.state_dict().keys() - VOCABULARY
     assert all(torch.equal(target.state_dict()[name], source.state_dict()[name]) for name in names)
     assert all(torch.equal(target.state_dict()[name], scratch.state_dict()[name]) for name in VOCABULARY)
@@ -78,7 +78,51 @@ def test_all_moves_all_but_the_vocabulary() -> None:
 def test_misfits_are_refused_and_nothing_moves(overrides: dict, what: str, says: str) -> None:
     target = make(2)
     with pytest.raises(TransferError) as caught:
-        transfer(target, make(1, **overrides).state_dict(), what)
+        transfer(target, make(1, **overrides).state_dict(), what, 2)
     assert says in str(caught.value)
     assert "\n" not in str(caught.value)
     assert moved(make(2), target) == set()
+
+
+@pytest.mark.parametrize(
+    ("what", "parts"),
+    [
+        ("attn+norm", ("self_attn", "norm")),
+        ("mlp", ("gate_proj", "up_proj", "down_proj")),
+        ("none", ()),
+    ],
+)
+def test_each_vocabulary_of_parts_moves_itself_alone(what: str, parts: tuple[str, ...]) -> None:
+    source, scratch, target = make(1, vocab=90), make(2), make(2)
+    with torch.no_grad():
+        for parameter in source.parameters():
+            parameter.add_(0.5)
+    names = transfer(target, source.state_dict(), what, 2)
+    assert set(names) == {name for name in scratch.state_dict() if any(part in name for part in parts)}
+    assert moved(scratch, target) == set(names)
+    assert all(torch.equal(target.state_dict()[name], source.state_dict()[name]) for name in names)
+
+
+def test_mlp_moves_between_models_whose_attention_differs() -> None:
+    names = transfer(make(2), make(1, kv_heads=1).state_dict(), "mlp", 2)
+    assert len(names) == 6
+
+
+def test_stats_keeps_mean_and_spread_and_nothing_else() -> None:
+    source, target = make(1, dim=64, vocab=90), make(2, dim=64)
+    with torch.no_grad():
+        for parameter in source.parameters():
+            parameter.mul_(3).add_(0.25)
+    names = transfer(target, source.state_dict(), "stats", 2)
+    assert set(names) == target.state_dict().keys() - VOCABULARY
+    for name in names:
+        found, origin = target.state_dict()[name], source.state_dict()[name]
+        count, mean, spread = found.numel(), origin.mean().item(), origin.std().item()
+        assert found.mean().item() == pytest.approx(mean, abs=5 * spread / count**0.5 + 1e-6)
+        assert found.std().item() == pytest.approx(spread, rel=5 / count**0.5, abs=1e-6)
+        if found.ndim == 2:
+            both = torch.stack([found.flatten(), origin.flatten()])
+            assert abs(torch.corrcoef(both)[0, 1]) < 5 / count**0.5
+    again = make(2, dim=64)
+    transfer(again, source.state_dict(), "stats", 2)
+    assert moved(again, target) == set()

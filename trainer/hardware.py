@@ -1,0 +1,46 @@
+"""How much of the device a run uses: floating-point operations it needs over those the device could do."""
+
+from __future__ import annotations
+
+import torch
+
+from trainer.config import ModelShape
+
+# Dense bf16 tensor-core peaks in FLOP/s, from NVIDIA's data sheets (those with sparsity halved); the first name that
+# the device's name contains counts, so longer names come first.
+PEAK_BF16 = {
+    "B200": 2250e12,
+    "GH200": 989e12,
+    "H200": 989e12,
+    "H100 PCIe": 756e12,
+    "H100 NVL": 835e12,
+    "H100": 989e12,
+    "A100": 312e12,
+    "A10G": 70e12,
+    "A10": 125e12,
+    "A40": 150e12,
+    "L40S": 362e12,
+    "L4": 121e12,
+    "RTX 4090": 165e12,
+    "RTX 3090": 71e12,
+}
+
+
+def peak_flops(device: torch.device) -> float | None:
+    """The device's dense bf16 peak in FLOP/s; None where the table has none (CPUs among them)."""
+    if device.type != "cuda":
+        return None
+    name = torch.cuda.get_device_name(device)
+    return next((peak for known, peak in PEAK_BF16.items() if known in name), None)
+
+
+def flops_per_token(shape: ModelShape, length: int) -> int:
+    """FLOPs of forward and backward per token: 6 per weight of a product, 12·layers·dim·length for attention.
+
+    As in Chowdhery et al. 2022 (PaLM, arXiv 2204.02311, appendix B): recomputation is not counted, attention is counted
+    whole although half of it is masked, and the embedding is a lookup.
+    """
+    attention = 2 * shape.dim * shape.dim + 2 * shape.dim * shape.kv_heads * shape.head_dim
+    block = attention + 3 * shape.dim * shape.ffn
+    weights = shape.layers * block + shape.vocab_size * shape.dim
+    return 6 * weights + 12 * shape.layers * shape.dim * length

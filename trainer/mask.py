@@ -1,0 +1,78 @@
+"""Which predictions count: a function of the position alone, because frames of one dataset are equally long.
+
+A sequence of frames begins with one that nothing could predict, and its delimiters are where anyone expects them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from datalake import Manifest, Plan
+
+LossMask = Literal["none", "first_frame", "first_frame+delimiters"]
+
+
+def frame_tokens(spec: Mapping[str, Any]) -> int | None:
+    """Tokens of one frame, its two delimiters included, by a dataset's spec; None if it shows no frames.
+
+    A control made of another family's sequences (``base``) has that family's frames.
+    """
+    if isinstance(base := spec.get("base"), Mapping):
+        return frame_tokens(base)
+    if "grid" not in spec or "patch" not in spec:
+        return None
+    return math.prod(side // spec["patch"] for side in spec["grid"]) + 2
+
+
+def target_mask(seq_len: int, frame: int | None, mask: LossMask) -> np.ndarray:
+    """bool [seq_len-1]: whether the prediction of token t+1 counts; all of them for data without frames.
+
+    ``first_frame`` leaves out the first ``frame``-1 predictions, that is all of the first frame (its opening delimiter
+    is given), as the published trainer of arXiv 2603.10055 does. ``first_frame+delimiters`` also leaves out every
+    later delimiter.
+    """
+    counted_T = np.ones(seq_len - 1, dtype=bool)
+    if frame is None or mask == "none":
+        return counted_T
+    counted_T[: frame - 1] = False
+    if mask == "first_frame+delimiters":
+        place_T = np.arange(1, seq_len) % frame
+        counted_T &= (place_T != 0) & (place_T != frame - 1)
+    return counted_T
+
+
+def dataset_mask(manifest: Manifest, mask: LossMask) -> np.ndarray:
+    """``target_mask`` of a dataset; text has no frames."""
+    frame = frame_tokens(manifest.source.spec) if manifest.kind == "synthetic" else None
+    return target_mask(manifest.seq_len, frame, mask)
+
+
+class TargetMasks:
+    """The masks of a mixture's sources, and how many predictions count in each global batch.
+
+    ``masks_ST`` is bool [S, T-1]. The count follows from the plan, so no rank asks another for it.
+    """
+
+    def __init__(self, plan: Plan, masks: Sequence[np.ndarray], device: torch.device) -> None:
+        masks_ST = np.stack(masks)
+        self._plan = plan
+        self._counted_S = masks_ST.sum(axis=1)
+        self._weights_ST = None if masks_ST.all() else torch.from_numpy(masks_ST.astype(np.float32)).to(device)
+
+    def count(self, step: int) -> int:
+        """Predictions that count in the global batch of ``step``."""
+        before, after = self._plan.position(step), self._plan.position(step + 1)
+        return sum(
+            int(counted) * ((b.epoch - a.epoch) * source.rows + b.row - a.row)
+            for counted, source, a, b in zip(self._counted_S, self._plan.sources, before, after, strict=True)
+        )
+
+    def of(self, rows_B2: np.ndarray) -> Tensor | None:
+        """1 or 0 for each prediction of these (source, row) pairs, float32 [B, T-1]; None where all count."""
+        return None if self._weights_ST is None else self._weights_ST[torch.from_numpy(rows_B2[:, 0].copy())]

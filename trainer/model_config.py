@@ -1,0 +1,83 @@
+"""The model's dimensions, from one dial."""
+
+from __future__ import annotations
+
+from typing import Self
+
+from pydantic import Field, model_validator
+
+from trainer.frozen import Frozen
+
+
+class ModelConfig(Frozen):
+    """A Llama-style model. ``depth`` sizes it; every derived dimension can be overridden.
+
+    dim = 64·depth, heads = dim/64 (at least 1), kv_heads = heads, ffn = 8/3·dim rounded up to a multiple of 32 (the
+    SwiGLU width that keeps the parameter count of a 4·dim ReLU block, Shazeer 2020, arXiv 2002.05202).
+
+    ``qk_norm`` normalises each head's queries and keys before rotation. The last three are how it trains and no part of
+    its shape: ``dropout`` on what each half of a block adds to the residual stream, ``recompute`` to keep only blocks'
+    inputs and compute the rest again in the backward pass, ``compile`` for torch.compile.
+    """
+
+    depth: int = Field(ge=1, le=256)
+    layers: int | None = Field(default=None, ge=1, le=256)
+    dim: int | None = Field(default=None, ge=2)
+    heads: int | None = Field(default=None, ge=1)
+    kv_heads: int | None = Field(default=None, ge=1)
+    ffn: int | None = Field(default=None, ge=1)
+    vocab_size: int | None = Field(default=None, ge=2, le=65_536)
+    tied: bool = False
+    rope_theta: float = Field(default=10_000.0, gt=0)
+    norm_eps: float = Field(default=1e-5, gt=0)
+    qk_norm: bool = False
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    recompute: bool = False
+    compile: bool = False
+
+    @model_validator(mode="after")
+    def _divides(self) -> Self:
+        shape = self.shape(vocab_size=2)
+        if shape.dim % shape.heads or shape.head_dim % 2:
+            raise ValueError(
+                f"heads = {shape.heads}: dim = {shape.dim} must be a multiple of 2·heads; change heads or dim"
+            )
+        if shape.heads % shape.kv_heads:
+            raise ValueError(f"kv_heads = {shape.kv_heads}: must divide heads = {shape.heads}; change kv_heads")
+        return self
+
+    def shape(self, vocab_size: int) -> ModelShape:
+        """All dimensions, derived ones filled in; ``vocab_size`` is the data's, for a config that leaves it open."""
+        dim = self.dim or 64 * self.depth
+        heads = self.heads or max(1, dim // 64)
+        return ModelShape(
+            vocab_size=self.vocab_size or vocab_size,
+            layers=self.layers or self.depth,
+            dim=dim,
+            heads=heads,
+            kv_heads=self.kv_heads or heads,
+            ffn=self.ffn or -(-8 * dim // 96) * 32,
+            tied=self.tied,
+            rope_theta=self.rope_theta,
+            norm_eps=self.norm_eps,
+            qk_norm=self.qk_norm,
+        )
+
+
+class ModelShape(Frozen):
+    """Every dimension of a model, none left open: what ``trainer.model.Llama`` is built from."""
+
+    vocab_size: int
+    layers: int
+    dim: int
+    heads: int
+    kv_heads: int
+    ffn: int
+    tied: bool = False
+    rope_theta: float = 10_000.0
+    norm_eps: float = 1e-5
+    qk_norm: bool = False
+
+    @property
+    def head_dim(self) -> int:
+        return self.dim // self.heads

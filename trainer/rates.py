@@ -1,0 +1,25 @@
+"""Every group's rate, decay and momentum at a step: where the schedules meet the groups."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from trainer.config import TrainConfig
+from trainer.optim import Group, Rates
+from trainer.schedule import decay_factor, lr_factor, muon_momentum, transfer_factor
+
+
+def rates_at(config: TrainConfig, groups: Sequence[Group], step: int) -> dict[str, Rates]:
+    """Rates by group name for update ``step``, a pure function of its arguments."""
+    optimizer, steps = config.optimizer, config.steps
+    overall = lr_factor(config.schedule, step, steps)
+    decay = optimizer.weight_decay * decay_factor(optimizer, step, steps)
+    rates = {}
+    for group in groups:
+        lr = overall * ((optimizer.muon.lr or optimizer.lr) if group.rule == "muon" else optimizer.lr)
+        moves = 1.0
+        if group.transferred and config.transfer is not None:
+            moves = transfer_factor(config.transfer, step)
+        momentum = muon_momentum(optimizer.muon, step) if group.rule == "muon" else None
+        rates[group.name] = Rates(lr * moves, decay, momentum, frozen=moves == 0.0)
+    return rates

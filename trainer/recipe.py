@@ -1,0 +1,99 @@
+"""How weights change: optimiser, schedule, transfer and averaging, each a value with its own limits."""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from trainer.frozen import Frozen, Pair
+
+
+class MuonConfig(Frozen):
+    """Muon's own settings (Jordan et al. 2024, kellerjordan.github.io/posts/muon), for matrices between features.
+
+    ``adjust`` scales the update of an A × B matrix: ``match_rms_adamw`` by 0.2·sqrt(max(A, B)), so that AdamW's rate
+    and decay serve both (Liu et al. 2025, arXiv 2502.16982); ``original`` by sqrt(max(1, A/B)), which wants a rate of
+    its own near 0.02. ``lr`` left out is the optimiser's. Momentum rises in a line from ``momentum_start`` over the
+    first ``momentum_warmup_steps`` updates: early gradients are soon out of date.
+    """
+
+    lr: float | None = Field(default=None, gt=0)
+    momentum: float = Field(default=0.95, ge=0, lt=1)
+    momentum_start: float = Field(default=0.85, ge=0, lt=1)
+    momentum_warmup_steps: int = Field(default=300, ge=0)
+    ns_steps: int = Field(default=5, ge=1, le=20)
+    adjust: Literal["match_rms_adamw", "original"] = "match_rms_adamw"
+
+
+class OptimizerConfig(Frozen):
+    """Which rule moves which matrices, and how far.
+
+    ``adamw`` moves everything (Loshchilov & Hutter 2019, arXiv 1711.05101). ``muon`` moves hidden matrices by Muon and
+    embedding, head and gains by AdamW. ``hybrid`` is ``muon`` with the transferred hidden matrices left to AdamW.
+    Decay is decoupled: each update first shrinks a decayed matrix by rate · weight_decay. ``weight_decay`` itself goes
+    in a line to ``weight_decay_final_fraction`` of its value over the run.
+    """
+
+    name: Literal["adamw", "muon", "hybrid"] = "adamw"
+    lr: float = Field(default=1e-3, gt=0)
+    betas: Pair = (0.9, 0.95)
+    eps: float = Field(default=1e-8, gt=0)
+    weight_decay: float = Field(default=0.1, ge=0)
+    weight_decay_final_fraction: float = Field(default=1.0, ge=0)
+    grad_clip: float | None = Field(default=1.0, gt=0)
+    muon: MuonConfig = MuonConfig()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if not all(0.0 <= beta < 1.0 for beta in self.betas):
+            raise ValueError(f"betas = {list(self.betas)}: both must lie in [0, 1)")
+        if self.name == "adamw" and self.muon != MuonConfig():
+            raise ValueError("muon: set, but name = 'adamw' does not read it; use name = 'muon' or 'hybrid'")
+        return self
+
+
+class ScheduleConfig(Frozen):
+    """Learning-rate factor over steps; see ``trainer.schedule``. ``decay*`` are read by ``wsd`` only."""
+
+    name: Literal["cosine", "wsd"] = "cosine"
+    warmup_steps: int = Field(default=0, ge=0)
+    decay: Literal["linear", "sqrt"] = "linear"
+    decay_fraction: float = Field(default=0.2, ge=0, le=1)
+    final_fraction: float = Field(default=0.1, ge=0, le=1)
+
+
+class TransferConfig(Frozen):
+    """Start from model version ``source`` ("MODEL@V"); ``what`` moves is in ``trainer.transfer``.
+
+    What moved stands still for ``freeze_steps`` updates, then its rate rises in a line to the full one over
+    ``ramp_steps``. With ``decay_toward = "source"`` weight decay pulls it to the source's weights instead of zero.
+    """
+
+    source: str
+    what: Literal["all", "attn", "attn+norm", "mlp", "none", "stats"] = "attn"
+    freeze_steps: int = Field(default=0, ge=0)
+    ramp_steps: int = Field(default=0, ge=0)
+    decay_toward: Literal["zero", "source"] = "zero"
+
+    @model_validator(mode="after")
+    def _has_weights(self) -> Self:
+        if self.decay_toward == "source" and self.what in ("none", "stats"):
+            raise ValueError(
+                f"decay_toward = 'source': what = {self.what!r} moves no weights to decay to; leave it out"
+            )
+        return self
+
+
+class AverageConfig(Frozen):
+    """Averaged weights, which are then what is evaluated and published.
+
+    ``ema`` follows the weights with ``decay`` at each update (Polyak & Juditsky 1992); ``late`` is the plain mean of
+    the weights after every ``every``-th update (Izmailov et al. 2018, arXiv 1803.05407). Both begin once
+    ``start_fraction`` of the run is done.
+    """
+
+    name: Literal["ema", "late"] = "ema"
+    decay: float = Field(default=0.999, ge=0, lt=1)
+    every: int = Field(default=1, ge=1)
+    start_fraction: float = Field(default=0.0, ge=0, lt=1)
