@@ -1,6 +1,7 @@
 """The numba backend: one compiled kernel per set of spec constants, kept for the life of the process."""
 
 from functools import lru_cache
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -13,8 +14,17 @@ from .numba_kernel import build_kernel
 from .rules import rule_address
 
 
-@lru_cache(maxsize=64)
+# Threads that meet a spec together should compile it once.
+_BUILDING = Lock()
+
+
 def _kernel(spec: NcaSpec) -> Any:
+    with _BUILDING:
+        return _build(spec)
+
+
+@lru_cache(maxsize=64)
+def _build(spec: NcaSpec) -> Any:
     plan = kernel_plan(spec)
     gumbel = Lattice.of(spec).gumbel if spec.temperature else np.zeros(1, np.int32)
     return build_kernel(plan), plan, gumbel

@@ -44,7 +44,8 @@ def search_beside(spec: BaseSpec, simulate: Simulate, ids_N: np.ndarray, workers
                     judged = None if made.judged is None else made.judged[piece]
                     part = Simulated(made.tokens[piece], made.content[piece], judged)
                     scoring.add(pool.submit(score, where[piece], attempts[piece], part))
-            done, scoring = wait(scoring, timeout=0 if fresh or again else None, return_when=FIRST_COMPLETED)
+            # Having launched nothing, there is nothing better to do than to wait for a score.
+            done, scoring = wait(scoring, timeout=0 if len(where) else None, return_when=FIRST_COMPLETED)
             for future in done:
                 where, result = future.result()
                 put(found, where[result.accepted], take(result, result.accepted))

@@ -36,6 +36,27 @@ def test_the_interpreted_kernel_equals_the_reference_on_200_drawn_specs():
     interpret("drawn", "200")
 
 
+@needs_triton
+@pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") == "1", reason="Triton interprets in this process")
+def test_the_kernel_compiles_for_hopper():
+    from triton import compile as triton_compile
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    from generator.triton_backend import kernel_constants
+    from generator.triton_kernel import run_sequences
+
+    fields = {"grid": [8, 8], "colors": 4, "compat": True, "temperature": 0.1, "identity_bias": 0.5}
+    constants = kernel_constants(parse_spec(fields))
+    names = run_sequences.arg_names
+    special = {"tokens": "*i16", "tables": "*i16", "weight_q": "*i8", "count": "i32"}
+    signature = {name: "constexpr" if name in constants else special.get(name, "*i32") for name in names}
+    aligned = {(at,): [["tt.divisibility", 16]] for at, name in enumerate(names) if signature[name].startswith("*")}
+    source = ASTSource(run_sequences, signature, {(names.index(k),): v for k, v in constants.items()}, aligned)
+    compiled = triton_compile(source, target=GPUTarget("cuda", 90, 32), options={"num_warps": 4, "num_stages": 1})
+    assert len(compiled.asm["cubin"]) > 10_000
+
+
 def test_without_a_device_the_backend_is_refused_in_one_line():
     from generator.triton_backend import available
 
