@@ -13,7 +13,6 @@ from .lattice import Lattice
 from .numba_kernel import build_kernel
 from .rules import rule_address
 
-
 # Threads that meet a spec together should compile it once.
 _BUILDING = Lock()
 
