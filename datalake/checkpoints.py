@@ -16,7 +16,8 @@ class Checkpoint(BaseModel):
     """What a run's log says of one checkpoint.
 
     ``files`` maps file names below ``key_prefix`` to SHA-256; ``metrics`` is the SHA-256 of ``metrics.jsonl`` there,
-    if any; ``parent`` is the ``key_prefix`` of the checkpoint that this one goes on from.
+    if any; ``parent`` is the ``key_prefix`` of the checkpoint that this one goes on from. A ``dropped`` one has no files
+    any more, but its metrics, which are part of the run's curve.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -27,6 +28,7 @@ class Checkpoint(BaseModel):
     metrics: str | None = None
     parent: str | None = None
     time: str = ""
+    dropped: bool = False
 
 
 class SkippedCheckpoint(NamedTuple):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from datalake.ambient import Ambient
@@ -21,7 +21,8 @@ from datalake.store import Store
 from datalake.version_log import VersionLog
 
 State = dict[str, Any]
-_OWNED = {"kind", "config", "config_digest", "inputs", "attempts", "lease", "checkpoints"}  # not append()'s to change
+# Not append()'s to change.
+_OWNED = {"kind", "config", "config_digest", "inputs", "attempts", "lease", "checkpoints", "repairs"}
 
 
 class RunRepository:
@@ -100,8 +101,8 @@ class Run:
 
     @property
     def checkpoints(self) -> tuple[Checkpoint, ...]:
-        """All named checkpoints, in the order in which they were made."""
-        return tuple(Checkpoint.model_validate(item) for item in self._state["checkpoints"])
+        """All checkpoints that have their files, in the order in which they were made."""
+        return tuple(checkpoint for checkpoint in self._recorded() if not checkpoint.dropped)
 
     def refresh(self) -> Run:
         """Read the newest state; returns self."""
@@ -119,6 +120,11 @@ class Run:
         if owned := sorted(_OWNED & changes.keys()):
             raise RunConflictError(f"run {self.name!r} keeps {', '.join(owned)} itself: append() cannot set them")
         self._change(lambda state: {**state, **changes}, message or f"set {', '.join(sorted(changes))}")
+
+    def add_repair(self, repair: Mapping[str, Any]) -> None:
+        """Note in the state's list ``repairs`` that a shard was healed for this run. Raises as ``append`` does."""
+        item = dict(repair)
+        self._change(lambda state: {**state, "repairs": [*state.get("repairs", ()), item]}, f"repair {item.get('key')}")
 
     def finish(self, result: Mapping[str, Any] | None = None) -> None:
         """Mark the run finished, with its result (JSON); nothing can be appended after that."""
@@ -151,6 +157,27 @@ class Run:
         self._parent = prefix
         return checkpoint
 
+    def drop_checkpoints(self, dropped: Collection[Checkpoint]) -> None:
+        """Let go of these checkpoints: the log stops naming their files, then the files are deleted.
+
+        Their metrics stay. A crash in between leaves files that nothing names. Raises as ``append`` does.
+        """
+        prefixes = {checkpoint.key_prefix for checkpoint in dropped}
+        if not prefixes:
+            return
+
+        def forget(state: State) -> State:
+            items = [
+                {**item, "files": {}, "dropped": True} if item["key_prefix"] in prefixes else item
+                for item in state["checkpoints"]
+            ]
+            return {**state, "checkpoints": items}
+
+        self._change(forget, f"drop {len(prefixes)} checkpoints")
+        for checkpoint in dropped:
+            for name in checkpoint.files:
+                self._store.delete(f"{checkpoint.key_prefix}/{name}")
+
     def latest_valid_checkpoint(self) -> tuple[Checkpoint | None, list[SkippedCheckpoint]]:
         """The newest checkpoint whose files all verify (None: start from nothing), and the newer ones that do not.
 
@@ -176,7 +203,7 @@ class Run:
         Steps that were run and lost before a resume are in no chunk of this chain, so no step appears twice.
         Raises NotFoundError or CorruptObjectError.
         """
-        known = {checkpoint.key_prefix: checkpoint for checkpoint in self.checkpoints}
+        known = {checkpoint.key_prefix: checkpoint for checkpoint in self._recorded()}
         chain: list[bytes] = []
         current = next(reversed(known.values()), None)
         while current is not None:
@@ -184,6 +211,9 @@ class Run:
                 chain.append(self._read(f"{current.key_prefix}/metrics.jsonl", current.metrics))
             current = known[current.parent] if current.parent else None
         return chain[::-1]
+
+    def _recorded(self) -> list[Checkpoint]:
+        return [Checkpoint.model_validate(item) for item in self._state["checkpoints"]]
 
     def _read(self, key: str, sha256: str) -> bytes:
         data = self._store.get(key)

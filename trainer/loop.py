@@ -208,6 +208,7 @@ def _train(
                 state = {"step": done, "evals": evals, "precision": precision, "plan": plan.digest}
                 state["guard"] = guard.state
                 record.save(done, partial(checkpoint.pack, model, optimizer, average, state), pending)
+                record.prune(config.keep_last, config.keep_every)
                 pending = []
                 on_event({"event": "checkpoint", "step": done})
                 interval.reset()

@@ -84,6 +84,13 @@ class RunRecord:
             lambda: self.run.add_checkpoint(step, pack(), metrics=encode_records(records))
         )
 
+    def prune(self, keep_last: int | None, keep_every: int | None) -> None:
+        """Rank 0 lets go of checkpoints but the ``keep_last`` newest and those at multiples of ``keep_every`` steps."""
+        if keep_last is None:
+            return
+        old = [item for item in self.run.checkpoints[:-keep_last] if keep_every is None or item.step % keep_every]
+        self.ranks.from_zero(lambda: self.run.drop_checkpoints(old))
+
     def finish(self, result: TrainResult) -> None:
         """Record the result; from now on the run returns it."""
         self.ranks.from_zero(lambda: self.run.finish(result.to_record()))

@@ -141,3 +141,25 @@ def test_from_scratch_when_no_checkpoint_verifies(tmp_path) -> None:
     assert resumed.latest_valid_checkpoint()[0] is None
     resumed.add_checkpoint(1, {"m": b"x"}, b"kept")
     assert list(resumed.metrics_chunks()) == [b"kept"]
+
+
+def test_dropped_checkpoints_lose_their_files_and_keep_their_metrics(lake_uri: str) -> None:
+    lake = Lake.open(lake_uri)
+    run = lake.runs.start("r", "train", CONFIG, INPUTS)
+    for step in (1, 2, 3):
+        run.add_checkpoint(step, {"model": b"%d" % step}, metrics=b"m%d\n" % step)
+    run.drop_checkpoints(run.checkpoints[:2])
+    seen = lake.runs.get("r")
+    assert [checkpoint.step for checkpoint in seen.checkpoints] == [3]
+    assert seen.metrics_chunks() == [b"m1\n", b"m2\n", b"m3\n"]
+    assert [key for key in lake.store.list("checkpoints/r/") if key.endswith("/model")] == [
+        f"{seen.checkpoints[0].key_prefix}/model"
+    ]
+    again = lake.runs.start("r", "train", CONFIG, INPUTS)
+    newest, skipped = again.latest_valid_checkpoint()
+    assert newest is not None
+    assert (newest.step, skipped) == (3, [])
+    again.add_checkpoint(4, {"model": b"4"}, metrics=b"m4\n")
+    assert lake.runs.get("r").metrics_chunks()[-1] == b"m4\n"
+    with pytest.raises(RunFencedError):
+        run.drop_checkpoints(seen.checkpoints)
