@@ -53,7 +53,7 @@ class EventFiles:
         elif kind == "step":
             self._write("train", event, event["step"], skip=("step", "steps"))
         elif kind == "eval":
-            self._write(f"eval/{event['dataset']}", event, event["step"], skip=("step",))
+            self._write(f"eval/{event['dataset'].replace('@', '.')}", event, event["step"], skip=("step",))
 
     def close(self) -> None:
         """Finish the file."""

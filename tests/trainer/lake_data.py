@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import torch
 
 from datalake import Lake, Manifest, Source, content_digest, shard_layout, write_shard
 from datalake.canonical import digest_of
@@ -23,10 +24,17 @@ def patterned(rows: int, seed: int = 0, length: int = SEQ_LEN, vocab: int = VOCA
 
 
 def add_dataset(
-    lake: Lake, name: str, tokens_BT: np.ndarray, *, kind: str = "synthetic", vocab: int = VOCAB, shard: int = 8
+    lake: Lake,
+    name: str,
+    tokens_BT: np.ndarray,
+    *,
+    kind: str = "synthetic",
+    vocab: int = VOCAB,
+    shard: int = 8,
+    **fields: Any,
 ) -> str:
-    """Commit ``tokens_BT`` (uint16) as a version of ``name``; returns "NAME@VERSION"."""
-    spec = {"made_by": "tests", "content": digest_of(tokens_BT.tolist()), "shape": list(tokens_BT.shape)}
+    """Commit ``tokens_BT`` (uint16) as a version of ``name``, with ``fields`` in its spec; returns "NAME@VERSION"."""
+    spec = {**fields, "made_by": "tests", "content": digest_of(tokens_BT.tolist()), "shape": list(tokens_BT.shape)}
     synthetic = kind == "synthetic"
     source = Source.model_validate(
         {
@@ -88,6 +96,15 @@ def tiny_config(**changes: Any) -> TrainConfig:
             **changes,
         }
     )
+
+
+def machine() -> dict[str, str]:
+    """What decides the last bits of a float32 sum."""
+    return {
+        "torch": torch.__version__,
+        "kernels": torch.backends.cpu.get_cpu_capability(),
+        "cpu": str(torch.cpu.get_capabilities().get("cpu_name")),
+    }
 
 
 def curve(records: list[dict[str, Any]]) -> list[tuple[int, float, float, float]]:

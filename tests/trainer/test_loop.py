@@ -14,21 +14,12 @@ from safetensors.torch import load
 
 from datalake import Lake, Run, lineage
 from datalake.errors import CorruptShardError, InvalidNameError, NotFoundError, RunConflictError
-from tests.trainer.lake_data import SEQ_LEN, add_dataset, curve, eval_curve, patterned, tiny_config
+from tests.trainer.lake_data import SEQ_LEN, add_dataset, curve, eval_curve, machine, patterned, tiny_config
 from trainer import Batch, TrainResult, hf_layout, load_metrics, local_batches, run_training
 from trainer.errors import ConfigError, DivergedError, PlanMismatchError, TransferError
 from trainer.precision import resolve_precision
 
 GOLDEN = Path(__file__).with_name("golden_losses.json")
-
-
-def machine() -> dict[str, str]:
-    """What decides the last bits of a float32 sum."""
-    return {
-        "torch": torch.__version__,
-        "kernels": torch.backends.cpu.get_cpu_capability(),
-        "cpu": str(torch.cpu.get_capabilities().get("cpu_name")),
-    }
 
 
 def test_a_run_learns_and_records_itself(whole: tuple[Lake, TrainResult]) -> None:

@@ -14,11 +14,19 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from datalake import Lake
-from tests.trainer.lake_data import curve, eval_curve, tiny_config, tiny_lake
+from tests.trainer.lake_data import add_dataset, curve, eval_curve, patterned, tiny_config, tiny_lake
 from trainer import TrainResult, load_metrics, run_training
+from trainer.inputs import open_inputs
 
 CONFIG = tiny_config(publish="tiny")
 WORLD = 2
+PIECES: dict[str, Any] = {
+    "data": [{"dataset": "framed@1"}, {"dataset": "train@1"}],
+    "loss_mask": "first_frame",
+    "micro_batches": 2,
+    "steps": 6,
+    "publish": None,
+}
 
 
 class Killed(BaseException):
@@ -54,7 +62,8 @@ def worker(rank: int, port: int, lake_uri: str, report: str) -> None:
     facts: dict[str, Any] = {"rows": train(rank, lake_uri, "pair")}
     train(rank, lake_uri, "killed", kill_at=8)
     train(rank, lake_uri, "killed")
-    train(rank, lake_uri, "up-and-down", kill_at=10)
+    facts["then-two"] = train(rank, lake_uri, "one-two-one", kill_at=10)
+    train(rank, lake_uri, "pieces", **PIECES)
     for name, changes in (
         ("uneven", {"batch_sequences": 5}),
         ("diverges", {"optimizer": {"lr": 1e30, "grad_clip": None}, "schedule": {}, "checkpoint_every": 1}),
@@ -79,8 +88,13 @@ def free_port() -> int:
 def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Lake, list[dict[str, Any]]]:
     folder = tmp_path_factory.mktemp("pair")
     lake = tiny_lake(folder / "lake")
+    add_dataset(lake, "framed", patterned(16, seed=2), family="nca", grid=[4, 4], patch=2)
+    train(0, lake.uri, "pieces-alone", world=1, **PIECES)
+    first = train(0, lake.uri, "one-two-one", world=1, kill_at=5)
     mp.spawn(worker, (free_port(), lake.uri, str(folder / "report")), nprocs=WORLD)
-    return lake, [json.loads((folder / f"report.{rank}").read_text()) for rank in range(WORLD)]
+    reports = [json.loads((folder / f"report.{rank}").read_text()) for rank in range(WORLD)]
+    reports[0]["first-one"] = first
+    return lake, reports
 
 
 def test_losses_equal_one_process_to_rounding(pair: tuple[Lake, list[dict]], whole: tuple[Lake, TrainResult]) -> None:
@@ -93,8 +107,6 @@ def test_losses_equal_one_process_to_rounding(pair: tuple[Lake, list[dict]], who
 
 
 def test_each_row_goes_to_one_rank(pair: tuple[Lake, list[dict]]) -> None:
-    from trainer.inputs import open_inputs
-
     plan = open_inputs(CONFIG, pair[0]).plan
     for step in range(CONFIG.steps):
         together = [row for report in pair[1] for row in report["rows"][str(step)]]
@@ -110,11 +122,24 @@ def test_killed_pair_resumes_to_the_bit(pair: tuple[Lake, list[dict]]) -> None:
     assert all(version == files[0] for version in files)
 
 
-def test_a_pair_s_run_goes_on_alone(pair: tuple[Lake, list[dict]]) -> None:
-    lake, _ = pair
-    rows = train(0, lake.uri, "up-and-down", world=1)
-    assert sorted(rows) == list(range(9, 14))
-    for row, other in zip(curve(load_metrics(lake, "up-and-down")), curve(load_metrics(lake, "pair")), strict=True):
+def test_one_then_two_then_one_read_the_plan_s_rows(pair: tuple[Lake, list[dict]]) -> None:
+    """Killed alone after step 5, as a pair after step 10, finished alone: each starts at the checkpoint before."""
+    lake, reports = pair
+    alone, zero, one = reports[0]["first-one"], *(report["then-two"] for report in reports)
+    last = train(0, lake.uri, "one-two-one", world=1)
+    assert (list(alone), list(zero), list(last)) == ([0, 1, 2, 3, 4], [*"3456789"], [9, 10, 11, 12, 13])
+    together = {**alone, **{int(step): zero[step] + one[step] for step in zero}, **last}
+    plan = open_inputs(CONFIG, lake).plan
+    assert [together[step] for step in range(14)] == [plan.rows(step).tolist() for step in range(14)]
+    for row, other in zip(curve(load_metrics(lake, "one-two-one")), curve(load_metrics(lake, "pair")), strict=True):
+        assert row == pytest.approx(other, rel=1e-4)
+
+
+def test_masked_pieces_of_a_pair_equal_one_process(pair: tuple[Lake, list[dict]]) -> None:
+    """Micro-batches, a mask that differs by source: the norm is that of the whole batch's gradient."""
+    found, expected = (curve(load_metrics(pair[0], run)) for run in ("pieces", "pieces-alone"))
+    assert len(found) == 6
+    for row, other in zip(found, expected, strict=True):
         assert row == pytest.approx(other, rel=1e-4)
 
 
