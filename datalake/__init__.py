@@ -10,11 +10,14 @@ from datalake.changes import Change, FieldChange, diff_specs
 from datalake.checkpoints import Checkpoint, SkippedCheckpoint
 from datalake.datasets import DatasetRepository, DatasetVersion
 from datalake.errors import DatalakeError
+from datalake.healing import Healer, HealReport, Repair, heal_dataset
 from datalake.lake import Lake
+from datalake.ledger import Ledger
 from datalake.lineage import lineage
 from datalake.manifest import Manifest, content_digest, load_manifest, save_manifest
 from datalake.models import ModelRepository, ModelVersion
 from datalake.names import check_name, parse_ref
+from datalake.node_cache import NodeCache
 from datalake.plan import Plan, PlanSource, Position
 from datalake.probe import ProbeReport, probe_store
 from datalake.reader import DatasetReader
@@ -24,7 +27,7 @@ from datalake.shards import ShardRef, read_shard, repair_shard, shard_ref_if_val
 from datalake.source import Source, shard_key, shard_layout
 from datalake.store import Store, open_store
 from datalake.verdict import Verdict, read_verdict, record_verdict
-from datalake.verify import ShardProblem, VerifyReport, verify_dataset
+from datalake.verify import RateLimit, ShardProblem, VerifyOptions, VerifyReport, verify_dataset
 
 __all__ = [
     "Ambient",
@@ -35,16 +38,22 @@ __all__ = [
     "DatasetRepository",
     "DatasetVersion",
     "FieldChange",
+    "HealReport",
+    "Healer",
     "Lake",
+    "Ledger",
     "Manifest",
     "ModelRepository",
     "ModelVersion",
+    "NodeCache",
     "ParameterRegistry",
     "ParameterVersion",
     "Plan",
     "PlanSource",
     "Position",
     "ProbeReport",
+    "RateLimit",
+    "Repair",
     "Run",
     "RunRepository",
     "ShardProblem",
@@ -53,12 +62,14 @@ __all__ = [
     "Source",
     "Store",
     "Verdict",
+    "VerifyOptions",
     "VerifyReport",
     "canonical_json",
     "check_name",
     "content_digest",
     "diff_specs",
     "digest_of",
+    "heal_dataset",
     "lineage",
     "load_manifest",
     "open_store",

@@ -1,4 +1,4 @@
-"""The outside world as one argument: clock, nonces, jitter, sleep and author.
+"""The outside world as one argument: clocks, nonces, jitter, sleep and author.
 
 Whoever opens a lake may pass other ones (tests do), so nothing below reads a global clock or random generator. All
 defaults are module-level functions, so that a lake can be pickled to another process.
@@ -45,12 +45,16 @@ def default_author() -> str:
 
 @dataclass(frozen=True)
 class Ambient:
-    """Clock (aware datetime), nonce (unique text), jitter (float in [0, 1)), sleep (seconds) and author (text)."""
+    """Clock (aware datetime), nonce (unique text), jitter (float in [0, 1)), sleep (seconds) and author (text).
+
+    ``monotonic`` (seconds) measures durations: unlike the clock it never jumps.
+    """
 
     clock: Callable[[], datetime] = utc_now
     nonce: Callable[[], str] = new_nonce
     jitter: Callable[[], float] = uniform
     sleep: Callable[[float], None] = time.sleep
+    monotonic: Callable[[], float] = time.monotonic
     author: str = field(default_factory=default_author)
 
     def timestamp(self) -> str:

@@ -56,6 +56,10 @@ class MissingShardError(CorruptShardError):
     """A shard that a manifest names is not in the store."""
 
 
+class UnhealableError(DatalakeError):
+    """A lost or corrupt shard cannot be computed again to the bytes that its manifest names."""
+
+
 class ShardConflictError(DatalakeError):
     """The key of a shard about to be written holds other rows."""
 
@@ -87,3 +91,7 @@ class PlanError(DatalakeError):
 
 class ProbeError(DatalakeError):
     """The store fails the one primitive that the lake is built on."""
+
+
+class ImportRefusedError(DatalakeError):
+    """A Parquet file from elsewhere does not hold tokens that this lake can take."""

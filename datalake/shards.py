@@ -9,6 +9,7 @@ from datalake.ambient import Ambient
 from datalake.canonical import sha256_hex
 from datalake.errors import CorruptShardError, MissingShardError, NotFoundError, ShardConflictError
 from datalake.names import check_key
+from datalake.ranges import get_in_parts
 from datalake.shard_format import check_table, decode_shard, encode_shard, footer_matches
 from datalake.source import Source, shard_key
 from datalake.store import Store
@@ -75,9 +76,12 @@ def shard_ref_if_valid(store: Store, source: Source, first: int, rows: int) -> S
 def fetch_shard(store: Store, ref: ShardRef) -> bytes:
     """The shard file's bytes, exactly as the manifest names them. Raises MissingShardError or CorruptShardError."""
     check_key(ref.key)
-    what_to_do = "run `morphogen data verify` for the whole list, and make the dataset again to restore it"
+    what_to_do = "run `morphogen data heal` to restore what can be computed again"
     try:
-        data = store.get(ref.key)
+        data = get_in_parts(store, ref.key, ref.bytes)
+        if (found := sha256_hex(data)) != ref.sha256:
+            data = store.get(ref.key)  # a repair may have come between the parts, or a bit flipped on the way
+            found = sha256_hex(data)
     except NotFoundError as error:
         raise MissingShardError(
             f"shard {ref.key} is missing from lake {store.uri} (sequences {ref.first} to {ref.first + ref.rows - 1}): "
@@ -85,10 +89,10 @@ def fetch_shard(store: Store, ref: ShardRef) -> bytes:
             key=ref.key,
             expected=ref.sha256,
         ) from error
-    if (found := sha256_hex(data)) != ref.sha256:
+    if found != ref.sha256:
         raise CorruptShardError(
             f"shard {ref.key} is corrupt: expected {ref.bytes} bytes with SHA-256 {ref.sha256}, found {len(data)} with "
-            f"{found}: move the object away, {what_to_do}",
+            f"{found}: {what_to_do}",
             key=ref.key,
             expected=ref.sha256,
             found=found,
