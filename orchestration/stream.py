@@ -64,6 +64,8 @@ def ray_data_batches(
     context = ray.data.DataContext.get_current()
     context.execution_options.preserve_order = True
     context.enable_progress_bars = False
+    # A corrupt shard must reach the user as that, not as "UDF failed to process a data block".
+    context.raise_original_map_exception = True
     seq_len = datasets[0].manifest.seq_len
     rank_batch = plan.batch // world
     todo = steps - start_step

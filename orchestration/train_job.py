@@ -13,6 +13,7 @@ from typing import Any
 
 import ray
 import ray.train
+from ray.exceptions import RayTaskError
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 
@@ -73,11 +74,22 @@ def _worker(job: dict[str, Any]) -> None:
             threads=max(1, local_cores() // context.get_local_world_size()),
             on_event=board.push.remote if rank == 0 else None,
         )
-    except (DatalakeError, TrainerError) as error:
-        ray.get(board.fail.remote(error))
+    except Exception as error:
+        named = _named(error)
+        if named is not None:
+            ray.get(board.fail.remote(named))
         raise
     if rank == 0:
         ray.get(board.finish.remote(result))
+
+
+def _named(error: Exception) -> Exception | None:
+    """The lake's or the trainer's own error inside what Ray made of it, its message one line again; None for others."""
+    cause = error.cause if isinstance(error, RayTaskError) else error
+    if not isinstance(cause, DatalakeError | TrainerError):
+        return None
+    cause.args = (str(cause).splitlines()[0], *cause.args[1:])
+    return cause
 
 
 def train_on_ray(

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from datalake import Lake
+from datalake.errors import CorruptShardError
 from generator import parse_spec
 from orchestration.errors import InvalidRequestError
 from orchestration.generate_job import GenerateRequest, run_generation
@@ -100,8 +101,9 @@ def test_a_corrupt_shard_ends_training_with_its_name(lake, tmp_path):
     data[len(data) // 3] ^= 1
     (folder / key).chmod(0o644)
     (folder / key).write_bytes(data)
-    with pytest.raises(Exception, match=key):
+    with pytest.raises(CorruptShardError, match=key) as raised:
         train_on_ray(copy, parse_config(CONFIG), "corrupt", workers=1)
+    assert len(str(raised.value).splitlines()) == 1
     assert copy.runs.get("corrupt").status != "finished"
 
 
