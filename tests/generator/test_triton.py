@@ -43,7 +43,7 @@ def test_the_kernel_compiles_for_hopper():
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    from generator.triton_backend import kernel_constants
+    from generator.triton_backend import kernel_constants, launch_options
     from generator.triton_kernel import run_sequences
 
     fields = {"grid": [8, 8], "colors": 4, "compat": True, "temperature": 0.1, "identity_bias": 0.5}
@@ -53,7 +53,7 @@ def test_the_kernel_compiles_for_hopper():
     signature = {name: "constexpr" if name in constants else special.get(name, "*i32") for name in names}
     aligned = {(at,): [["tt.divisibility", 16]] for at, name in enumerate(names) if signature[name].startswith("*")}
     source = ASTSource(run_sequences, signature, {(names.index(k),): v for k, v in constants.items()}, aligned)
-    compiled = triton_compile(source, target=GPUTarget("cuda", 90, 32), options={"num_warps": 4, "num_stages": 1})
+    compiled = triton_compile(source, target=GPUTarget("cuda", 90, 32), options=launch_options(constants))
     assert len(compiled.asm["cubin"]) > 10_000
 
 
