@@ -10,6 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -121,9 +122,9 @@ def _pictures(lake: Lake, dataset: DatasetVersion) -> bytes:
 
 
 def _print(outcome: dict[str, Any]) -> None:
-    table = Table(title="held-out text", title_justify="left")
-    for column in ("arm", "model", "loss (nats)", "perplexity", "bits per byte", "difference"):
-        table.add_column(column, justify="left" if column in ("arm", "model") else "right")
+    table = Table(title="held-out text", title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for column in ("arm", "model", "loss, nats", "perplexity", "bits/byte", "change"):
+        table.add_column(column, justify="left" if column in ("arm", "model") else "right", no_wrap=True)
     for row in outcome["arms"]:
         table.add_row(
             row["arm"],
