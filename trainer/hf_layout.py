@@ -57,6 +57,9 @@ def from_hf_config(config: Mapping[str, Any]) -> ModelShape:
             f"model_type = {kind!r}: only a plain Llama or Qwen3 (silu, no biases, no rope_scaling, no sliding window) "
             "is read"
         )
+    rope = config.get("rope_parameters") or {}  # where transformers 5 keeps theta
+    if rope.get("rope_type", "default") != "default":
+        raise CheckpointError(f"rope_type = {rope['rope_type']!r}: only plain rotary positions ('default') are read")
     heads = config["num_attention_heads"]
     if config.get("head_dim", config["hidden_size"] // heads) * heads != config["hidden_size"]:
         raise CheckpointError(
@@ -71,7 +74,7 @@ def from_hf_config(config: Mapping[str, Any]) -> ModelShape:
         kv_heads=config.get("num_key_value_heads", heads),
         ffn=config["intermediate_size"],
         tied=config.get("tie_word_embeddings", False),
-        rope_theta=config.get("rope_theta", 10_000.0),
+        rope_theta=config.get("rope_theta") or rope.get("rope_theta", 10_000.0),
         norm_eps=config.get("rms_norm_eps", 1e-6),
         qk_norm=kind == "qwen3",
     )

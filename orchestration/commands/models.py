@@ -1,15 +1,26 @@
-"""`morphogen models`: list, show, tag."""
+"""`morphogen models`: list, show, tag, export."""
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict
+from enum import StrEnum
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from datalake import lineage
 from orchestration.commands.common import DEFAULT_LAKE, AsJson, LakeUri, open_lake, print_json, print_table
+from orchestration.errors import InvalidRequestError
 
 app = typer.Typer(no_args_is_help=True)
+
+
+class Format(StrEnum):
+    """Layouts that a model can be exported in."""
+
+    HF = "hf"
 
 
 @app.command("list")
@@ -48,3 +59,24 @@ def tag(
     target = repository.get(reference)
     repository.tag(target.name, alias, target.version)
     typer.echo(f"{target.name}@{alias} -> {target.version}")
+
+
+@app.command()
+def export(
+    reference: Annotated[str, typer.Argument(help="NAME, NAME@VERSION or NAME@ALIAS.")],
+    out: Annotated[Path, typer.Argument(help="A folder that does not exist yet or is empty.")],
+    layout: Annotated[Format, typer.Option("--format", help="hf: as Hugging Face transformers opens it.")] = Format.HF,
+    lake: LakeUri = DEFAULT_LAKE,
+) -> None:
+    """Write a version's files to a folder, verified, with where they came from in lineage.json."""
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise InvalidRequestError(f"out = {str(out)!r}: exists and is not an empty folder; give a new one")
+    opened = open_lake(lake)
+    version = opened.models.get(reference)
+    # Published files already are in the only layout there is; all are read and verified before any is written.
+    files = {name: opened.models.open_file(version, name) for name in version.files}
+    files["lineage.json"] = json.dumps(lineage(opened, version.ref), indent=2).encode()
+    out.mkdir(parents=True, exist_ok=True)
+    for name, data in files.items():
+        (out / name).write_bytes(data)
+    typer.echo(f"{version.ref} -> {out} ({layout.value}: {', '.join(sorted(files))})")

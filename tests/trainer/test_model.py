@@ -6,6 +6,7 @@ from torch.nn import functional as F
 
 from trainer import hf_layout
 from trainer.config import ModelConfig
+from trainer.errors import CheckpointError
 from trainer.loss import token_losses, token_scores
 from trainer.model import Llama, count_parameters
 
@@ -98,7 +99,10 @@ def test_chunked_loss_equals_whole() -> None:
     assert torch.equal(hits_N, (hidden_ND @ head_VD.T).argmax(-1) == targets_N)
 
 
-@pytest.mark.parametrize("overrides", [{}, {"kv_heads": 2}, {"tied": True}, {"heads": 2, "kv_heads": 1, "ffn": 50}])
+@pytest.mark.parametrize(
+    "overrides",
+    [{}, {"kv_heads": 2}, {"tied": True}, {"qk_norm": True}, {"heads": 2, "kv_heads": 1, "ffn": 50}],
+)
 def test_files_reopen_to_the_same_model(overrides: dict) -> None:
     model = make(**overrides)
     files = hf_layout.to_files(model, max_length=64)
@@ -109,7 +113,7 @@ def test_files_reopen_to_the_same_model(overrides: dict) -> None:
     assert hf_layout.to_files(again, max_length=64) == files
 
 
-@pytest.mark.parametrize("overrides", [{}, {"kv_heads": 2}, {"tied": True}])
+@pytest.mark.parametrize("overrides", [{}, {"kv_heads": 2}, {"tied": True}, {"qk_norm": True, "kv_heads": 2}])
 def test_logits_equal_transformers(overrides: dict, tmp_path) -> None:
     """Needs the ``hf`` extra."""
     transformers = pytest.importorskip("transformers")
@@ -125,3 +129,89 @@ def test_logits_equal_transformers(overrides: dict, tmp_path) -> None:
     torch.testing.assert_close(theirs(x_BT).logits, model.logits(x_BT), rtol=1e-4, atol=1e-4)
     again = hf_layout.from_files(theirs.config.to_json_string().encode(), (tmp_path / hf_layout.WEIGHTS).read_bytes())
     assert again.shape == model.shape
+
+
+@pytest.mark.parametrize("kind", ["Llama", "Qwen3"])
+def test_a_model_of_transformers_opens_here(kind: str, tmp_path) -> None:
+    """The other direction: weights drawn and saved there. Needs the ``hf`` extra."""
+    transformers = pytest.importorskip("transformers")
+    sizes = {
+        "vocab_size": VOCAB,
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 8,
+        "tie_word_embeddings": False,
+        "rope_theta": 5000.0,
+    }
+    theirs = getattr(transformers, f"{kind}ForCausalLM")(getattr(transformers, f"{kind}Config")(**sizes)).eval()
+    theirs.save_pretrained(tmp_path)
+    ours = hf_layout.from_files((tmp_path / hf_layout.CONFIG).read_bytes(), (tmp_path / hf_layout.WEIGHTS).read_bytes())
+    x_BT = tokens(2, 30)
+    torch.testing.assert_close(ours.logits(x_BT), theirs(x_BT).logits, rtol=1e-4, atol=1e-4)
+    longer = theirs.generate(x_BT[:, :5], max_new_tokens=4, do_sample=False, pad_token_id=0)
+    assert torch.equal(longer[:, 5], ours.logits(x_BT[:, :5])[:, -1].argmax(-1))
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"model_type": "gpt2"}, "model_type = 'gpt2'"),
+        ({"attention_bias": True}, "only a plain Llama or Qwen3"),
+        ({"rope_parameters": {"rope_type": "yarn"}}, "rope_type = 'yarn'"),
+        ({"head_dim": 6}, "head_dim = 6: must be hidden_size / num_attention_heads = 32/4"),
+    ],
+)
+def test_other_architectures_are_refused(change: dict, says: str) -> None:
+    config = hf_layout.to_hf_config(make().shape, 64) | change
+    with pytest.raises(CheckpointError, match=says):
+        hf_layout.from_hf_config(config)
+
+
+def test_theta_is_found_where_transformers_5_keeps_it() -> None:
+    config = hf_layout.to_hf_config(make().shape, 64)
+    del config["rope_theta"]
+    config["rope_parameters"] = {"rope_type": "default", "rope_theta": 77.0}
+    assert hf_layout.from_hf_config(config).rope_theta == 77.0
+
+
+def test_dropout_is_for_training_and_drawn_from_the_step_s_seed() -> None:
+    shape, x_BT = ModelConfig(depth=1, dim=32, heads=4).shape(VOCAB), tokens(2, 20)
+    plain = make(depth=1)
+    model = Llama(shape, 0, dropout=0.5)
+    drawn = []
+    for seed in (1, 1, 2):
+        torch.manual_seed(seed)
+        drawn.append(model(x_BT))
+    assert torch.equal(drawn[0], drawn[1])
+    assert not torch.equal(drawn[0], drawn[2])
+    assert torch.equal(model.eval()(x_BT), plain(x_BT))
+
+
+def test_normalised_queries_and_keys_forget_their_scale() -> None:
+    model, x_BT = make(qk_norm=True), tokens(2, 20)
+    before = model.logits(x_BT)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if name.endswith(("q_proj.weight", "k_proj.weight")):
+                weight.mul_(8)
+    torch.testing.assert_close(model.logits(x_BT), before, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("overrides", [{}, {"qk_norm": True, "kv_heads": 2, "recompute": True}])
+def test_compiled_gradients_equal_plain_ones(overrides: dict) -> None:
+    """Needs a C++ compiler. The compiled model rotates by the plain formula."""
+    found = []
+    for compiled in (False, True):
+        config = ModelConfig.model_validate({"depth": 2, "dim": 32, "heads": 4, **overrides})
+        model = Llama(config.shape(VOCAB), 0, recompute=config.recompute)
+        if compiled:
+            model.compile()
+        losses_BT = model(tokens(2, 20))
+        losses_BT.sum().backward()
+        found.append([losses_BT.detach(), *(parameter.grad for parameter in model.parameters())])
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
