@@ -80,7 +80,7 @@ def add_corpus(
     """Tokenise text files into the datasets ``name`` and ``name``-heldout.
 
     Files are found and split as `corpus_files` says. A document is closed by an end-of-text token; documents are laid
-    end to end in path order and cut into rows of ``seq_len`` tokens.
+    end to end in the order of their paths' SHA-256 and cut into rows of ``seq_len`` tokens.
 
     Columns: sequence_id int64, tokens fixed_size_binary(2·seq_len) little-endian uint16, target_bytes int32 (UTF-8
     bytes that tokens 1 to seq_len−1 stand for, the divisor of bits per byte).

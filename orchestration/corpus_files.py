@@ -82,9 +82,14 @@ def find_files(
     return dict(sorted(relative.items(), key=lambda item: os.fsencode(item[0])))
 
 
+def path_hash(relative: str) -> bytes:
+    """SHA-256 of a relative path: what decides a file's split and its place in it, wherever the folder lies."""
+    return hashlib.sha256(os.fsencode(relative)).digest()
+
+
 def split_of(relative: str, heldout_fraction: float) -> str:
     """``heldout`` where the first 8 bytes of the path's SHA-256, as a fraction of 2⁶⁴, are under the fraction."""
-    position = int.from_bytes(hashlib.sha256(os.fsencode(relative)).digest()[:8], "big") / 2**64
+    position = int.from_bytes(path_hash(relative)[:8], "big") / 2**64
     return "heldout" if position < heldout_fraction else "train"
 
 
@@ -93,7 +98,9 @@ def survey_files(
 ) -> Survey:
     """Read each file once and put it into its split, or among the empty, the exact duplicates or the undecodable.
 
-    Of exact duplicates the first is kept, in whichever split it falls: no held-out text is trained on.
+    Of exact duplicates the first is kept, in whichever split it falls: no held-out text is trained on. Documents are
+    put in the order of their paths' SHA-256: neighbours in a folder are alike, and a plan that reads blocks of
+    neighbouring rows would see one kind of text after the other.
     """
     survey = Survey()
     seen: set[bytes] = set()
@@ -112,6 +119,8 @@ def survey_files(
             survey.documents[split_of(relative, heldout_fraction)].append(document)
         if progress:
             progress("survey", done, len(files))
+    for documents in survey.documents.values():
+        documents.sort(key=lambda document: path_hash(document.relative))
     return survey
 
 

@@ -55,8 +55,8 @@ def expected_rows(documents: Iterable[bytes], seq_len: int) -> np.ndarray:
 
 
 def documents_of(folder: Path, split: str, fraction: float) -> list[bytes]:
-    files = find_files(folder)
-    return [path.read_bytes() for relative, path in files.items() if split_of(relative, fraction) == split]
+    files = sorted(find_files(folder).items(), key=lambda item: hashlib.sha256(item[0].encode()).digest())
+    return [path.read_bytes() for relative, path in files if split_of(relative, fraction) == split]
 
 
 def test_rows_are_the_documents_end_to_end(lake, folder):
