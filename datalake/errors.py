@@ -95,3 +95,7 @@ class ProbeError(DatalakeError):
 
 class ImportRefusedError(DatalakeError):
     """A Parquet file from elsewhere does not hold tokens that this lake can take."""
+
+
+class GraceError(DatalakeError):
+    """A grace period so short that jobs at work would lose what they have not named yet."""

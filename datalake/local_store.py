@@ -11,12 +11,13 @@ import os
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from datalake.errors import LakePathError, StoreUnavailableError
 from datalake.names import check_key, check_prefix
-from datalake.store import missing
+from datalake.store import ObjectInfo, missing
 from datalake.verdict import WriteGuard
 
 _TEMP = ".tmp"
@@ -96,6 +97,22 @@ class LocalStore:
         check_prefix(prefix)
         yield from sorted(entry.name for entry in _entries(self.root / prefix) if entry.is_dir())
 
+    def infos(self, prefix: str = "") -> Iterator[ObjectInfo]:
+        for key in self.list(prefix):
+            with suppress(FileNotFoundError):  # removed since it was listed
+                yield _info(key, (self.root / key).stat())
+
+    def leftovers(self) -> Iterator[ObjectInfo]:
+        """Temporary files: each was given up by a process that died, or is being written at this moment."""
+        with suppress(FileNotFoundError):
+            for path in sorted((self.root / _TEMP).iterdir()):
+                with suppress(FileNotFoundError):
+                    yield _info(path.name, path.stat())
+
+    def discard(self, leftover: str) -> None:
+        with self._translated():
+            (self.root / _TEMP / Path(leftover).name).unlink(missing_ok=True)
+
     def delete(self, key: str) -> None:
         with self._translated(), suppress(FileNotFoundError):
             self._path(key).unlink()
@@ -146,6 +163,10 @@ class LocalStore:
         return LakePathError(
             f"lake {self.root}: no hard links on this file system ({error.strerror}): use another, or S3"
         )
+
+
+def _info(key: str, found: os.stat_result) -> ObjectInfo:
+    return ObjectInfo(key, found.st_size, datetime.fromtimestamp(found.st_mtime, UTC))
 
 
 def _make_folders(folder: Path) -> None:

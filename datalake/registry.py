@@ -90,6 +90,14 @@ class ParameterRegistry:
         """The latest version of every parameter set, by name."""
         return [self.get(name) for name in self._names.names()]
 
+    def names(self) -> Iterator[str]:
+        """Every name, sorted."""
+        return self._names.names()
+
+    def digests(self, name: str) -> Sequence[str]:
+        """The spec digest of every version of ``name``, oldest first, without reading specs. Raises NotFoundError."""
+        return [record["digest"] for record in self._names.state(name)["versions"]]
+
     def history(self, name: str) -> Sequence[ParameterVersion]:
         """Every version of ``name``, oldest first. Raises NotFoundError."""
         return [self._load(name, record) for record in self._names.state(name)["versions"]]

@@ -15,7 +15,6 @@ from urllib.parse import urlsplit
 
 import boto3
 from botocore import exceptions as boto_errors
-from botocore.config import Config
 
 from datalake.ambient import Ambient
 from datalake.errors import (
@@ -27,7 +26,8 @@ from datalake.errors import (
 )
 from datalake.names import check_key, check_prefix
 from datalake.retry import RetryBudget, RetryPolicy
-from datalake.store import missing
+from datalake.s3_client import is_aws, make_client
+from datalake.store import ObjectInfo, missing
 from datalake.verdict import WriteGuard
 
 _T = TypeVar("_T")
@@ -156,14 +156,22 @@ class S3Store:
 
     def list(self, prefix: str = "", start_after: str = "") -> Iterator[str]:
         check_prefix(prefix)
-        keys = [
-            item["Key"]
-            for page in self._pages(prefix, StartAfter=self._full(start_after) if start_after else "")
-            for item in page.get("Contents", ())
-        ]
+        pages = self._pages(prefix, StartAfter=self._full(start_after) if start_after else "")
         cut = len(self._full(""))
         # Sorted here because not every server sorts by whole key (SeaweedFS goes folder by folder).
-        return iter(sorted(key[cut:] for key in keys))
+        return iter(sorted(item["Key"][cut:] for page in pages for item in page.get("Contents", ())))
+
+    def infos(self, prefix: str = "") -> Iterator[ObjectInfo]:
+        check_prefix(prefix)
+        items = [item for page in self._pages(prefix) for item in page.get("Contents", ())]
+        cut = len(self._full(""))
+        return iter(sorted(ObjectInfo(item["Key"][cut:], item["Size"], item["LastModified"]) for item in items))
+
+    def leftovers(self) -> Iterator[ObjectInfo]:
+        return iter(())  # every write is one request: it is there or it is not
+
+    def discard(self, leftover: str) -> None:
+        del leftover  # there are none
 
     def children(self, prefix: str = "") -> Iterator[str]:
         check_prefix(prefix)
@@ -181,7 +189,7 @@ class S3Store:
         meta = self._client().meta
         settings: dict[str, Any] = {"region": meta.region_name}
         endpoint = urlsplit(meta.endpoint_url)
-        if not _is_aws(endpoint.hostname):
+        if not is_aws(endpoint.hostname):
             settings |= {"endpoint_override": endpoint.netloc, "scheme": endpoint.scheme}
         if found := boto3.session.Session().get_credentials():
             frozen = found.get_frozen_credentials()
@@ -196,7 +204,7 @@ class S3Store:
         """This process's client: safe across threads, but not across a fork."""
         with self._lock:
             if self._client_of is None or self._client_of[0] != os.getpid():
-                self._client_of = (os.getpid(), _make_client())
+                self._client_of = (os.getpid(), make_client())
             return self._client_of[1]
 
     def _pages(self, prefix: str, **arguments: str) -> Sequence[Any]:
@@ -270,30 +278,3 @@ def _may_pass(error: boto_errors.ClientError) -> bool:
     """Whether asking again may help: the server was busy or broken, not the request wrong."""
     status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
     return status >= 500 or status == 429 or _code(error) in _BUSY
-
-
-def _is_aws(host: str | None) -> bool:
-    return bool(host) and str(host).endswith((".amazonaws.com", ".amazonaws.com.cn"))
-
-
-def _make_client() -> Any:
-    session = boto3.session.Session()
-    config = Config(
-        connect_timeout=5,
-        read_timeout=30,
-        max_pool_connections=32,
-        tcp_keepalive=True,
-        retries={"mode": "standard", "total_max_attempts": 1},  # S3Store asks again itself, with its own waits
-    )
-    region = session.region_name or "us-east-1"
-    try:
-        client = session.client("s3", region_name=region, config=config)
-        if _is_aws(urlsplit(client.meta.endpoint_url).hostname):
-            return client
-        # Other servers are reached as host/bucket: bucket.host needs a wildcard DNS entry that few of them have.
-        by_path = config.merge(Config(s3={"addressing_style": "path"}))
-        return session.client("s3", region_name=region, config=by_path)
-    except (boto_errors.PartialCredentialsError, boto_errors.ProfileNotFound) as error:
-        raise CredentialsError(f"the AWS settings are incomplete: {error}") from error
-    except ValueError as error:
-        raise LakePathError(f"AWS_ENDPOINT_URL_S3 or AWS_ENDPOINT_URL is not an address: {error}") from error

@@ -8,10 +8,19 @@ never part of a store, each process finds its own.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from datalake.errors import DatalakeError, LakePathError, NotFoundError
+
+
+class ObjectInfo(NamedTuple):
+    """An object's key, size in bytes, and when it was written (aware, by the store's clock)."""
+
+    key: str
+    size: int
+    written: datetime
 
 
 class Store(Protocol):
@@ -50,6 +59,18 @@ class Store(Protocol):
 
     def list(self, prefix: str = "", start_after: str = "") -> Iterator[str]:
         """Keys that start with ``prefix`` and sort after ``start_after``, sorted by code point."""
+        ...
+
+    def infos(self, prefix: str = "") -> Iterator[ObjectInfo]:
+        """Size and age of every object whose key starts with ``prefix``, sorted by key."""
+        ...
+
+    def leftovers(self) -> Iterator[ObjectInfo]:
+        """Parts of writes that were never finished, which no key shows; their ``key`` is for ``discard`` only."""
+        ...
+
+    def discard(self, leftover: str) -> None:
+        """Remove what ``leftovers`` named, if it is still there."""
         ...
 
     def children(self, prefix: str = "") -> Iterator[str]:

@@ -1,20 +1,41 @@
-"""`morphogen data`: list, show, head, verify."""
+"""`morphogen data`: list, show, head, verify, heal, gc, export, import."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
+from datetime import timedelta
+from enum import StrEnum
 from itertools import islice
+from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 import typer
 
-from datalake import Manifest, Store, read_shard, verify_dataset
+from datalake import (
+    Lake,
+    Ledger,
+    Manifest,
+    RateLimit,
+    ShardProblem,
+    Store,
+    VerifyOptions,
+    digest_of,
+    heal_dataset,
+    read_shard,
+    verify_dataset,
+)
 from datalake.datasets import DatasetVersion
+from datalake.export import export_dataset
+from datalake.garbage import find_garbage, sweep
+from datalake.importing import ImportOptions, import_parquet
 from generator import decode_tokens, parse_spec
-from orchestration.commands.common import DEFAULT_LAKE, AsJson, LakeUri, open_lake, print_json, print_table
-from orchestration.progress import stage
+from orchestration.commands.common import DEFAULT_LAKE, AsJson, LakeUri, Message, open_lake, print_json, print_table
+from orchestration.heal import recompute
+from orchestration.progress import console, stage
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -108,18 +129,158 @@ def _drawing(manifest: Manifest, tokens_T: np.ndarray, frames: int) -> str:
     return " ".join(map(str, tokens_T[:64])) + " …"
 
 
+Rate = Annotated[float | None, typer.Option(min=0.001, metavar="MB_PER_S", help="Read no faster than this.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Skip shards that verified before an interruption.")]
+
+
 @app.command()
-def verify(reference: Reference, lake: LakeUri = DEFAULT_LAKE, as_json: AsJson = False) -> None:
+def verify(
+    reference: Reference,
+    resume: Resume = False,
+    rate: Rate = None,
+    threads: Annotated[int, typer.Option(min=1, max=64, help="Shards read at once.")] = 8,
+    lake: LakeUri = DEFAULT_LAKE,
+    as_json: AsJson = False,
+) -> None:
     """Check every shard's size and digest against the manifest; exit code 2 if one is lost or corrupt."""
     opened = open_lake(lake)
     manifest = opened.datasets.manifest(reference)
-    with stage(f"verify {reference}", len(manifest.shards)) as advance:
-        report = verify_dataset(opened.store, manifest, progress=lambda done, _all: advance(done, ""))
+    with (
+        stage(f"verify {reference}", len(manifest.shards)) as advance,
+        _options(opened, manifest, resume, rate, threads) as options,
+    ):
+        report = verify_dataset(opened.store, manifest, lambda done, _all: advance(done, ""), options=options)
     if as_json:
         print_json(asdict(report))
     else:
-        typer.echo(f"{report.checked} shards checked, {len(report.problems)} lost or corrupt")
-    for problem in report.problems:
+        skipped = f", {report.skipped} verified before" if report.skipped else ""
+        typer.echo(f"{report.checked} shards checked{skipped}, {len(report.problems)} lost or corrupt")
+    _complain(report.problems)
+
+
+@app.command()
+def heal(
+    reference: Reference,
+    resume: Resume = False,
+    rate: Rate = None,
+    lake: LakeUri = DEFAULT_LAKE,
+    as_json: AsJson = False,
+) -> None:
+    """Verify, and compute again what is lost or corrupt; exit code 2 if something cannot be restored."""
+    opened = open_lake(lake)
+    manifest = opened.datasets.manifest(reference)
+    with (
+        stage(f"heal {reference}", len(manifest.shards)) as advance,
+        _options(opened, manifest, resume, rate) as options,
+    ):
+        report = heal_dataset(
+            opened.store,
+            manifest,
+            recompute,
+            opened.ambient,
+            options=options,
+            progress=lambda done, _all: advance(done, ""),
+            on_repair=lambda repair: console.print(f"  restored {repair.key} ({repair.problem})"),
+        )
+    if as_json:
+        print_json(asdict(report))
+    else:
+        typer.echo(f"{report.checked} shards checked, {len(report.repaired)} restored, {len(report.lost)} lost")
+    _complain(report.lost)
+
+
+@contextmanager
+def _options(
+    lake: Lake, manifest: Manifest, resume: bool, rate: float | None, threads: int = 8
+) -> Iterator[VerifyOptions]:
+    """What verified is noted on this machine until the verification has come to its end."""
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    ledger = Ledger(home / "morphogen" / "verified" / digest_of([lake.uri, manifest.digest]))
+    if not resume:
+        ledger.clear()
+    yield VerifyOptions(threads, ledger, RateLimit(rate * 1e6, lake.ambient) if rate else None)
+    ledger.clear()
+
+
+def _complain(problems: Sequence[ShardProblem]) -> None:
+    for problem in problems:
         typer.echo(f"error: shard {problem.key}: {problem.problem}", err=True)
-    if not report.ok:
+    if problems:
         raise typer.Exit(2)
+
+
+@app.command()
+def gc(
+    grace: Annotated[float, typer.Option(min=1, metavar="HOURS", help="Keep what is younger.")] = 168,
+    delete: Annotated[bool, typer.Option("--delete", help="Remove it; without this, only say what would go.")] = False,
+    lake: LakeUri = DEFAULT_LAKE,
+    as_json: AsJson = False,
+) -> None:
+    """Find objects that no dataset, model, run or parameter set names, and what dead writers left half-written."""
+    opened = open_lake(lake)
+    garbage = find_garbage(opened, timedelta(hours=grace))
+    if delete:
+        total = len(garbage.objects) + len(garbage.leftovers)
+        with stage(f"remove from {opened.uri}", total) as advance:
+            sweep(opened, garbage, lambda done, _all: advance(done, ""))
+    if as_json:
+        print_json({**asdict(garbage), "bytes": garbage.bytes, "deleted": delete})
+        return
+    rows = [(info.key, info.size, f"{info.written:%Y-%m-%d %H:%M}") for info in (*garbage.objects, *garbage.leftovers)]
+    print_table(["removed" if delete else "would be removed", "bytes", "written"], rows)
+    done = "removed" if delete else "are garbage: remove with --delete"
+    typer.echo(
+        f"{len(rows)} objects of {garbage.bytes:,} bytes {done}; {garbage.live} are in use, "
+        f"{garbage.young} unnamed ones are younger than {grace:g} h or beside such"
+    )
+
+
+class ExportFormat(StrEnum):
+    """The formats of `data export`."""
+
+    parquet = "parquet"
+    jsonl = "jsonl"
+    bin = "bin"
+
+
+@app.command()
+def export(
+    reference: Reference,
+    folder: Annotated[Path, typer.Argument(help="A new or empty folder.")],
+    format: Annotated[
+        ExportFormat, typer.Option(help="bin: one memory-mappable file of uint16.")
+    ] = ExportFormat.parquet,
+    lake: LakeUri = DEFAULT_LAKE,
+) -> None:
+    """Write a version as plain files for other programs, verified on the way."""
+    opened = open_lake(lake)
+    manifest = opened.datasets.manifest(reference)
+    with stage(f"export {reference}", len(manifest.shards)) as advance:
+        report = export_dataset(
+            opened.store, manifest, folder, format.value, lambda done, _all: advance(done, format.value)
+        )
+    typer.echo(f"{len(report.files)} files, {report.bytes:,} bytes in {folder}")
+
+
+@app.command("import")
+def import_(
+    name: Annotated[str, typer.Argument(help="Name of the dataset.")],
+    files: Annotated[list[Path], typer.Argument(help="Parquet files, in order.")],
+    column: Annotated[str, typer.Option(help="Holds lists of integers, or binary uint16.")] = "tokens",
+    seq_len: Annotated[int | None, typer.Option(min=2, help="Lay rows end to end and cut them to this length.")] = None,
+    end_of_text: Annotated[int | None, typer.Option(min=0, max=65535, help="Token to put after each row.")] = None,
+    vocab_size: Annotated[int | None, typer.Option(min=1, max=65536, help="Default: largest token + 1.")] = None,
+    message: Message = "",
+    lake: LakeUri = DEFAULT_LAKE,
+    as_json: AsJson = False,
+) -> None:
+    """Take tokenised Parquet from elsewhere into the lake as a text dataset."""
+    options = ImportOptions(column=column, seq_len=seq_len, end_of_text=end_of_text, vocab_size=vocab_size)
+    with stage(f"import {name}", 1) as advance:
+        version = import_parquet(
+            open_lake(lake), name, files, options, message, lambda done, total: advance(done / total, f"{done:,} rows")
+        )
+    if as_json:
+        print_json(asdict(version))
+    else:
+        typer.echo(f"{version.ref}  {version.sequences:,} sequences, {version.tokens:,} tokens  {version.digest}")
