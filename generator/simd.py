@@ -7,7 +7,7 @@ SSE, NEON). Where AVX-512 VNNI is present the four-byte dot product uses it. All
 from collections.abc import Callable
 from typing import Any
 
-from llvmlite import ir  # type: ignore[import-untyped]
+from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
