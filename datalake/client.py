@@ -89,7 +89,7 @@ class RegistryClient:
         Raises Conflict with both versions, SpecRejectedError, AccessError or RoleError.
         """
         body = {"spec": dict(spec), "message": message, "force": force}
-        return _version(self._change(f"/params/{check_name(name)}", body, expect_version))
+        return _version(self._change(f"/params/{check_name(name, 'parameter set')}", body, expect_version))
 
     def get(self, ref: str) -> ParameterVersion:
         """The version that ``NAME@V``, ``NAME@ALIAS`` or ``NAME`` (the latest) means. Raises NotFoundError."""
@@ -103,15 +103,15 @@ class RegistryClient:
 
     def history(self, name: str) -> Sequence[ParameterVersion]:
         """Every version of ``name``, oldest first. Raises NotFoundError."""
-        return [_version(item) for item in self._pages(f"/params/{check_name(name)}/versions")]
+        return [_version(item) for item in self._pages(f"/params/{check_name(name, 'parameter set')}/versions")]
 
     def aliases(self, name: str) -> dict[str, int]:
         """Where each alias of ``name`` points. Raises NotFoundError."""
-        return self._json("GET", f"/params/{check_name(name)}/aliases")["aliases"]
+        return self._json("GET", f"/params/{check_name(name, 'parameter set')}/aliases")["aliases"]
 
     def tag(self, name: str, alias: str, version: int, expect: int | None = None) -> ParameterVersion:
         """Move ``alias`` to ``version``; with ``expect``, only from that version (0: absent), else Conflict."""
-        path = f"/params/{check_name(name)}/aliases/{check_alias(alias)}"
+        path = f"/params/{check_name(name, 'parameter set')}/aliases/{check_alias(alias)}"
         self._change(path, {"version": version}, expect)
         return self.get(f"{name}@{version}")
 
@@ -123,7 +123,7 @@ class RegistryClient:
         self, name: str, after: int | None = None, interval: float = 2.0, stop: Callable[[], bool] = lambda: False
     ) -> Iterator[Change]:
         """New versions and moved aliases of ``name`` as they happen; see ``changes.watch``."""
-        path = f"/params/{check_name(name)}/changes"
+        path = f"/params/{check_name(name, 'parameter set')}/changes"
         known = self._json("GET", path)["entry"] if after is None else after
         while not stop():
             while (found := self._json("GET", f"{path}?after={known}&limit={_PAGE}"))["entry"] > known:

@@ -29,14 +29,13 @@ from datalake.errors import (
 )
 from generator.errors import GeneratorError
 from orchestration.errors import InvalidRequestError, OrchestrationError
-from trainer.errors import TrainerError
 
 log = logging.getLogger("morphogen.serve")
 
 MEDIA_TYPE = "application/problem+json"
 ERROR_URN = "urn:morphogen:error:"
 
-_NAMED: tuple[type[Exception], ...] = (DatalakeError, GeneratorError, OrchestrationError, TrainerError)
+_NAMED: tuple[type[Exception], ...] = (DatalakeError, GeneratorError, OrchestrationError)
 
 # The first class that fits decides; what is not listed is damage in the lake, which only its owner can mend.
 _STATUS: tuple[tuple[type[Exception], int], ...] = (
