@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
+
 import torch
 
 from trainer.config import ModelShape
 
-# Dense bf16 tensor-core peaks in FLOP/s, from NVIDIA's data sheets (those with sparsity halved); the first name that
-# the device's name contains counts, so longer names come first.
+# Dense bf16 tensor-core peaks in FLOP/s, from NVIDIA's data sheets (those with sparsity halved). The first whose words
+# are in the device's name counts, so names with more words come first.
 PEAK_BF16 = {
     "B200": 2250e12,
     "GH200": 989e12,
@@ -20,6 +22,7 @@ PEAK_BF16 = {
     "A10": 125e12,
     "A40": 150e12,
     "L40S": 362e12,
+    "L40": 181e12,
     "L4": 121e12,
     "RTX 4090": 165e12,
     "RTX 3090": 71e12,
@@ -30,8 +33,12 @@ def peak_flops(device: torch.device) -> float | None:
     """The device's dense bf16 peak in FLOP/s; None where the table has none (CPUs among them)."""
     if device.type != "cuda":
         return None
-    name = torch.cuda.get_device_name(device)
-    return next((peak for known, peak in PEAK_BF16.items() if known in name), None)
+    return peak_by_name(torch.cuda.get_device_name(device))
+
+
+def peak_by_name(name: str) -> float | None:
+    """``peak_flops`` by the name that CUDA gives a device, such as "NVIDIA H100 80GB HBM3"."""
+    return next((peak for known, peak in PEAK_BF16.items() if re.search(rf"\b{known}\b", name)), None)
 
 
 def flops_per_token(shape: ModelShape, length: int) -> int:
