@@ -89,7 +89,8 @@ class NodeCache:
             with path.open("r+b") as file:
                 if os.fstat(file.fileno()).st_size == rows * seq_len * 2 + _TRAILER.size and self._trusted(file, rows):
                     os.utime(file.fileno())  # the least recently opened is the first to go
-                    return np.memmap(file, dtype="<u2", mode="r", shape=(rows, seq_len))
+                    # As a plain array: every slice of a memmap would pay for its being one.
+                    return np.asarray(np.memmap(file, dtype="<u2", mode="r", shape=(rows, seq_len)))
         except FileNotFoundError:
             return None
         path.unlink(missing_ok=True)

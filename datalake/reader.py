@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,6 @@ from datalake.shards import read_shard
 from datalake.single_flight import SingleFlight
 from datalake.store import Store
 
-_FETCHERS = 4
 _MAPS = 256  # mapped files kept open: each holds a file descriptor
 
 
@@ -46,11 +45,11 @@ class DatasetReader:
         self.cache_shards = max(1, cache_shards)
         self.node_cache = node_cache
         self.healer = healer
-        self._firsts = np.array([ref.first for ref in manifest.shards], dtype=np.int64)
+        self._starts = [ref.first for ref in manifest.shards]
+        self._firsts = np.array(self._starts, dtype=np.int64)
         self._tables: SingleFlight[int, Table] = SingleFlight(self._load, self.cache_shards)
-        at_once = max(self.cache_shards, _MAPS) if node_cache else self.cache_shards
-        self._tokens: SingleFlight[int, np.ndarray] = SingleFlight(self._load_tokens, at_once)
-        self._at_once = at_once
+        kept = max(self.cache_shards, _MAPS) if node_cache else self.cache_shards
+        self._tokens: SingleFlight[int, np.ndarray] = SingleFlight(self._load_tokens, kept)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _rebuild, (self.store, self.manifest, self.cache_shards, self.node_cache, self.healer)
@@ -82,51 +81,55 @@ class DatasetReader:
     def prefetch(self, indices: np.ndarray) -> None:
         """Fetch the shards of these rows now, several at a time, so that ``rows`` finds them at hand."""
         shards = np.unique(np.searchsorted(self._firsts, np.asarray(indices, dtype=np.int64), side="right") - 1)
-        self._fetch(self._tokens, [int(shard) for shard in shards[: self._at_once]])
+        self._tokens.get_all(shards[: self._tokens.capacity].tolist())
 
     def _gather(
         self, indices: np.ndarray, cache: SingleFlight[int, Any], values: Callable[[Any], np.ndarray], out: np.ndarray
     ) -> np.ndarray:
-        """Fill ``out`` shard by shard, so that each is looked up once however the indices jump about."""
+        """Fill ``out`` with the values of rows ``indices``."""
         indices = np.asarray(indices, dtype=np.int64)
         if not indices.size:
             return out
-        if not (indices.min() >= 0 and indices.max() < len(self)):
-            raise IndexError(f"rows {indices.min()} to {indices.max()} of a dataset of {len(self)}")
-        shard_of = np.searchsorted(self._firsts, indices, side="right") - 1
-        in_order = bool((shard_of[1:] >= shard_of[:-1]).all())
-        order = np.arange(len(indices)) if in_order else np.argsort(shard_of, kind="stable")
-        shards = shard_of[order]
-        local = (indices - self._firsts[shard_of])[order]
-        cuts = [0, *(np.flatnonzero(shards[1:] != shards[:-1]) + 1).tolist(), len(shards)]
-        needed = shards[cuts[:-1]].tolist()
-        # Gathered in shard order first and put in place at once: scattering shard by shard costs a copy each.
-        buffer = None
-        for part in range(0, len(needed), self._at_once):
-            self._fetch(cache, needed[part : part + self._at_once])
-            for at, shard in enumerate(needed[part : part + self._at_once], start=part):
-                array = values(cache.get(shard))
-                if buffer is None:
-                    same = in_order and out.dtype == array.dtype
-                    buffer = out if same else np.empty(out.shape, dtype=array.dtype)
-                rows, target = local[cuts[at] : cuts[at + 1]], buffer[cuts[at] : cuts[at + 1]]
-                if rows[-1] - rows[0] == len(rows) - 1 and bool((rows[1:] > rows[:-1]).all()):
-                    target[...] = array[rows[0] : rows[-1] + 1]
-                else:  # mode "clip": the indices are known to be good, and "raise" would gather twice
-                    np.take(array, rows, axis=0, out=target, mode="clip")
-        assert buffer is not None
-        if buffer is not out:
-            if in_order:
-                out[...] = buffer
-            else:
-                out[order] = buffer
+        first, last = int(indices[0]), int(indices[-1])
+        run = last - first == len(indices) - 1 and bool((indices[1:] > indices[:-1]).all())
+        low, high = (first, last) if run else (int(indices.min()), int(indices.max()))
+        if low < 0 or high >= len(self):
+            raise IndexError(f"rows {low} to {high} of a dataset of {len(self)}")
+        return self._run(first, cache, values, out) if run else self._scattered(indices, cache, values, out)
+
+    def _run(
+        self, first: int, cache: SingleFlight[int, Any], values: Callable[[Any], np.ndarray], out: np.ndarray
+    ) -> np.ndarray:
+        """Consecutive rows from ``first``: one slice of each shard."""
+        shard, done = bisect_right(self._starts, first) - 1, 0
+        while done < len(out):
+            array = values(cache.get(shard))
+            start = first + done - self._starts[shard]
+            part = array[start : start + len(out) - done]
+            out[done : done + len(part)] = part
+            done, shard = done + len(part), shard + 1
         return out
 
-    def _fetch(self, cache: SingleFlight[int, Any], needed: list[int]) -> None:
-        absent = [shard for shard in needed if shard not in cache]
-        if len(absent) > 1:  # a fetch is mostly waiting and hashing, both outside the interpreter's lock
-            with ThreadPoolExecutor(_FETCHERS) as pool:
-                list(pool.map(cache.get, absent))
+    def _scattered(
+        self, indices: np.ndarray, cache: SingleFlight[int, Any], values: Callable[[Any], np.ndarray], out: np.ndarray
+    ) -> np.ndarray:
+        """Rows in any order: gathered shard by shard, then put in place at once, one pass instead of one per shard."""
+        shard_of = self._firsts.searchsorted(indices, side="right") - 1
+        order = shard_of.argsort(kind="stable")
+        local = (indices - self._firsts[shard_of])[order]
+        shard_of = shard_of[order]
+        cuts = [0, *(np.flatnonzero(shard_of[1:] != shard_of[:-1]) + 1).tolist(), len(shard_of)]
+        needed = shard_of[cuts[:-1]].tolist()
+        gathered = None
+        for part in range(0, len(needed), cache.capacity):
+            for at, loaded in enumerate(cache.get_all(needed[part : part + cache.capacity]), start=part):
+                array, start, stop = values(loaded), cuts[at], cuts[at + 1]
+                if gathered is None:
+                    gathered = np.empty(out.shape, dtype=array.dtype)
+                # The indices are known to be good; without mode="clip" take would gather into a copy first.
+                array.take(local[start:stop], axis=0, out=gathered[start:stop], mode="clip")
+        out[order] = gathered
+        return out
 
     def _load(self, shard: int) -> Table:
         ref = self.manifest.shards[shard]

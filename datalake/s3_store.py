@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 import boto3
 from botocore import exceptions as boto_errors
+from urllib3.exceptions import HTTPError
 
 from datalake.ambient import Ambient
 from datalake.errors import (
@@ -38,7 +39,8 @@ _BUSY = {
     "Throttling", "ThrottlingException", "TooManyRequests", "409", "429",
 }  # fmt: skip
 # A connection refused, reset or timed out, or a body cut off half-way: whether the call took effect is unknown.
-_BROKEN = (boto_errors.ConnectionError, boto_errors.HTTPClientError, boto_errors.IncompleteReadError)
+# urllib3's own error comes through where botocore reads the body of an error answer to GetObject.
+_BROKEN = (boto_errors.ConnectionError, boto_errors.HTTPClientError, boto_errors.IncompleteReadError, HTTPError)
 _REFUSED = {
     "AccessDenied", "AccountProblem", "AllAccessDisabled", "ExpiredToken", "Forbidden", "InvalidAccessKeyId",
     "InvalidToken", "SignatureDoesNotMatch", "TokenRefreshRequired", "Unauthorized", "401", "403",

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Hashable
-from concurrent.futures import Future
+from collections.abc import Callable, Hashable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Generic, TypeVar
 
 _K = TypeVar("_K", bound=Hashable)
@@ -15,35 +15,48 @@ _V = TypeVar("_V")
 class SingleFlight(Generic[_K, _V]):
     """The ``capacity`` most recently used values of ``load``. A load that fails is raised to all who wait, not kept."""
 
-    def __init__(self, load: Callable[[_K], _V], capacity: int) -> None:
+    def __init__(self, load: Callable[[_K], _V], capacity: int, threads: int = 4) -> None:
+        self.capacity = capacity
         self._load = load
-        self._capacity = capacity
+        self._threads = threads
         self._lock = threading.Lock()
-        self._values: OrderedDict[_K, Future[_V]] = OrderedDict()
-
-    def __contains__(self, key: _K) -> bool:
-        """Whether ``key`` is loaded or being loaded."""
-        with self._lock:
-            return key in self._values
+        self._values: OrderedDict[_K, _V] = OrderedDict()
+        self._flying: dict[_K, Future[_V]] = {}
 
     def get(self, key: _K) -> _V:
-        """The value of ``key``: loaded here, or by the thread that asked first. Raises what ``load`` raises."""
+        """The value of ``key``: kept, loaded here, or by the thread that asked first. Raises what ``load`` raises."""
         with self._lock:
-            future = self._values.get(key)
+            if key in self._values:
+                self._values.move_to_end(key)
+                return self._values[key]
+            future = self._flying.get(key)
             mine = future is None
             if future is None:
-                future = self._values[key] = Future()
-                while len(self._values) > self._capacity:
-                    self._values.popitem(last=False)
-            else:
-                self._values.move_to_end(key)
+                future = self._flying[key] = Future()
         if mine:
             try:
-                future.set_result(self._load(key))
+                value = self._load(key)
             except BaseException as error:
                 with self._lock:  # the next caller tries afresh: the object may have been repaired
-                    if self._values.get(key) is future:
-                        del self._values[key]
+                    del self._flying[key]
                 future.set_exception(error)
                 raise
+            with self._lock:
+                del self._flying[key]
+                self._values[key] = value
+                while len(self._values) > self.capacity:
+                    self._values.popitem(last=False)
+            future.set_result(value)
         return future.result()
+
+    def get_all(self, keys: Sequence[_K]) -> list[_V]:
+        """The values of ``keys``, distinct and at most ``capacity`` of them; absent ones are loaded several at once."""
+        with self._lock:  # the usual case, under one lock
+            if all(key in self._values for key in keys):
+                for key in keys:
+                    self._values.move_to_end(key)
+                return [self._values[key] for key in keys]
+        if len(keys) == 1:
+            return [self.get(keys[0])]
+        with ThreadPoolExecutor(self._threads) as pool:
+            return list(pool.map(self.get, keys))

@@ -1,0 +1,186 @@
+"""The node's cache: one fetch per shard for all processes, bounded, never wrong, and no reason for a job to fail."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from datalake import node_cache
+from datalake.errors import LakePathError, StoreUnavailableError
+from datalake.lake import Lake
+from datalake.local_store import LocalStore
+from datalake.manifest import Manifest, load_manifest
+from datalake.node_cache import NodeCache
+from datalake.ranges import get_in_parts
+from datalake.reader import DatasetReader
+from datalake.retry import RetryBudget
+from datalake.shards import ShardRef
+from datalake.store import open_store
+from tests.datalake.helpers import SEQ_LEN, make_manifest, make_tokens
+
+ROW = 2 * SEQ_LEN
+FILE = 32 * ROW + 32  # a full shard's rows and the trailer
+
+
+class LoggingStore(LocalStore):
+    """Notes every read of a shard in a file that all processes append to."""
+
+    def get(self, key: str) -> bytes:
+        if key.startswith("data/"):
+            with (self.root / "reads").open("a") as file:
+                file.write(f"{key}\n")
+        return super().get(key)
+
+
+def read_all(root: Path, cache: Path, digest: str, threads: int) -> None:
+    """Several threads of one process, each reading everything in its own order through the node's cache."""
+    store = LoggingStore(root)
+    reader = DatasetReader(store, load_manifest(store, digest), node_cache=NodeCache(cache, 1 << 30))
+    everything = make_tokens(7, 0, 100)
+    orders = [np.random.default_rng([os.getpid(), thread]).permutation(100) for thread in range(threads)]
+    with ThreadPoolExecutor(threads) as pool:
+        for order, rows in zip(orders, pool.map(reader.rows, orders), strict=True):
+            assert np.array_equal(rows, everything[order])
+
+
+def stampede(tmp_path: Path, processes: int, threads: int) -> None:
+    lake = Lake.open(str(tmp_path / "lake"))
+    manifest = make_manifest(lake)
+    lake.datasets.commit("d", manifest)
+    fork = multiprocessing.get_context("spawn")
+    arguments = (tmp_path / "lake", tmp_path / "cache", manifest.digest, threads)
+    started = [fork.Process(target=read_all, args=arguments) for _ in range(processes)]
+    for process in started:
+        process.start()
+    for process in started:
+        process.join()
+    assert [process.exitcode for process in started] == [0] * processes
+    reads = (tmp_path / "lake" / "reads").read_text().split()
+    assert sorted(reads) == sorted(ref.key for ref in manifest.shards)
+
+
+def test_sixty_four_threads_fetch_each_shard_once(tmp_path: Path) -> None:
+    stampede(tmp_path, processes=1, threads=64)
+
+
+@pytest.mark.soak
+def test_sixty_four_readers_of_eight_processes_fetch_each_shard_once(tmp_path: Path) -> None:
+    stampede(tmp_path, processes=8, threads=8)
+
+
+@pytest.fixture
+def dataset(tmp_path: Path) -> tuple[Lake, Manifest]:
+    lake = Lake.open(str(tmp_path / "lake"))
+    return lake, make_manifest(lake)
+
+
+def reader_on(dataset: tuple[Lake, Manifest], folder: Path, max_bytes: int = 1 << 30) -> DatasetReader:
+    return DatasetReader(dataset[0].store, dataset[1], node_cache=NodeCache(folder, max_bytes))
+
+
+def test_rows_are_the_same_through_the_cache(dataset: tuple[Lake, Manifest], tmp_path: Path) -> None:
+    everything = make_tokens(7, 0, 100)
+    reader = reader_on(dataset, tmp_path / "cache")
+    for seed in range(4):
+        indices = np.random.default_rng(seed).integers(0, 100, 70)
+        assert np.array_equal(reader.rows(indices), everything[indices])
+        out = np.full((70, SEQ_LEN), -1, dtype=np.int64)
+        assert reader.rows(indices, out) is out
+        assert np.array_equal(out, everything[indices])
+    for first, last in ((0, 100), (5, 6), (31, 33), (20, 97), (99, 100)):
+        assert np.array_equal(reader.rows(np.arange(first, last)), everything[first:last])
+    assert np.array_equal(reader.rows(np.array([3, 3, 2, 99])), everything[[3, 3, 2, 99]])
+    assert reader.column("score", np.array([64, 2])).tolist() == [0.064, 0.002]
+    with pytest.raises(ValueError, match="read-only"):
+        reader._load_tokens(0)[0, 0] = 1
+    warm = reader_on(dataset, tmp_path / "cache")
+    for key in dataset[0].store.list("data/"):
+        dataset[0].store.delete(key)
+    assert np.array_equal(warm.rows(np.arange(100)), everything), "a warm cache needs no store"
+
+
+def test_it_is_bounded_and_drops_the_longest_unused(dataset: tuple[Lake, Manifest], tmp_path: Path) -> None:
+    everything = make_tokens(7, 0, 100)
+    reader = reader_on(dataset, tmp_path / "cache", max_bytes=2 * FILE)
+    mapped = [reader.rows(np.array([first])) for first in (0, 32)]
+    kept = tmp_path / "cache" / f"{dataset[1].shards[0].sha256}.u16"
+    os.utime(tmp_path / "cache" / f"{dataset[1].shards[1].sha256}.u16", (1, 1))
+    assert np.array_equal(reader.rows(np.array([64])), everything[[64]])
+    names = {path.name for path in (tmp_path / "cache").glob("*.u16")}
+    assert names == {kept.name, f"{dataset[1].shards[2].sha256}.u16"}
+    assert NodeCache(tmp_path / "cache", 1).bytes_used() == 2 * FILE
+    assert np.array_equal(reader.rows(np.array([40])), everything[[40]]), "what is mapped stays readable"
+    assert np.array_equal(mapped[1], everything[[32]])
+    tiny = reader_on(dataset, tmp_path / "tiny", max_bytes=1)
+    assert np.array_equal(tiny.rows(np.arange(100)), everything)
+
+
+@pytest.mark.parametrize("spoil", ["flip", "cut", "magic", "other rows"])
+def test_a_file_that_a_power_cut_left_is_checked_and_made_again(
+    dataset: tuple[Lake, Manifest], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spoil: str
+) -> None:
+    reader_on(dataset, tmp_path / "cache").rows(np.arange(100))
+    path = tmp_path / "cache" / f"{dataset[1].shards[1].sha256}.u16"
+    data = bytearray(path.read_bytes())
+    if spoil == "flip":
+        data[100] ^= 1
+    elif spoil == "cut":
+        del data[500:]
+    else:
+        data[-32 if spoil == "magic" else -20] ^= 1
+    path.write_bytes(data)
+    monkeypatch.setattr(node_cache, "this_boot", lambda: b"another boot....")
+    assert np.array_equal(reader_on(dataset, tmp_path / "cache").rows(np.arange(100)), make_tokens(7, 0, 100))
+    stamps = {file.read_bytes()[-16:] for file in (tmp_path / "cache").glob("*.u16")}
+    assert stamps == {b"another boot...."}, "good files are stamped, bad ones written anew"
+
+
+def test_a_full_disk_costs_speed_only(
+    dataset: tuple[Lake, Manifest], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(NodeCache, "_fill", full)
+    reader = reader_on(dataset, tmp_path / "cache")
+    assert np.array_equal(reader.rows(np.arange(100)), make_tokens(7, 0, 100))
+    (tmp_path / "file").write_text("")
+    with pytest.raises(LakePathError, match="cache folder"):
+        NodeCache(tmp_path / "file", 1)
+
+
+def test_parts_make_the_whole(s3_lake_uri: str) -> None:
+    store = open_store(s3_lake_uri)
+    for size in (1, 99, 100, 101, 1000, 1001):
+        data = np.random.default_rng(size).bytes(size)
+        store.put_if_absent(f"parts/{size}", data)
+        assert get_in_parts(store, f"parts/{size}", size, part_bytes=100) == data
+        assert get_in_parts(store, f"parts/{size}", max(1, size - 1), part_bytes=100) == data, "too long is noticed"
+        assert get_in_parts(store, f"parts/{size}", size + 150, part_bytes=100) == data
+
+
+def test_a_retry_budget_runs_dry_and_fills_again() -> None:
+    budget = RetryBudget(capacity=2, earned=0.5)
+    assert [budget.take() for _ in range(3)] == [True, True, False]
+    budget.succeeded()
+    assert not budget.take()
+    budget.succeeded()
+    assert [budget.take(), budget.take()] == [True, False]
+
+
+def test_a_fetch_that_fails_is_raised_and_tried_again(tmp_path: Path) -> None:
+    cache = NodeCache(tmp_path, 1 << 20)
+    ref = ShardRef(key="data/x", first=0, rows=1, bytes=1, sha256="0" * 64)
+
+    def fail() -> np.ndarray:
+        raise StoreUnavailableError("away")
+
+    with pytest.raises(StoreUnavailableError):
+        cache.rows(ref, 4, fail)
+    assert cache.rows(ref, 4, lambda: np.ones((1, 4), dtype=np.uint16)).tolist() == [[1, 1, 1, 1]]
+    assert cache.rows(ref, 4, fail).tolist() == [[1, 1, 1, 1]]
