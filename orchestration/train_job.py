@@ -18,7 +18,7 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 
 from datalake import Lake
-from datalake.errors import DatalakeError
+from datalake.errors import DatalakeError, NotFoundError
 from orchestration.errors import InvalidRequestError, TrainingFailedError
 from orchestration.ray_session import local_cores
 from orchestration.stream import ray_data_batches
@@ -110,6 +110,9 @@ def train_on_ray(
             f"workers = {workers}: batch_sequences = {config.batch_sequences} is not a multiple of it; "
             "use a number of workers that divides the global batch"
         )
+    recorded = finished_result(lake, config, run)
+    if recorded is not None:
+        return recorded
     board: Any = ray.remote(num_cpus=0)(EventBoard).remote()
     job = {"lake_uri": lake.store.uri, "config": config.model_dump(mode="json"), "run": run, "board": board}
     with _pump(board, on_event or (lambda _event: None)):
@@ -127,6 +130,17 @@ def train_on_ray(
         f"run {run}: its workers died in {ATTEMPTS} attempts, the last of {_last_line(failure)!r}; "
         "what was checkpointed is kept: run the same command again to go on"
     )
+
+
+def finished_result(lake: Lake, config: TrainConfig, run: str) -> TrainResult | None:
+    """The result of `run` if it has finished with this config: found here, it costs no start of workers."""
+    try:
+        state = lake.runs.get(run).state
+    except NotFoundError:
+        return None
+    if state["status"] != "finished" or state["config"] != config.model_dump(mode="json"):
+        return None
+    return TrainResult.from_record(state["result"])
 
 
 def _attempt(job: dict[str, Any], workers: int, use_gpu: bool) -> Exception | None:
