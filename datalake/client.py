@@ -101,6 +101,14 @@ class RegistryClient:
         """The latest version of every parameter set, by name."""
         return [_version(item) for item in self._pages("/params")]
 
+    def names(self) -> Iterator[str]:
+        """Every name, sorted."""
+        return (version.name for version in self.list())
+
+    def digests(self, name: str) -> Sequence[str]:
+        """The spec digest of every version of ``name``, oldest first. Raises NotFoundError."""
+        return [version.digest for version in self.history(name)]
+
     def history(self, name: str) -> Sequence[ParameterVersion]:
         """Every version of ``name``, oldest first. Raises NotFoundError."""
         return [_version(item) for item in self._pages(f"/params/{check_name(name, 'parameter set')}/versions")]

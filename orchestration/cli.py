@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from typing import Annotated
 
@@ -11,7 +12,7 @@ import typer
 
 from datalake.errors import DatalakeError
 from generator.errors import GeneratorError
-from orchestration.commands import corpus, data, jobs, lake, models, params
+from orchestration.commands import corpus, data, jobs, lake, look, models, params, serve
 from orchestration.errors import OrchestrationError
 from trainer.errors import TrainerError
 
@@ -26,7 +27,12 @@ app.add_typer(params.app, name="params", help="Parameter registry: versioned gen
 app.add_typer(data.app, name="data", help="Datasets in the lake: list, show, look at, verify.")
 app.add_typer(corpus.app, name="corpus", help="Text corpora: tokenise into the lake.")
 app.add_typer(models.app, name="models", help="Model repository: versions and aliases.")
-for command in (jobs.preview, jobs.generate, jobs.train, jobs.demo, lake.lineage, lake.probe):
+app.add_typer(serve.tokens_app, name="tokens", help="Access tokens of the HTTP API: create, list, revoke.")
+COMMANDS: list[Callable[..., None]] = [
+    *(look.preview, look.profile, jobs.generate, jobs.train, jobs.demo),
+    *(lake.lineage, lake.probe, serve.serve),
+]
+for command in COMMANDS:
     app.command()(command)
 
 

@@ -19,8 +19,8 @@ tokens = APIRouter(prefix="/tokens", tags=["tokens"])
 
 
 @router.get("/health", response_model=Health, responses=problems(304), operation_id="health")
-def health(request: Request) -> Response:
-    """Whether the process answers; asks nothing of the lake."""
+async def health(request: Request) -> Response:
+    """Whether the process answers; asks nothing of the lake, and answers even while every thread waits for the lake."""
     return answer(request, Health(status="ok", version=_version()))
 
 

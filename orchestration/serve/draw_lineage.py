@@ -7,8 +7,8 @@ from typing import Any
 
 from markupsafe import Markup, escape
 
-_BOX_W, _BOX_H, _GAP_X, _GAP_Y, _PAD = 172, 50, 18, 40, 8
-_SHOWN = 22  # characters of a name that fit into a box
+_BOX_W, _BOX_H, _GAP_X, _GAP_Y, _PAD = 156, 50, 12, 40, 6  # two boxes fit side by side on a phone
+_SHOWN = 18  # characters of a name that fit into a box
 
 
 @dataclass(frozen=True)

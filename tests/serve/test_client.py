@@ -55,6 +55,8 @@ def test_both_do_the_same(registry):
     assert [change.path for change in registry.diff(f"{name}@1", f"{name}@stable")] == ["hidden"]
     assert first in [replace(version) for version in registry.history(name)]
     assert name in [version.name for version in registry.list()]
+    assert list(registry.names()) == [version.name for version in registry.list()]
+    assert list(registry.digests(name)) == [version.digest for version in registry.history(name)]
     looks = iter([False])
     told = list(registry.watch(name, after=0, interval=0.0, stop=lambda: next(looks, True)))
     assert [(change.what, change.version, change.alias) for change in told] == [
