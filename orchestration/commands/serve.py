@@ -89,7 +89,11 @@ def is_loopback(host: str) -> bool:
 def _bind(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        return socket.create_server((host, port), family=family, backlog=512)
+        bound = socket.create_server((host, port), family=family, backlog=512)
+        # Connections inherit it. Without it the body waits 40 ms for the client to acknowledge the headers, since
+        # asyncio sets it only on sockets that it made itself.
+        bound.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return bound
     except OSError as error:
         raise InvalidRequestError(
             f"--host {host} --port {port}: cannot be bound ({error.strerror}); give another port, or 0 for any"

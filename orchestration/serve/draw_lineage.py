@@ -8,7 +8,7 @@ from typing import Any
 from markupsafe import Markup, escape
 
 _BOX_W, _BOX_H, _GAP_X, _GAP_Y, _PAD = 156, 50, 12, 40, 6  # two boxes fit side by side on a phone
-_SHOWN = 18  # characters of a name that fit into a box
+_SHOWN = 17  # characters of a name that fit into a box
 
 
 @dataclass(frozen=True)
@@ -106,11 +106,13 @@ def words(graph: Graph) -> list[str]:
 
 
 def _box(node: Node, x: float, y: float) -> str:
-    shown = node.name if len(node.name) <= _SHOWN else node.name[: _SHOWN - 1] + "…"
+    name, at, version = node.name.partition("@")
+    room = _SHOWN - len(at + version)
+    shown = (name if len(name) <= room else name[: room - 1] + "…") + at + version
     body = (
         f'<rect class="box {node.kind}" x="{x:.0f}" y="{y:.0f}" width="{_BOX_W}" height="{_BOX_H}" rx="8"/>'
-        f'<text class="kind" x="{x + 12:.0f}" y="{y + 19:.0f}">{node.kind}</text>'
-        f'<text class="name" x="{x + 12:.0f}" y="{y + 38:.0f}">{escape(shown)}</text>'
+        f'<text class="kind" x="{x + 9:.0f}" y="{y + 19:.0f}">{node.kind}</text>'
+        f'<text class="name" x="{x + 9:.0f}" y="{y + 38:.0f}">{escape(shown)}</text>'
     )
     if node.href is None:
         return f"<g><title>{escape(node.name)}: its log is gone</title>{body}</g>"
