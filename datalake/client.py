@@ -1,4 +1,4 @@
-"""The parameter registry from afar: the methods of ``ParameterRegistry`` over the HTTP API, with the same errors.
+"""The parameter registry from afar: `ParameterRegistry`'s methods over HTTP, with the same errors.
 
 For whoever has a token but no credentials for the bucket. Every change carries a fresh idempotency key, so a request
 whose answer was lost is simply sent again: it is done once, as a retried append in process is.

@@ -1,4 +1,4 @@
-"""The lake over HTTP: a JSON API and pages for a browser, by any number of servers that keep nothing themselves."""
+"""The lake over HTTP: a JSON API and pages, by any number of servers that keep nothing themselves."""
 
 from orchestration.serve.app import create_app
 from orchestration.serve.settings import ServeSettings

@@ -1,4 +1,4 @@
-"""The server: a lake in, an ASGI application out. It keeps nothing, so any number of them may serve one lake."""
+"""The server: a lake in, an ASGI application out; it keeps nothing, so any number may serve one lake."""
 
 from __future__ import annotations
 

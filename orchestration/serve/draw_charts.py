@@ -1,4 +1,4 @@
-"""Charts as inline SVG: score histograms and loss curves. Colours come from the page's style, for light and dark."""
+"""Score histograms and loss curves as inline SVG, coloured by the page's style for light and dark."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sequences for the eye: grids as small PNG pictures in data URIs, text as text, and token numbers for the rest.
+"""Sequences for the eye: grids as PNG pictures in data URIs, text as text, numbers for the rest.
 
 A 12×12 frame is some 150 bytes of PNG, so a page carries all its frames itself: one request, readable without
 JavaScript, and the play control has its pictures already.

@@ -1,4 +1,4 @@
-"""Lineage as a graph: the model at the top, below it its run, its data, and the parameters that made it."""
+"""Lineage as a graph: the model at the top, below it its run, its data, and their parameters."""
 
 from __future__ import annotations
 

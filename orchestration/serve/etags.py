@@ -1,4 +1,4 @@
-"""ETags and preconditions (RFC 9110, 13.1): what a reader has, and what a writer believes to be the head.
+"""ETags and preconditions (RFC 9110): what a reader has, and what a writer believes to be the head.
 
 The ETag of the latest version of a parameter set, and of an alias, is the version number in quotes: the same number
 that ``expect_version`` and ``expect`` take in process. That of anything else is a digest of the answer.

@@ -1,4 +1,4 @@
-"""What every request passes first: no path tricks, no oversized body, only known hosts; and headers on every answer.
+"""What every request passes first: no path tricks, no oversized body; and headers on every answer.
 
 Written against ASGI, not as a FastAPI dependency, because it must also see requests that match no route, and because
 it counts body bytes while they arrive.

@@ -1,4 +1,4 @@
-"""Retries that are safe: a request's Idempotency-Key is kept in the very log entry that the request appended.
+"""Safe retries: a request's Idempotency-Key is kept in the very log entry that it appended.
 
 So "was this done already?" and "do it" are one compare-and-set on the log's head: two replicas that get the same
 request at once append one entry, and a client whose answer was lost gets that answer when it asks again. A name keeps

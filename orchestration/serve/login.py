@@ -1,4 +1,4 @@
-"""Logging in with a browser: a token is traded for a session cookie that can only read and ends by itself.
+"""Logging in with a browser: a token is traded for a session cookie that can only read.
 
 The cookie is HttpOnly and SameSite=Strict; the token itself is never kept in the browser.
 """

@@ -1,4 +1,4 @@
-"""The pages for browsers: whole HTML from the server, readable without JavaScript, strict in what they load.
+"""Pages: whole HTML from the server, readable without JavaScript, strict in what they load.
 
 Style and script are part of the page under a nonce, pictures are data URIs: nothing is fetched from anywhere else.
 """

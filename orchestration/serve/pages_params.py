@@ -1,4 +1,4 @@
-"""Pages of parameter sets: names, versions with their history, one version's spec, two versions' differences."""
+"""Pages of parameter sets: names, versions, one version's spec, two versions' differences."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every error as `application/problem+json` (RFC 9457): one line for people, and fields that programs can act on.
+"""Every error as `application/problem+json` (RFC 9457): a line for people, fields for programs.
 
 ``type`` is ``urn:morphogen:error:<class name>``, so a client can raise the very error that the lake raised here.
 """

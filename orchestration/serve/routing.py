@@ -1,4 +1,4 @@
-"""What the API's routers share: parameters of a path, and the problems that each route may answer with."""
+"""What the API's routers share: parameters of a path, and the problems each route may answer with."""
 
 from __future__ import annotations
 

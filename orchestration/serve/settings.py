@@ -1,4 +1,4 @@
-"""What one server is told at its start, and what it carries from request to request: a lake and who may use it."""
+"""What a server is told at its start and carries along: a lake, who may use it, and limits."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A small real lake for the server's tests: parameters, datasets of several families, text, a run, models."""
+"""A small real lake for the server's tests: parameters, datasets, text, runs and models."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who may do what: roles, revocation, sessions of a browser, and a server without tokens that stays at home."""
+"""Who may do what: roles, revocation, a browser's sessions, and a server without tokens."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Headless Chromium on real pages, wide and narrow: nothing overflows, the policy breaks nothing, the control plays."""
+"""Headless Chromium on real pages: the policy breaks nothing, the play control works."""
 
 from __future__ import annotations
 

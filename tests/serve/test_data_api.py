@@ -1,4 +1,4 @@
-"""Datasets, models and runs over HTTP: manifests, shards from disk and from S3, files, lineage, curves."""
+"""Datasets, models and runs over HTTP: manifests, shards, files, lineage, curves."""
 
 from __future__ import annotations
 

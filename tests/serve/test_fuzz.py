@@ -1,4 +1,4 @@
-"""Schemathesis over the OpenAPI schema, against a running server: no 5xx, no answer that the schema does not tell."""
+"""Schemathesis over the OpenAPI schema: no 5xx, no answer that the schema does not tell."""
 
 from __future__ import annotations
 

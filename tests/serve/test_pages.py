@@ -1,4 +1,4 @@
-"""The pages as HTML: titles, alternative texts, keyboard, links that lead somewhere, nothing loaded from elsewhere."""
+"""The pages as HTML: titles, alternative texts, keyboard, links, and nothing loaded from elsewhere."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Parameter sets over HTTP: versions, preconditions with both heads, safe retries, replicas that agree."""
+"""Parameter sets over HTTP: preconditions with both heads, safe retries, replicas that agree."""
 
 from __future__ import annotations
 
