@@ -112,7 +112,7 @@ def test_rows_of_one_length_stay_rows(tmp_path: Path, column: pa.Array) -> None:
     assert import_parquet(lake, "d", [one], options) == version
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(
     documents=st.lists(st.lists(st.integers(0, 65_534), max_size=30), min_size=1, max_size=20),
     end=st.none() | st.just(65_535),

@@ -48,29 +48,36 @@ def read_all(root: Path, cache: Path, digest: str, threads: int) -> None:
             assert np.array_equal(rows, everything[order])
 
 
-def stampede(tmp_path: Path, processes: int, threads: int) -> None:
+def committed(tmp_path: Path) -> Manifest:
     lake = Lake.open(str(tmp_path / "lake"))
     manifest = make_manifest(lake)
     lake.datasets.commit("d", manifest)
-    fork = multiprocessing.get_context("spawn")
-    arguments = (tmp_path / "lake", tmp_path / "cache", manifest.digest, threads)
-    started = [fork.Process(target=read_all, args=arguments) for _ in range(processes)]
-    for process in started:
-        process.start()
-    for process in started:
-        process.join()
-    assert [process.exitcode for process in started] == [0] * processes
+    return manifest
+
+
+def check_each_shard_was_read_once(tmp_path: Path, manifest: Manifest) -> None:
     reads = (tmp_path / "lake" / "reads").read_text().split()
     assert sorted(reads) == sorted(ref.key for ref in manifest.shards)
 
 
 def test_sixty_four_threads_fetch_each_shard_once(tmp_path: Path) -> None:
-    stampede(tmp_path, processes=1, threads=64)
+    manifest = committed(tmp_path)
+    read_all(tmp_path / "lake", tmp_path / "cache", manifest.digest, threads=64)
+    check_each_shard_was_read_once(tmp_path, manifest)
 
 
 @pytest.mark.soak
 def test_sixty_four_readers_of_eight_processes_fetch_each_shard_once(tmp_path: Path) -> None:
-    stampede(tmp_path, processes=8, threads=8)
+    manifest = committed(tmp_path)
+    spawn = multiprocessing.get_context("spawn")
+    arguments = (tmp_path / "lake", tmp_path / "cache", manifest.digest, 8)
+    started = [spawn.Process(target=read_all, args=arguments) for _ in range(8)]
+    for process in started:
+        process.start()
+    for process in started:
+        process.join()
+    assert [process.exitcode for process in started] == [0] * 8
+    check_each_shard_was_read_once(tmp_path, manifest)
 
 
 @pytest.fixture
