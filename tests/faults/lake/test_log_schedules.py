@@ -64,11 +64,11 @@ def test_processes_on_a_ram_disk() -> None:
 
 
 def test_threads_on_s3(s3_env: S3Server) -> None:
-    run_s3(range(8), s3_env, processes=False)
+    run_s3(range(9), s3_env, processes=False)
 
 
 def test_processes_on_s3(s3_env: S3Server) -> None:
-    run_s3(range(2), s3_env, processes=True)
+    run_s3(range(1), s3_env, processes=True)
 
 
 @pytest.mark.soak
