@@ -45,9 +45,12 @@ def first_line(path: str) -> str:
         docstring = ast.get_docstring(ast.parse(text))
         assert docstring, f"{path} has no module docstring"
         return docstring.splitlines()[0]
-    comments = [line.lstrip("# ").strip() for line in text.splitlines() if line.startswith("# ")]
-    if path.endswith(".md"):
-        comments = [line.lstrip("# ").strip() for line in text.splitlines() if line.startswith("#")]
+    if path.endswith((".html", ".css", ".js")):
+        found = re.match(r"(?:\{#|/\*)\s*(.*?)\s*(?:#\}|\*/)", text)
+        assert found, f"{path}: give it a first comment line"
+        return found.group(1)
+    mark = "#" if path.endswith(".md") else "# "
+    comments = [line.lstrip("# ").strip() for line in text.splitlines() if line.startswith(mark)]
     assert comments, f"{path}: give it a first comment line, or a line in OTHER"
     return comments[0]
 

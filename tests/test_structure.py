@@ -12,7 +12,7 @@ MAY_IMPORT = {
     "trainer": {"datalake"},
     "orchestration": {"generator", "datalake", "trainer"},
 }
-ONLY_IN = {"ray": {"orchestration"}, "torch": {"trainer", "orchestration"}}
+ONLY_IN = {"ray": {"orchestration"}, "torch": {"generator", "trainer", "orchestration"}}
 MAX_LINES = 300
 
 SOURCES = sorted(path for package in MAY_IMPORT for path in (ROOT / package).rglob("*.py"))
