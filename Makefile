@@ -22,6 +22,7 @@ lint: setup
 
 bench: setup
 	$(BIN)/python -m benchmarks.generator
+	$(BIN)/python -m benchmarks.lake
 
 setup: $(STAMP)
 

@@ -16,8 +16,8 @@ class Checkpoint(BaseModel):
     """What a run's log says of one checkpoint.
 
     ``files`` maps file names below ``key_prefix`` to SHA-256; ``metrics`` is the SHA-256 of ``metrics.jsonl`` there,
-    if any; ``parent`` is the ``key_prefix`` of the checkpoint that this one goes on from. A ``dropped`` one has no files
-    any more, but its metrics, which are part of the run's curve.
+    if any; ``parent`` is the ``key_prefix`` of the checkpoint that this one goes on from. A ``dropped`` one has no
+    files any more, but its metrics, which are part of the run's curve.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
