@@ -58,7 +58,8 @@ def event_display(advance: Advance) -> Callable[[dict[str, Any]], None]:
         elif kind == "start":
             size = f"{event['parameters']:,} parameters, {event['world']} workers, {event['precision']}"
             console.print(f"  {size}, {event['batch_tokens']:,} tokens a step, from step {event['step']}")
-            console.print("  tensors by group: " + ", ".join(f"{name} {n}" for name, n in event["groups"].items()))
+            groups = (f"{name} {group['tensors']} by {group['rule']}" for name, group in event["groups"].items())
+            console.print(f"  tensors by group: {', '.join(groups)}")
         elif kind in ("resume", "skipped_checkpoint", "worker_lost"):
             details = " ".join(f"{key}={value}" for key, value in event.items() if key != "event")
             console.print(f"  {kind.replace('_', ' ')}: {details}")
