@@ -151,23 +151,27 @@ def test_the_image_installs_what_the_package_needs():
     assert all((ROOT / path).exists() for path in sent)
 
 
-def test_the_bucket_policy_grants_what_the_store_calls_and_no_delete():
+def test_the_bucket_policy_grants_what_the_jobs_call_and_no_other_delete():
     policy = json.loads((INFRA / "s3" / "bucket-policy.json").read_text())
     allowed = [each for each in policy["Statement"] if each["Effect"] == "Allow"]
-    assert {each["Action"] for each in allowed} == {"s3:ListBucket", "s3:GetObject", "s3:PutObject"}
+    actions = {"s3:ListBucket", "s3:GetObject", "s3:PutObject", "s3:DeleteObject"}
+    assert {each["Action"] for each in allowed} == actions
+    deletable = [each["Resource"] for each in allowed if each["Action"] == "s3:DeleteObject"]
+    assert deletable == ["arn:aws:s3:::my-bucket/lake/checkpoints/*"]
     for each in allowed:
         assert each["Principal"] != "*"
         assert (
             each["Resource"].endswith("/lake/*")
             or each["Action"] == "s3:ListBucket"
-            or "/lake/data/" in each["Resource"]
+            or "/lake/" in each["Resource"]
         )
     overwrites = [each["Resource"] for each in allowed if each["Action"] == "s3:PutObject" and "Condition" not in each]
     assert overwrites == ["arn:aws:s3:::my-bucket/lake/data/*"]
 
 
-def test_only_a_damaged_shard_is_ever_overwritten_or_deleted_but_for_the_probe():
-    """What the bucket policy counts on: nothing else in the lake calls `replace` or `delete` of a store."""
+def test_only_the_modules_that_the_bucket_policy_knows_replace_or_delete():
+    """Shards and healing replace under data/, the verdict is probe/verdict.json; runs drop old checkpoints' files; the
+    probe removes its own objects and garbage collection is an administrator's."""
     calls = {
         (path.stem, node.func.attr)
         for path in (ROOT / "datalake").glob("*.py")
@@ -177,4 +181,11 @@ def test_only_a_damaged_shard_is_ever_overwritten_or_deleted_but_for_the_probe()
         and node.func.attr in ("replace", "delete")
         and ast.unparse(node.func.value).endswith("store")
     }
-    assert calls == {("shards", "replace"), ("probe", "delete")}
+    assert calls == {
+        ("shards", "replace"),
+        ("healing", "replace"),
+        ("verdict", "replace"),
+        ("runs", "delete"),
+        ("probe", "delete"),
+        ("garbage", "delete"),
+    }

@@ -19,7 +19,7 @@ OTHER = {
     "LICENSE": "Apache License 2.0.",
     "Makefile": "Sets up .venv; `demo`, `test`, `lint`, `bench`, `soak`.",
     "README.md": "This page.",
-    "infra/s3/bucket-policy.json": "What the jobs may do in the bucket: list, read, create; no delete.",
+    "infra/s3/bucket-policy.json": "What the jobs may do in the bucket: list, read, create, drop old checkpoints.",
     "constraints.txt": "The versions that were tested together.",
     "pyproject.toml": "Package, dependencies, and the settings of the linter, the type checker and the tests.",
 }

@@ -19,8 +19,9 @@ from tests.ray_fixtures import TINY_SPEC
 from trainer import load_metrics, parse_config
 from trainer.inputs import open_inputs
 
-# 40 sequences in batches of 4: an epoch ends after 10 of the 24 steps, between two checkpoints.
-SEQUENCES, STEPS = 40, 24
+# 40 sequences in batches of 4: an epoch ends every 10 steps, between two checkpoints. There are enough steps for a
+# worker to be killed in the middle: the driver hears of a checkpoint up to half a second late.
+SEQUENCES, STEPS = 40, 600
 
 CONFIG = {
     "model": {"depth": 1, "dim": 16, "heads": 2},
@@ -29,8 +30,8 @@ CONFIG = {
     "eval_sequences": 8,
     "steps": STEPS,
     "batch_sequences": 4,
-    "checkpoint_every": 4,
-    "eval_every": 12,
+    "checkpoint_every": 24,
+    "eval_every": 300,
     "log_every": 1,
     "publish": "tiny-model",
 }
