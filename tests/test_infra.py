@@ -160,11 +160,7 @@ def test_the_bucket_policy_grants_what_the_jobs_call_and_no_other_delete():
     assert deletable == ["arn:aws:s3:::my-bucket/lake/checkpoints/*"]
     for each in allowed:
         assert each["Principal"] != "*"
-        assert (
-            each["Resource"].endswith("/lake/*")
-            or each["Action"] == "s3:ListBucket"
-            or "/lake/" in each["Resource"]
-        )
+        assert each["Resource"].endswith("/lake/*") or each["Action"] == "s3:ListBucket" or "/lake/" in each["Resource"]
     overwrites = [each["Resource"] for each in allowed if each["Action"] == "s3:PutObject" and "Condition" not in each]
     assert overwrites == ["arn:aws:s3:::my-bucket/lake/data/*"]
 
