@@ -66,8 +66,8 @@ class GenerateResult:
 class ShardWorker:
     """Makes shards of one source; holds nothing between calls but compiled kernels."""
 
-    def __init__(self, lake: Lake, source: Source, backend: str) -> None:
-        self._lake, self._source, self._backend = lake, source, backend
+    def __init__(self, lake: Lake, source: Source, backend: str, threads: int) -> None:
+        self._lake, self._source, self._backend, self._threads = lake, source, backend, threads
         self._spec = parse_spec(source.spec)
 
     def make(self, first: int, rows: int) -> tuple[ShardRef, bool]:
@@ -77,7 +77,7 @@ class ShardWorker:
             return found, False
         seed = self._source.seed
         assert seed is not None, "a synthetic source has a seed"
-        table = generate_batch(self._spec, seed, first, rows, backend=self._backend, threads=1)
+        table = generate_batch(self._spec, seed, first, rows, backend=self._backend, threads=self._threads)
         # A damaged object may hold the key; what belongs there is certain, so it is put right, the damage kept aside.
         return repair_shard(self._lake.store, self._source, table, first, self._lake.ambient), True
 
@@ -107,9 +107,8 @@ def run_generation(
     source = synthetic_source(spec, request.seed, request.shard_sequences)
     sequences = math.ceil(request.tokens / spec.seq_len)
     layout = shard_layout(sequences, request.shard_sequences)
-    actors = min(request.actors or compute_cores(), len(layout))
-
-    made = _make_shards(lake, source, layout, actors, request.backend, spec.seq_len, advance)
+    pool = _make_pool(lake, source, request, len(layout))
+    made = _make_shards(source, layout, pool, spec.seq_len, advance)
     refs = [made[first][0] for first, _ in layout]
     manifest = Manifest.build(
         source,
@@ -124,24 +123,32 @@ def run_generation(
     return GenerateResult(dataset, manifest, written, len(refs) - written)
 
 
+def _make_pool(lake: Lake, source: Source, request: GenerateRequest, shards: int) -> list[Any]:
+    """Actors for `shards` shards: one per GPU, with its share of CPUs for scoring, or one per core without GPUs."""
+    gpus = int(ray.cluster_resources().get("GPU", 0)) if request.backend in ("auto", "triton") else 0
+    if request.backend == "triton" and not gpus:
+        raise InvalidRequestError("backend = 'triton': this Ray has no GPU; use auto, or join a cluster that has some")
+    actors = min(request.actors or gpus or compute_cores(), shards)
+    threads = max(1, compute_cores() // actors) if gpus else 1
+    options: dict[str, Any] = {"num_cpus": threads, "num_gpus": 1 if gpus else 0}
+    worker: Any = ray.remote(max_restarts=-1, max_task_retries=SHARD_RETRIES, **options)(ShardWorker)
+    return [worker.remote(lake, source, request.backend, threads) for _ in range(actors)]
+
+
 def _make_shards(
-    lake: Lake,
     source: Source,
     layout: Iterable[tuple[int, int]],
-    actors: int,
-    backend: str,
+    pool: list[Any],
     seq_len: int,
     advance: Callable[[float, str], None],
 ) -> dict[int, tuple[ShardRef, bool]]:
-    """Run every shard through the pool, at most IN_FLIGHT_PER_ACTOR per actor; returns {first: (ref, written)}."""
-    options: dict[str, Any] = {"num_cpus": 1, "max_restarts": -1, "max_task_retries": SHARD_RETRIES}
-    pool: list[Any] = [ray.remote(**options)(ShardWorker).remote(lake, source, backend) for _ in range(actors)]
+    """Run every shard through `pool` and end it; at most IN_FLIGHT_PER_ACTOR each. Returns {first: (ref, written)}."""
     waiting = list(reversed(list(layout)))
     in_flight: dict[ray.ObjectRef, tuple[int, int, int]] = {}
     made: dict[int, tuple[ShardRef, bool]] = {}
     tokens_done = 0
     try:
-        free = [index for index in range(actors) for _ in range(IN_FLIGHT_PER_ACTOR)]
+        free = [index for index in range(len(pool)) for _ in range(IN_FLIGHT_PER_ACTOR)]
         while waiting or in_flight:
             while waiting and free:
                 first, rows = waiting.pop()

@@ -30,7 +30,9 @@ def generate(
     seed: Annotated[int, typer.Option(help="Seed of the random streams.")] = 0,
     shard_sequences: Annotated[int, typer.Option(help="Sequences per Parquet shard.")] = 4096,
     actors: Annotated[int | None, typer.Option(help="Generator actors; one per core by default.")] = None,
-    backend: Annotated[str, typer.Option(help="auto, numba or reference; all give the same bytes.")] = "auto",
+    backend: Annotated[
+        str, typer.Option(help="auto, numba, triton (one GPU per actor), reference; same bytes.")
+    ] = "auto",
     message: Message = "",
     lake: LakeUri = DEFAULT_LAKE,
     as_json: AsJson = False,

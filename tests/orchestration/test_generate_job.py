@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from datalake import DatasetReader, Lake
-from generator import parse_spec
+from generator import generate_batch, parse_spec
 from orchestration.errors import InvalidRequestError
 from orchestration.generate_job import GenerateRequest, run_generation
 from tests.ray_fixtures import TINY_SPEC
@@ -59,6 +59,28 @@ def test_s3_holds_the_same_bytes_as_a_folder(s3_lake_uri, undisturbed):
     assert result.manifest.digest == manifest.digest
 
 
+@pytest.mark.parametrize(
+    "spec",
+    [
+        {"family": "dyck", "seq_len": 64},
+        {"family": "shuffle-dyck", "seq_len": 64},
+        {"family": "eca", "seq_len": 64},
+        {"family": "iid", "seq_len": 64},
+        {"family": "shuffled", "base": TINY_SPEC},
+        TINY_SPEC | {"grid": [4, 4, 4], "colors": 2, "seq_len": 64},
+    ],
+    ids=lambda spec: spec["family"] + "-3d" * (len(spec.get("grid", ())) == 3),
+)
+def test_every_family_goes_through_the_same_job(tmp_path, spec):
+    parsed = parse_spec(spec)
+    lake = Lake.open(str(tmp_path / "lake"))
+    params = lake.params.put("any", parsed.model_dump(mode="json"))
+    result = run_generation(lake, GenerateRequest(params, 24 * parsed.seq_len, actors=1))
+    expected = generate_batch(parsed, 0, 0, 24, backend="reference")
+    tokens = np.frombuffer(expected["tokens"].combine_chunks().buffers()[1], dtype="<u2").reshape(24, parsed.seq_len)
+    np.testing.assert_array_equal(all_tokens(lake, result), tokens)
+
+
 def test_growing_keeps_every_full_shard(tmp_path):
     _, small = generate(tmp_path / "lake", tokens=300 * TINY_SPEC["seq_len"])
     lake, large = generate(tmp_path / "lake")
@@ -76,10 +98,11 @@ def test_running_again_writes_nothing_and_makes_no_version(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("field", "value"), [("tokens", 0), ("shard_sequences", 0), ("seed", -1), ("seed", 2**63), ("actors", 0)]
+    ("field", "value"),
+    [("backend", "triton"), ("tokens", 0), ("shard_sequences", 0), ("seed", -1), ("seed", 2**63), ("actors", 0)],
 )
 def test_a_bad_request_names_the_field_and_the_value(tmp_path, field, value):
-    with pytest.raises(InvalidRequestError, match=f"{field} = {value}"):
+    with pytest.raises(InvalidRequestError, match=f"{field} = {value!r}"):
         generate(tmp_path / "lake", **{field: value})
     assert not list((tmp_path / "lake").glob("data/**/*.parquet"))
 
