@@ -18,7 +18,7 @@ from datalake import Lake
 from generator import GenerationSpec, parse_spec
 from generator.presets import list_presets, load_preset
 from orchestration.errors import InvalidRequestError
-from orchestration.progress import console
+from orchestration.progress import console as progress_console
 from orchestration.ray_session import inside_ray_job
 
 LakeUri = Annotated[
@@ -28,6 +28,8 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document in
 Message = Annotated[str, typer.Option("--message", "-m", help="Why, for the history.")]
 
 DEFAULT_LAKE = "lake"
+
+PIPED_WIDTH = 160
 
 
 def open_lake(uri: str) -> Lake:
@@ -81,7 +83,11 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[Any]], title: st
         table.add_column(name, justify="right" if numeric else "left", overflow="fold")
     for row in rows:
         table.add_row(*(f"{value:,}" if isinstance(value, int) else str(value) for value in row))
-    Console(highlight=False).print(table)
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        # In a file or a pipe nothing limits a line, and a digest that is cut in two cannot be searched for.
+        console.width = PIPED_WIDTH
+    console.print(table)
 
 
 @contextmanager
@@ -90,5 +96,5 @@ def resumable() -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        console.print("interrupted; what is done is kept: run the same command again to go on")
+        progress_console.print("interrupted; what is done is kept: run the same command again to go on")
         raise typer.Exit(130) from None

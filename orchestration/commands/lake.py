@@ -25,7 +25,7 @@ def lineage(
     if as_json:
         print_json(found)
     else:
-        Console(highlight=False).print(_tree(found))
+        Console(highlight=False, soft_wrap=True).print(_tree(found))
 
 
 def _tree(found: dict[str, Any], above: Tree | None = None) -> Tree:
