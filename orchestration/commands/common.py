@@ -83,11 +83,15 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[Any]], title: st
         table.add_column(name, justify="right" if numeric else "left", overflow="fold")
     for row in rows:
         table.add_row(*(f"{value:,}" if isinstance(value, int) else str(value) for value in row))
+    result_console().print(table)
+
+
+def result_console() -> Console:
+    """Standard output; in a file or a pipe nothing limits a line, and a digest cut in two cannot be searched for."""
     console = Console(highlight=False)
     if not console.is_terminal:
-        # In a file or a pipe nothing limits a line, and a digest that is cut in two cannot be searched for.
         console.width = PIPED_WIDTH
-    console.print(table)
+    return console
 
 
 @contextmanager

@@ -6,12 +6,11 @@ from dataclasses import asdict
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.tree import Tree
 
 from datalake import lineage as trace_lineage
 from datalake import probe_store, record_verdict
-from orchestration.commands.common import DEFAULT_LAKE, AsJson, LakeUri, open_lake, print_json
+from orchestration.commands.common import DEFAULT_LAKE, AsJson, LakeUri, open_lake, print_json, result_console
 from orchestration.progress import stage
 
 
@@ -25,7 +24,7 @@ def lineage(
     if as_json:
         print_json(found)
     else:
-        Console(highlight=False, soft_wrap=True).print(_tree(found))
+        result_console().print(_tree(found))
 
 
 def _tree(found: dict[str, Any], above: Tree | None = None) -> Tree:
