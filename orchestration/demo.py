@@ -6,8 +6,6 @@ smallest example of how the pieces fit together.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +19,7 @@ from orchestration.demo_report import write_report
 from orchestration.generate_job import GenerateRequest, run_generation
 from orchestration.progress import console, corpus_stages, event_display, stage
 from orchestration.ray_session import local_cores
+from orchestration.run_names import default_run_name
 from orchestration.train_job import train_on_ray
 from trainer import TrainConfig, TrainResult, parse_config
 
@@ -148,8 +147,7 @@ def _config(settings: DemoSettings, data: DatasetVersion, heldout: DatasetVersio
 def _train(lake: Lake, settings: DemoSettings, name: str, fields: dict[str, Any]) -> Arm:
     config = parse_config(fields | {"publish": f"demo-{name}"})
     # Another size of demo in the same lake is another run; the same demo finds its own run and resumes it.
-    digest = hashlib.sha256(json.dumps(config.model_dump(mode="json"), sort_keys=True).encode()).hexdigest()
-    run = f"demo-{name}-{digest[:8]}"
+    run = default_run_name(f"demo-{name}", config)
     with stage(f"train {name}", config.steps) as advance:
         result = train_on_ray(lake, config, run, workers=settings.workers, on_event=event_display(advance))
     console.print(f"model {result.model}  run {run}")

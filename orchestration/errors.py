@@ -20,10 +20,6 @@ class PictureError(OrchestrationError):
     """Frames, scores and palette of a picture do not fit together."""
 
 
-class ReportError(OrchestrationError):
-    """A report lacks what its tables and curves are drawn from."""
-
-
 class InvalidRequestError(OrchestrationError):
     """A command's argument is out of range or contradicts another."""
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import time
 from pathlib import Path
 from typing import Annotated, Any
@@ -81,13 +79,13 @@ def train(
     as_json: AsJson = False,
 ) -> None:
     """Train (or resume, or show the finished) run described by CONFIG.toml."""
+    from orchestration.run_names import default_run_name
     from trainer import parse_config, run_training
 
     config = parse_config(read_toml(config_file))
     opened = open_lake(lake)
     if run is None:
-        canonical = json.dumps(config.model_dump(mode="json"), sort_keys=True)
-        run = f"{config_file.stem}-{hashlib.sha256(canonical.encode()).hexdigest()[:8]}"
+        run = default_run_name(config_file.stem, config)
     with resumable(), stage(f"train {run}", config.steps) as advance:
         on_event = event_display(advance)
         if no_ray:
