@@ -1,0 +1,1 @@
+"""Experiments one can believe: arms that differ in named factors, checked, compared by paired seeds, and reported."""
