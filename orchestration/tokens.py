@@ -74,7 +74,7 @@ class BpeTokenizer:
         self._pieces = sorted(vocabulary, key=vocabulary.__getitem__)
         self.token_bytes = np.array([len(piece) for piece in self._pieces], dtype=np.int32)
         self.token_bytes[self.end_of_text] = 0
-        self._values = {character: value for value, character in enumerate(_byte_characters())}
+        self._values = {character: value for value, character in enumerate(byte_characters())}
 
     @property
     def key(self) -> str:
@@ -160,7 +160,7 @@ def _between(tokens_T: NDArray[np.integer], separator: int) -> list[NDArray[np.i
     return [kept for piece in pieces if len(kept := piece[piece != separator])]
 
 
-def _byte_characters() -> list[str]:
+def byte_characters() -> list[str]:
     """The character that byte-level pieces spell each byte value with.
 
     Printable Latin-1 stands for itself, the rest for U+0100 upwards in order: the table of GPT-2's byte-level BPE.

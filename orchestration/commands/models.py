@@ -13,6 +13,7 @@ import typer
 from datalake import lineage
 from orchestration.commands.common import DEFAULT_LAKE, AsJson, LakeUri, open_lake, print_json, print_table
 from orchestration.errors import InvalidRequestError
+from orchestration.hf_folder import hf_files
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -68,15 +69,17 @@ def export(
     layout: Annotated[Format, typer.Option("--format", help="hf: as Hugging Face transformers opens it.")] = Format.HF,
     lake: LakeUri = DEFAULT_LAKE,
 ) -> None:
-    """Write a version's files to a folder, verified, with where they came from in lineage.json."""
+    """Write a version's files, verified, its tokenizer if it has one, and where it came from (lineage.json)."""
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InvalidRequestError(f"out = {str(out)!r}: exists and is not an empty folder; give a new one")
     opened = open_lake(lake)
     version = opened.models.get(reference)
-    # Published files already are in the only layout there is; all are read and verified before any is written.
-    files = {name: opened.models.open_file(version, name) for name in version.files}
+    # All is read and verified before any is written.
+    files, note = hf_files(opened, version)
     files["lineage.json"] = json.dumps(lineage(opened, version.ref), indent=2).encode()
     out.mkdir(parents=True, exist_ok=True)
     for name, data in files.items():
         (out / name).write_bytes(data)
     typer.echo(f"{version.ref} -> {out} ({layout.value}: {', '.join(sorted(files))})")
+    if note:
+        typer.echo(f"no tokenizer: {note}")

@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+import transformers
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from datalake import Lake
 from orchestration.cli import main
+from orchestration.corpus import add_corpus
+from orchestration.hf_folder import tokenizer_files
+from orchestration.tokens import ByteTokenizer, TextTokenizer, load_tokenizer, train_bpe
 from tests.trainer.lake_data import tiny_config, tiny_lake
 from trainer import hf_layout, run_training
 
@@ -44,13 +51,53 @@ def test_the_folder_holds_the_model_and_its_origins(lake: Lake, tmp_path: Path) 
 
 
 def test_transformers_opens_it_and_generates(lake: Lake, tmp_path: Path) -> None:
-    """Needs the ``hf`` extra."""
-    transformers = pytest.importorskip("transformers")
     assert export(lake, "tiny", tmp_path / "out") == 0
     model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out")
     prompt_BT = torch.arange(6)[None]
     longer_BT = model.generate(prompt_BT, max_new_tokens=5, do_sample=False, pad_token_id=0)
     assert longer_BT.shape == (1, 11)
+
+
+def test_the_tokenizer_behind_the_model_comes_with_it(lake: Lake, tmp_path: Path, capsys) -> None:
+    """A text prompt in, text out, and the end of text ends it: nothing of ours is needed in the folder."""
+    assert export(lake, "tiny", tmp_path / "none") == 0
+    assert "no tokenizer: tiny@1 was trained on train@1, which no tokenizer of ours made" in capsys.readouterr().out
+    (tmp_path / "text").mkdir()
+    for number in range(12):
+        (tmp_path / "text" / f"{number}.txt").write_text(f"{number} ways to say größe\n" * 20)
+    for kind in ("bytes", "bpe:300"):
+        name = kind.replace(":", "-")
+        add_corpus(lake, name, tmp_path / "text", tokenizer=kind, seq_len=24, heldout_fraction=0.3)
+        config = tiny_config(data=[{"dataset": f"{name}@1"}], steps=1, schedule={}, eval=[], publish=name)
+        run_training(config, lake, name, threads=1)
+        assert export(lake, name, tmp_path / name) == 0
+        theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / name)
+        ours = load_tokenizer(lake.store, lake.datasets.manifest(f"{name}@1").source.spec)
+        prompt = theirs("say größe", return_tensors="pt").input_ids
+        assert prompt[0].tolist() == ours.encode(["say größe".encode()])[0].tolist()
+        assert (theirs.eos_token_id, theirs.model_max_length) == (ours.end_of_text, 24)
+        model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / name)
+        assert model.generation_config.eos_token_id == ours.end_of_text
+        assert isinstance(theirs.decode(model.generate(prompt, max_new_tokens=3)[0]), str)
+
+
+@pytest.fixture(scope="module", params=["bytes", "bpe"])
+def both(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[TextTokenizer, Any]:
+    """A tokenizer of ours and the same one as transformers opens it."""
+    ours = ByteTokenizer() if request.param == "bytes" else train_bpe(["don't größer, größte ".encode() * 9], 300)
+    folder = tmp_path_factory.mktemp(request.param)
+    for name, data in tokenizer_files(ours, 64).items():
+        (folder / name).write_bytes(data)
+    return ours, transformers.AutoTokenizer.from_pretrained(folder)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.text(st.characters(codec="utf-8")) | st.sampled_from(["a <|endoftext|> b", " , don't  \n\n ."]))
+def test_any_text_has_the_ids_of_our_corpora(both: tuple[TextTokenizer, Any], text: str) -> None:
+    ours, theirs = both
+    ids = theirs(text).input_ids
+    assert ids == ours.encode([text.encode()])[0].tolist()
+    assert theirs.decode(ids) == text
 
 
 def test_refusals_write_nothing(lake: Lake, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

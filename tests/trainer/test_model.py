@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import transformers
 from torch.nn import functional as F
 
 from trainer import hf_layout
@@ -115,8 +116,6 @@ def test_files_reopen_to_the_same_model(overrides: dict) -> None:
 
 @pytest.mark.parametrize("overrides", [{}, {"kv_heads": 2}, {"tied": True}, {"qk_norm": True, "kv_heads": 2}])
 def test_logits_equal_transformers(overrides: dict, tmp_path) -> None:
-    """Needs the ``hf`` extra."""
-    transformers = pytest.importorskip("transformers")
     model = make(**overrides)
     with torch.no_grad():
         for index, parameter in enumerate(model.parameters()):
@@ -133,8 +132,7 @@ def test_logits_equal_transformers(overrides: dict, tmp_path) -> None:
 
 @pytest.mark.parametrize("kind", ["Llama", "Qwen3"])
 def test_a_model_of_transformers_opens_here(kind: str, tmp_path) -> None:
-    """The other direction: weights drawn and saved there. Needs the ``hf`` extra."""
-    transformers = pytest.importorskip("transformers")
+    """The other direction: weights drawn and saved there."""
     sizes = {
         "vocab_size": VOCAB,
         "hidden_size": 32,

@@ -162,7 +162,6 @@ def test_a_loss_that_leaps_keeps_the_checkpoint(prepared: Lake) -> None:
 
 
 def test_event_files(prepared: Lake, tmp_path: Path) -> None:
-    pytest.importorskip("tensorboardX")
     config = tiny_config(steps=3, tensorboard=str(tmp_path / "events"))
     run_training(config, prepared, "watched", threads=1)
     [written] = (tmp_path / "events" / "watched").iterdir()
