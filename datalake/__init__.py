@@ -20,9 +20,11 @@ from datalake.names import check_name, parse_ref
 from datalake.node_cache import NodeCache
 from datalake.plan import Plan, PlanSource, Position
 from datalake.probe import ProbeReport, probe_store
+from datalake.pulses import Pulse
 from datalake.reader import DatasetReader
 from datalake.registry import ParameterRegistry, ParameterVersion
-from datalake.runs import Run, RunRepository
+from datalake.run_repository import RunRepository
+from datalake.runs import Run
 from datalake.shards import ShardRef, read_shard, repair_shard, shard_ref_if_valid, write_shard
 from datalake.source import Source, shard_key, shard_layout
 from datalake.store import Store, open_store
@@ -52,6 +54,7 @@ __all__ = [
     "PlanSource",
     "Position",
     "ProbeReport",
+    "Pulse",
     "RateLimit",
     "Repair",
     "Run",

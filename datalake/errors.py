@@ -81,6 +81,10 @@ class RunConflictError(Conflict):
     """A run of this name exists with another configuration or other inputs, or is already finished."""
 
 
+class RunHeldError(Conflict):
+    """A live process works on this run; another one must not begin."""
+
+
 class RunFencedError(Conflict):
     """Another process took this run over; this one must stop writing to it."""
 

@@ -9,7 +9,7 @@ from datalake.ambient import Ambient
 from datalake.datasets import DatasetRepository
 from datalake.models import ModelRepository
 from datalake.registry import ParameterRegistry
-from datalake.runs import RunRepository
+from datalake.run_repository import RunRepository
 from datalake.store import Store, open_store
 
 

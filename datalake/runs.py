@@ -1,80 +1,28 @@
-"""Runs: what a job is doing, as a version log that any process can take over and only one can write.
+"""One run: what a job is doing, as a version log that any process can take over and only one can write.
 
-``start`` takes the run over by writing a fresh *lease*; every later change checks that the lease is still its own, so
-a driver that was presumed dead and comes back is fenced off at its next write. A checkpoint's files are uploaded
-beside, under a fresh key, read back, and only then named in the log.
+``RunRepository.start`` takes the run over by writing a fresh *lease*; every later change checks that the lease is still
+its own, so a driver that was presumed dead and comes back is fenced off at its next write. A checkpoint's files are
+uploaded beside, under a fresh key, read back, and only then named in the log.
 """
 
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from datalake.ambient import Ambient
-from datalake.canonical import canonical_json, digest_of, sha256_hex
+from datalake.canonical import sha256_hex
 from datalake.checkpoints import Checkpoint, SkippedCheckpoint, check_files, upload_files
 from datalake.errors import CorruptObjectError, NotFoundError, RunConflictError, RunFencedError
-from datalake.names import check_name
+from datalake.pulses import Pulse, write_pulse
 from datalake.store import Store
 from datalake.version_log import VersionLog
 
 State = dict[str, Any]
 # Not append()'s to change.
-_OWNED = {"kind", "config", "config_digest", "inputs", "attempts", "lease", "checkpoints", "repairs"}
-
-
-class RunRepository:
-    """Runs of one lake."""
-
-    def __init__(self, store: Store, ambient: Ambient) -> None:
-        self._store = store
-        self._ambient = ambient
-
-    def start(self, run: str, kind: str, config: Mapping[str, Any], inputs: Mapping[str, Any]) -> Run:
-        """Begin a run, or take it over from a process that is gone; ``attempts`` counts both.
-
-        ``config`` and ``inputs`` are JSON; ``inputs`` names what goes in, by the keys ``datasets``, ``models`` and
-        ``params`` (lists of ``NAME@V``) where lineage is to follow them. A finished run is returned as it is.
-        Raises RunConflictError if a run of this name has another kind, configuration or inputs.
-        """
-        log = VersionLog(self._store, "runs", check_name(run, "run"), self._ambient)
-        wanted = {
-            "kind": kind,
-            "config_digest": digest_of(dict(config)),
-            "inputs": json.loads(canonical_json(dict(inputs))),
-        }
-        lease = self._ambient.nonce()
-
-        def take(state: State | None) -> State | None:
-            if state is None:
-                fresh = {"status": "running", "config": dict(config), "attempts": 1, "lease": lease}
-                return {**wanted, **fresh, "checkpoints": [], "result": None, "error": None}
-            for field, value in wanted.items():
-                if state[field] != value:
-                    raise RunConflictError(
-                        f"run {run!r} exists with another {field.replace('_', ' ')} ({_brief(state[field])}, not "
-                        f"{_brief(value)}): use its configuration to go on with it, or another run name"
-                    )
-            if state["status"] == "finished":
-                return None
-            return {**state, "status": "running", "error": None, "attempts": state["attempts"] + 1, "lease": lease}
-
-        entry = log.update(take, f"start {kind}")
-        return Run(self._store, self._ambient, log, entry.state, lease)
-
-    def get(self, run: str) -> Run:
-        """A run to look at; it has no lease, so writing through it raises RunFencedError. Raises NotFoundError."""
-        log = VersionLog(self._store, "runs", check_name(run, "run"), self._ambient)
-        head = log.head()
-        if head is None:
-            raise NotFoundError(f"no run named {run!r} in lake {self._store.uri}: its runs are {list(self.list())}")
-        return Run(self._store, self._ambient, log, head.state, lease=None)
-
-    def list(self) -> list[str]:
-        """The names of all runs, sorted."""
-        return [*self._store.children("runs/")]
+_OWNED = {"kind", "config", "config_digest", "inputs", "attempts", "lease", "checkpoints", "repairs", "faults", "stop"}
+FAULTS_KEPT = 200  # every entry of the log holds them all; ``fault_count`` goes on counting
 
 
 class Run:
@@ -96,8 +44,18 @@ class Run:
 
     @property
     def status(self) -> str:
-        """``running``, ``finished`` or ``failed``."""
+        """``running``, ``finished``, ``failed`` or ``stopped``."""
         return self._state["status"]
+
+    @property
+    def lease(self) -> str | None:
+        """What lets this object write to the run; None for one that only looks."""
+        return self._lease
+
+    @property
+    def is_mine(self) -> bool:
+        """Whether the newest state known here still has this object's lease."""
+        return self._lease is not None and self._state["lease"] == self._lease
 
     @property
     def checkpoints(self) -> tuple[Checkpoint, ...]:
@@ -125,6 +83,31 @@ class Run:
         """Note in the state's list ``repairs`` that a shard was healed for this run. Raises as ``append`` does."""
         item = dict(repair)
         self._change(lambda state: {**state, "repairs": [*state.get("repairs", ()), item]}, f"repair {item.get('key')}")
+
+    def beat(self, number: int, progress: Mapping[str, Any]) -> None:
+        """Show that the owner lives and how far it is; see ``datalake.pulses``. The log is not read or written."""
+        time = self._ambient.timestamp()
+        write_pulse(
+            self._store, self.name, Pulse(lease=self._lease or "", beat=number, time=time, progress=dict(progress))
+        )
+
+    def add_fault(self, kind: str, facts: Mapping[str, Any], *, new_attempt: bool = False) -> None:
+        """Note in the state's list ``faults`` what went wrong and was survived; the newest 200 are kept.
+
+        ``new_attempt`` counts one more attempt: the same owner begins again. Raises as ``append`` does.
+        """
+        item = {"kind": kind, "time": self._ambient.timestamp(), **facts}
+
+        def note(state: State) -> State:
+            faults = [*state.get("faults", ()), item][-FAULTS_KEPT:]
+            counts = {"fault_count": state.get("fault_count", 0) + 1, "attempts": state["attempts"] + new_attempt}
+            return {**state, **counts, "faults": faults}
+
+        self._change(note, f"fault {kind}")
+
+    def stop(self, reason: str, **changes: Any) -> None:
+        """Mark the run stopped, with one line that says why; ``start`` takes it up again."""
+        self.append(status="stopped", error=reason, message="stop", **changes)
 
     def finish(self, result: Mapping[str, Any] | None = None) -> None:
         """Mark the run finished, with its result (JSON); nothing can be appended after that."""
@@ -229,15 +212,15 @@ class Run:
             if state is not None and state["status"] == "finished":
                 raise RunConflictError(f"run {self.name!r} is finished: use another run name for more work")
             if state is None or self._lease is None or state["lease"] != self._lease:
-                raise RunFencedError(
-                    f"run {self.name!r} belongs to another process now (attempt "
-                    f"{state['attempts'] if state else '?'}): stop this one, or start the run again to take it over"
-                )
+                raise fenced_error(self.name, state)
             return change(state)
 
         self._state = self._log.update(fenced, message).state
 
 
-def _brief(value: Any) -> str:
-    text = value if isinstance(value, str) else str(value)
-    return text if len(text) <= 60 else text[:57] + "..."
+def fenced_error(run: str, state: State | None) -> RunFencedError:
+    """The error of a writer whose lease is not the run's any more; ``state`` is the newest."""
+    return RunFencedError(
+        f"run {run!r} belongs to another process now (attempt {state['attempts'] if state else '?'}): this one stops; "
+        "`morphogen runs show` says who works on it"
+    )

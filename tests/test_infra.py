@@ -162,12 +162,12 @@ def test_the_bucket_policy_grants_what_the_jobs_call_and_no_other_delete():
         assert each["Principal"] != "*"
         assert each["Resource"].endswith("/lake/*") or each["Action"] == "s3:ListBucket" or "/lake/" in each["Resource"]
     overwrites = [each["Resource"] for each in allowed if each["Action"] == "s3:PutObject" and "Condition" not in each]
-    assert overwrites == ["arn:aws:s3:::my-bucket/lake/data/*"]
+    assert overwrites == [f"arn:aws:s3:::my-bucket/lake/{prefix}/*" for prefix in ("data", "pulses")]
 
 
 def test_only_the_modules_that_the_bucket_policy_knows_replace_or_delete():
-    """Shards and healing replace under data/, the verdict is probe/verdict.json; runs drop old checkpoints' files; the
-    probe removes its own objects and garbage collection is an administrator's."""
+    """Shards and healing replace under data/, pulses under pulses/, the verdict is probe/verdict.json; runs drop old
+    checkpoints' files; the probe removes its own objects and garbage collection is an administrator's."""
     calls = {
         (path.stem, node.func.attr)
         for path in (ROOT / "datalake").glob("*.py")
@@ -180,6 +180,7 @@ def test_only_the_modules_that_the_bucket_policy_knows_replace_or_delete():
     assert calls == {
         ("shards", "replace"),
         ("healing", "replace"),
+        ("pulses", "replace"),
         ("verdict", "replace"),
         ("runs", "delete"),
         ("probe", "delete"),

@@ -6,7 +6,14 @@ import pickle
 
 import pytest
 
-from datalake.errors import CorruptObjectError, InvalidNameError, NotFoundError, RunConflictError, RunFencedError
+from datalake.errors import (
+    CorruptObjectError,
+    InvalidNameError,
+    NotFoundError,
+    RunConflictError,
+    RunFencedError,
+    RunHeldError,
+)
 from datalake.lake import Lake
 
 CONFIG = {"steps": 100, "lr": 0.001}
@@ -163,3 +170,58 @@ def test_dropped_checkpoints_lose_their_files_and_keep_their_metrics(lake_uri: s
     assert lake.runs.get("r").metrics_chunks()[-1] == b"m4\n"
     with pytest.raises(RunFencedError):
         run.drop_checkpoints(seen.checkpoints)
+
+
+def test_of_two_takers_one_wins_and_workers_join_without_taking(lake_uri: str) -> None:
+    runs = Lake.open(lake_uri).runs
+    first = runs.start("r", "train", CONFIG, INPUTS, over="", about={"settings": {"workers": 2}})
+    with pytest.raises(RunHeldError, match="another process"):
+        Lake.open(lake_uri).runs.start("r", "train", CONFIG, INPUTS, over="")
+    worker = Lake.open(lake_uri).runs.start("r", "train", CONFIG, INPUTS, lease=first.lease)
+    worker.add_checkpoint(5, {"model": b"5"})
+    assert (worker.state["attempts"], first.refresh().is_mine, len(first.checkpoints)) == (1, True, 1)
+    second = runs.start("r", "train", CONFIG, INPUTS, over=first.lease)
+    with pytest.raises(RunHeldError):
+        runs.start("r", "train", CONFIG, INPUTS, over=first.lease)
+    with pytest.raises(RunFencedError, match="attempt 2"):
+        runs.start("r", "train", CONFIG, INPUTS, lease=first.lease)
+    assert not first.refresh().is_mine
+    assert second.state["settings"] == {"workers": 2}
+
+
+def test_anybody_may_ask_a_running_run_to_stop(tmp_path) -> None:
+    runs = Lake.open(str(tmp_path)).runs
+    with pytest.raises(NotFoundError, match="no run named 'r'"):
+        runs.ask_stop("r")
+    run = runs.start("r", "train", CONFIG, INPUTS)
+    Lake.open(str(tmp_path)).runs.ask_stop("r", "lunch")
+    assert run.refresh().state["stop"]["reason"] == "lunch"
+    run.stop("asked", progress={"done": 3})
+    assert (runs.get("r").status, runs.get("r").state["error"]) == ("stopped", "asked")
+    with pytest.raises(RunConflictError, match="is stopped"):
+        runs.ask_stop("r")
+    again = runs.start("r", "train", CONFIG, INPUTS)
+    assert ("stop" in again.state, again.status, again.state["attempts"]) == (False, "running", 2)
+
+
+def test_faults_are_counted_and_the_newest_kept(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr("datalake.runs.FAULTS_KEPT", 3)
+    runs = Lake.open(str(tmp_path)).runs
+    run = runs.start("r", "train", CONFIG, INPUTS)
+    for number in range(5):
+        run.add_fault("worker_lost", {"number": number}, new_attempt=True)
+    state = runs.get("r").state
+    assert [fault["number"] for fault in state["faults"]] == [2, 3, 4]
+    assert (state["fault_count"], state["attempts"]) == (5, 6)
+
+
+def test_a_pulse_shows_life_and_leaves_the_log_alone(lake_uri: str) -> None:
+    runs = Lake.open(lake_uri).runs
+    run = runs.start("r", "train", CONFIG, INPUTS)
+    assert runs.pulse("r") is None
+    for beat in (1, 2):
+        run.beat(beat, {"done": beat})
+    pulse = Lake.open(lake_uri).runs.pulse("r")
+    assert pulse is not None
+    assert (pulse.beat, pulse.progress, pulse.lease) == (2, {"done": 2}, run.lease)
+    assert runs.get("r").state["attempts"] == 1
