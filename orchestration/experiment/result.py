@@ -156,7 +156,9 @@ class ExperimentResult(Record):
     the treatment among them: an arm is compared with the arm of equal seed that has the treatment's baseline level and
     is equal in all other factors (``NOT_APPLICABLE`` in the baseline equals anything). ``factor_sets`` names the
     checks that a factor is there to change, as {"mixing": ("plan_digest",)}; arms that differ in that factor may
-    differ in those. ``experiment`` is the file as parsed; times are ISO 8601 in UTC.
+    differ in those. ``hash_leaves_out`` lists the dotted paths of the configuration that ``shared_hash`` leaves out;
+    given it, every hash is computed again (see ``shared``). ``experiment`` is the file as parsed; times are ISO 8601
+    in UTC.
     """
 
     name: str
@@ -165,6 +167,7 @@ class ExperimentResult(Record):
     treatment: str = "pre"
     baseline: dict[str, str]
     factor_sets: dict[str, tuple[str, ...]] = {}
+    hash_leaves_out: tuple[str, ...] = ()
     alpha: float = 0.05
     arms: tuple[ArmResult, ...]
     minimum_detectable_effect: DetectableEffect | None = None

@@ -1,0 +1,207 @@
+"""Deliberate sabotage of an experiment is caught, and the arm, the check and the value are named."""
+
+import copy
+
+import pytest
+
+from orchestration.experiment.checks import EQUAL, check_arms
+from orchestration.experiment.result import Gate, LabelCheck, SweepTrial
+from orchestration.experiment.shared import differences, shared_hash
+from tests.orchestration.experiment.builder import LEAVE_OUT, experiment, spoil
+
+CLEAN = experiment({"nca": -0.02, "shuffled": 0.0}, optimizers=("adamw", "muon"))
+
+
+def checks(**changed):
+    return lambda arm: arm.checks | changed
+
+
+def config(**changed):
+    """The configuration with changed fields, and everything that is honestly derived from it."""
+
+    def change(arm):
+        new = copy.deepcopy(arm.config)
+        for path, value in changed.items():
+            *tables, last = path.split("__")
+            table = new
+            for name in tables:
+                table = table[name]
+            table[last] = value
+        return new
+
+    return {"config": change, "shared_hash": lambda arm: shared_hash(change(arm), LEAVE_OUT)}
+
+
+def test_a_clean_experiment_has_no_problem():
+    assert check_arms(CLEAN) == []
+
+
+# (what is done to the arms nca of seed 2, the check that must name it, what must be shown as found)
+SABOTAGE = {
+    "another batch size": (
+        {**config(batch_sequences=32), "checks": checks(batch_sequences=32)},
+        "batch_sequences",
+        "32",
+    ),
+    "another batch size, seen in the hash": (
+        {**config(batch_sequences=32), "checks": checks(batch_sequences=32)},
+        "shared_hash",
+        "batch_sequences 32 against 16",
+    ),
+    "a batch size other than configured": ({"checks": checks(batch_sequences=32)}, "batch_sequences", "32"),
+    "another schedule": (
+        {**config(schedule__name="linear"), "checks": checks(schedule='{"name":"linear"}')},
+        "schedule",
+        "linear",
+    ),
+    "a schedule that only the hash shows": (
+        config(schedule__warmup_steps=0),
+        "shared_hash",
+        "schedule.warmup_steps 0 against 10",
+    ),
+    "another weight decay": (
+        config(optimizer__weight_decay=0.0),
+        "shared_hash",
+        "optimizer.weight_decay 0.0 against 0.1",
+    ),
+    "a configuration changed after the run": (
+        {"config": config(batch_sequences=16, model__width=128)["config"]},
+        "shared_hash",
+        "recorded",
+    ),
+    "another epoch count": ({"checks": checks(epochs=1.6)}, "epochs", "1.6"),
+    "another length": ({"checks": checks(steps=200), "config": config(steps=200)["config"]}, "steps", "200"),
+    "another averaging window": ({"checks": checks(averaging='{"name":"late"}')}, "averaging", "late"),
+    "another evaluation set": ({"checks": checks(eval_digest="d" * 64)}, "eval_digest", "ddd"),
+    "fewer evaluation sequences": ({"checks": checks(eval_sequences=8)}, "eval_sequences", "8"),
+    "another parameter count": ({"checks": checks(parameters=99)}, "parameters", "99"),
+    "another data order": ({"checks": checks(plan_digest="plan of seed 7")}, "plan_digest", "seed 7"),
+    "another sequence length": ({"checks": checks(seq_len=128)}, "seq_len", "128"),
+    "more trials of the rate": ({"checks": checks(lr_trials=9)}, "lr_trials", "9"),
+    "trained from another seed": (config(seed=9), "seed_pairing", "training seed 9"),
+    "trained from another pair's seed": (config(seed=1), "seed_pairing", "training seed 1"),
+    "the run of another seed": ({"run": "arm-nca-adamw-adamw-1"}, "seed_pairing", "arm-nca-adamw-adamw-1"),
+    "labels shifted in training": (
+        {"labels": LabelCheck(same=0.1, next=9.0, after_next=8.0, sequences=32)},
+        "labels",
+        "the same token",
+    ),
+    "labels shifted by two in training": (
+        {"labels": lambda arm: LabelCheck(same=9.0, next=5.0, after_next=arm.final_loss, sequences=32)},
+        "labels",
+        "after next",
+    ),
+    "labels shifted in evaluation": (
+        {"labels": lambda arm: LabelCheck(same=8.0, next=1.0, after_next=arm.final_loss, sequences=32)},
+        "labels",
+        "final loss",
+    ),
+    "no check of the labels": ({"labels": None}, "labels", "not recorded"),
+    "nothing learned before": (
+        {"gate": lambda arm: arm.gate.model_copy(update={"loss": 5.7, "learned": False})},
+        "gate",
+        "5.7",
+    ),
+    "a gate that contradicts itself": (
+        {"gate": lambda arm: arm.gate.model_copy(update={"learned": False})},
+        "gate",
+        "not learned",
+    ),
+    "a gate said to be passed above its level": (
+        {"gate": lambda arm: arm.gate.model_copy(update={"loss": 6.0})},
+        "gate",
+        "6.0",
+    ),
+    "no gate": ({"gate": None}, "gate", "not recorded"),
+    "a curve without its tail": ({"curve": lambda arm: arm.curve[:-2]}, "curve_tail", "step 80"),
+    "a curve with a hole": ({"curve": lambda arm: arm.curve[:4] + arm.curve[5:]}, "evaluations", "40, 60"),
+    "a step twice": ({"curve": lambda arm: (*arm.curve[:5], *arm.curve[4:])}, "curve", "step 50 twice"),
+    "steps out of order": (
+        {"curve": lambda arm: (*arm.curve[4:8], *arm.curve[:4], *arm.curve[8:])},
+        "curve",
+        "step 10 ",
+    ),
+    "no curve": ({"curve": ()}, "curve", "0 evaluations"),
+    "a final loss from elsewhere": ({"final_loss": 3.0}, "final_loss", "3.0"),
+    "the best loss on the way for the final one": (
+        {"final_loss": lambda arm: arm.final_loss - 0.01},
+        "final_loss",
+        "3.",
+    ),
+    "a cost of another run": (
+        {"language": lambda arm: arm.language.model_copy(update={"tokens": 7})},
+        "tokens",
+        "102400",
+    ),
+    "a failed arm": ({"status": "failed", "error": "loss spiked at step 31"}, "status", "loss spiked"),
+    "a missing arm": ({"status": "missing"}, "status", "missing"),
+    "longer pre-pre-training": ({"pre": lambda arm: arm.pre.model_copy(update={"tokens": 9})}, "pre_tokens", "9"),
+    "pre-pre-training not charged": ({"pre": None}, "pre_cost", "not recorded"),
+    "a rate at the edge of its sweep": (
+        {"sweep": (SweepTrial(rate=0.1, loss=3.0), SweepTrial(rate=0.01, loss=4.0))},
+        "sweep_edge",
+        "0.1",
+    ),
+    "no configuration": ({"config": {}, "shared_hash": ""}, "config", "not recorded"),
+}
+EFFECTS = {"gate": "void", "status": "incomplete", "pre_tokens": "warned", "pre_cost": "warned", "sweep_edge": "warned"}
+
+
+@pytest.mark.parametrize("name", SABOTAGE)
+def test_sabotage_of_one_arm_is_caught_and_named(name):
+    changes, check, found = SABOTAGE[name]
+    problems = check_arms(spoil(CLEAN, "nca", 2, **changes))
+    assert {problem.arm for problem in problems} <= {"nca · adamw · adamw, seed 2", "nca · adamw · muon, seed 2"}
+    named = [problem for problem in problems if problem.check == check and found in problem.found]
+    assert named, [str(problem) for problem in problems]
+    for problem in named:
+        assert problem.expected
+        assert problem.message
+        assert problem.effect == EFFECTS.get(check, "refused")
+
+
+@pytest.mark.parametrize("check", EQUAL)
+def test_a_check_that_was_not_recorded_is_no_agreement(check):
+    spoiled = spoil(CLEAN, "nca", None, checks=lambda arm: {k: v for k, v in arm.checks.items() if k != check})
+    assert {problem.check for problem in check_arms(spoiled)} == {check}
+
+
+def test_the_baseline_is_named_when_it_is_the_one_that_differs():
+    spoiled = spoil(CLEAN, "none", 3, checks=checks(eval_digest="d" * 64))
+    assert {problem.arm for problem in check_arms(spoiled)} == {"none · adamw, seed 3", "none · muon, seed 3"}
+
+
+def test_pairs_that_are_incomplete_or_double_are_named():
+    without = CLEAN.model_copy(update={"arms": CLEAN.arms[1:]})
+    found = [(problem.arm, problem.effect) for problem in check_arms(without) if problem.check == "seed_pairing"]
+    assert ("none · adamw", "incomplete") in found
+    assert ("nca · adamw · adamw, seed 1", "incomplete") in found
+    double = CLEAN.model_copy(update={"arms": (*CLEAN.arms, CLEAN.arms[4])})
+    assert [problem.arm for problem in check_arms(double)] == [CLEAN.arms[4].name]
+
+
+def test_one_observation_under_two_seeds_is_named():
+    first = next(arm for arm in CLEAN.arms if arm.arm.factors["pre"] == "nca")
+    copied = spoil(CLEAN, "nca", 2, curve=first.curve, final_loss=first.final_loss, labels=first.labels)
+    assert {problem.check for problem in check_arms(copied)} == {"seed_pairing"}
+    shared_pre = spoil(CLEAN, "nca", None, gate=first.gate)
+    assert {(problem.check, problem.effect) for problem in check_arms(shared_pre)} == {("pre_run", "warned")}
+
+
+def test_a_factor_may_change_what_it_is_there_to_change():
+    changed = spoil(CLEAN, "nca", None, checks=checks(epochs=0.4))
+    assert {problem.check for problem in check_arms(changed)} == {"epochs"}
+    assert check_arms(changed.model_copy(update={"factor_sets": {"pre": ("epochs",)}})) == []
+
+
+def test_a_control_without_gate_is_no_problem():
+    gate = Gate(learned=False, loss=9.0, unigram_entropy=5.0, dataset="shuffled@1", run="x")
+    controls = spoil(CLEAN, "shuffled", 1, gate=gate)
+    assert check_arms(controls) == []
+
+
+def test_differences_of_configurations_go_by_dotted_path():
+    one = {"a": {"b": [1, 2], "c": {}}, "seed": 1}
+    other = {"a": {"b": [1, 3]}, "seed": 2}
+    assert differences(one, other, ("seed",)) == {"a.b.1": (2, 3), "a.c": ({}, None)}
+    assert shared_hash(one, ("seed", "a.c")) == shared_hash(one | {"seed": 5}, ("seed", "a.c"))
