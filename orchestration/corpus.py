@@ -5,38 +5,37 @@ Two passes keep memory at about one shard: the first reads every file for its di
 
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-import pyarrow as pa
-from numpy.typing import NDArray
+from typing import Any, get_args
 
 from datalake import DatasetVersion, Lake, Manifest, ShardRef, Source, Store, check_name, digest_of, write_shard
-from orchestration.corpus_files import SPLITS, Document, Survey, find_files, stdlib_files, survey_files
+from orchestration.corpus_files import SPLITS, Mapper, Survey, find_files, stdlib_files, survey_files
+from orchestration.corpus_rows import NumberedTable, Rows, texts_of
 from orchestration.errors import CorpusError
+from orchestration.packing import Packing
+from orchestration.tokenizer_files import read_tokenizer
 from orchestration.tokens import BpeTokenizer, ByteTokenizer, TextTokenizer, parse_tokenizer, train_bpe
 
 __all__ = ["CorpusResult", "add_corpus", "stdlib_files"]
 
-_GROUP_BYTES = 4 << 20  # documents tokenised together: enough to keep the BPE's threads busy, little enough to hold
-
 Progress = Callable[[str, int, int], None]
-NumberedTable = tuple[int, pa.Table]
-MapShards = Callable[[Callable[[NumberedTable], ShardRef], Iterable[NumberedTable]], Iterable[ShardRef]]
 
 
 @dataclass(frozen=True)
 class CorpusResult:
-    """Both dataset versions and an account of every file: files + duplicates + undecodable + empty = found."""
+    """Both versions and an account of every document: documents + duplicates + undecodable + empty = found.
+
+    ``files`` counts those that gave a document, ``bytes`` is the documents' UTF-8 text.
+    """
 
     train: DatasetVersion
     heldout: DatasetVersion
     files: int
+    documents: int
     bytes: int
     duplicates: list[str]
     undecodable: list[str]
@@ -51,14 +50,13 @@ class CorpusResult:
         left_out = {
             "exact duplicates dropped": self.duplicates,
             "files skipped, not UTF-8 text": self.undecodable,
-            "empty files skipped": self.empty,
+            "empty documents skipped": self.empty,
         }
         said = [f"{len(paths)} {what} (first: {paths[0]})" for what, paths in left_out.items() if paths]
-        said.extend(
-            f"{dropped} tokens at the end of {split} dropped: they do not fill a row"
-            for split, dropped in self.tokens_dropped.items()
-            if dropped
-        )
+        for split, dropped in self.tokens_dropped.items():
+            if dropped:
+                share = dropped / (dropped + self.tokens[split])
+                said.append(f"{dropped:,} tokens of {split} ({share:.2%}) lost: they do not fit the rows")
         return said
 
 
@@ -69,44 +67,53 @@ def add_corpus(
     *,
     root: Path | None = None,
     patterns: Sequence[str] = ("*",),
+    text_column: str = "text",
     tokenizer: str = "bytes",
+    end_of_text: str | None = None,
     seq_len: int = 512,
+    packing: Packing = "concat",
     heldout_fraction: float = 0.05,
     shard_sequences: int = 512,
     message: str = "",
     progress: Progress | None = None,
-    map_shards: MapShards = map,
+    mapper: Mapper = map,
 ) -> CorpusResult:
-    """Tokenise text files into the datasets ``name`` and ``name``-heldout.
+    """Tokenise documents into the datasets ``name`` and ``name``-heldout.
 
-    Files are found and split as `corpus_files` says. A document is closed by an end-of-text token; documents are laid
-    end to end in the order of their paths' SHA-256 and cut into rows of ``seq_len`` tokens.
+    Files are found and split as `corpus_files` says; ``*.jsonl`` and ``*.parquet`` hold a document in the field
+    ``text_column`` of each record, any other file is one document. ``tokenizer`` is ``bytes``, ``bpe:N`` (trained here,
+    on the train split) or a file that `tokenizer_files` reads, whose token ``end_of_text`` ends a document. Each
+    document is closed by an end-of-text token and laid into rows of ``seq_len`` tokens as ``packing`` says.
 
     Columns: sequence_id int64, tokens fixed_size_binary(2·seq_len) little-endian uint16, target_bytes int32 (UTF-8
     bytes that tokens 1 to seq_len−1 stand for, the divisor of bits per byte).
 
-    Adding the same files again returns the same versions. ``map_shards`` applies the shard writer to (first row, table)
-    pairs and gives the results in order; pass one that uses a cluster to write in parallel. ``progress`` is told
-    (stage, files done, files in all).
+    Adding the same files again returns the same versions. ``mapper`` applies the three costly functions (survey a file,
+    tokenise a group of documents, write a shard) and gives results in order; pass one that uses a cluster to do it
+    there, with the same bytes. ``progress`` is told (stage, done, all): of files in the survey, then of documents.
 
-    Raises CorpusError (bad argument, nothing to read, too little text for one row, a file that changes meanwhile) and
-    TokenizerError (unknown tokenizer, vocabulary over 65,536).
+    Raises CorpusError (bad argument, nothing to read, too little text for one row, a file that is broken or changes
+    meanwhile) and TokenizerError (unknown or unusable tokenizer, vocabulary over 65,536).
     """
     for dataset in (name, f"{name}-heldout"):
         check_name(dataset, "dataset")
-    _check_sizes(seq_len, heldout_fraction, shard_sequences)
-    vocabulary = parse_tokenizer(tokenizer)
-    survey = survey_files(find_files(paths, patterns, root=root), heldout_fraction, progress)
-    text: TextTokenizer = ByteTokenizer() if vocabulary is None else _trained(survey, vocabulary)
+    _check_sizes(seq_len, heldout_fraction, shard_sequences, packing)
+    given = read_tokenizer(Path(tokenizer), end_of_text) if _names_a_file(tokenizer) else None
+    vocabulary = None if given else parse_tokenizer(tokenizer)
+    found = find_files(paths, patterns, root=root)
+    survey = survey_files(found, heldout_fraction, progress, column=text_column, mapper=mapper)
+    text: TextTokenizer = given or (
+        ByteTokenizer() if vocabulary is None else _trained(survey, vocabulary, text_column)
+    )
 
-    rows = {split: Rows(survey.documents[split], text, seq_len) for split in SPLITS}
-    tables = {split: _begun(split, rows[split], shard_sequences, progress) for split in SPLITS}
+    rows = {split: Rows(survey.documents[split], text_column, text, packing, seq_len) for split in SPLITS}
+    tables = {split: _begun(split, rows[split], shard_sequences, progress, mapper) for split in SPLITS}
     if isinstance(text, BpeTokenizer):
         lake.store.put_if_absent(text.key, text.json_bytes)
     manifests = {}
     for split in SPLITS:
         source = _source(split, rows[split], heldout_fraction, shard_sequences)
-        shards = list(map_shards(partial(_write_shard, lake.store, source), tables[split]))
+        shards = list(mapper(partial(_write_shard, lake.store, source), tables[split]))
         manifests[split] = _manifest(source, rows[split], shards)
 
     # Nothing is named before both splits are whole; held-out first, so that whoever sees train can evaluate on it.
@@ -116,110 +123,48 @@ def add_corpus(
     return CorpusResult(
         train=train,
         heldout=heldout,
-        files=len(kept),
+        files=len({document.file for document in kept}),
+        documents=len(kept),
         bytes=sum(document.size for document in kept),
         duplicates=survey.duplicates,
         undecodable=survey.undecodable,
         empty=survey.empty,
         tokens={split: rows[split].count * seq_len for split in SPLITS},
-        tokens_dropped={split: rows[split].dropped for split in SPLITS},
+        tokens_dropped={split: rows[split].lost for split in SPLITS},
         vocab_size=text.vocab_size,
         tokenizer_digest=text.describe().get("tokenizer_digest"),
     )
 
 
-class Rows:
-    """The rows of one split; ``tables`` makes them, and what it counted can be read once it is exhausted."""
-
-    def __init__(self, documents: Sequence[Document], tokenizer: TextTokenizer, seq_len: int) -> None:
-        self.documents = documents
-        self.tokenizer = tokenizer
-        self.seq_len = seq_len
-        self.count = 0  # rows
-        self.dropped = 0  # tokens at the end that fill no row
-        self.text_bytes = 0  # sum of target_bytes
-        self.content = hashlib.sha256()  # over the token bytes in sequence order
-
-    def tables(
-        self, shard_sequences: int, progress: Callable[[int, int], None] | None = None
-    ) -> Iterator[NumberedTable]:
-        """(index of the first row, table of ``shard_sequences`` rows), the last table shorter."""
-        waiting = np.empty(0, dtype=np.uint16)
-        done = 0
-        for group in _groups(self.documents):
-            pieces = [waiting]
-            for tokens in self.tokenizer.encode([document.read() for document in group]):
-                pieces += [tokens, np.array([self.tokenizer.end_of_text], dtype=np.uint16)]
-            waiting = np.concatenate(pieces)
-            while len(waiting) >= shard_sequences * self.seq_len:
-                shard, waiting = np.split(waiting, [shard_sequences * self.seq_len])
-                yield self._table(shard)
-            done += len(group)
-            if progress:
-                progress(done, len(self.documents))
-        full, rest = np.split(waiting, [len(waiting) // self.seq_len * self.seq_len])
-        self.dropped = len(rest)
-        if len(full):
-            yield self._table(full)
-
-    def _table(self, tokens: NDArray[np.uint16]) -> NumberedTable:
-        first = self.count
-        tokens_NT = tokens.reshape(-1, self.seq_len)
-        target_bytes_N = self.tokenizer.token_bytes[tokens_NT[:, 1:]].sum(axis=1, dtype=np.int32)
-        token_bytes = tokens_NT.astype("<u2", copy=False).tobytes()
-        self.count += len(tokens_NT)
-        self.text_bytes += int(target_bytes_N.sum(dtype=np.int64))
-        self.content.update(token_bytes)
-        token_column = pa.Array.from_buffers(
-            pa.binary(2 * self.seq_len), len(tokens_NT), [None, pa.py_buffer(token_bytes)]
-        )
-        fields = [
-            pa.field("sequence_id", pa.int64(), nullable=False),
-            pa.field("tokens", token_column.type, nullable=False),
-            pa.field("target_bytes", pa.int32(), nullable=False),
-        ]
-        columns = [
-            pa.array(np.arange(first, self.count, dtype=np.int64)),
-            token_column,
-            pa.array(target_bytes_N),
-        ]
-        return first, pa.Table.from_arrays(columns, schema=pa.schema(fields))
+def _names_a_file(tokenizer: str) -> bool:
+    return tokenizer.endswith((".json", ".tiktoken"))
 
 
-def _groups(documents: Sequence[Document]) -> Iterator[list[Document]]:
-    group: list[Document] = []
-    size = 0
-    for document in documents:
-        group.append(document)
-        size += document.size
-        if size >= _GROUP_BYTES:
-            yield group
-            group, size = [], 0
-    if group:
-        yield group
-
-
-def _check_sizes(seq_len: int, heldout_fraction: float, shard_sequences: int) -> None:
+def _check_sizes(seq_len: int, heldout_fraction: float, shard_sequences: int, packing: str) -> None:
     if seq_len < 2:
         raise CorpusError(f"seq_len: {seq_len} leaves nothing to predict; use 2 or more")
     if not 0 < heldout_fraction < 1:
         raise CorpusError(f"heldout_fraction: {heldout_fraction} is not between 0 and 1; 0.05 is usual")
     if shard_sequences < 1:
         raise CorpusError(f"shard_sequences: {shard_sequences} is no size; use 1 or more, 512 is usual")
+    if packing not in get_args(Packing):
+        raise CorpusError(f"packing: {packing!r} is unknown; use {' or '.join(map(repr, get_args(Packing)))}")
 
 
-def _trained(survey: Survey, vocabulary: int) -> BpeTokenizer:
+def _trained(survey: Survey, vocabulary: int, column: str) -> BpeTokenizer:
     """A BPE trained on the train split alone."""
-    return train_bpe((document.read() for document in survey.documents["train"]), vocabulary)
+    return train_bpe(texts_of(survey.documents["train"], column), vocabulary)
 
 
-def _begun(split: str, rows: Rows, shard_sequences: int, progress: Progress | None) -> Iterator[NumberedTable]:
+def _begun(
+    split: str, rows: Rows, shard_sequences: int, progress: Progress | None, mapper: Mapper
+) -> Iterator[NumberedTable]:
     """The split's tables, the first made already: text too short for a row is refused before anything is written."""
-    tables = rows.tables(shard_sequences, partial(progress, split) if progress else None)
+    tables = rows.tables(shard_sequences, mapper, partial(progress, split) if progress else None)
     first = next(tables, None)
     if first is None:
         raise CorpusError(
-            f"paths: the {split} split has {rows.dropped} tokens, fewer than one row of {rows.seq_len}; "
+            f"paths: the {split} split has {rows.lost} tokens, fewer than one row of {rows.seq_len}; "
             "give more text, a smaller seq_len or another heldout_fraction"
         )
     return chain([first], tables)
@@ -237,6 +182,8 @@ def _source(split: str, rows: Rows, heldout_fraction: float, shard_sequences: in
         "split": {"part": split, "by": "sha256(relative path)", "heldout_fraction": heldout_fraction},
         "corpus_digest": corpus.hexdigest(),
     }
+    if rows.packing != "concat":  # how rows were cut before there was a choice; those datasets keep their digest
+        spec["packing"] = rows.packing
     return Source(
         kind="text",
         spec=spec,

@@ -1,42 +1,37 @@
-"""Which files a corpus is made of, in which order, and which split each belongs to.
+"""Which files a corpus is made of, in which order, and which split each document belongs to.
 
-The split depends on a file's relative path alone, so a corpus that grows never moves a file from held-out to train.
+The split depends on a document's name alone (its relative path, and its record within a file of several), so a corpus
+that grows never moves a document from held-out to train.
 """
 
 import fnmatch
-import hashlib
 import os
 import sysconfig
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from typing import Protocol, TypeVar
 
+from orchestration.corpus_documents import Document, path_hash, survey_file
 from orchestration.errors import CorpusError
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 SPLITS = ("train", "heldout")
 _SKIPPED_FOLDERS = {"__pycache__", "site-packages", "dist-packages"}
 
 
-@dataclass(frozen=True)
-class Document:
-    """One file that made it into a split: where it is, its path within the corpus, its SHA-256, its size in bytes."""
+class Mapper(Protocol):
+    """``map``, or what does the same elsewhere: the function's results in the order of the items."""
 
-    path: Path
-    relative: str
-    sha256: bytes
-    size: int
-
-    def read(self) -> bytes:
-        """The file's bytes; CorpusError if they changed since the survey, as the dataset's spec already names them."""
-        content = _content(self.path)
-        if hashlib.sha256(content).digest() != self.sha256:
-            raise CorpusError(f"paths: {self.path} changed while it was being read; add the corpus again")
-        return content
+    def __call__(self, function: Callable[[Item], Result], items: Iterable[Item], /) -> Iterable[Result]: ...
 
 
 @dataclass
 class Survey:
-    """The documents of each split in path order, and the relative paths of what was left out."""
+    """The documents of each split in the order of their files' hashes, and the names of what was left out."""
 
     documents: dict[str, list[Document]] = field(default_factory=lambda: {split: [] for split in SPLITS})
     duplicates: list[str] = field(default_factory=list)
@@ -82,11 +77,6 @@ def find_files(
     return dict(sorted(relative.items(), key=lambda item: os.fsencode(item[0])))
 
 
-def path_hash(relative: str) -> bytes:
-    """SHA-256 of a relative path: what decides a file's split and its place in it, wherever the folder lies."""
-    return hashlib.sha256(os.fsencode(relative)).digest()
-
-
 def split_of(relative: str, heldout_fraction: float) -> str:
     """``heldout`` where the first 8 bytes of the path's SHA-256, as a fraction of 2⁶⁴, are under the fraction."""
     position = int.from_bytes(path_hash(relative)[:8], "big") / 2**64
@@ -94,33 +84,35 @@ def split_of(relative: str, heldout_fraction: float) -> str:
 
 
 def survey_files(
-    files: dict[str, Path], heldout_fraction: float, progress: Callable[[str, int, int], None] | None = None
+    files: dict[str, Path],
+    heldout_fraction: float,
+    progress: Callable[[str, int, int], None] | None = None,
+    *,
+    column: str = "text",
+    mapper: Mapper = map,
 ) -> Survey:
-    """Read each file once and put it into its split, or among the empty, the exact duplicates or the undecodable.
+    """Read each file once and put its documents into their splits, or among the empty, duplicates or undecodable.
 
-    Of exact duplicates the first is kept, in whichever split it falls: no held-out text is trained on. Documents are
-    put in the order of their paths' SHA-256: neighbours in a folder are alike, and a plan that reads blocks of
-    neighbouring rows would see one kind of text after the other.
+    Of exact duplicates the first is kept, in whichever split it falls: no held-out text is trained on. Files are put in
+    the order of their paths' SHA-256: neighbours in a folder are alike, and a plan that reads blocks of neighbouring
+    rows would see one kind of text after the other. The records of one file stay in its order.
     """
     survey = Survey()
     seen: set[bytes] = set()
-    for done, (relative, path) in enumerate(files.items(), start=1):
-        content = _content(path)
-        digest = hashlib.sha256(content).digest()
-        if not content:
-            survey.empty.append(relative)
-        elif digest in seen:
-            survey.duplicates.append(relative)
-        elif not _is_utf8(content):
-            survey.undecodable.append(relative)
-        else:
-            seen.add(digest)
-            document = Document(path, relative, digest, len(content))
-            survey.documents[split_of(relative, heldout_fraction)].append(document)
+    surveyed = mapper(partial(survey_file, column=column), files.items())
+    for done, documents in enumerate(surveyed, start=1):
+        for document in documents:
+            if document.left:
+                (survey.empty if document.left == "empty" else survey.undecodable).append(document.relative)
+            elif document.sha256 in seen:
+                survey.duplicates.append(document.relative)
+            else:
+                seen.add(document.sha256)
+                survey.documents[split_of(document.relative, heldout_fraction)].append(document)
         if progress:
             progress("survey", done, len(files))
-    for documents in survey.documents.values():
-        documents.sort(key=lambda document: path_hash(document.relative))
+    for kept in survey.documents.values():
+        kept.sort(key=lambda document: (path_hash(document.file), document.record or 0))
     return survey
 
 
@@ -131,18 +123,3 @@ def _below(folder: Path, patterns: Sequence[str]) -> Iterator[Path]:
             path = Path(parent, name)
             if any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns) and path.is_file():
                 yield path
-
-
-def _content(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise CorpusError(f"paths: {path} cannot be read ({error.strerror}); mend or leave out the file") from error
-
-
-def _is_utf8(content: bytes) -> bool:
-    try:
-        content.decode()
-    except UnicodeDecodeError:
-        return False
-    return True

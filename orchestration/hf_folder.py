@@ -68,9 +68,9 @@ def tokenizer_files(tokenizer: TextTokenizer, max_length: int) -> dict[str, byte
     """
     config = {
         "tokenizer_class": "PreTrainedTokenizerFast",
-        "bos_token": END_OF_TEXT,
-        "eos_token": END_OF_TEXT,
-        "pad_token": END_OF_TEXT,
+        "bos_token": tokenizer.end_token,
+        "eos_token": tokenizer.end_token,
+        "pad_token": tokenizer.end_token,
         "add_bos_token": False,
         "model_max_length": max_length,
         "clean_up_tokenization_spaces": False,

@@ -1,4 +1,4 @@
-"""Text to token ids and back: raw bytes, or a byte-level BPE trained here and kept by its digest.
+"""Text to token ids and back: raw bytes, or a byte-level BPE, trained here or given, and kept by its digest.
 
 Both know how many UTF-8 bytes each token stands for, which is what bits per byte are counted with.
 """
@@ -19,10 +19,14 @@ END_OF_TEXT = "<|endoftext|>"
 
 
 class TextTokenizer(Protocol):
-    """What a corpus needs of a tokenizer. ``token_bytes`` is int32 [vocab_size]; end of text counts 0 bytes."""
+    """What a corpus needs of a tokenizer. ``token_bytes`` is int32 [vocab_size]; end of text counts 0 bytes.
+
+    ``end_token`` is how the token ``end_of_text`` is written.
+    """
 
     vocab_size: int
     end_of_text: int
+    end_token: str
     token_bytes: NDArray[np.int32]
 
     def encode(self, documents: Sequence[bytes]) -> list[NDArray[np.uint16]]:
@@ -43,6 +47,7 @@ class ByteTokenizer:
 
     vocab_size = BYTES + 1
     end_of_text = BYTES
+    end_token = END_OF_TEXT
 
     def __init__(self) -> None:
         self.token_bytes = np.ones(self.vocab_size, dtype=np.int32)
@@ -59,22 +64,50 @@ class ByteTokenizer:
 
 
 class BpeTokenizer:
-    """A byte-level BPE. Its JSON (the `tokenizers` library's) is the tokenizer; ``digest`` is that JSON's SHA-256."""
+    """A byte-level BPE, trained here or given. Its JSON (the `tokenizers` library's) is the tokenizer; ``digest`` is
+    that JSON's SHA-256. ``end_of_text`` is the id that closes a document, by default that of ``<|endoftext|>``.
 
-    def __init__(self, json_bytes: bytes) -> None:
+    Raises TokenizerError for a tokenizer whose tokens do not stand for bytes, or one with ids over 65,535.
+    """
+
+    def __init__(self, json_bytes: bytes, name: str | None = None, end_of_text: int | None = None) -> None:
         self.json_bytes = json_bytes
         self.digest = hashlib.sha256(json_bytes).hexdigest()
         self._tokenizer: Tokenizer = Tokenizer.from_str(json_bytes.decode())
         # Without this a document that spells out the end-of-text token would be cut in two by it.
         self._tokenizer.encode_special_tokens = True
-        self.vocab_size: int = self._tokenizer.get_vocab_size()
         vocabulary: dict[str, int] = self._tokenizer.get_vocab()
-        self.end_of_text = vocabulary[END_OF_TEXT]
-        # Byte-level pieces are spelled with one character per byte, so a piece's length is its byte count.
-        self._pieces = sorted(vocabulary, key=vocabulary.__getitem__)
+        self.vocab_size: int = max(vocabulary.values()) + 1  # and not how many there are: given ones have gaps
+        if self.vocab_size > MAX_VOCABULARY:
+            raise TokenizerError(
+                f"tokenizer: its ids go up to {self.vocab_size - 1}, and tokens are stored in 16 bits, "
+                f"{MAX_VOCABULARY - 1} at most; use one with a smaller vocabulary"
+            )
+        self.name = name or f"bpe:{self.vocab_size}"
+        self.end_of_text = vocabulary[END_OF_TEXT] if end_of_text is None else end_of_text
+        self._pieces = self._piece_bytes(vocabulary)
+        self.end_token = self._pieces[self.end_of_text].decode()
         self.token_bytes = np.array([len(piece) for piece in self._pieces], dtype=np.int32)
         self.token_bytes[self.end_of_text] = 0
-        self._values = {character: value for value, character in enumerate(byte_characters())}
+
+    def _piece_bytes(self, vocabulary: dict[str, int]) -> list[bytes]:
+        """The bytes of every id. Byte-level pieces spell a byte with one character; added tokens are plain text."""
+        values = {character: value for value, character in enumerate(byte_characters())}
+        pieces = [b""] * self.vocab_size
+        added = {token: entry.content for token, entry in self._tokenizer.get_added_tokens_decoder().items()}
+        for piece, token in vocabulary.items():
+            if token in added:
+                pieces[token] = added[token].encode()
+            elif values.keys() >= set(piece):
+                pieces[token] = bytes(values[character] for character in piece)
+            else:
+                raise TokenizerError(
+                    f"tokenizer: token {token} ({piece!r}) does not spell bytes; use a byte-level tokenizer, as GPT-2's"
+                )
+        return pieces
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return BpeTokenizer, (self.json_bytes, self.name, self.end_of_text)
 
     @property
     def key(self) -> str:
@@ -87,14 +120,11 @@ class BpeTokenizer:
 
     def decode(self, tokens_T: NDArray[np.integer]) -> list[bytes]:
         # Not the library's decode: that replaces a character cut by a row's edge, and the bytes are wanted as they are.
-        return [
-            bytes(self._values[character] for token in piece for character in self._pieces[token])
-            for piece in _between(tokens_T, self.end_of_text)
-        ]
+        return [b"".join(self._pieces[token] for token in piece) for piece in _between(tokens_T, self.end_of_text)]
 
     def describe(self) -> dict[str, Any]:
         return {
-            "tokenizer": f"bpe:{self.vocab_size}",
+            "tokenizer": self.name,
             "tokenizer_digest": self.digest,
             "vocab_size": self.vocab_size,
             "end_of_text": self.end_of_text,
@@ -112,7 +142,10 @@ def parse_tokenizer(name: str) -> int | None:
         return None
     kind, _, size = name.partition(":")
     if kind != "bpe" or not size.isdecimal():
-        raise TokenizerError(f"tokenizer: {name!r} is unknown; use 'bytes' or 'bpe:N', for example 'bpe:4096'")
+        raise TokenizerError(
+            f"tokenizer: {name!r} is unknown; use 'bytes' or 'bpe:N', for example 'bpe:4096', or a file "
+            "*.json (Hugging Face) or *.tiktoken"
+        )
     if not BYTES < int(size) <= MAX_VOCABULARY:
         raise TokenizerError(
             f"tokenizer: vocabulary {size} is outside {BYTES + 1} to {MAX_VOCABULARY} "
@@ -142,16 +175,16 @@ def train_bpe(documents: Iterable[bytes], vocab_size: int) -> BpeTokenizer:
 
 def load_tokenizer(store: Any, spec: Mapping[str, Any]) -> TextTokenizer:
     """The tokenizer that a text dataset's spec names, got from ``store`` and checked by digest."""
-    if parse_tokenizer(spec["tokenizer"]) is None:
+    if spec["tokenizer"] == "bytes":
         return ByteTokenizer()
     digest = spec["tokenizer_digest"]
-    tokenizer = BpeTokenizer(store.get(tokenizer_key(digest)))
-    if tokenizer.digest != digest:
+    json_bytes = store.get(tokenizer_key(digest))
+    if (found := hashlib.sha256(json_bytes).hexdigest()) != digest:
         raise TokenizerError(
-            f"{tokenizer_key(digest)}: found SHA-256 {tokenizer.digest}, expected {digest}; "
+            f"{tokenizer_key(digest)}: found SHA-256 {found}, expected {digest}; "
             "the object is corrupt: delete it and add the corpus again"
         )
-    return tokenizer
+    return BpeTokenizer(json_bytes, spec["tokenizer"], spec["end_of_text"])
 
 
 def _between(tokens_T: NDArray[np.integer], separator: int) -> list[NDArray[np.integer]]:

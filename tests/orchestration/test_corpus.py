@@ -106,7 +106,7 @@ def test_shard_size_and_writer_order_leave_the_rows_alone(lake, folder):
         return [write(table) for table in reversed(tables)][::-1]
 
     one = add_corpus(lake, "one", folder, seq_len=32, heldout_fraction=0.3, shard_sequences=8)
-    other = add_corpus(lake, "two", folder, seq_len=32, heldout_fraction=0.3, shard_sequences=32, map_shards=backwards)
+    other = add_corpus(lake, "two", folder, seq_len=32, heldout_fraction=0.3, shard_sequences=32, mapper=backwards)
     for a, b in ((one.train, other.train), (one.heldout, other.heldout)):
         assert manifest_of(lake, a).content_digest == manifest_of(lake, b).content_digest
         assert manifest_of(lake, a).digest != manifest_of(lake, b).digest
@@ -139,7 +139,7 @@ def test_what_is_left_out_is_said(lake, folder):
     assert result.notes()[:3] == [
         "1 exact duplicates dropped (first: z-copy.txt)",
         "1 files skipped, not UTF-8 text (first: latin.txt)",
-        "1 empty files skipped (first: nothing.txt)",
+        "1 empty documents skipped (first: nothing.txt)",
     ]
 
 

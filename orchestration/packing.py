@@ -1,0 +1,107 @@
+"""How documents are laid into rows of one length: end to end and cut, or whole documents fitted together.
+
+Both give full rows of tokens, without padding, and count the tokens that they lose.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right, insort
+from collections.abc import Iterable
+from typing import Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+Packing = Literal["concat", "best-fit"]
+
+# Pieces that wait to be fitted: enough lengths to choose from, and at a few thousand tokens each still a few megabytes.
+_WAITING = 1024
+
+
+class Packer(Protocol):
+    """``add`` takes documents in order and gives the rows that are now full, uint16 [rows, seq_len]; ``finish`` the
+    last ones. ``lost`` counts the tokens given that are in no row, final once ``finish`` was called."""
+
+    lost: int
+
+    def add(self, documents: Iterable[NDArray[np.uint16]]) -> NDArray[np.uint16]: ...
+
+    def finish(self) -> NDArray[np.uint16]: ...
+
+
+def packer(packing: Packing, seq_len: int) -> Packer:
+    return Concatenated(seq_len) if packing == "concat" else BestFit(seq_len)
+
+
+class Concatenated:
+    """Documents end to end, cut every ``seq_len`` tokens. Only the tokens after the last full row are lost."""
+
+    def __init__(self, seq_len: int) -> None:
+        self.seq_len = seq_len
+        self.lost = 0
+        self._rest = np.empty(0, dtype=np.uint16)
+
+    def add(self, documents: Iterable[NDArray[np.uint16]]) -> NDArray[np.uint16]:
+        tokens = np.concatenate([self._rest, *documents])
+        full = len(tokens) // self.seq_len * self.seq_len
+        self._rest = tokens[full:].copy()
+        return tokens[:full].reshape(-1, self.seq_len)
+
+    def finish(self) -> NDArray[np.uint16]:
+        self.lost = len(self._rest)
+        return np.empty((0, self.seq_len), dtype=np.uint16)
+
+
+class BestFit:
+    """Rows that begin where a document (or a long one's next piece) begins.
+
+    A document longer than a row is first cut into rows' lengths. A row then takes the longest waiting piece that still
+    fits, again and again (best-fit packing, arXiv 2404.10830); where none fits, the shortest is cropped to fill the
+    row and its end is lost, so that no row needs padding.
+    """
+
+    def __init__(self, seq_len: int) -> None:
+        self.seq_len = seq_len
+        self.lost = 0
+        self._arrived = 0
+        # Sorted by length, then latest first: the longest that fits is the last, and of equals the oldest goes first.
+        self._waiting: list[tuple[int, int]] = []
+        self._pieces: dict[int, NDArray[np.uint16]] = {}
+        self._tokens = 0
+
+    def add(self, documents: Iterable[NDArray[np.uint16]]) -> NDArray[np.uint16]:
+        rows = []
+        for document in documents:
+            for start in range(0, len(document), self.seq_len):
+                self._wait(document[start : start + self.seq_len])
+                while len(self._waiting) > _WAITING and self._tokens >= self.seq_len:
+                    rows.append(self._row())
+        return self._stack(rows)
+
+    def finish(self) -> NDArray[np.uint16]:
+        rows = []
+        while self._tokens >= self.seq_len:
+            rows.append(self._row())
+        self.lost += self._tokens
+        return self._stack(rows)
+
+    def _wait(self, piece: NDArray[np.uint16]) -> None:
+        insort(self._waiting, (len(piece), -self._arrived))
+        self._pieces[self._arrived] = piece
+        self._arrived += 1
+        self._tokens += len(piece)
+
+    def _row(self) -> NDArray[np.uint16]:
+        taken: list[NDArray[np.uint16]] = []
+        space = self.seq_len
+        while space and self._waiting:
+            fitting = bisect_right(self._waiting, (space, 1))
+            length, arrival = self._waiting.pop(fitting - 1 if fitting else 0)
+            taken.append(self._pieces.pop(-arrival)[:space])
+            self._tokens -= length
+            self.lost += max(0, length - space)
+            space -= len(taken[-1])
+        return np.concatenate(taken)
+
+    def _stack(self, rows: list[NDArray[np.uint16]]) -> NDArray[np.uint16]:
+        return np.stack(rows) if rows else np.empty((0, self.seq_len), dtype=np.uint16)
