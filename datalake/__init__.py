@@ -20,6 +20,7 @@ from datalake.names import check_name, parse_ref
 from datalake.node_cache import NodeCache
 from datalake.plan import Plan, PlanSource, Position
 from datalake.probe import ProbeReport, probe_store
+from datalake.promise import Promise
 from datalake.pulses import Pulse
 from datalake.reader import DatasetReader
 from datalake.registry import ParameterRegistry, ParameterVersion
@@ -54,6 +55,7 @@ __all__ = [
     "PlanSource",
     "Position",
     "ProbeReport",
+    "Promise",
     "Pulse",
     "RateLimit",
     "Repair",

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from datalake.ambient import Ambient
-from datalake.errors import ManifestError
+from datalake.errors import Conflict, ManifestError
 from datalake.manifest import Manifest, load_manifest, save_manifest
 from datalake.names import parse_ref
 from datalake.store import Store
@@ -41,11 +41,14 @@ class DatasetRepository:
         self._names = VersionedNames(store, "datasets", "dataset", "data", ambient)
         self._store = store
 
-    def commit(self, name: str, manifest: Manifest, params: str | None = None, message: str = "") -> DatasetVersion:
+    def commit(
+        self, name: str, manifest: Manifest, params: str | None = None, message: str = "", version: int | None = None
+    ) -> DatasetVersion:
         """Make ``manifest`` the next version of ``name``, all its shards being in the store.
 
         If some version of ``name`` has this manifest already, that version is returned and nothing is stored: of
-        commits that race with the same data, one version remains. Raises ManifestError naming a shard that is absent.
+        commits that race with the same data, one version remains. Raises ManifestError naming a shard that is absent,
+        and Conflict if ``version`` is given and the manifest would become, or is, another one.
         """
         if params is not None:
             parse_ref(params, "parameter set")
@@ -55,7 +58,16 @@ class DatasetRepository:
 
         def add(state: dict[str, object] | None) -> dict[str, object] | None:
             known: dict = state or empty_state()
-            if any(record["digest"] == manifest.digest for record in known["versions"]):
+            there = [record["version"] for record in known["versions"] if record["digest"] == manifest.digest]
+            found = there[0] if there else len(known["versions"]) + 1
+            if version not in (None, found):
+                raise Conflict(
+                    f"this data {'is' if there else 'would be'} {name}@{found}, not {name}@{version}: "
+                    f"name it as {name}@{found}",
+                    expected=version or 0,
+                    found=found,
+                )
+            if there:
                 return None
             known["versions"].append(
                 {

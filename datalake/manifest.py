@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from datalake.canonical import canonical_json, sha256_hex
 from datalake.errors import CorruptObjectError, ManifestError
+from datalake.promise import Promise
 from datalake.shard_format import token_bytes
 from datalake.shards import ShardRef, read_shard
 from datalake.source import Source
@@ -98,6 +99,16 @@ class Manifest(BaseModel):
     def digest(self) -> str:
         """SHA-256 of ``canonical``."""
         return sha256_hex(self.canonical)
+
+    @cached_property
+    def identity(self) -> str:
+        """SHA-256 of what fixes the rows: for synthetic data known before they are made (``Promise.identity``)."""
+        if self.kind == "text":
+            return self.digest
+        promise = Promise(
+            source=self.source, sequences=self.sequences, seq_len=self.seq_len, vocab_size=self.vocab_size
+        )
+        return promise.identity
 
     @property
     def key(self) -> str:

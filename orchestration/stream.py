@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -29,10 +30,16 @@ PREFETCH_BATCHES = 8
 
 
 @functools.lru_cache(maxsize=8)
-def _open_reader(lake_uri: str, manifest_digest: str) -> DatasetReader:
+def open_reader(lake_uri: str, manifest_digest: str) -> DatasetReader:
     """One reader per worker process and dataset version, so that a shard is fetched and verified once per process."""
     store = open_store(lake_uri)
     return DatasetReader(store, load_manifest(store, manifest_digest))
+
+
+class RowReader(Protocol):
+    """What gives the tokens of one source's rows, uint16 [N, seq_len], for int64 [N]."""
+
+    def rows(self, indices: np.ndarray) -> np.ndarray: ...
 
 
 def load_steps(
@@ -42,9 +49,13 @@ def load_steps(
 
     `sources` are (lake address, manifest digest) in the plan's order.
     """
+    readers = [open_reader(*source) for source in sources]
     rows_R2 = np.concatenate([plan.rank_rows(int(step), world, rank) for step in steps])
-    readers = [_open_reader(*source) for source in sources]
-    seq_len = readers[0].manifest.seq_len
+    return steps_table(steps, rows_R2, readers, readers[0].manifest.seq_len)
+
+
+def steps_table(steps: Sequence[int], rows_R2: np.ndarray, readers: Sequence[RowReader], seq_len: int) -> pa.Table:
+    """The table of ``load_steps`` from its rows, int64 [R, 2] of (source, row), and one reader per source."""
     tokens_RT = np.empty((len(rows_R2), seq_len), dtype="<u2")
     for source, reader in enumerate(readers):
         (chosen,) = np.nonzero(rows_R2[:, 0] == source)
@@ -61,25 +72,44 @@ def ray_data_batches(
     plan: Plan, start_step: int, steps: int, world: int, rank: int, datasets: Sequence[TrainDataset]
 ) -> Iterator[Batch]:
     """The step loop's batches factory inside a Ray worker: steps `start_step` … `steps - 1` of `rank` of `world`."""
+    seq_len = datasets[0].manifest.seq_len
+    load = functools.partial(
+        load_steps,
+        sources=[(dataset.store.uri, dataset.committed.digest) for dataset in datasets],
+        plan=plan,
+        world=world,
+        rank=rank,
+    )
+    rank_batch = plan.batch // world
+    steps_per_block = max(1, BLOCK_BYTES // (rank_batch * seq_len * 2))
+    return stream_steps(load, range(start_step, steps), steps_per_block, rank_batch, seq_len)
+
+
+def stream_steps(
+    load: Callable[[Sequence[int]], pa.Table],
+    steps: range,
+    steps_per_block: int,
+    rank_batch: int,
+    seq_len: int,
+    tasks: int | None = None,
+) -> Iterator[Batch]:
+    """The batches of `steps` (consecutive) from Ray Data tasks, at most `tasks` at once, that `load` a few steps each.
+
+    No task loads more than `steps_per_block` steps, and they start in the order of their steps.
+    """
     context = ray.data.DataContext.get_current()
     context.execution_options.preserve_order = True
     context.enable_progress_bars = False
     # A corrupt shard must reach the user as that, not as "UDF failed to process a data block".
     context.raise_original_map_exception = True
-    seq_len = datasets[0].manifest.seq_len
-    rank_batch = plan.batch // world
-    todo = steps - start_step
-    steps_per_block = max(1, BLOCK_BYTES // (rank_batch * seq_len * 2))
-    load = functools.partial(
-        load_steps,
-        sources=[(dataset.store.uri, dataset.manifest.digest) for dataset in datasets],
-        plan=plan,
-        world=world,
-        rank=rank,
-    )
     tables = (
-        ray.data.range(todo, override_num_blocks=math.ceil(todo / steps_per_block))
-        .map_batches(lambda batch: load(batch["id"] + start_step), batch_size=None, num_cpus=TASK_CPUS)
+        ray.data.range(len(steps), override_num_blocks=math.ceil(len(steps) / steps_per_block))
+        .map_batches(
+            lambda batch: load(batch["id"] + steps.start),
+            batch_size=None,
+            num_cpus=TASK_CPUS,
+            compute=ray.data.TaskPoolStrategy(tasks),
+        )
         .iter_batches(batch_size=rank_batch, batch_format="pyarrow", prefetch_batches=PREFETCH_BATCHES)
     )
     return (_to_batch(table, seq_len) for table in tables)

@@ -17,8 +17,8 @@ from typing import Protocol
 import numpy as np
 import torch
 
-from datalake import DatasetReader, Manifest, Plan, Store
-from trainer.errors import PlanMismatchError
+from datalake import DatasetReader, Manifest, Plan, Promise, Store
+from trainer.errors import PlanMismatchError, PromisedDataError
 
 PREFETCH_BATCHES = 4
 
@@ -34,17 +34,26 @@ class Batch:
 
 @dataclass(frozen=True)
 class TrainDataset:
-    """One source of the mixture: its reference "NAME@VERSION", its manifest, the store that holds its shards, and the
-    parameter version "NAME@VERSION" it was made by, if any."""
+    """One source of the mixture: its reference "NAME@VERSION", its manifest (or the promise of one, while it is being
+    made), the store that holds its shards, and the parameter version "NAME@VERSION" it was made by, if any."""
 
     ref: str
-    manifest: Manifest
+    manifest: Manifest | Promise
     store: Store
     params: str | None = None
 
+    @property
+    def committed(self) -> Manifest:
+        """The manifest; PromisedDataError while there is none."""
+        if isinstance(self.manifest, Promise):
+            raise PromisedDataError(
+                f"dataset {self.ref} is still being made: read it through the job that makes it, or later"
+            )
+        return self.manifest
+
     def reader(self) -> DatasetReader:
         """A fresh reader with its own cache; shards are checked against the manifest as they are fetched."""
-        return DatasetReader(self.store, self.manifest)
+        return DatasetReader(self.store, self.committed)
 
 
 class BatchesFactory(Protocol):

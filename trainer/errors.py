@@ -15,6 +15,10 @@ class PlanMismatchError(TrainerError):
     """A batch arrived whose step or rows are not what the plan says."""
 
 
+class PromisedDataError(TrainerError):
+    """Rows were asked of a dataset version that is promised but not committed."""
+
+
 class TransferError(TrainerError):
     """Weights of the source model do not fit the target."""
 

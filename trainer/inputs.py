@@ -30,22 +30,32 @@ class Inputs:
     source: ModelVersion | None
 
     def describe(self) -> dict[str, Any]:
-        """What the run's record names as its inputs, with digests: equal inputs, equal data."""
+        """What the run's record names as its inputs, with digests: equal inputs, equal data.
+
+        A synthetic dataset's digest here is its identity, which is known before its bytes: a run that reads it while
+        it is made is the same run as one that reads it later.
+        """
         return {
             "datasets": [dataset.ref for dataset in self.train],
             "eval": [dataset.ref for dataset in self.eval],
             "models": [self.source.ref] if self.source else [],
             "params": sorted({dataset.params for dataset in self.train if dataset.params is not None}),
-            "digests": {dataset.ref: dataset.manifest.digest for dataset in (*self.train, *self.eval)},
+            "digests": {dataset.ref: dataset.manifest.identity for dataset in (*self.train, *self.eval)},
             "plan": self.plan.digest,
         }
 
 
-def open_inputs(config: TrainConfig, lake: Lake) -> Inputs:
-    """Open all that ``config`` names. ConfigError when datasets do not fit each other or the model's vocabulary."""
+def open_inputs(config: TrainConfig, lake: Lake, promised: TrainDataset | None = None) -> Inputs:
+    """Open all that ``config`` names; ``promised`` is one of its training datasets that the lake does not have yet.
+
+    ConfigError when datasets do not fit each other or the model's vocabulary.
+    """
     if config.publish is not None:  # or else a bad name would be found out after the last step
         check_name(config.publish, "publish: model")
-    train = tuple(_open(lake, item.dataset) for item in config.data)
+    train = tuple(
+        promised if promised is not None and item.dataset == promised.ref else _open(lake, item.dataset)
+        for item in config.data
+    )
     held_out = tuple(_open(lake, ref) for ref in config.eval)
     seq_len = train[0].manifest.seq_len
     for dataset in (*train, *held_out):
@@ -66,7 +76,7 @@ def open_inputs(config: TrainConfig, lake: Lake) -> Inputs:
     weights, changes = mixture_schedule(config.data, config.steps)
     plan = Plan(
         [
-            PlanSource(dataset.manifest.sequences, weight, dataset.manifest.digest)
+            PlanSource(dataset.manifest.sequences, weight, dataset.manifest.identity)
             for dataset, weight in zip(train, weights, strict=True)
         ],
         seed=config.seed,

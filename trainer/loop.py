@@ -32,6 +32,7 @@ from trainer.metrics import Interval
 from trainer.model import Llama, count_parameters
 from trainer.optim import Optimizer
 from trainer.precision import autocast, exact, pick_device, resolve_precision, seed_step
+from trainer.promised import Promised, settle
 from trainer.publish import publish
 from trainer.ranks import Ranks
 from trainer.rates import rates_at
@@ -49,6 +50,7 @@ def run_training(
     run_name: str,
     *,
     batches_factory: BatchesFactory | None = None,
+    promised: Promised | None = None,
     rank: int = 0,
     world: int = 1,
     device: str | None = None,
@@ -60,9 +62,11 @@ def run_training(
     """Train ``config`` as run ``run_name`` of ``lake``, from wherever that run is, and return its result.
 
     A finished run returns its recorded result at once; one with checkpoints resumes from the newest that verifies; a
-    new one starts. With ``world`` > 1 every rank calls this with the same arguments but ``rank``. ``device`` defaults
-    to CUDA where there is one; ``threads`` is torch's CPU thread count for this call (default: as it is). ``stop`` may
-    be set at any time, on any rank: the run checkpoints after the step it is in and returns with status "stopped".
+    new one starts. ``promised`` is a training dataset that is made meanwhile: ``batches_factory`` must know how to read
+    it, and the run ends once it is committed. With ``world`` > 1 every rank calls this with the same arguments but
+    ``rank``. ``device`` defaults to CUDA where there is one; ``threads`` is torch's CPU thread count for this call
+    (default: as it is). ``stop`` may be set at any time, on any rank: the run checkpoints after the step it is in and
+    returns with status "stopped".
 
     ``on_event``, on the ranks that pass one, gets dicts whose "event" is one of: "start" (step, steps and
     ``TrainResult.facts``), "resume" (step), "skipped_checkpoint" (step, problem), "step" (steps and a metrics record:
@@ -78,7 +82,7 @@ def run_training(
     ranks.check()
     config.check_world(world)
     with exact(place, threads), listening(on_event, config.tensorboard if rank == 0 else None, run_name) as notify:
-        return _train(config, lake, run_name, batches_factory or local_batches, ranks, notify, stop, clock)
+        return _train(config, lake, run_name, batches_factory or local_batches, promised, ranks, notify, stop, clock)
 
 
 def _train(
@@ -86,6 +90,7 @@ def _train(
     lake: Lake,
     run_name: str,
     batches_factory: BatchesFactory,
+    promised: Promised | None,
     ranks: Ranks,
     on_event: OnEvent,
     stop: threading.Event | None,
@@ -94,7 +99,7 @@ def _train(
     device = ranks.device
 
     # What goes in: datasets, plan, model. Nothing is written before all of it is known to fit together.
-    inputs = open_inputs(config, lake)
+    inputs = open_inputs(config, lake, promised.dataset if promised else None)
     plan, shape = inputs.plan, config.model.shape(inputs.vocab_size)
     model = Llama(shape, config.seed, dropout=config.model.dropout, recompute=config.model.recompute)
     moved: list[str] = []
@@ -214,6 +219,11 @@ def _train(
                 interval.reset()
             if stopping and not last:
                 return TrainResult("stopped", run_name, done, evals, None, facts)
+
+    if promised is not None:
+        facts["live"] = settle(promised, ranks, stop)
+        if facts["live"] is None:
+            return TrainResult("stopped", run_name, config.steps, evals, None, facts)
 
     # The end, which may be reached straight from a checkpoint: publishing and recording are both idempotent.
     published = None

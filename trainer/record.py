@@ -23,8 +23,8 @@ class TrainResult:
 
     ``status`` is "finished" or "stopped"; ``step`` counts updates made; ``evals`` maps each held-out dataset to what
     ``evaluate`` returned last; ``model`` is the published "NAME@VERSION" or None; ``facts`` holds parameters, shape,
-    groups (rule, tensors, parameters, decayed of each), moved (transferred tensors), precision, world, batch_tokens and
-    flops_per_token.
+    groups (rule, tensors, parameters, decayed of each), moved (transferred tensors), precision, world, batch_tokens,
+    flops_per_token and, if a dataset was made meanwhile, live (what its maker counted).
     """
 
     status: str

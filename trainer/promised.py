@@ -1,0 +1,44 @@
+"""A dataset that is made while the run reads it: what the step loop must know of it, and the wait for its commit."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any, Protocol
+
+from trainer.data import TrainDataset
+from trainer.ranks import Ranks
+
+
+class Promised(Protocol):
+    """A training dataset with a ``Promise`` for its manifest, whose rows the batches factory knows how to get."""
+
+    @property
+    def dataset(self) -> TrainDataset:
+        """The dataset; its reference is the version that it will be committed as."""
+        ...
+
+    def settled(self) -> dict[str, Any] | None:
+        """JSON-able facts for the run's result once the dataset is committed; None after some seconds in vain.
+
+        Raises what made it impossible to commit.
+        """
+        ...
+
+
+def settle(promised: Promised, ranks: Ranks, stop: threading.Event | None) -> dict[str, Any] | None:
+    """Wait until the dataset is committed, so that nothing published names a version that is not; its facts.
+
+    None if rank 0 was asked to stop first. Rank 0 looks; the others hear of it often enough for no collective to time
+    out.
+    """
+
+    def look() -> tuple[bool, dict[str, Any] | None]:
+        if stop is not None and stop.is_set():
+            return True, None
+        facts = promised.settled()
+        return facts is not None, facts
+
+    while True:
+        done, facts = ranks.from_zero(look)
+        if done:
+            return facts
