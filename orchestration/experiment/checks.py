@@ -43,7 +43,8 @@ def check_arms(result: ExperimentResult) -> list[Problem]:
         problems += check_arm(arm, result.hash_leaves_out)
     for check in EQUAL:
         problems += _recorded(result, check)
-        problems += _together(result, check, _recorded_value(check), EQUAL[check])
+    for check in dict.fromkeys((*EQUAL, *(name for arm in _finished(result) for name in arm.checks))):
+        problems += _together(result, check, _recorded_value(check), EQUAL.get(check, "make it equal in all arms"))
     problems += _hashes(result)
     problems += _together(
         result,

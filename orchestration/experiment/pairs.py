@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 
 from orchestration.experiment.result import NOT_APPLICABLE, Arm, ArmResult, ExperimentResult
@@ -49,3 +50,35 @@ def labels(result: ExperimentResult) -> list[str]:
 def seeds_of(result: ExperimentResult) -> tuple[int, ...]:
     """All seeds of the experiment, ascending."""
     return tuple(sorted({each.arm.seed for each in result.arms}))
+
+
+def arms_of(result: ExperimentResult, label: str) -> list[ArmResult]:
+    """The arms of one label, a seed each."""
+    return [each for each in result.arms if each.arm.label == label]
+
+
+def short_labels(result: ExperimentResult) -> dict[str, str]:
+    """Label -> what a reader needs of it: the levels of factors that vary, as "nca (muon) → adamw · mlp".
+
+    In brackets the optimiser of the pre-pre-training, behind the arrow that of the language run. A label stays whole
+    where two would be shortened to the same.
+    """
+    levels: dict[str, set[str]] = {}
+    for each in result.arms:
+        for name, level in each.arm.factors.items():
+            levels.setdefault(name, set()).add(level)
+    varying = {name for name, found in levels.items() if len(found - {NOT_APPLICABLE}) > 1} | {result.treatment}
+    short = {each.arm.label: _short(each.arm, varying) for each in result.arms}
+    counts = Counter(short.values())
+    return {label: shortened if counts[shortened] == 1 else label for label, shortened in short.items()}
+
+
+def _short(arm: Arm, varying: set[str]) -> str:
+    shown = {name: level for name, level in arm.factors.items() if name in varying and level != NOT_APPLICABLE}
+    front = shown.pop("pre", "")
+    if "pre_optimizer" in shown:
+        front += f" ({shown.pop('pre_optimizer')})"
+    if "optimizer" in shown:
+        front += f" → {shown.pop('optimizer')}"
+    rest = Arm(factors=shown, seed=0).label
+    return " · ".join(part for part in (front.strip(), rest) if part)

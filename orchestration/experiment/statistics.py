@@ -7,6 +7,7 @@ and decides nothing (measured in docs/decisions/0440).
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from typing import cast
@@ -73,10 +74,14 @@ def bootstrap_bounds(differences: np.ndarray, alpha: float) -> tuple[np.ndarray,
 
     A resample is a count of how often each pair was drawn; the same counts serve all means, and every call.
     """
-    n = differences.shape[-1]
-    counts_RN = np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), size=RESAMPLES)
-    low, high = np.quantile(differences @ (counts_RN.T / n), [alpha / 2, 1 - alpha / 2], axis=-1)
+    means = differences @ _weights_NR(differences.shape[-1])
+    low, high = np.quantile(means, [alpha / 2, 1 - alpha / 2], axis=-1)
     return low, high
+
+
+@functools.cache
+def _weights_NR(n: int) -> np.ndarray:
+    return np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), size=RESAMPLES).T / n
 
 
 def estimate(by_seed: dict[int, float], alpha: float) -> Estimate | None:

@@ -74,6 +74,7 @@ def arm_result(
             "eval_sequences": 32,
             "seq_len": SEQ_LEN,
             "lr_trials": 3,
+            "precision": "fp32",
         },
         labels=LabelCheck(same=final + 5, next=final, after_next=final + 2, sequences=32),
         curve=curve,

@@ -78,6 +78,7 @@ SABOTAGE = {
     "another data order": ({"checks": checks(plan_digest="plan of seed 7")}, "plan_digest", "seed 7"),
     "another sequence length": ({"checks": checks(seq_len=128)}, "seq_len", "128"),
     "more trials of the rate": ({"checks": checks(lr_trials=9)}, "lr_trials", "9"),
+    "a check of the runner's own": ({"checks": checks(precision="bf16")}, "precision", "bf16"),
     "trained from another seed": (config(seed=9), "seed_pairing", "training seed 9"),
     "trained from another pair's seed": (config(seed=1), "seed_pairing", "training seed 1"),
     "the run of another seed": ({"run": "arm-nca-adamw-adamw-1"}, "seed_pairing", "arm-nca-adamw-adamw-1"),
