@@ -85,7 +85,7 @@ def describe_dataset(version: DatasetVersion, manifest: Manifest) -> dict[str, A
         "created": version.created,
         "message": version.message,
         "source": manifest.source.model_dump(mode="json"),
-        "shards": [each.model_dump(mode="json") for each in manifest.shards],
+        "shards": [asdict(each) for each in manifest.shards],
     }
 
 

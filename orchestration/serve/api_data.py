@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Request, Response
@@ -96,7 +97,7 @@ def list_shards(
     shards = list(enumerate(app.lake.datasets.manifest(version).shards))
     items, more = page_of_rows(shards, cursor, limit)
     base = f"{request.scope['root_path']}/api/v1/datasets/{name}/versions/{version.version}/shards"
-    out = [ShardOut(index=index, href=f"{base}/{index}", **ref.model_dump()) for index, ref in items]
+    out = [ShardOut(index=index, href=f"{base}/{index}", **asdict(ref)) for index, ref in items]
     return answer(request, ShardPage(items=out, next=more), immutable=is_number(selector))
 
 
