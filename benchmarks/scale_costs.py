@@ -1,0 +1,120 @@
+"""What 164 M, 100 B and 10 T synthetic tokens cost, computed from measured figures and stated prices."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from datalake.ranges import PART_BYTES
+
+SIZES = {"164 M": 164e6, "100 B": 100e9, "10 T": 10e12}
+SEQ_LEN = 1024
+SHARD_ROWS = 4096  # `generate`'s default
+SHARD_TOKENS = SEQ_LEN * SHARD_ROWS
+
+# Measured, on one thread of the machine of docs/log.md. Tokens per second.
+GENERATED = 6.81e6  # accepted, end to end into Parquet: `python -m benchmarks.generator --json`
+SCORED = 20.8e6  # candidates, the same command
+ACCEPTED = 0.459  # of the candidates at band 0.5–1.0: docs/log.md, "generator, CPU"
+DIGESTED = 179e6  # content digest, one after the other: `python -m benchmarks.lake`
+BYTES_PER_TOKEN = 2.00  # in Parquet: `python -m benchmarks.lake`
+
+# Assumed: US list prices in dollars, and a GPU that nobody here had.
+CORE_HOUR = 0.0446  # half a c7i.large, on demand
+GPU_HOUR = 4.00  # an H100; in 2026 public offers lie between 2 and 7
+PUTS = 0.005 / 1000  # PUT and LIST
+GETS = 0.0004 / 1000
+GB_MONTH = 0.023  # S3 Standard; the first tier's price for all of it
+GPU_FLOPS = 0.4 * 989e12  # 40 % of an H100's dense bf16 peak
+PARAMETERS = 1e9  # the model that reads the tokens once
+FLEET = 1000  # cores
+PUTS_PER_S, GETS_PER_S = 3500, 5500  # what S3 promises one prefix, before it splits it further
+MAX_PUT = 5 * 2**30  # S3's largest single PUT, the only kind that the lake commits with
+
+SHARD_GETS = math.ceil(BYTES_PER_TOKEN * SHARD_TOKENS / PART_BYTES) + 1  # ranges; the file is more than its tokens
+
+
+def cost_tables(
+    sizes: Mapping[str, float], *, manifest_bytes_per_shard: float, opening_s: float, fetched: float, cached: int
+) -> list[str]:
+    """Markdown lines: the costs by size, and where each limit is.
+
+    ``opening_s`` is a manifest's opening, per shard; ``fetched`` how often a shard is fetched in an epoch by a reader
+    that keeps ``cached`` of more.
+    """
+
+    def column(tokens: float) -> dict[str, str]:
+        shards = math.ceil(tokens / SHARD_TOKENS)
+        epoch = 1.0 if shards <= cached else fetched
+        return _costs(tokens, shards, shards * manifest_bytes_per_shard, shards * opening_s, epoch)
+
+    columns = [column(tokens) for tokens in sizes.values()]
+    lines = ["### Costs", "", f"| tokens | {' | '.join(sizes)} |", f"| --- |{' --- |' * len(sizes)}"]
+    lines += [f"| {name} | {' | '.join(column[name] for column in columns)} |" for name in columns[0]]
+    shard_rate = GENERATED / SHARD_TOKENS
+    limit_shards = MAX_PUT / manifest_bytes_per_shard
+    lines += [
+        "",
+        "### Limits",
+        "",
+        "| limit | reached at |",
+        "| --- | --- |",
+        f"| one SHA-256 over all tokens in order, {DIGESTED / 1e6:.0f} M tokens/s | an hour at "
+        f"{DIGESTED * 3600 / 1e9:,.0f} B tokens, a day at {DIGESTED * 86400 / 1e12:.1f} T |",
+        f"| scoring on CPUs, {SCORED * ACCEPTED / 1e6:.1f} M accepted tokens per core-second however fast a GPU "
+        f"simulates | at most {SCORED * ACCEPTED / GENERATED:.2f}× today's tokens per core-second |",
+        f"| writes to one prefix, {PUTS_PER_S:,} PUT/s | {PUTS_PER_S / shard_rate:,.0f} cores generating at once |",
+        f"| manifest in one PUT, 5 GiB | {limit_shards / 1e6:.0f} M shards, "
+        f"{limit_shards * SHARD_TOKENS / 1e12:.0f} T tokens |",
+        f"| twelve digits of first index in a key | {1e12 * SEQ_LEN / 1e15:.0f} P tokens |",
+    ]
+    return lines
+
+
+def _costs(tokens: float, shards: int, manifest: float, opening_s: float, epoch: float) -> dict[str, str]:
+    core_s = tokens / GENERATED
+    fleet_s = max(core_s / FLEET, SHARD_TOKENS / GENERATED)  # a shard is made by one core
+    stored = tokens * BYTES_PER_TOKEN
+    puts = shards + 2 + math.ceil(shards / 1000)  # shards, manifest, log entry, listing
+    gets = shards * (1 + SHARD_GETS)  # is it there already; the content digest's reading
+    gpu_s = 6 * PARAMETERS * tokens / GPU_FLOPS
+    return {
+        "**generation**, core-seconds": f"{core_s:,.0f}",
+        f"wall time on {FLEET:,} cores": _time(fleet_s),
+        "content digest, one core": _time(tokens / DIGESTED),
+        "GPU-seconds": "not measured",
+        "PUT and LIST requests": f"{puts:,}",
+        "GET requests": f"{gets:,}",
+        f"PUT/s and GET/s while {FLEET:,} cores generate": f"{puts / fleet_s:,.0f} each",
+        "dollars, cores": _dollars(core_s * CORE_HOUR / 3600),
+        "dollars, requests": _dollars(puts * PUTS + gets * GETS),
+        "**lake**, objects (shards)": f"{shards:,}",
+        "bytes": _bytes(stored),
+        "dollars a month": _dollars(stored / 1e9 * GB_MONTH),
+        "manifest": _bytes(manifest),
+        "opening it, CPU-seconds per process": f"{opening_s:.2g}",
+        "**one epoch** in plan order, GET requests per process": f"{shards * epoch * SHARD_GETS:,.0f}",
+        "bytes fetched per process": _bytes(stored * epoch),
+        "dollars, requests per process": _dollars(shards * epoch * SHARD_GETS * GETS),
+        f"GPU-seconds, {PARAMETERS / 1e9:.0f} B parameters (6ND at 40 %, not measured)": f"{gpu_s:,.0f}",
+        "dollars, GPUs (not measured)": _dollars(gpu_s * GPU_HOUR / 3600),
+    }
+
+
+def _time(seconds: float) -> str:
+    for unit, size in (("days", 86_400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.2g} s"
+
+
+def _bytes(size: float) -> str:
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if size < 1000:
+            return f"{size:.3g} {unit}"
+        size /= 1000
+    return f"{size:.3g} TB"
+
+
+def _dollars(amount: float) -> str:
+    return f"${amount:,.0f}" if amount >= 10 else f"${amount:.2g}"
