@@ -107,12 +107,12 @@ def test_mixtures_read_each_source_in_whole_epochs(
 
 
 @settings(max_examples=30, deadline=None)
-@given(st.integers(0, 10**9), st.integers(1, 70), st.sampled_from([1, 2, 3, 4]))
+@given(st.integers(0, 10**9), st.integers(1, 70), st.integers(1, 9))
 def test_rank_slices_make_the_global_batch(step: int, batch: int, world: int) -> None:
     plan = Plan([PlanSource(1000, 1), PlanSource(300, 2)], 3, batch)
     parts = [plan.rank_rows(step, world, rank) for rank in range(world)]
     assert np.array_equal(np.concatenate(parts), plan.rows(step))
-    assert max(map(len, parts)) - min(map(len, parts)) <= 1
+    assert max(map(len, parts)) - min(map(len, parts)) <= (batch % world != 0), "equal steps, if the world divides"
 
 
 def test_any_step_at_once_equals_reading_from_the_start() -> None:
