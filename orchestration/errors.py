@@ -30,3 +30,7 @@ class GenerationFailedError(OrchestrationError):
 
 class TrainingFailedError(OrchestrationError):
     """The training workers died more often than the job tolerates."""
+
+
+class EvaluationError(OrchestrationError):
+    """An evaluation cannot be made of what was given, or needs a package that is not installed."""

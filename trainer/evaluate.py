@@ -59,14 +59,16 @@ def evaluate(
     Keys: ``sequences``, ``tokens`` (predictions that count under ``mask``, as in training), ``loss`` (nats per counted
     token), ``perplexity``, ``accuracy`` (likeliest next token), ``curve`` (loss by position of the predicted token,
     counted or not: [{"from", "to", "loss"}], ``to`` exclusive). Text adds ``bytes`` and ``bits_per_byte`` = total nats
-    / ln 2 / UTF-8 bytes of the predicted tokens. Synthetic data adds ``gate``: {"loss", "entropy", "passed"}, entropy
-    being the rows' mean unigram entropy over the same tokens, and if it shows frames ``frames``: the loss of each whole
-    frame's content, which falls from frame to frame where rules are inferred in context.
+    / ln 2 / UTF-8 bytes of the predicted tokens, unless it was imported without them. Synthetic data adds ``gate``:
+    {"loss", "entropy", "passed"}, entropy being the rows' mean unigram entropy over the same tokens, and if it shows
+    frames ``frames``: the loss of each whole frame's content, which falls from frame to frame where rules are inferred
+    in context.
     """
     manifest = dataset.manifest
     total = min(sequences, manifest.sequences)
     mine = np.arange(ranks.rank * total // ranks.world, (ranks.rank + 1) * total // ranks.world)
     text = manifest.kind == "text"
+    bytes_known = manifest.text_bytes is not None
     frame = None if text else frame_tokens(manifest.source.spec)
     counted_T = target_mask(manifest.seq_len, frame, mask)
     length, counted = len(counted_T), int(counted_T.sum())
@@ -79,9 +81,9 @@ def evaluate(
         losses_BT, hits_BT = score(model, tokens_BT, precision, device)
         losses_T += losses_BT.sum(axis=0)
         hits += hits_BT[:, counted_T].sum()
-        if text:
+        if bytes_known:
             extra += float(reader.column("target_bytes", rows).sum())
-        else:
+        elif not text:
             extra += float(unigram_entropy(tokens_BT[:, 1:][:, counted_T]).sum())
 
     *by_position, hits, extra = ranks.sum([*losses_T.tolist(), float(hits), extra])
@@ -98,9 +100,9 @@ def evaluate(
             {"from": low + 1, "to": high + 1, "loss": float(losses_T[low:high].mean())} for low, high in pairwise(edges)
         ],
     }
-    if text:
+    if bytes_known:
         result |= {"bytes": int(extra), "bits_per_byte": loss * total * counted / math.log(2) / extra}
-    else:
+    elif not text:
         entropy = extra / total
         result["gate"] = {"loss": loss, "entropy": entropy, "passed": bool(loss < entropy)}
         if frame is not None:

@@ -1,4 +1,4 @@
-"""`morphogen models`: list, show, tag, export."""
+"""`morphogen models`: list, show, tag, export, evaluate."""
 
 from __future__ import annotations
 
@@ -12,10 +12,12 @@ import typer
 
 from datalake import lineage
 from orchestration.commands.common import DEFAULT_LAKE, AsJson, LakeUri, open_lake, print_json, print_table
+from orchestration.commands.evaluate import evaluate
 from orchestration.errors import InvalidRequestError
 from orchestration.hf_folder import hf_files
 
 app = typer.Typer(no_args_is_help=True)
+app.command()(evaluate)
 
 
 class Format(StrEnum):

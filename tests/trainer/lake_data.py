@@ -31,11 +31,16 @@ def add_dataset(
     kind: str = "synthetic",
     vocab: int = VOCAB,
     shard: int = 8,
+    byte_counts: bool = True,
     **fields: Any,
 ) -> str:
-    """Commit ``tokens_BT`` (uint16) as a version of ``name``, with ``fields`` in its spec; returns "NAME@VERSION"."""
+    """Commit ``tokens_BT`` (uint16) as a version of ``name``, with ``fields`` in its spec; returns "NAME@VERSION".
+
+    Text is as if token i stood for i % 3 + 1 bytes, or without ``byte_counts`` as if imported without its tokenizer.
+    """
     spec = {**fields, "made_by": "tests", "content": digest_of(tokens_BT.tolist()), "shape": list(tokens_BT.shape)}
     synthetic = kind == "synthetic"
+    counted = byte_counts and not synthetic
     source = Source.model_validate(
         {
             "kind": kind,
@@ -56,7 +61,7 @@ def add_dataset(
                 pa.binary(2 * length), count, [None, pa.py_buffer(part.tobytes())]
             ),
         }
-        if not synthetic:  # as if token i stood for i % 3 + 1 bytes
+        if counted:
             columns["target_bytes"] = pa.array((part[:, 1:] % 3 + 1).sum(axis=1), pa.int32())
         refs.append(write_shard(lake.store, source, pa.table(columns), first))
     manifest = Manifest.build(
@@ -65,7 +70,7 @@ def add_dataset(
         seq_len=length,
         vocab_size=vocab,
         content_digest=content_digest(lake.store, refs),
-        text_bytes=None if synthetic else int((tokens_BT % 3 + 1).sum()),
+        text_bytes=int((tokens_BT % 3 + 1).sum()) if counted else None,
     )
     return lake.datasets.commit(name, manifest).ref
 

@@ -1,0 +1,123 @@
+"""`morphogen models evaluate`: held-out loss, tasks of lm-evaluation-harness, pass@k."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from orchestration.commands.common import DEFAULT_LAKE, AsJson, LakeUri, open_lake, print_json, print_table, resumable
+from orchestration.errors import EvaluationError
+from orchestration.progress import console, stage
+
+
+def evaluate(
+    reference: Annotated[str, typer.Argument(help="NAME, NAME@VERSION or NAME@ALIAS.")],
+    data: Annotated[list[str] | None, typer.Option(help="NAME@VERSION of a dataset to score; may be repeated.")] = None,
+    sequences: Annotated[int | None, typer.Option(min=1, help="Rows per dataset; all by default.")] = None,
+    tasks: Annotated[str | None, typer.Option(help="Tasks of lm-evaluation-harness, comma-separated.")] = None,
+    include_path: Annotated[Path | None, typer.Option(help="Folder with task files of your own.")] = None,
+    fewshot: Annotated[int | None, typer.Option(min=0, help="Examples before each question of --tasks.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Questions per task of --tasks.")] = None,
+    pass_at: Annotated[str | None, typer.Option(help="k of pass@k, comma-separated; needs --problems.")] = None,
+    problems: Annotated[Path | None, typer.Option(help="JSON lines: prompt, and tests or answer.")] = None,
+    samples: Annotated[int | None, typer.Option(min=1, help="Samples per problem; the largest k by default.")] = None,
+    temperature: Annotated[float, typer.Option(help="Of sampling; 0 takes the likeliest token.")] = 0.8,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Tokens per sample at most.")] = 256,
+    seed: Annotated[int, typer.Option(help="Fixes every sample.")] = 0,
+    allow_code: Annotated[bool, typer.Option("--allow-code", help="Run code that the model writes, here.")] = False,
+    code_seconds: Annotated[float, typer.Option(min=0.1, help="Time for one program.")] = 5.0,
+    code_memory: Annotated[int, typer.Option(min=64, help="Memory for one program, MiB.")] = 512,
+    precision: Annotated[str, typer.Option(help="auto, fp32 or bf16.")] = "auto",
+    device: Annotated[str | None, typer.Option(help="As torch names it; CUDA where there is one.")] = None,
+    lake: LakeUri = DEFAULT_LAKE,
+    as_json: AsJson = False,
+) -> None:
+    """Evaluate a published model: --data, --tasks and --pass-at, one or several of them."""
+    if not (data or tasks or pass_at):
+        raise EvaluationError("nothing to evaluate: give --data, --tasks or --pass-at with --problems")
+    if (pass_at is None) != (problems is None):
+        raise EvaluationError("--pass-at and --problems belong together: give both or neither")
+    if precision not in ("auto", "fp32", "bf16"):
+        raise EvaluationError(f"precision = {precision!r}: must be auto, fp32 or bf16")
+    opened_lake = open_lake(lake)
+    # torch takes seconds to import: what a typo could spoil has been checked before.
+    from orchestration import evaluation
+    from orchestration import pass_at as passing
+    from orchestration.sandbox import Limits, protection
+
+    if tasks:
+        evaluation.check_harness()
+    ks = _numbers(pass_at) if pass_at else []
+    asked = passing.read_problems(problems) if problems else []
+    opened = evaluation.open_model(opened_lake, reference, device=device, precision=precision)
+    datasets = [evaluation.open_dataset(opened_lake, opened, ref) for ref in data or ()]
+    sampling = passing.Sampling(samples or max(ks, default=1), temperature, max_tokens, seed)
+    limits = Limits(code_seconds, code_memory) if allow_code else None
+    prompts: list[list[int]] = []
+    if asked:
+        prompts = passing.prompts_of(asked, opened.text_tokenizer(), opened.context, ks, sampling, limits)
+    result: dict[str, Any] = {"model": opened.version.ref, "precision": opened.precision}
+    with resumable():
+        if datasets:
+            with stage(f"held-out loss of {opened.version.ref}", len(datasets)) as advance:
+                result["data"] = evaluation.held_out(opened, datasets, sequences, advance)
+        if tasks:
+            options = evaluation.TaskOptions(include_path, fewshot, limit)
+            result["tasks"] = evaluation.run_tasks(opened_lake, opened, _words(tasks), options)
+        if asked:
+            if allow_code and any(each.tests is not None for each in asked):
+                console.print(f"  running what the model writes: {protection().describe()}")
+            with stage(f"pass@k of {opened.version.ref}", len(asked)) as advance:
+                result["pass_at"] = passing.measure(
+                    opened.model,
+                    opened.text_tokenizer(),
+                    opened.context,
+                    asked,
+                    prompts,
+                    ks,
+                    sampling,
+                    precision=opened.precision,
+                    limits=limits,
+                    advance=lambda done: advance(done, ""),
+                )
+    if as_json:
+        print_json(result)
+    else:
+        _show(result)
+
+
+def _words(text: str) -> list[str]:
+    return [word.strip() for word in text.split(",") if word.strip()]
+
+
+def _numbers(text: str) -> list[int]:
+    words = _words(text)
+    if not words or not all(word.isdecimal() for word in words):
+        raise EvaluationError(f"pass-at = {text!r}: must be whole numbers with commas between, for example 1,10")
+    return [int(word) for word in words]
+
+
+def _show(result: dict[str, Any]) -> None:
+    if found := result.get("data"):
+        columns = ["dataset", "rows", "loss", "perplexity", "bits per byte", "accuracy", "gate"]
+        rows = []
+        for ref, scores in found.items():
+            bits = f"{scores['bits_per_byte']:.4f}" if "bits_per_byte" in scores else "—"
+            gate = ("passed" if scores["gate"]["passed"] else "not passed") if "gate" in scores else "—"
+            numbers = (f"{scores['loss']:.4f}", f"{scores['perplexity']:.3f}", bits, f"{scores['accuracy']:.3f}")
+            rows.append([ref, scores["sequences"], *numbers, gate])
+        print_table(columns, rows, title=f"{result['model']} ({result['precision']})")
+    if found := result.get("tasks"):
+        rows = [
+            [task, metric, f"{value:.4f}"]
+            for task, scores in found["results"].items()
+            for metric, value in scores.items()
+            if isinstance(value, float)
+        ]
+        print_table(["task", "metric", "value"], rows, title=f"lm-evaluation-harness {found['harness']}")
+    if found := result.get("pass_at"):
+        rows = [[key, f"{value:.4f}"] for key, value in found.items() if key.startswith("pass@")]
+        title = f"{len(found['problems'])} problems, {found['samples']} samples at temperature {found['temperature']}"
+        print_table(["estimate", "value"], rows, title=title)

@@ -1,0 +1,210 @@
+"""`morphogen models evaluate`: the scores that training recorded, pass@k that repeats, and refusals before any work."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from datalake import Lake
+from orchestration.cli import main
+from orchestration.corpus import add_corpus
+from orchestration.errors import EvaluationError
+from orchestration.pass_at import Problem, judge, read_problems
+from orchestration.sandbox import Limits
+from tests.trainer.lake_data import add_dataset, patterned, tiny_config, tiny_lake
+from trainer import run_training
+
+HARNESS = all(map(importlib.util.find_spec, ("lm_eval", "accelerate")))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Small matrices gain nothing from a second thread, and lose much where the other core is busy."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def lake(tmp_path_factory: pytest.TempPathFactory) -> Lake:
+    """``counter@1`` has learned by heart how lines of text go on; ``tiny@1`` knows synthetic tokens only."""
+    folder = tmp_path_factory.mktemp("evaluate")
+    lake = tiny_lake(folder / "lake")
+    (folder / "text").mkdir()
+    for number in range(40):
+        (folder / "text" / f"{number}.txt").write_text("say 1 2 3 4\n" * 30)
+        (folder / "text" / f"{number}.txt").open("a").write(f"{number}\n")
+    add_corpus(lake, "text", folder / "text", seq_len=64, heldout_fraction=0.3)
+    add_corpus(lake, "pieces", folder / "text", seq_len=64, heldout_fraction=0.3, tokenizer="bpe:257")
+    run_training(tiny_config(steps=2, publish="tiny"), lake, "tiny", threads=1)
+    config = tiny_config(
+        data=[{"dataset": "text@1"}],
+        eval=["text-heldout@1"],
+        steps=120,
+        batch_sequences=8,
+        checkpoint_every=200,
+        publish="counter",
+    )
+    run_training(config, lake, "counter", threads=1)
+    return lake
+
+
+def evaluate(lake: Lake, capsys: pytest.CaptureFixture[str], *arguments: object) -> dict[str, Any]:
+    try:
+        main(["models", "evaluate", *map(str, arguments), "--precision", "fp32", "--lake", lake.uri, "--json"])
+    except SystemExit as exit_:
+        captured = capsys.readouterr()
+        if exit_.code:
+            return {"code": exit_.code, "error": captured.err}
+        return json.loads(captured.out)
+    raise AssertionError("the command line exits")
+
+
+def test_scores_are_those_that_training_recorded(lake: Lake, capsys) -> None:
+    recorded = lake.models.get("counter@1").metrics["text-heldout@1"]
+    found = evaluate(lake, capsys, "counter@1", "--data", "text-heldout@1", "--sequences", 256)["data"]
+    for key in ("loss", "perplexity", "bits_per_byte", "accuracy"):
+        assert found["text-heldout@1"][key] == pytest.approx(recorded[key], rel=1e-6)
+    found = evaluate(lake, capsys, "tiny", "--data", "held@1", "--data", "train@1")["data"]
+    assert found["held@1"]["gate"]["loss"] == pytest.approx(lake.models.get("tiny@1").metrics["held@1"]["loss"])
+    assert (found["held@1"]["sequences"], found["train@1"]["sequences"]) == (10, 22)
+
+
+def write(path: Path, *problems: dict[str, Any]) -> Path:
+    path.write_text("".join(json.dumps(problem) + "\n" for problem in problems))
+    return path
+
+
+def test_pass_at_k_of_what_the_model_knows_and_does_not(lake: Lake, tmp_path: Path, capsys) -> None:
+    problems = write(
+        tmp_path / "problems.jsonl",
+        {"id": "known", "prompt": "say 1 2 3 4\nsay 1 2", "answer": "3 4", "stop": ["\n"]},
+        {"id": "unknown", "prompt": "say 1 2 3 4\nsay 1 2", "answer": "5", "stop": ["\n"]},
+        {"id": "read", "prompt": "say 1 2 3 4\nsay", "answer": "3", "pattern": r"(\d) \d", "stop": ["\nsay"]},
+    )
+    arguments = ("counter@1", "--pass-at", "1,4", "--problems", problems, "--max-tokens", 16, "--temperature", 0.2)
+    found = evaluate(lake, capsys, *arguments, "--samples", 12)["pass_at"]
+    assert found == evaluate(lake, capsys, *arguments, "--samples", 12)["pass_at"]
+    correct = {each["id"]: each["correct"] for each in found["problems"]}
+    assert correct["known"] >= 8
+    assert correct["unknown"] == 0
+    assert 0 < found["pass@1"] <= found["pass@4"] < 1
+    assert found["pass@1"] == pytest.approx(sum(correct.values()) / 12 / 3)
+
+
+def test_code_runs_only_when_allowed(lake: Lake, tmp_path: Path, capsys) -> None:
+    code = {"prompt": "text = '''say 1 2", "tests": "'''\nassert text.startswith('say 1 2 3 4')", "stop": ["'"]}
+    arguments = ("counter@1", "--pass-at", 1, "--problems", write(tmp_path / "code.jsonl", code), "--max-tokens", 8)
+    refused = evaluate(lake, capsys, *arguments)
+    assert refused["code"] == 2
+    assert "would be run on this machine; if that is meant, add --allow-code" in refused["error"]
+    found = evaluate(lake, capsys, *arguments, "--allow-code", "--temperature", 0)["pass_at"]
+    assert found["pass@1"] == 1.0
+    assert set(found["code"]) == {"seconds", "memory_mib", "network", "reads_files", "writes_files"}
+
+
+def test_tests_judge_prompt_and_completion_together() -> None:
+    problem = Problem(prompt="def double(x):\n", tests="assert double(3) == 6")
+    limits = Limits(seconds=2)
+    assert judge(problem, "    return 2 * x", limits)
+    assert not judge(problem, "    return x", limits)
+    assert not judge(problem, "    return 2 * x\nraise SystemExit", limits)
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ('{"prompt": "p"}', "tests, answer: give one of them"),
+        ('{"prompt": "p", "answer": "1", "tests": "x"}', "tests, answer: give one of them"),
+        ('{"prompt": "p", "answer": "1", "pattern": "x"}', "needs one group, has 0"),
+        ('{"prompt": "p", "answer": "1", "pattern": "("}', "pattern = '('"),
+        ('{"prompt": "p", "answer": "1", "stop": [""]}', "stop.0: "),
+        ('{"prompt": "p", "answer": "1", "hint": "2"}', "hint: Extra inputs are not permitted"),
+        ("[]", "is not a JSON object"),
+        ("{", "line 2: "),
+    ],
+)
+def test_a_line_that_is_no_problem_is_named(tmp_path: Path, line: str, says: str) -> None:
+    path = tmp_path / "problems.jsonl"
+    path.write_text(f'{{"prompt": "p", "answer": "1"}}\n{line}\n')
+    with pytest.raises(EvaluationError) as raised:
+        read_problems(path)
+    assert says in str(raised.value)
+    assert f"{path}, line 2: " in str(raised.value)
+    assert len(str(raised.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("counter@1",), "nothing to evaluate"),
+        (("counter@1", "--pass-at", "1"), "--pass-at and --problems belong together"),
+        (("counter@1", "--pass-at", "1,x", "--problems", "P"), "pass-at = '1,x': must be whole numbers"),
+        (("counter@1", "--pass-at", "5", "--samples", "4", "--problems", "P"), "every k must lie in 1 to samples = 4"),
+        (("counter@1", "--pass-at", "1", "--problems", "LONG"), "prompt has 101 tokens, the model saw 64 at once"),
+        (("tiny@1", "--pass-at", "1", "--problems", "P"), "it cannot be asked in text"),
+        (("tiny@1", "--data", "text@1"), "has a vocabulary of 257, tiny@1 of 32"),
+        (("counter@1", "--data", "pieces@1"), "is tokenised by bpe:257, counter@1 reads bytes"),
+        (("counter@1", "--data", "nobody@1"), "nobody"),
+    ],
+)
+def test_refusals(lake: Lake, tmp_path: Path, capsys, arguments: tuple[str, ...], says: str) -> None:
+    files = {
+        "P": write(tmp_path / "p.jsonl", {"prompt": "p", "answer": "1"}),
+        "LONG": write(tmp_path / "long.jsonl", {"prompt": "x" * 100, "answer": "1"}),
+    }
+    refused = evaluate(lake, capsys, *(files.get(each, each) for each in arguments))
+    assert refused["code"] == 2
+    assert says in refused["error"]
+    assert refused["error"].startswith("error: ")
+    assert len(refused["error"].splitlines()) == 1
+
+
+@pytest.mark.skipif(HARNESS, reason="lm-evaluation-harness is installed")
+def test_without_the_harness_the_extra_is_named(lake: Lake, capsys) -> None:
+    refused = evaluate(lake, capsys, "counter@1", "--tasks", "arc_easy")
+    assert refused == {
+        "code": 2,
+        "error": "error: tasks: package lm_eval of lm-evaluation-harness is not installed; install the extra 'eval': "
+        "pip install 'morphogen[eval]'\n",
+    }
+
+
+@pytest.mark.skipif(not HARNESS, reason="needs the extra 'eval'")
+def test_a_task_of_one_s_own_on_the_exported_model(lake: Lake, tmp_path: Path, capsys, monkeypatch) -> None:
+    """Offline: task file and questions are local; the model knows which line goes on how."""
+    monkeypatch.setenv("HF_DATASETS_OFFLINE", "1")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    rows = [{"question": "say 1 2", "choices": [" 3 4", " 9 9"], "gold": 0}] * 4
+    questions = write(tmp_path / "questions.jsonl", *rows)
+    tasks = tmp_path / "tasks"
+    tasks.mkdir()
+    (tasks / "go_on.yaml").write_text(
+        f"task: go_on\ndataset_path: json\ndataset_kwargs:\n  data_files:\n    test: {questions}\n"
+        "test_split: test\noutput_type: multiple_choice\ndoc_to_text: '{{question}}'\ndoc_to_choice: choices\n"
+        "doc_to_target: gold\ntarget_delimiter: ''\nmetric_list:\n  - metric: acc\n"
+    )
+    found = evaluate(lake, capsys, "counter@1", "--tasks", "go_on", "--include-path", tasks)["tasks"]
+    assert found["results"]["go_on"]["acc,none"] == 1.0
+    refused = evaluate(lake, capsys, "counter@1", "--tasks", "go_off", "--include-path", tasks)
+    assert "tasks = 'go_off': lm-evaluation-harness" in refused["error"]
+    refused = evaluate(lake, capsys, "tiny@1", "--tasks", "go_on", "--include-path", tasks)
+    assert "it cannot be asked in text" in refused["error"]
+
+
+def test_imported_text_without_byte_counts_has_no_bits_per_byte(tmp_path: Path, capsys) -> None:
+    lake = tiny_lake(tmp_path / "lake")
+    add_dataset(lake, "imported", patterned(10, seed=3), kind="text", byte_counts=False)
+    run_training(tiny_config(steps=1, schedule={}, eval=["imported@1"], publish="tiny"), lake, "run", threads=1)
+    found = evaluate(lake, capsys, "tiny@1", "--data", "imported@1")["data"]["imported@1"]
+    assert "bits_per_byte" not in found
+    assert "gate" not in found
+    assert found["loss"] == pytest.approx(lake.models.get("tiny@1").metrics["imported@1"]["loss"], rel=1e-6)
