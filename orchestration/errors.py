@@ -34,3 +34,7 @@ class TrainingFailedError(OrchestrationError):
 
 class EvaluationError(OrchestrationError):
     """An evaluation cannot be made of what was given, or needs a package that is not installed."""
+
+
+class ExperimentError(OrchestrationError):
+    """An experiment's file says what cannot be run, or what would prove nothing."""

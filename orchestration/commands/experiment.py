@@ -1,0 +1,85 @@
+"""`morphogen experiment`: run the arms of a TOML file, or go on with them, and report what they show."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from orchestration.commands.common import (
+    DEFAULT_LAKE,
+    AsJson,
+    LakeUri,
+    open_lake,
+    print_json,
+    print_table,
+    resumable,
+)
+
+
+def experiment(
+    file: Annotated[Path, typer.Argument(metavar="FILE.toml", help="The experiment; see experiments/.")],
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print arms, costs and hashes.")] = False,
+    lake: LakeUri = DEFAULT_LAKE,
+    as_json: AsJson = False,
+) -> None:
+    """Run every arm of FILE.toml that the lake does not hold, then say what they show.
+
+    Exit status 1 if an arm failed; run the same command again to try it once more.
+    """
+    from orchestration.experiment.file import ExperimentFile
+
+    loaded = ExperimentFile.load(file)
+    opened = open_lake(lake)
+    if dry_run:
+        _print_plan(loaded, opened, as_json)
+        return
+    from orchestration.experiment.runner import run_experiment
+    from orchestration.ray_session import ray_session
+
+    with resumable(), ray_session():
+        result = run_experiment(opened, loaded)
+    if as_json:
+        print_json(result.model_dump(mode="json"))
+    else:
+        print_table(
+            ["arm", "seed", "status", "loss, nats", "run"],
+            [
+                [arm.arm.label, str(arm.arm.seed), arm.status, "" if loss is None else f"{loss:.4f}", arm.run]
+                for arm in result.arms
+                for loss in [arm.final_loss]
+            ],
+        )
+    if any(arm.status != "finished" for arm in result.arms):
+        raise typer.Exit(1)
+
+
+def _print_plan(loaded: Any, opened: Any, as_json: bool) -> None:
+    from orchestration.experiment.dryrun import dry_run
+    from orchestration.experiment.runner import detectable_effect, say_effect
+
+    plan = dry_run(opened, loaded) | {"detectable_effect": say_effect(detectable_effect(loaded))}
+    if as_json:
+        print_json(plan)
+        return
+    typer.echo(f"{plan['name']}: {plan['question']}" if plan["question"] else plan["name"])
+    typer.echo(plan["detectable_effect"])
+    names = list(plan["arms"][0]["factors"])
+    print_table(
+        [*names, "seed", "language tokens", "tokens before", "shared hash"],
+        [
+            [
+                *arm["factors"].values(),
+                str(arm["seed"]),
+                arm["language_tokens"],
+                arm["pre_tokens"],
+                arm["shared_hash"][:12],
+            ]
+            for arm in plan["arms"]
+        ],
+    )
+    for stage, size in plan["runs"].items():
+        typer.echo(f"{stage:>18}  {size['runs']} runs, {size['tokens']:,} tokens, {size['flops']:.3g} FLOPs")
+    if len(plan["shared_hashes"]) > 1:
+        typer.echo("the arms do not share one configuration: their hashes differ, and the report would refuse them")
