@@ -6,6 +6,7 @@ The plan turns (manifests, mixture, seed, step) into rows.
 
 from datalake.ambient import Ambient
 from datalake.canonical import canonical_json, digest_of, sha256_hex
+from datalake.caretaker import Caretaker, DamagePolicy
 from datalake.changes import Change, FieldChange, diff_specs
 from datalake.checkpoints import Checkpoint, SkippedCheckpoint
 from datalake.datasets import DatasetRepository, DatasetVersion
@@ -34,8 +35,10 @@ from datalake.verify import RateLimit, ShardProblem, VerifyOptions, VerifyReport
 
 __all__ = [
     "Ambient",
+    "Caretaker",
     "Change",
     "Checkpoint",
+    "DamagePolicy",
     "DatalakeError",
     "DatasetReader",
     "DatasetRepository",

@@ -89,6 +89,10 @@ class RunFencedError(Conflict):
     """Another process took this run over; this one must stop writing to it."""
 
 
+class DamagePolicyError(DatalakeError):
+    """A policy for degraded stores names no such behaviour, or a budget below nothing."""
+
+
 class PlanError(DatalakeError):
     """A plan's parameters are out of range."""
 

@@ -8,7 +8,7 @@ with it is named. How to compute is the caller's to say, since this package impo
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -18,17 +18,15 @@ from pyarrow import Table
 from datalake.ambient import Ambient
 from datalake.canonical import sha256_hex
 from datalake.errors import (
-    CorruptObjectError,
     CorruptShardError,
     CredentialsError,
     MissingShardError,
-    NotFoundError,
     ProbeError,
     UnhealableError,
 )
 from datalake.manifest import Manifest
 from datalake.shard_format import encode_shard
-from datalake.shards import ShardRef
+from datalake.shards import ShardRef, fetch_shard, put_back
 from datalake.source import Source
 from datalake.store import Store
 from datalake.verify import Progress, ShardProblem, VerifyOptions, verify_dataset
@@ -97,7 +95,7 @@ def heal_dataset(
         except UnhealableError as error:
             lost.append(ShardProblem(ref.key, f"{problem.problem}; {error}"))
             continue
-        quarantine = put_back(store, ref, data, ambient)
+        _, quarantine = put_back(store, ref.key, data, ambient)
         repaired.append(Repair(ref.key, ref.first, ref.rows, problem.problem, quarantine, True, ambient.timestamp()))
         on_repair(repaired[-1])
     return HealReport(report.checked, tuple(repaired), tuple(lost))
@@ -121,34 +119,13 @@ def compute_shard(source: Source, ref: ShardRef, recompute: Recompute) -> bytes:
     return data
 
 
-def put_back(store: Store, ref: ShardRef, data: bytes, ambient: Ambient) -> str | None:
-    """Make ``data`` the object that ``ref`` names, and read it back. Returns where the damaged bytes are kept, if any.
-
-    Healers that race for one shard write the same bytes. Raises CorruptObjectError if the store does not keep them.
-    """
-    quarantine = None
-    if not store.put_if_absent(ref.key, data):
-        try:
-            damaged = store.get(ref.key)
-        except NotFoundError:  # removed by another healer or by hand, just now
-            damaged = b""
-        if damaged != data:
-            quarantine = f"quarantine/{ambient.nonce()}/{ref.key}"
-            store.put_if_absent(quarantine, damaged)
-            store.replace(ref.key, data)
-    if sha256_hex(store.get(ref.key)) != ref.sha256:
-        raise CorruptObjectError(
-            f"object {ref.key} reads back other than it was written: the store is losing data; run `morphogen probe`"
-        )
-    return quarantine
-
-
 class Healer:
     """Heals shards for readers while they read, within a budget: ``max_shards`` of them and ``max_seconds`` of work.
 
     Past the budget the reader gets the error it would have had without a healer: damage on that scale is for
-    ``heal_dataset``, not for a training job that waits. ``on_repair`` is told each repair, from the thread that reads.
-    Picklable if its callables are; a copy starts with the whole budget.
+    ``heal_dataset``, not for a training job that waits. ``already`` tells the keys that other processes have healed at
+    the expense of the same budget. ``on_repair`` is told each repair, from the thread that reads. Picklable if its
+    callables are; a copy starts with the whole budget but for what ``already`` tells.
     """
 
     def __init__(
@@ -159,10 +136,11 @@ class Healer:
         max_shards: int = 16,
         max_seconds: float = 600.0,
         on_repair: Callable[[Repair], None] = lambda _repair: None,
+        already: Callable[[], Collection[str]] = frozenset,
     ) -> None:
-        self._settings = (recompute, ambient, max_shards, max_seconds, on_repair)
+        self._settings = (recompute, ambient, max_shards, max_seconds, on_repair, already)
         self._lock = threading.Lock()
-        self._shards_left = max_shards
+        self._healed: set[str] = set()
         self._seconds_left = max_seconds
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -170,11 +148,14 @@ class Healer:
 
     def heal(self, store: Store, source: Source, ref: ShardRef, error: CorruptShardError) -> bytes:
         """The right bytes of a shard whose reading failed with ``error``; raises ``error`` past the budget."""
-        recompute, ambient, max_shards, max_seconds, on_repair = self._settings
+        recompute, ambient, max_shards, max_seconds, on_repair, already = self._settings
         with self._lock:  # one at a time: computing takes all the cores there are
-            if self._shards_left <= 0 or self._seconds_left <= 0:
+            healed = self._healed.union(already())
+            if ref.key in healed and (data := _mended(store, ref)) is not None:
+                return data
+            if len(healed | {ref.key}) > max_shards or self._seconds_left <= 0:
                 raise type(error)(
-                    f"{error}; the reader's healing budget ({max_shards} shards, {max_seconds:g} s) is spent",
+                    f"{error}; the budget for healing while reading ({max_shards} shards, {max_seconds:g} s) is spent",
                     key=error.key,
                     expected=error.expected,
                     found=error.found,
@@ -182,25 +163,39 @@ class Healer:
             began = ambient.monotonic()
             try:
                 data = compute_shard(source, ref, recompute)
-                quarantine, written = self._put_back(store, ref, data, ambient)
             except UnhealableError as reason:
                 raise type(error)(f"{error}; {reason}", key=error.key, expected=error.expected) from reason
             finally:
-                self._shards_left -= 1
                 self._seconds_left -= ambient.monotonic() - began
+            try:
+                written, quarantine = put_back(store, ref.key, data, ambient)
+            except (CredentialsError, ProbeError):  # a job that may only read can still go on with what it computed
+                written, quarantine = False, None
+            else:
+                if not written:  # another process was faster, and has told
+                    return data
+            self._healed.add(ref.key)
         problem = "missing" if isinstance(error, MissingShardError) else f"corrupt: found SHA-256 {error.found}"
         on_repair(Repair(ref.key, ref.first, ref.rows, problem, quarantine, written, ambient.timestamp()))
         return data
 
-    @staticmethod
-    def _put_back(store: Store, ref: ShardRef, data: bytes, ambient: Ambient) -> tuple[str | None, bool]:
-        try:
-            return put_back(store, ref, data, ambient), True
-        except (CredentialsError, ProbeError):  # a job that may only read can still go on with what it computed
-            return None, False
+
+def _mended(store: Store, ref: ShardRef) -> bytes | None:
+    """The shard, if another has put it right since it was found damaged."""
+    try:
+        return fetch_shard(store, ref)
+    except CorruptShardError:
+        return None
 
 
 def _rebuild(
-    recompute: Recompute, ambient: Ambient, max_shards: int, max_seconds: float, on_repair: Callable[[Repair], None]
+    recompute: Recompute,
+    ambient: Ambient,
+    max_shards: int,
+    max_seconds: float,
+    on_repair: Callable[[Repair], None],
+    already: Callable[[], Collection[str]],
 ) -> Healer:
-    return Healer(recompute, ambient, max_shards=max_shards, max_seconds=max_seconds, on_repair=on_repair)
+    return Healer(
+        recompute, ambient, max_shards=max_shards, max_seconds=max_seconds, on_repair=on_repair, already=already
+    )

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shutil
 import struct
 import zlib
 from collections.abc import Callable, Iterator
@@ -22,6 +23,7 @@ import numpy as np
 
 from datalake.errors import LakePathError
 from datalake.shards import ShardRef
+from datalake.store import Store
 
 _TRAILER = struct.Struct("<8sII16s")  # magic, CRC-32 of the rows, rows, boot id
 _MAGIC = b"mgcache1"
@@ -37,6 +39,33 @@ def this_boot() -> bytes:
         return _UNKNOWN_BOOT
 
 
+def default_cache(store: Store) -> NodeCache | None:
+    """The cache that this node's jobs share for a store on the network; for a local folder, which it would copy, none.
+
+    ``MORPHOGEN_CACHE`` names its folder (``off``: no cache; default: ``morphogen`` in ``XDG_CACHE_HOME`` or
+    ``~/.cache``), ``MORPHOGEN_CACHE_GB`` its size (default: a tenth of the disk, at most 20). Raises LakePathError if
+    what they say cannot be used.
+    """
+    named = os.environ.get("MORPHOGEN_CACHE")
+    if not store.uri.startswith("s3://") or named == "off":
+        return None
+    home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    size = os.environ.get("MORPHOGEN_CACHE_GB")
+    try:
+        max_bytes = int(float(size or 20) * 1e9)
+    except ValueError:
+        raise LakePathError(f"MORPHOGEN_CACHE_GB = {size!r}: expected a number of gigabytes, such as 20") from None
+    try:
+        cache = NodeCache(Path(named or f"{home}/morphogen").expanduser(), max_bytes)
+    except LakePathError:
+        if named:
+            raise
+        return None  # nobody asked for one: a home that cannot be written, as in some containers, costs only speed
+    if not size:
+        cache.max_bytes = min(max_bytes, shutil.disk_usage(cache.folder).total // 10)
+    return cache
+
+
 class NodeCache:
     """Rows by shard below ``folder``, at most ``max_bytes`` of them. Picklable; processes share it by its folder.
 
@@ -50,7 +79,8 @@ class NodeCache:
             (self.folder / "locks").mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise LakePathError(
-                f"cache folder {self.folder}: {error.strerror}: give a folder on local disk that you may write"
+                f"cache folder {self.folder}: {error.strerror}: name a folder on local disk that you may write in "
+                "MORPHOGEN_CACHE, or set it to off"
             ) from error
         self._boot = this_boot()
 

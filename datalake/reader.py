@@ -10,13 +10,16 @@ import numpy as np
 from pyarrow import Table
 
 from datalake.errors import CorruptShardError, ManifestError
-from datalake.healing import Healer
 from datalake.manifest import Manifest
 from datalake.node_cache import NodeCache
 from datalake.shard_format import decode_shard, tokens_of
-from datalake.shards import read_shard
+from datalake.shards import ShardRef, read_shard
 from datalake.single_flight import SingleFlight
+from datalake.source import Source
 from datalake.store import Store
+
+Mend = Callable[[Store, Source, ShardRef, CorruptShardError], bytes]
+"""``mend(store, source, ref, error)``: the right bytes of a shard whose reading failed with ``error``, or raises."""
 
 _MAPS = 256  # mapped files kept open: each holds a file descriptor
 
@@ -27,8 +30,8 @@ class DatasetReader:
     Each shard is verified against its SHA-256 when fetched and kept among the ``cache_shards`` most recently used;
     threads that need the same shard wait for one fetch. A plan's window spans about 32 shards at the default sizes,
     so fewer cached shards mean reading shards again. With a ``node_cache``, tokens are fetched once per node and
-    mapped from its disk. With a ``healer``, a lost or corrupt shard is computed again instead of raised, within the
-    healer's budget. Picklable, without what is cached in memory.
+    mapped from its disk. With ``mend``, such as ``Healer.heal``, a lost or corrupt shard is what that returns.
+    Picklable if ``mend`` is, without what is cached in memory.
     """
 
     def __init__(
@@ -38,13 +41,13 @@ class DatasetReader:
         cache_shards: int = 64,
         *,
         node_cache: NodeCache | None = None,
-        healer: Healer | None = None,
+        mend: Mend | None = None,
     ) -> None:
         self.store = store
         self.manifest = manifest
         self.cache_shards = max(1, cache_shards)
         self.node_cache = node_cache
-        self.healer = healer
+        self.mend = mend
         self._starts = [ref.first for ref in manifest.shards]
         self._firsts = np.array(self._starts, dtype=np.int64)
         self._tables: SingleFlight[int, Table] = SingleFlight(self._load, self.cache_shards)
@@ -52,7 +55,7 @@ class DatasetReader:
         self._tokens: SingleFlight[int, np.ndarray] = SingleFlight(self._load_tokens, kept)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _rebuild, (self.store, self.manifest, self.cache_shards, self.node_cache, self.healer)
+        return _rebuild, (self.store, self.manifest, self.cache_shards, self.node_cache, self.mend)
 
     def __len__(self) -> int:
         return self.manifest.sequences
@@ -136,9 +139,9 @@ class DatasetReader:
         try:
             return read_shard(self.store, ref)
         except CorruptShardError as error:
-            if self.healer is None:
+            if self.mend is None:
                 raise
-            return decode_shard(self.healer.heal(self.store, self.manifest.source, ref, error))
+            return decode_shard(self.mend(self.store, self.manifest.source, ref, error))
 
     def _load_tokens(self, shard: int) -> np.ndarray:
         """uint16 [rows, seq_len], read-only."""
@@ -149,6 +152,6 @@ class DatasetReader:
 
 
 def _rebuild(
-    store: Store, manifest: Manifest, cache_shards: int, node_cache: NodeCache | None, healer: Healer | None
+    store: Store, manifest: Manifest, cache_shards: int, node_cache: NodeCache | None, mend: Mend | None
 ) -> DatasetReader:
-    return DatasetReader(store, manifest, cache_shards, node_cache=node_cache, healer=healer)
+    return DatasetReader(store, manifest, cache_shards, node_cache=node_cache, mend=mend)

@@ -62,6 +62,11 @@ class Run:
         """All checkpoints that have their files, in the order in which they were made."""
         return tuple(checkpoint for checkpoint in self._recorded() if not checkpoint.dropped)
 
+    def another_hold(self) -> Run:
+        """The same run, as held by this process, for another thread to note things in."""
+        log = VersionLog(self._store, "runs", self.name, self._ambient)
+        return Run(self._store, self._ambient, log, self.state, self._lease)
+
     def refresh(self) -> Run:
         """Read the newest state; returns self."""
         head = self._log.head()

@@ -8,7 +8,13 @@ from pydantic.dataclasses import dataclass
 
 from datalake.ambient import Ambient
 from datalake.canonical import sha256_hex
-from datalake.errors import CorruptShardError, MissingShardError, NotFoundError, ShardConflictError
+from datalake.errors import (
+    CorruptObjectError,
+    CorruptShardError,
+    MissingShardError,
+    NotFoundError,
+    ShardConflictError,
+)
 from datalake.names import check_key
 from datalake.ranges import get_in_parts
 from datalake.shard_format import check_table, decode_shard, encode_shard, footer_matches
@@ -49,19 +55,40 @@ def write_shard(store: Store, source: Source, table: Table, first: int) -> Shard
 
 
 def repair_shard(store: Store, source: Source, table: Table, first: int, ambient: Ambient) -> ShardRef:
-    """Write the shard even if a damaged object holds its key; the damaged bytes are kept under ``quarantine/``.
-
-    The one place where a key's bytes change, allowed because its content is a pure function of its name.
-    """
+    """Write the shard even if a damaged object holds its key; the damaged bytes are kept under ``quarantine/``."""
     check_table(source, table, first)  # so that a conflict below can only be about what the store holds
     try:
         return write_shard(store, source, table, first)
     except ShardConflictError:
         key = shard_key(source, first, table.num_rows)
         data = encode_shard(source, table, first)
-        store.put_if_absent(f"quarantine/{ambient.nonce()}/{key}", store.get(key))
-        store.replace(key, data)
+        put_back(store, key, data, ambient)
         return _ref(key, first, table.num_rows, data)
+
+
+def put_back(store: Store, key: str, data: bytes, ambient: Ambient) -> tuple[bool, str | None]:
+    """Make ``data`` the shard at ``key``, and read it back. Returns whether it had to be written, and where the damaged
+    bytes that held the key are kept, if any did.
+
+    The one place where a key's bytes change, allowed because its content is a pure function of its name: those who race
+    for one shard write the same bytes. Raises CorruptObjectError if the store does not keep them.
+    """
+    written, quarantine = store.put_if_absent(key, data), None
+    if not written:
+        try:
+            damaged = store.get(key)
+        except NotFoundError:  # removed by another healer or by hand, just now
+            damaged = b""
+        if damaged != data:
+            quarantine = f"quarantine/{ambient.nonce()}/{key}"
+            store.put_if_absent(quarantine, damaged)
+            store.replace(key, data)
+            written = True
+    if store.get(key) != data:
+        raise CorruptObjectError(
+            f"object {key} reads back other than it was written: the store is losing data; run `morphogen probe`"
+        )
+    return written, quarantine
 
 
 def shard_ref_if_valid(store: Store, source: Source, first: int, rows: int) -> ShardRef | None:

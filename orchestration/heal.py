@@ -7,13 +7,9 @@ from typing import Any
 
 from pyarrow import Table
 
-from datalake import Ambient, Healer, Repair, Source
+from datalake import Caretaker, DamagePolicy, Source
 from datalake.errors import UnhealableError
 from generator import GENERATOR_VERSION, generate_batch, parse_spec
-
-# A training job may put right what a disk loses now and then; more than this is a person's to look at.
-READER_SHARDS = 16
-READER_SECONDS = 900.0
 
 
 def recompute(source: Source, first: int, rows: int) -> Table:
@@ -27,16 +23,6 @@ def recompute(source: Source, first: int, rows: int) -> Table:
     return generate_batch(parse_spec(source.spec), source.seed, first, rows)
 
 
-def reader_healer(
-    note: Callable[[dict[str, Any]], None] = lambda _repair: None,
-    *,
-    max_shards: int = READER_SHARDS,
-    max_seconds: float = READER_SECONDS,
-    ambient: Ambient | None = None,
-) -> Healer:
-    """A healer for a training job's readers; ``note`` is told each repair as JSON, such as ``Run.add_repair``."""
-
-    def on_repair(repair: Repair) -> None:
-        note(repair.as_json())
-
-    return Healer(recompute, ambient or Ambient(), max_shards=max_shards, max_seconds=max_seconds, on_repair=on_repair)
+def caretaker(policy: DamagePolicy | None = None, tell: Callable[[dict[str, Any]], None] | None = None) -> Caretaker:
+    """A training job's caretaker, which can compute shards again; made in each process of the job."""
+    return Caretaker(policy, recompute, tell=tell)

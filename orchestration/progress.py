@@ -60,7 +60,7 @@ def event_display(advance: Advance) -> Callable[[dict[str, Any]], None]:
             console.print(f"  {size}, {event['batch_tokens']:,} tokens a step, from step {event['step']}")
             groups = (f"{name} {group['tensors']} by {group['rule']}" for name, group in event["groups"].items())
             console.print(f"  tensors by group: {', '.join(groups)}")
-        elif kind in ("resume", "skipped_checkpoint", "worker_lost"):
+        elif kind in ("resume", "skipped_checkpoint", "worker_lost", "repair", "waiting", "waited"):
             details = " ".join(f"{key}={value}" for key, value in event.items() if key != "event")
             console.print(f"  {kind.replace('_', ' ')}: {details}")
 

@@ -17,7 +17,7 @@ import pyarrow as pa
 import ray
 import ray.data
 
-from datalake import DatasetReader, Plan, load_manifest, open_store
+from datalake import Caretaker, DatasetReader, Plan, load_manifest
 from trainer import Batch, TrainDataset
 
 # Large enough that a task's overhead vanishes, small enough that the first batch comes soon.
@@ -30,10 +30,10 @@ PREFETCH_BATCHES = 8
 
 
 @functools.lru_cache(maxsize=8)
-def open_reader(lake_uri: str, manifest_digest: str) -> DatasetReader:
+def open_reader(lake_uri: str, manifest_digest: str, care: Caretaker) -> DatasetReader:
     """One reader per worker process and dataset version, so that a shard is fetched and verified once per process."""
-    store = open_store(lake_uri)
-    return DatasetReader(store, load_manifest(store, manifest_digest))
+    store = care.open(lake_uri).store
+    return care.reader(store, load_manifest(store, manifest_digest))
 
 
 class RowReader(Protocol):
@@ -43,11 +43,11 @@ class RowReader(Protocol):
 
 
 def load_steps(
-    steps: Sequence[int], *, sources: Sequence[tuple[str, str]], plan: Plan, world: int, rank: int
+    steps: Sequence[int], *, sources: Sequence[tuple[str, str, Caretaker]], plan: Plan, world: int, rank: int
 ) -> pa.Table:
     """Read one rank's rows of `steps`; columns step, source, row (int64) and tokens (fixed-size binary, uint16 LE).
 
-    `sources` are (lake address, manifest digest) in the plan's order.
+    `sources` are (lake address, manifest digest, caretaker) in the plan's order.
     """
     readers = [open_reader(*source) for source in sources]
     rows_R2 = np.concatenate([plan.rank_rows(int(step), world, rank) for step in steps])
@@ -75,7 +75,7 @@ def ray_data_batches(
     seq_len = datasets[0].manifest.seq_len
     load = functools.partial(
         load_steps,
-        sources=[(dataset.store.uri, dataset.committed.digest) for dataset in datasets],
+        sources=[(dataset.store.uri, dataset.committed.digest, dataset.care) for dataset in datasets],
         plan=plan,
         world=world,
         rank=rank,

@@ -17,9 +17,10 @@ from ray.exceptions import RayTaskError
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 
-from datalake import Lake
+from datalake import DamagePolicy, Lake
 from datalake.errors import DatalakeError, NotFoundError
 from orchestration.errors import InvalidRequestError, TrainingFailedError
+from orchestration.heal import caretaker
 from orchestration.ray_session import local_cores
 from orchestration.stream import ray_data_batches
 from trainer import TrainConfig, TrainResult, run_training
@@ -29,6 +30,16 @@ ATTEMPTS = 4
 POLL_S = 0.5
 
 OnEvent = Callable[[dict[str, Any]], None]
+
+
+class Teller:
+    """Sends events to the board from whatever process it travels to."""
+
+    def __init__(self, board: Any) -> None:
+        self._board = board
+
+    def __call__(self, event: dict[str, Any]) -> None:
+        self._board.push.remote(event)
 
 
 class EventBoard:
@@ -61,7 +72,8 @@ def _worker(job: dict[str, Any]) -> None:
     context = ray.train.get_context()
     rank, world = context.get_world_rank(), context.get_world_size()
     board = job["board"]
-    lake = Lake.open(job["lake_uri"])
+    care = caretaker(job["damage"], Teller(board))
+    lake = care.open(job["lake_uri"])
     config = TrainConfig.model_validate(job["config"])
     try:
         result = run_training(
@@ -72,7 +84,8 @@ def _worker(job: dict[str, Any]) -> None:
             rank=rank,
             world=world,
             threads=max(1, local_cores() // context.get_local_world_size()),
-            on_event=board.push.remote if rank == 0 else None,
+            on_event=Teller(board) if rank == 0 else None,
+            care=care,
         )
     except Exception as error:
         named = _named(error)
@@ -100,8 +113,11 @@ def train_on_ray(
     workers: int = 2,
     use_gpu: bool = False,
     on_event: OnEvent | None = None,
+    damage: DamagePolicy | None = None,
 ) -> TrainResult:
     """Run (or resume, or return the finished) training `run` on `workers` DDP workers. Ray must be initialised.
+
+    `damage` says what a lost shard or an absent store leads to; it is the job's, no part of what names the run.
 
     Raises the worker's own named error if it had one, TrainingFailedError after ATTEMPTS deaths of workers.
     """
@@ -114,7 +130,13 @@ def train_on_ray(
     if recorded is not None:
         return recorded
     board: Any = ray.remote(num_cpus=0)(EventBoard).remote()
-    job = {"lake_uri": lake.store.uri, "config": config.model_dump(mode="json"), "run": run, "board": board}
+    job = {
+        "lake_uri": lake.store.uri,
+        "config": config.model_dump(mode="json"),
+        "run": run,
+        "board": board,
+        "damage": damage or DamagePolicy(),
+    }
     with _pump(board, on_event or (lambda _event: None)):
         failure: Exception | None = None
         for attempt in range(1, ATTEMPTS + 1):

@@ -15,6 +15,14 @@ pytest_plugins = ["tests.ray_fixtures"]
 _numbers = itertools.count(1)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def no_node_cache() -> Iterator[None]:
+    """Jobs under test keep nothing in the home of whoever runs the tests; what is about the cache says where it is."""
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("MORPHOGEN_CACHE", "off")
+        yield
+
+
 @pytest.fixture(scope="session")
 def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
     """A running S3 server with the bucket ``lake``; started at the first test that asks for it."""

@@ -11,13 +11,13 @@ import queue
 import threading
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
 import torch
 
-from datalake import DatasetReader, Manifest, Plan, Promise, Store
+from datalake import Caretaker, DatasetReader, Manifest, Plan, Promise, Store
 from trainer.errors import PlanMismatchError, PromisedDataError
 
 PREFETCH_BATCHES = 4
@@ -35,12 +35,14 @@ class Batch:
 @dataclass(frozen=True)
 class TrainDataset:
     """One source of the mixture: its reference "NAME@VERSION", its manifest (or the promise of one, while it is being
-    made), the store that holds its shards, and the parameter version "NAME@VERSION" it was made by, if any."""
+    made), the store that holds its shards, the parameter version "NAME@VERSION" it was made by, if any, and the
+    caretaker that knows what to do about damage."""
 
     ref: str
     manifest: Manifest | Promise
     store: Store
     params: str | None = None
+    care: Caretaker = field(default_factory=Caretaker)
 
     @property
     def committed(self) -> Manifest:
@@ -53,7 +55,7 @@ class TrainDataset:
 
     def reader(self) -> DatasetReader:
         """A fresh reader with its own cache; shards are checked against the manifest as they are fetched."""
-        return DatasetReader(self.store, self.committed)
+        return self.care.reader(self.store, self.committed)
 
 
 class BatchesFactory(Protocol):
@@ -125,6 +127,13 @@ def read_batch(plan: Plan, step: int, world: int, rank: int, readers: Sequence[D
     return Batch(step, rows_B2, tokens_BT)
 
 
+def prefetch(plan: Plan, steps: range, world: int, rank: int, readers: Sequence[DatasetReader]) -> None:
+    """Have the shards at hand that one rank's rows of these steps lie in."""
+    rows_N2 = np.concatenate([plan.rank_rows(step, world, rank) for step in steps])
+    for source, reader in enumerate(readers):
+        reader.prefetch(rows_N2[rows_N2[:, 0] == source, 1])
+
+
 def local_batches(
     plan: Plan, start_step: int, steps: int, world: int, rank: int, datasets: Sequence[TrainDataset]
 ) -> Iterator[Batch]:
@@ -146,6 +155,8 @@ def local_batches(
             for step in range(start_step, steps):
                 if closed.is_set():
                     return
+                if (step - start_step) % PREFETCH_BATCHES == 0:  # so that shards come side by side, not in turn
+                    prefetch(plan, range(step, min(step + PREFETCH_BATCHES, steps)), world, rank, readers)
                 put(read_batch(plan, step, world, rank, readers))
         except BaseException as error:  # noqa: BLE001  (handed to the consumer, who raises it)
             put(error)

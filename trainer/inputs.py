@@ -8,7 +8,7 @@ from typing import Any
 from safetensors.torch import load
 from torch import Tensor
 
-from datalake import Lake, ModelVersion, Plan, PlanSource
+from datalake import Caretaker, Lake, ModelVersion, Plan, PlanSource
 from datalake.names import check_name
 from trainer import hf_layout
 from trainer.config import TrainConfig
@@ -45,18 +45,23 @@ class Inputs:
         }
 
 
-def open_inputs(config: TrainConfig, lake: Lake, promised: TrainDataset | None = None) -> Inputs:
-    """Open all that ``config`` names; ``promised`` is one of its training datasets that the lake does not have yet.
+def open_inputs(
+    config: TrainConfig, lake: Lake, promised: TrainDataset | None = None, care: Caretaker | None = None
+) -> Inputs:
+    """Open all that ``config`` names, its readers in ``care``.
+
+    ``promised`` is one of its training datasets that the lake does not have yet.
 
     ConfigError when datasets do not fit each other or the model's vocabulary.
     """
     if config.publish is not None:  # or else a bad name would be found out after the last step
         check_name(config.publish, "publish: model")
+    care = care or Caretaker()
     train = tuple(
-        promised if promised is not None and item.dataset == promised.ref else _open(lake, item.dataset)
+        promised if promised is not None and item.dataset == promised.ref else _open(lake, item.dataset, care)
         for item in config.data
     )
-    held_out = tuple(_open(lake, ref) for ref in config.eval)
+    held_out = tuple(_open(lake, ref, care) for ref in config.eval)
     seq_len = train[0].manifest.seq_len
     for dataset in (*train, *held_out):
         if dataset.manifest.seq_len != seq_len:
@@ -92,6 +97,6 @@ def source_weights(lake: Lake, source: ModelVersion) -> dict[str, Tensor]:
     return load(lake.models.open_file(source, hf_layout.WEIGHTS))
 
 
-def _open(lake: Lake, ref: str) -> TrainDataset:
+def _open(lake: Lake, ref: str, care: Caretaker) -> TrainDataset:
     version = lake.datasets.get(ref)
-    return TrainDataset(version.ref, lake.datasets.manifest(version), lake.store, version.params)
+    return TrainDataset(version.ref, lake.datasets.manifest(version), lake.store, version.params, care)

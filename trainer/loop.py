@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch.nn.parallel import DistributedDataParallel
 
-from datalake import Lake
+from datalake import Caretaker, Lake
 from trainer import checkpoint
 from trainer.accumulate import accumulate
 from trainer.average import Average
@@ -58,6 +58,7 @@ def run_training(
     on_event: OnEvent | None = None,
     stop: threading.Event | None = None,
     clock: Callable[[], float] = time.perf_counter,
+    care: Caretaker | None = None,
 ) -> TrainResult:
     """Train ``config`` as run ``run_name`` of ``lake``, from wherever that run is, and return its result.
 
@@ -66,7 +67,8 @@ def run_training(
     it, and the run ends once it is committed. With ``world`` > 1 every rank calls this with the same arguments but
     ``rank``. ``device`` defaults to CUDA where there is one; ``threads`` is torch's CPU thread count for this call
     (default: as it is). ``stop`` may be set at any time, on any rank: the run checkpoints after the step it is in and
-    returns with status "stopped".
+    returns with status "stopped". ``care`` decides what damaged data and an absent store lead to; alone, the trainer
+    can compute no shard again.
 
     ``on_event``, on the ranks that pass one, gets dicts whose "event" is one of: "start" (step, steps and
     ``TrainResult.facts``), "resume" (step), "skipped_checkpoint" (step, problem), "step" (steps and a metrics record:
@@ -82,7 +84,9 @@ def run_training(
     ranks.check()
     config.check_world(world)
     with exact(place, threads), listening(on_event, config.tensorboard if rank == 0 else None, run_name) as notify:
-        return _train(config, lake, run_name, batches_factory or local_batches, promised, ranks, notify, stop, clock)
+        care = care or Caretaker()
+        batches_factory = batches_factory or local_batches
+        return _train(config, lake, run_name, batches_factory, promised, ranks, notify, stop, clock, care)
 
 
 def _train(
@@ -95,11 +99,12 @@ def _train(
     on_event: OnEvent,
     stop: threading.Event | None,
     clock: Callable[[], float],
+    care: Caretaker,
 ) -> TrainResult:
-    device = ranks.device
+    device, lake = ranks.device, care.patient(lake)
 
     # What goes in: datasets, plan, model. Nothing is written before all of it is known to fit together.
-    inputs = open_inputs(config, lake, promised.dataset if promised else None)
+    inputs = open_inputs(config, lake, promised.dataset if promised else None, care)
     plan, shape = inputs.plan, config.model.shape(inputs.vocab_size)
     model = Llama(shape, config.seed, dropout=config.model.dropout, recompute=config.model.recompute)
     moved: list[str] = []
@@ -118,6 +123,7 @@ def _train(
     record = RunRecord.open(lake, run_name, config, inputs, ranks)
     if record.result is not None:
         return record.result
+    care.record_in(record.run)
     for skipped in record.skipped:
         on_event({"event": "skipped_checkpoint", **skipped})
     precision = ranks.from_zero(lambda: resolve_precision(config.precision, device))

@@ -8,6 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
+from datalake import DamagePolicy
+from datalake.caretaker import OnDamage
 from orchestration.commands.common import (
     DEFAULT_LAKE,
     AsJson,
@@ -19,6 +21,15 @@ from orchestration.commands.common import (
     resumable,
 )
 from orchestration.progress import event_display, stage
+
+OnDamageOption = Annotated[
+    OnDamage | None,
+    typer.Option(help="What a lost or corrupt shard leads to; by default heal what can be computed, fail on text."),
+]
+HealBudget = Annotated[int, typer.Option(min=0, metavar="SHARDS", help="Shards that may be healed in the run.")]
+WaitBudget = Annotated[
+    float, typer.Option(min=0, metavar="SECONDS", help="How long each process may wait for an absent store in all.")
+]
 
 
 def generate(
@@ -75,6 +86,9 @@ def train(
     workers: Annotated[int, typer.Option(min=1, help="DDP workers under Ray Train.")] = 2,
     gpu: Annotated[bool, typer.Option("--gpu", help="One GPU per worker.")] = False,
     no_ray: Annotated[bool, typer.Option("--no-ray", help="One process, reading the lake directly.")] = False,
+    on_damage: OnDamageOption = None,
+    heal_budget: HealBudget = DamagePolicy.heal_shards,
+    wait_budget: WaitBudget = DamagePolicy.wait_seconds,
     lake: LakeUri = DEFAULT_LAKE,
     as_json: AsJson = False,
 ) -> None:
@@ -83,19 +97,24 @@ def train(
     from trainer import parse_config, run_training
 
     config = parse_config(read_toml(config_file))
+    damage = DamagePolicy(on_damage, heal_budget, wait_seconds=wait_budget)
     opened = open_lake(lake)
     if run is None:
         run = default_run_name(config_file.stem, config)
     with resumable(), stage(f"train {run}", config.steps) as advance:
         on_event = event_display(advance)
         if no_ray:
-            result = run_training(config, opened, run, on_event=on_event)
+            from orchestration.heal import caretaker
+
+            result = run_training(config, opened, run, on_event=on_event, care=caretaker(damage, on_event))
         else:
             from orchestration.ray_session import ray_session
             from orchestration.train_job import train_on_ray
 
             with ray_session():
-                result = train_on_ray(opened, config, run, workers=workers, use_gpu=gpu, on_event=on_event)
+                result = train_on_ray(
+                    opened, config, run, workers=workers, use_gpu=gpu, on_event=on_event, damage=damage
+                )
     _print_summary({"run": run, **result.to_record()}, as_json)
 
 

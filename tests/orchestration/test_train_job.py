@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 
 import numpy as np
 import pytest
 
-from datalake import Lake
+from datalake import DamagePolicy, Lake
 from datalake.errors import CorruptShardError
 from generator import parse_spec
 from orchestration.errors import InvalidRequestError
@@ -58,7 +59,19 @@ def kill_one_training_worker(cluster):
     os.kill(workers[0].pid, signal.SIGKILL)
 
 
-def test_a_worker_killed_mid_run_changes_no_bit(lake, ray_cluster):
+def damaged_copy(lake, folder, shards):
+    """A copy of the lake with a bit of each of these shards of the dataset turned over; and the shards' keys."""
+    shutil.copytree(lake.uri, folder)
+    copy = Lake.open(str(folder))
+    keys = [copy.datasets.manifest("tiny@1").shards[shard].key for shard in shards]
+    for key in keys:
+        data = bytearray(copy.store.get(key))
+        data[len(data) // 3] ^= 1
+        copy.store.replace(key, bytes(data))
+    return copy, keys
+
+
+def test_neither_a_killed_worker_nor_lost_shards_change_a_bit(lake, ray_cluster, tmp_path):
     config = parse_config(CONFIG)
     undisturbed = train_on_ray(lake, config, "undisturbed", workers=2)
     assert undisturbed.status == "finished"
@@ -72,18 +85,24 @@ def test_a_worker_killed_mid_run_changes_no_bit(lake, ray_cluster):
             killed.append(event["step"])
             kill_one_training_worker(ray_cluster)
 
-    disturbed = train_on_ray(lake, config, "disturbed", workers=2, on_event=kill_once)
+    damaged, lost = damaged_copy(lake, tmp_path / "damaged", [0, 2])
+    disturbed = train_on_ray(damaged, config, "disturbed", workers=2, on_event=kill_once)
     assert killed
     resumes = [event["step"] for event in events if event["event"] == "resume"]
     assert resumes, "the second attempt went on from a checkpoint"
-    assert losses(lake, "disturbed") == losses(lake, "undisturbed")
-    assert [step for step, _ in losses(lake, "disturbed")] == list(range(1, STEPS + 1))
+    repairs = [event for event in events if event["event"] == "repair"]
+    assert sorted(repair["key"] for repair in repairs) == sorted(lost)
+    assert [repair["key"] for repair in damaged.runs.get("disturbed").state["repairs"]] == [
+        repair["key"] for repair in repairs
+    ]
+    assert losses(damaged, "disturbed") == losses(lake, "undisturbed")
+    assert [step for step, _ in losses(damaged, "disturbed")] == list(range(1, STEPS + 1))
     assert disturbed.evals == undisturbed.evals
     assert (
-        lake.models.get(disturbed.model).files["model.safetensors"]
+        damaged.models.get(disturbed.model).files["model.safetensors"]
         == lake.models.get(undisturbed.model).files["model.safetensors"]
     )
-    assert train_on_ray(lake, config, "disturbed", workers=2) == disturbed, "a finished run is not run again"
+    assert train_on_ray(damaged, config, "disturbed", workers=2) == disturbed, "a finished run is not run again"
 
 
 def test_workers_that_do_not_divide_the_batch_are_refused(lake):
@@ -92,25 +111,16 @@ def test_workers_that_do_not_divide_the_batch_are_refused(lake):
 
 
 def test_a_corrupt_shard_ends_training_with_its_name(lake, tmp_path):
-    import shutil
-
-    folder = tmp_path / "lake"
-    shutil.copytree(lake.uri, folder)
-    copy = Lake.open(str(folder))
-    key = copy.datasets.manifest("tiny@1").shards[1].key
-    data = bytearray((folder / key).read_bytes())
-    data[len(data) // 3] ^= 1
-    (folder / key).chmod(0o644)
-    (folder / key).write_bytes(data)
+    copy, (key,) = damaged_copy(lake, tmp_path / "lake", [1])
     with pytest.raises(CorruptShardError, match=key) as raised:
-        train_on_ray(copy, parse_config(CONFIG), "corrupt", workers=1)
+        train_on_ray(copy, parse_config(CONFIG), "corrupt", workers=1, damage=DamagePolicy("fail"))
     assert len(str(raised.value).splitlines()) == 1
     assert copy.runs.get("corrupt").status != "finished"
 
 
 def test_the_stream_gives_the_plan_whatever_the_world(lake):
     inputs = open_inputs(parse_config(CONFIG), lake)
-    sources = [(dataset.store.uri, dataset.manifest.digest) for dataset in inputs.train]
+    sources = [(dataset.store.uri, dataset.manifest.digest, dataset.care) for dataset in inputs.train]
     steps = range(5, 15)
     whole = load_steps(steps, sources=sources, plan=inputs.plan, world=1, rank=0)
     expected = np.concatenate([inputs.plan.rows(step) for step in steps])

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from datalake.ambient import Ambient
+from datalake.caretaker import DamagePolicy
 from datalake.errors import CorruptShardError, CredentialsError, MissingShardError, UnhealableError
 from datalake.healing import Healer, heal_dataset
 from datalake.lake import Lake
@@ -22,7 +23,7 @@ from datalake.source import Source, shard_layout
 from datalake.verify import RateLimit, VerifyOptions, verify_dataset
 from generator import parse_spec
 from orchestration.generate_job import synthetic_source
-from orchestration.heal import reader_healer, recompute
+from orchestration.heal import caretaker, recompute
 from tests.datalake.helpers import make_manifest, make_source, make_table
 
 SEQUENCES, SHARD = 300, 8
@@ -85,7 +86,9 @@ def test_a_reader_heals_on_the_fly_and_the_run_says_so(generated: tuple[Lake, Ma
     expected = [undamaged.rows(plan.rows(step)[:, 1]) for step in range(20)]
     hurt = damage(lake, manifest, seed=2)
     run = lake.runs.start("t", "train", {}, {})
-    reader = DatasetReader(lake.store, manifest, 4, healer=reader_healer(run.add_repair))
+    care = caretaker()
+    care.record_in(run)
+    reader = care.reader(lake.store, manifest)
     for step, rows in enumerate(expected):
         assert np.array_equal(reader.rows(plan.rows(step)[:, 1]), rows)
     repairs = lake.runs.get("t").state["repairs"]
@@ -102,12 +105,12 @@ def test_past_its_budget_a_reader_raises_what_it_met(tmp_path: Path) -> None:
     seconds = iter([0.0, 1.0, 1.0, 5.0, 9.0])
     ambient = Ambient(monotonic=lambda: next(seconds))
     healer = Healer(lambda _, first, rows: make_table(7, first, rows), ambient, max_shards=9, max_seconds=4.5)
-    reader = DatasetReader(lake.store, manifest, healer=healer)
+    reader = DatasetReader(lake.store, manifest, mend=healer.heal)
     reader.rows(np.array([0]))
     reader.rows(np.array([40]))
-    with pytest.raises(MissingShardError, match=r"healing budget \(9 shards, 4.5 s\) is spent"):
+    with pytest.raises(MissingShardError, match=r"budget for healing while reading \(9 shards, 4.5 s\) is spent"):
         reader.rows(np.array([70]))
-    few = DatasetReader(lake.store, manifest, healer=Healer(recompute, ambient, max_shards=0))
+    few = DatasetReader(lake.store, manifest, mend=Healer(recompute, ambient, max_shards=0).heal)
     with pytest.raises(MissingShardError, match="budget"):
         few.rows(np.array([99]))
 
@@ -126,7 +129,7 @@ def test_a_reader_that_may_not_write_goes_on_all_the_same(tmp_path: Path) -> Non
     lake.store.delete(manifest.shards[1].key)
     repairs = []
     healer = Healer(lambda _, first, rows: make_table(7, first, rows), Ambient(), on_repair=repairs.append)
-    reader = DatasetReader(ReadOnlyStore(tmp_path), manifest, healer=healer)
+    reader = DatasetReader(ReadOnlyStore(tmp_path), manifest, mend=healer.heal)
     assert np.array_equal(reader.rows(np.arange(100)), expected)
     assert [(repair.key, repair.written) for repair in repairs] == [(manifest.shards[1].key, False)]
     assert not lake.store.exists(manifest.shards[1].key)
@@ -149,7 +152,7 @@ def test_text_and_strangers_are_named_not_healed(tmp_path: Path) -> None:
     assert lost.key == shards[1].key
     assert "sequences 32 to 63 of this text dataset cannot be computed" in lost.problem
     with pytest.raises(MissingShardError, match="cannot be computed"):
-        DatasetReader(lake.store, text, healer=reader_healer()).rows(np.array([40]))
+        caretaker(DamagePolicy("heal")).reader(lake.store, text).rows(np.array([40]))
 
     manifest = make_manifest(lake)  # its rows do not come from the generator
     lake.store.replace(manifest.shards[0].key, b"damaged")

@@ -1,55 +1,166 @@
-"""A training run whose shards are lost and corrupted before it starts has the losses of an undamaged one."""
+"""Training on a damaged lake or an absent store: an undisturbed run's losses, or an end that names what is lost."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import threading
+import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pytest
 
-from datalake.ambient import Ambient
-from datalake.healing import Healer, Repair
-from datalake.lake import Lake
-from datalake.plan import Plan
-from datalake.reader import DatasetReader
+from datalake import Ambient, Caretaker, DamagePolicy, Lake
+from datalake.errors import CorruptShardError, DamagePolicyError, MissingShardError, StoreUnavailableError
+from datalake.retry import RetryPolicy
+from datalake.s3_store import S3Store
 from datalake.source import Source
 from datalake.verify import verify_dataset
-from tests.trainer.lake_data import SEQ_LEN, patterned, tiny_config, tiny_lake
+from tests.s3server import S3Server
+from tests.trainer.lake_data import SEQ_LEN, add_dataset, patterned, tiny_config, tiny_lake
 from trainer import load_metrics, run_training
-from trainer.data import Batch, TrainDataset, read_batch
+
+ROWS = 60
+CONFIG = tiny_config(steps=16)
 
 
 def recompute(_source: Source, first: int, rows: int) -> pa.Table:
-    tokens = np.ascontiguousarray(patterned(22)[first : first + rows])
+    tokens = np.ascontiguousarray(patterned(ROWS)[first : first + rows])
     column = pa.Array.from_buffers(pa.binary(2 * SEQ_LEN), rows, [None, pa.py_buffer(tokens.tobytes())])
     return pa.table({"sequence_id": pa.array(np.arange(first, first + rows)), "tokens": column})
 
 
-def losses(lake: Lake, repairs: list[Repair]) -> list[float]:
-    """Train the tiny recipe with healing readers; the loss of every step."""
-    healer = Healer(recompute, Ambient(), on_repair=repairs.append)
+def fill(lake: Lake, kind: str = "synthetic") -> Lake:
+    """``train@1`` in 20 shards of 3 rows, which 16 steps of 4 rows all touch, and ``held@1``."""
+    add_dataset(lake, "train", patterned(ROWS), shard=3, kind=kind)
+    add_dataset(lake, "held", patterned(10, seed=1))
+    return lake
 
-    def batches(
-        plan: Plan, start_step: int, steps: int, world: int, rank: int, datasets: Sequence[TrainDataset]
-    ) -> Iterator[Batch]:
-        readers = [DatasetReader(each.store, each.manifest, healer=healer) for each in datasets]
-        return (read_batch(plan, step, world, rank, readers) for step in range(start_step, steps))
 
-    run_training(tiny_config(), lake, "r", batches_factory=batches, device="cpu")
+def losses(lake: Lake, care: Caretaker | None = None, on_event: Any = None) -> list[float]:
+    run_training(CONFIG, lake, "r", device="cpu", threads=1, care=care, on_event=on_event)
     return [record["loss"] for record in load_metrics(lake, "r") if "loss" in record]
 
 
-def test_losses_are_those_of_an_undamaged_run(tmp_path: Path) -> None:
-    repairs: list[Repair] = []
-    expected = losses(tiny_lake(tmp_path / "whole"), repairs)
-    assert repairs == []
+@pytest.fixture(scope="module")
+def expected(tmp_path_factory: pytest.TempPathFactory) -> list[float]:
+    return losses(fill(Lake.open(str(tmp_path_factory.mktemp("whole") / "lake"))))
 
-    lake = tiny_lake(tmp_path / "damaged")
-    manifest = lake.datasets.manifest("train@1")
-    lake.store.delete(manifest.shards[0].key)
-    lake.store.replace(manifest.shards[2].key, b"damaged")
-    assert losses(lake, repairs) == expected
-    assert len(expected) >= 14
-    assert sorted(repair.key for repair in repairs) == [manifest.shards[0].key, manifest.shards[2].key]
-    assert verify_dataset(lake.store, manifest).ok
+
+@pytest.fixture
+def damaged(tmp_path: Path) -> tuple[Lake, list[str]]:
+    """A lake with a tenth of its shards lost or corrupt, and their keys."""
+    lake = fill(Lake.open(str(tmp_path / "lake")))
+    shards = lake.datasets.manifest("train@1").shards
+    lake.store.delete(shards[4].key)
+    lake.store.replace(shards[17].key, lake.store.get(shards[17].key)[:-9])
+    return lake, [shards[4].key, shards[17].key]
+
+
+def test_damage_is_healed_and_the_losses_are_those_of_an_undamaged_run(
+    damaged: tuple[Lake, list[str]], expected: list[float]
+) -> None:
+    lake, keys = damaged
+    events: list[dict[str, Any]] = []
+    assert losses(lake, Caretaker(recompute=recompute, tell=events.append)) == expected
+    recorded = lake.runs.get("r").state["repairs"]
+    assert sorted(repair["key"] for repair in recorded) == sorted(keys)
+    assert [{"event": "repair", **repair} for repair in recorded] == events
+    assert verify_dataset(lake.store, lake.datasets.manifest("train@1")).ok
+
+
+def test_the_budget_is_the_runs_and_not_the_attempts(damaged: tuple[Lake, list[str]], expected: list[float]) -> None:
+    lake, _ = damaged
+    for _attempt in range(2):
+        with pytest.raises(CorruptShardError, match=r"budget for healing while reading \(1 shards") as raised:
+            losses(lake, Caretaker(DamagePolicy(heal_shards=1), recompute))
+        assert len(lake.runs.get("r").state["repairs"]) == 1
+    assert "\n" not in str(raised.value)
+    assert losses(lake, Caretaker(DamagePolicy(heal_shards=2), recompute)) == expected
+
+
+def test_damage_is_waited_for_until_another_has_mended_it(
+    damaged: tuple[Lake, list[str]], expected: list[float], tmp_path: Path
+) -> None:
+    lake, keys = damaged
+    whole = fill(Lake.open(str(tmp_path / "copy"))).store
+    events: list[dict[str, Any]] = []
+
+    def mend(event: dict[str, Any]) -> None:
+        events.append(event)
+        if event["event"] == "waiting":
+            (key,) = (key for key in keys if key in event["reason"])
+            lake.store.replace(key, whole.get(key))
+
+    assert losses(lake, Caretaker(DamagePolicy("wait"), tell=mend)) == expected
+    assert [event["event"] for event in events].count("waited") == 2
+    assert [fault["kind"] for fault in lake.runs.get("r").state["faults"]] == ["waited"] * 2
+
+
+@pytest.mark.parametrize(
+    ("kind", "policy"), [("text", DamagePolicy()), ("synthetic", DamagePolicy("fail")), ("text", DamagePolicy("heal"))]
+)
+def test_what_cannot_or_may_not_be_healed_ends_the_run_by_its_name(
+    tmp_path: Path, kind: str, policy: DamagePolicy
+) -> None:
+    lake = fill(Lake.open(str(tmp_path)), kind)
+    lost = lake.datasets.manifest("train@1").shards[4]
+    lake.store.delete(lost.key)
+    with pytest.raises(MissingShardError, match=rf"{lost.key} is missing .*\(sequences 12 to 14\)"):
+        losses(lake, Caretaker(policy, recompute))
+    assert "repairs" not in lake.runs.get("r").state
+
+
+def test_a_store_that_is_killed_and_comes_back_is_outlasted(
+    tmp_path: Path, expected: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Down once while the data is read and once while a checkpoint is written."""
+    server = S3Server(tmp_path / "s3")
+    server.start()
+    for name, value in server.env().items():
+        monkeypatch.setenv(name, value)
+    server.create_bucket("lake")
+    # So few tries of its own that only patience can outlast a server's start.
+    lake = fill(Lake(S3Store("s3://lake/l", retry=RetryPolicy(attempts=2, base=0.01)), Ambient()))
+    restarts: list[threading.Thread] = []
+
+    def kill(event: dict[str, Any]) -> None:
+        if event["event"] == "start" or (event["event"], event.get("step")) == ("step", 9):
+            server.kill()
+            restarts.append(threading.Thread(target=lambda: (time.sleep(0.5), server.start())))
+            restarts[-1].start()
+
+    try:
+        with pytest.raises(StoreUnavailableError):
+            losses(lake, Caretaker(DamagePolicy("fail"), recompute), kill)
+        restarts[-1].join()
+        assert losses(lake, Caretaker(recompute=recompute), kill) == expected
+        waits = lake.runs.get("r").state["faults"]
+    finally:
+        for restart in restarts:
+            restart.join()
+        server.stop()
+    assert len(restarts) == 3
+    assert sum(wait["seconds"] for wait in waits) > 0
+    assert all("the store did not answer" in wait["reason"] for wait in waits)
+
+
+def test_a_policy_says_what_is_wrong_with_it() -> None:
+    with pytest.raises(DamagePolicyError, match=r"on_damage = 'skip': expected heal, wait or fail"):
+        DamagePolicy("skip")  # type: ignore[arg-type]
+    with pytest.raises(DamagePolicyError, match="wait_seconds = -1"):
+        DamagePolicy(wait_seconds=-1)
+
+
+def test_a_caretaker_travels(tmp_path: Path) -> None:
+    import pickle
+
+    lake = tiny_lake(tmp_path)
+    care = Caretaker(DamagePolicy("wait"), recompute)
+    care.record_in(lake.runs.start("t", "train", {}, {}))
+    copy = pickle.loads(pickle.dumps(care))  # noqa: S301
+    assert copy == care
+    assert hash(copy) == hash(care)
+    care.record_in(lake.runs.start("t", "train", {}, {}))
+    assert copy != care, "another attempt is another hold on the run"
