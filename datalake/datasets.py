@@ -38,7 +38,7 @@ class DatasetRepository:
     """Datasets of one lake."""
 
     def __init__(self, store: Store, ambient: Ambient) -> None:
-        self._names = VersionedNames(store, "datasets", "dataset", "data", ambient)
+        self.versioned = VersionedNames(store, "datasets", "dataset", "data", ambient)
         self._store = store
 
     def commit(
@@ -52,7 +52,7 @@ class DatasetRepository:
         """
         if params is not None:
             parse_ref(params, "parameter set")
-        log = self._names.log(name)
+        log = self.versioned.log(name)
         self._check_shards(manifest)
         save_manifest(self._store, manifest)
 
@@ -71,7 +71,7 @@ class DatasetRepository:
                 return None
             known["versions"].append(
                 {
-                    **self._names.stamp(len(known["versions"]) + 1, message),
+                    **self.versioned.stamp(len(known["versions"]) + 1, message),
                     "digest": manifest.digest,
                     "kind": manifest.kind,
                     "params": params,
@@ -86,7 +86,7 @@ class DatasetRepository:
 
     def get(self, ref: str) -> DatasetVersion:
         """The version that ``D@V``, ``D@ALIAS`` or ``D`` (the latest) means. Raises NotFoundError."""
-        return _version(ref.partition("@")[0], self._names.resolve(ref))
+        return _version(ref.partition("@")[0], self.versioned.resolve(ref))
 
     def manifest(self, version: DatasetVersion | str) -> Manifest:
         """The manifest of a version or reference. Raises NotFoundError or CorruptObjectError."""
@@ -96,19 +96,19 @@ class DatasetRepository:
 
     def list(self) -> list[DatasetVersion]:
         """The latest version of every dataset, by name."""
-        return [self.get(name) for name in self._names.names()]
+        return [self.get(name) for name in self.versioned.names()]
 
     def history(self, name: str) -> Sequence[DatasetVersion]:
         """Every version of ``name``, oldest first. Raises NotFoundError."""
-        return [_version(name, record) for record in self._names.state(name)["versions"]]
+        return [_version(name, record) for record in self.versioned.state(name)["versions"]]
 
     def aliases(self, name: str) -> dict[str, int]:
         """Where each alias of ``name`` points. Raises NotFoundError."""
-        return dict(self._names.state(name)["aliases"])
+        return dict(self.versioned.state(name)["aliases"])
 
     def tag(self, name: str, alias: str, version: int, expect: int | None = None) -> DatasetVersion:
         """Move ``alias`` to ``version``; with ``expect``, only from that version (0: absent), else Conflict."""
-        return _version(name, self._names.tag(name, alias, version, expect))
+        return _version(name, self.versioned.tag(name, alias, version, expect))
 
     def _check_shards(self, manifest: Manifest) -> None:
         """A listing per folder costs one request per thousand shards, and no commit can then name a hole."""

@@ -7,8 +7,8 @@ the second writes. The same tokens make the same dataset, whatever files they ca
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,8 @@ class ImportOptions:
     have the same length and stays a row; with it, rows are documents, laid end to end (``end_of_text``, if given, after
     each) and cut into rows of that many tokens, an incomplete last one left out. ``vocab_size`` defaults to the
     largest token plus one. ``token_bytes`` int [vocab_size] gives each token's UTF-8 bytes; without it bits per byte
-    cannot be computed on this dataset.
+    cannot be computed on this dataset. ``tokenizer`` holds the fields by which the dataset's spec remembers what
+    made the tokens, as for text that was tokenised here.
     """
 
     column: str = "tokens"
@@ -45,6 +46,7 @@ class ImportOptions:
     vocab_size: int | None = None
     shard_sequences: int = 512
     token_bytes: np.ndarray | None = None
+    tokenizer: Mapping[str, Any] = field(default_factory=dict)
 
 
 def import_parquet(
@@ -59,6 +61,7 @@ def import_parquet(
 
     ``progress`` is told (rows written, rows in all). Raises ImportRefusedError.
     """
+    lake.check_writable()
     seq_len, rows, largest, content = _survey(paths, options)
     vocab_size = options.vocab_size or largest + 1
     if largest >= vocab_size:
@@ -66,7 +69,13 @@ def import_parquet(
             f"column {options.column!r} has token {largest}, the vocabulary has {vocab_size}: give the vocabulary size "
             f"of the tokenizer that made these files"
         )
-    spec: dict[str, Any] = {"family": "imported", "seq_len": seq_len, "vocab_size": vocab_size, "content": content}
+    spec: dict[str, Any] = {
+        "family": "imported",
+        **options.tokenizer,
+        "seq_len": seq_len,
+        "vocab_size": vocab_size,
+        "content": content,
+    }
     if options.token_bytes is not None:
         lengths = np.asarray(options.token_bytes, dtype=np.int64)
         if len(lengths) < vocab_size:

@@ -11,6 +11,7 @@ from datalake.models import ModelRepository
 from datalake.registry import ParameterRegistry
 from datalake.run_repository import RunRepository
 from datalake.store import Store, open_store
+from datalake.verdict import check_writable
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,10 @@ class Lake:
     def uri(self) -> str:
         """The address it can be opened by."""
         return self.store.uri
+
+    def check_writable(self) -> None:
+        """Raise ProbeError now, before a job computes anything, if the store is known to fail the probe."""
+        check_writable(self.store)
 
     @cached_property
     def params(self) -> ParameterRegistry:

@@ -117,6 +117,10 @@ class LocalStore:
         with self._translated(), suppress(FileNotFoundError):
             self._path(key).unlink()
 
+    def presigned_url(self, key: str, seconds: int, filename: str) -> str | None:
+        del key, seconds, filename  # a file on this machine has no address that others could use
+        return None
+
     def arrow_filesystem(self) -> tuple[Any, str]:
         from pyarrow.fs import LocalFileSystem
 

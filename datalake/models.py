@@ -47,7 +47,7 @@ class ModelRepository:
     """Models of one lake."""
 
     def __init__(self, store: Store, ambient: Ambient) -> None:
-        self._names = VersionedNames(store, "models", "model", "models", ambient)
+        self.versioned = VersionedNames(store, "models", "model", "models", ambient)
         self._store = store
 
     def publish(
@@ -81,7 +81,7 @@ class ModelRepository:
             "parents": list(parents),
         }
         digest = digest_of(origin)  # without metrics, which may hold times: a job run again publishes nothing new
-        log = self._names.log(name)
+        log = self.versioned.log(name)
         prefix = f"model-files/{name}/{digest_of(listed)}"
         for key, data in files.items():
             ensure_content(self._store, f"{prefix}/{key}", data, CorruptObjectError)
@@ -90,7 +90,7 @@ class ModelRepository:
             state = state or empty_state()
             if any(record["digest"] == digest for record in state["versions"]):
                 return None
-            stamp = self._names.stamp(len(state["versions"]) + 1, message)
+            stamp = self.versioned.stamp(len(state["versions"]) + 1, message)
             details = {"digest": digest, "key_prefix": prefix, "metrics": dict(metrics or {})}
             state["versions"].append({**stamp, **origin, **details})
             return state
@@ -100,23 +100,23 @@ class ModelRepository:
 
     def get(self, ref: str) -> ModelVersion:
         """The version that ``M@V``, ``M@ALIAS`` or ``M`` (the latest) means. Raises NotFoundError."""
-        return _version(ref.partition("@")[0], self._names.resolve(ref))
+        return _version(ref.partition("@")[0], self.versioned.resolve(ref))
 
     def list(self) -> list[ModelVersion]:
         """The latest version of every model, by name."""
-        return [self.get(name) for name in self._names.names()]
+        return [self.get(name) for name in self.versioned.names()]
 
     def history(self, name: str) -> Sequence[ModelVersion]:
         """Every version of ``name``, oldest first. Raises NotFoundError."""
-        return [_version(name, record) for record in self._names.state(name)["versions"]]
+        return [_version(name, record) for record in self.versioned.state(name)["versions"]]
 
     def aliases(self, name: str) -> dict[str, int]:
         """Where each alias of ``name`` points. Raises NotFoundError."""
-        return dict(self._names.state(name)["aliases"])
+        return dict(self.versioned.state(name)["aliases"])
 
     def tag(self, name: str, alias: str, version: int, expect: int | None = None) -> ModelVersion:
         """Move ``alias`` to ``version``; with ``expect``, only from that version (0: absent), else Conflict."""
-        return _version(name, self._names.tag(name, alias, version, expect))
+        return _version(name, self.versioned.tag(name, alias, version, expect))
 
     def open_file(self, version: ModelVersion | str, filename: str) -> bytes:
         """A file's bytes, verified. Raises NotFoundError or CorruptObjectError."""

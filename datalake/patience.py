@@ -145,5 +145,8 @@ class PatientStore:
     def check(self) -> None:
         self._patience.outlast(self._store.check)
 
+    def presigned_url(self, key: str, seconds: int, filename: str) -> str | None:
+        return self._store.presigned_url(key, seconds, filename)
+
     def arrow_filesystem(self) -> tuple[Any, str]:
         return self._store.arrow_filesystem()

@@ -40,7 +40,7 @@ class ParameterRegistry:
     """Parameter sets of one lake."""
 
     def __init__(self, store: Store, ambient: Ambient) -> None:
-        self._names = VersionedNames(store, "params", "parameter set", "params", ambient)
+        self.versioned = VersionedNames(store, "params", "parameter set", "params", ambient)
         self._store = store
 
     def put(
@@ -56,7 +56,7 @@ class ParameterRegistry:
         A spec equal to the latest version returns that version and stores nothing, unless ``force``. With
         ``expect_version`` the latest version must be that one (0: the name must be new), else Conflict.
         """
-        log = self._names.log(name)
+        log = self.versioned.log(name)
         data = canonical_json(dict(spec))
         digest = sha256_hex(data)
         taken: list[int] = []
@@ -75,7 +75,7 @@ class ParameterRegistry:
                 taken[:] = [latest]
                 return None
             ensure_content(self._store, f"specs/{digest}.json", data, CorruptObjectError)
-            state["versions"].append({**self._names.stamp(latest + 1, message), "digest": digest})
+            state["versions"].append({**self.versioned.stamp(latest + 1, message), "digest": digest})
             taken[:] = [latest + 1]
             return state
 
@@ -84,31 +84,31 @@ class ParameterRegistry:
 
     def get(self, ref: str) -> ParameterVersion:
         """The version that ``NAME@V``, ``NAME@ALIAS`` or ``NAME`` (the latest) means. Raises NotFoundError."""
-        return self._load(ref.partition("@")[0], self._names.resolve(ref))
+        return self._load(ref.partition("@")[0], self.versioned.resolve(ref))
 
     def list(self) -> list[ParameterVersion]:
         """The latest version of every parameter set, by name."""
-        return [self.get(name) for name in self._names.names()]
+        return [self.get(name) for name in self.versioned.names()]
 
     def names(self) -> Iterator[str]:
         """Every name, sorted."""
-        return self._names.names()
+        return self.versioned.names()
 
     def digests(self, name: str) -> Sequence[str]:
         """The spec digest of every version of ``name``, oldest first, without reading specs. Raises NotFoundError."""
-        return [record["digest"] for record in self._names.state(name)["versions"]]
+        return [record["digest"] for record in self.versioned.state(name)["versions"]]
 
     def history(self, name: str) -> Sequence[ParameterVersion]:
         """Every version of ``name``, oldest first. Raises NotFoundError."""
-        return [self._load(name, record) for record in self._names.state(name)["versions"]]
+        return [self._load(name, record) for record in self.versioned.state(name)["versions"]]
 
     def aliases(self, name: str) -> dict[str, int]:
         """Where each alias of ``name`` points. Raises NotFoundError."""
-        return dict(self._names.state(name)["aliases"])
+        return dict(self.versioned.state(name)["aliases"])
 
     def tag(self, name: str, alias: str, version: int, expect: int | None = None) -> ParameterVersion:
         """Move ``alias`` to ``version``; with ``expect``, only from that version (0: absent), else Conflict."""
-        return self._load(name, self._names.tag(name, alias, version, expect))
+        return self._load(name, self.versioned.tag(name, alias, version, expect))
 
     def diff(self, old: str, new: str) -> Sequence[FieldChange]:
         """The fields in which the specs of two references differ, by path. Raises NotFoundError."""
@@ -118,7 +118,7 @@ class ParameterRegistry:
         self, name: str, after: int | None = None, interval: float = 2.0, stop: Callable[[], bool] = lambda: False
     ) -> Iterator[Change]:
         """New versions and moved aliases of ``name`` as they happen; see ``changes.watch``."""
-        return watch(self._names.log(name), self._names.ambient, after, interval, stop)
+        return watch(self.versioned.log(name), self.versioned.ambient, after, interval, stop)
 
     def _load(self, name: str, record: Record) -> ParameterVersion:
         key = f"specs/{record['digest']}.json"

@@ -21,6 +21,7 @@ def make_client() -> Any:
     """A new client. Raises CredentialsError or LakePathError if the settings are incomplete or wrong."""
     session = boto3.session.Session()
     config = Config(
+        signature_version="s3v4",  # presigned URLs would else be signed the old way, which most servers refuse
         connect_timeout=5,
         read_timeout=30,
         max_pool_connections=32,

@@ -185,6 +185,11 @@ class S3Store:
         full = self._full(check_key(key))
         self._answer(lambda: self._client().delete_object(Bucket=self._bucket, Key=full), key)
 
+    def presigned_url(self, key: str, seconds: int, filename: str) -> str | None:
+        attached = f'attachment; filename="{filename}"'
+        wanted = {"Bucket": self._bucket, "Key": self._full(check_key(key)), "ResponseContentDisposition": attached}
+        return self._client().generate_presigned_url("get_object", Params=wanted, ExpiresIn=seconds)
+
     def arrow_filesystem(self) -> tuple[Any, str]:
         from pyarrow.fs import S3FileSystem
 

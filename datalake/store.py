@@ -89,6 +89,13 @@ class Store(Protocol):
         """Raise now, cheaply, what the first real call would raise for a wrong address or wrong credentials."""
         ...
 
+    def presigned_url(self, key: str, seconds: int, filename: str) -> str | None:
+        """A URL by which anyone may download the object as ``filename`` for ``seconds``; the store is not asked.
+
+        None if this kind of store has no such thing.
+        """
+        ...
+
     def arrow_filesystem(self) -> tuple[Any, str]:
         """A ``pyarrow.fs.FileSystem`` and the lake's base path in it, for readers that want one."""
         ...

@@ -72,6 +72,17 @@ def read_verdict(store: _Objects) -> Verdict | None:
         ) from error
 
 
+def check_writable(store: _Objects) -> None:
+    """Raise ProbeError if the store's newest verdict is bad; for jobs, which would else compute for nothing."""
+    verdict = read_verdict(store)
+    if verdict is not None and not verdict.ok:
+        reason = verdict.violations[0] if verdict.violations else "no reason recorded"
+        raise ProbeError(
+            f"lake {store.uri} must not be written: `morphogen probe` found at {verdict.time} that its store "
+            f"fails ({reason}): use another store, or mend this one and run `morphogen probe` again"
+        )
+
+
 class WriteGuard:
     """Refuses writes to a store known to fail. Costs one read of a small object per store opened and written to."""
 
@@ -89,11 +100,5 @@ class WriteGuard:
         with self._lock:
             if self._passed:
                 return
-            verdict = read_verdict(store)
-            if verdict is not None and not verdict.ok:
-                reason = verdict.violations[0] if verdict.violations else "no reason recorded"
-                raise ProbeError(
-                    f"lake {store.uri} must not be written: `morphogen probe` found at {verdict.time} that its store "
-                    f"fails ({reason}): use another store, or mend this one and run `morphogen probe` again"
-                )
+            check_writable(store)
             self._passed = True

@@ -29,30 +29,30 @@ class VersionedNames:
     def __init__(self, store: Store, kind: str, noun: str, command: str, ambient: Ambient) -> None:
         self.store = store
         self.ambient = ambient
-        self._kind = kind
-        self._noun = noun
-        self._command = command
+        self.kind = kind
+        self.noun = noun
+        self.command = command
 
     def log(self, name: str) -> VersionLog:
         """The version log of ``name``."""
-        return VersionLog(self.store, self._kind, check_name(name, self._noun), self.ambient)
+        return VersionLog(self.store, self.kind, check_name(name, self.noun), self.ambient)
 
     def names(self) -> Iterator[str]:
         """Every name, sorted."""
-        return self.store.children(f"{self._kind}/")
+        return self.store.children(f"{self.kind}/")
 
     def state(self, name: str) -> dict[str, Any]:
         """The newest state of ``name``. Raises NotFoundError if there is none."""
         head = self.log(name).head()
         if head is None:
             raise NotFoundError(
-                f"no {self._noun} named {name!r} in lake {self.store.uri}: see `morphogen {self._command} list`"
+                f"no {self.noun} named {name!r} in lake {self.store.uri}: see `morphogen {self.command} list`"
             )
         return head.state
 
     def resolve(self, ref: str) -> Record:
         """The version record that ``NAME``, ``NAME@V`` or ``NAME@ALIAS`` means. Raises NotFoundError."""
-        name, selector = parse_ref(ref, self._noun)
+        name, selector = parse_ref(ref, self.noun)
         state = self.state(name)
         return self.pick(state, name, selector)
 
@@ -67,8 +67,8 @@ class VersionedNames:
             has = f"versions 1 to {len(versions)}" if len(versions) > 1 else "version 1 only"
             also = f" and aliases {', '.join(sorted(aliases))}" if aliases else ""
             raise NotFoundError(
-                f"{self._noun} {name!r} has no {kind} {selector}: it has {has}{also}; "
-                f"see `morphogen {self._command} show {name}`"
+                f"{self.noun} {name!r} has no {kind} {selector}: it has {has}{also}; "
+                f"see `morphogen {self.command} show {name}`"
             )
         return versions[wanted - 1]
 
@@ -85,7 +85,7 @@ class VersionedNames:
             now = state["aliases"].get(alias, 0)
             if expect is not None and now != expect:
                 raise Conflict(
-                    f"alias {alias!r} of {self._noun} {name!r}: expected it at version {expect}, found it at {now} "
+                    f"alias {alias!r} of {self.noun} {name!r}: expected it at version {expect}, found it at {now} "
                     f"(0: absent): look at what changed and try again",
                     expected=expect,
                     found=now,

@@ -98,6 +98,7 @@ def add_corpus(
     for dataset in (name, f"{name}-heldout"):
         check_name(dataset, "dataset")
     _check_sizes(seq_len, heldout_fraction, shard_sequences, packing)
+    lake.check_writable()
     given = read_tokenizer(Path(tokenizer), end_of_text) if _names_a_file(tokenizer) else None
     vocabulary = None if given else parse_tokenizer(tokenizer)
     found = find_files(paths, patterns, root=root)

@@ -102,6 +102,7 @@ def run_generation(
     Ray must be initialised. Raises BandError before any work when the band is hardly met, GenerationFailedError when
     a shard cannot be made.
     """
+    lake.check_writable()
     spec = parse_spec(request.params.spec)
     check_acceptance(spec)
     source = synthetic_source(spec, request.seed, request.shard_sequences)

@@ -129,6 +129,7 @@ def train_on_ray(
     recorded = finished_result(lake, config, run)
     if recorded is not None:
         return recorded
+    lake.check_writable()
     board: Any = ray.remote(num_cpus=0)(EventBoard).remote()
     job = {
         "lake_uri": lake.store.uri,

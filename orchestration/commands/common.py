@@ -32,8 +32,18 @@ DEFAULT_LAKE = "lake"
 PIPED_WIDTH = 160
 
 
-def open_lake(uri: str) -> Lake:
-    """Open the lake; a relative folder becomes absolute, because Ray's workers have another working directory."""
+def open_lake(uri: str, *, to_write: bool = False) -> Lake:
+    """Open the lake; a relative folder becomes absolute, because Ray's workers have another working directory.
+
+    `to_write` refuses, before anything is started or computed, a store that is known to fail the probe.
+    """
+    lake = _opened(uri)
+    if to_write:
+        lake.check_writable()
+    return lake
+
+
+def _opened(uri: str) -> Lake:
     if "://" in uri:
         return Lake.open(uri)
     path = Path(uri).expanduser()

@@ -69,7 +69,7 @@ def add(
     as_json: AsJson = False,
 ) -> None:
     """Tokenise documents into a dataset and its held-out part."""
-    opened = open_lake(lake)
+    opened = open_lake(lake, to_write=True)
     with resumable(), ExitStack() as stack:
         mapper: Mapper = map
         if ray or (ray is None and os.environ.get("RAY_ADDRESS")):

@@ -31,11 +31,12 @@ from datalake import (
 from datalake.datasets import DatasetVersion
 from datalake.export import export_dataset
 from datalake.garbage import find_garbage, sweep
-from datalake.importing import ImportOptions, import_parquet
+from datalake.importing import ImportOptions
 from generator import decode_tokens, parse_spec
 from orchestration.commands.common import DEFAULT_LAKE, AsJson, LakeUri, Message, open_lake, print_json, print_table
 from orchestration.heal import recompute
 from orchestration.progress import console, stage
+from orchestration.tokens import load_tokenizer
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -106,7 +107,7 @@ def head(
         return
     for row in rows:
         typer.echo("  ".join(f"{name}={value}" for name, value in row.items() if name != "tokens"))
-        typer.echo(_drawing(manifest, row["tokens"], frames))
+        typer.echo(_drawing(opened.store, manifest, row["tokens"], frames))
 
 
 def _rows(store: Store, manifest: Manifest) -> Iterator[dict[str, Any]]:
@@ -116,7 +117,7 @@ def _rows(store: Store, manifest: Manifest) -> Iterator[dict[str, Any]]:
             yield row | {"tokens": np.frombuffer(row["tokens"], dtype="<u2")}
 
 
-def _drawing(manifest: Manifest, tokens_T: np.ndarray, frames: int) -> str:
+def _drawing(store: Store, manifest: Manifest, tokens_T: np.ndarray, frames: int) -> str:
     """Grid frames side by side as digits, or the text itself, or plain token numbers."""
     if manifest.kind == "synthetic":
         spec = parse_spec(manifest.source.spec)
@@ -124,8 +125,9 @@ def _drawing(manifest: Manifest, tokens_T: np.ndarray, frames: int) -> str:
             cells_FHW = decode_tokens(spec, tokens_T)[:frames]
             rows_HFW = cells_FHW.swapaxes(0, 1)
             return "\n".join("  ".join("".join(f"{cell:x}" for cell in row) for row in row_FW) for row_FW in rows_HFW)
-    elif manifest.source.spec.get("tokenizer") == "bytes":
-        return bytes(int(token) for token in tokens_T if token < 256).decode("utf-8", errors="replace")[:400]
+    elif "tokenizer" in manifest.source.spec:
+        documents = load_tokenizer(store, manifest.source.spec).decode(tokens_T)
+        return b"\n".join(documents).decode("utf-8", errors="replace")[:400]
     return " ".join(map(str, tokens_T[:64])) + " …"
 
 
@@ -167,7 +169,7 @@ def heal(
     as_json: AsJson = False,
 ) -> None:
     """Verify, and compute again what is lost or corrupt; exit code 2 if something cannot be restored."""
-    opened = open_lake(lake)
+    opened = open_lake(lake, to_write=True)
     manifest = opened.datasets.manifest(reference)
     with (
         stage(f"heal {reference}", len(manifest.shards)) as advance,
@@ -270,15 +272,26 @@ def import_(
     seq_len: Annotated[int | None, typer.Option(min=2, help="Lay rows end to end and cut them to this length.")] = None,
     end_of_text: Annotated[int | None, typer.Option(min=0, max=65535, help="Token to put after each row.")] = None,
     vocab_size: Annotated[int | None, typer.Option(min=1, max=65536, help="Default: largest token + 1.")] = None,
+    tokenizer: Annotated[
+        Path | None, typer.Option(help="What made the tokens: tokenizer.json or *.tiktoken; kept with the dataset.")
+    ] = None,
     message: Message = "",
     lake: LakeUri = DEFAULT_LAKE,
     as_json: AsJson = False,
 ) -> None:
     """Take tokenised Parquet from elsewhere into the lake as a text dataset."""
+    from orchestration.import_tokens import import_tokens
+
     options = ImportOptions(column=column, seq_len=seq_len, end_of_text=end_of_text, vocab_size=vocab_size)
     with stage(f"import {name}", 1) as advance:
-        version = import_parquet(
-            open_lake(lake), name, files, options, message, lambda done, total: advance(done / total, f"{done:,} rows")
+        version = import_tokens(
+            open_lake(lake),
+            name,
+            files,
+            options,
+            tokenizer,
+            message,
+            lambda done, total: advance(done / total, f"{done:,} rows"),
         )
     if as_json:
         print_json(asdict(version))

@@ -47,7 +47,7 @@ def generate(
     as_json: AsJson = False,
 ) -> None:
     """Generate a dataset version on Ray; what the lake already holds is not made again."""
-    opened = open_lake(lake)
+    opened = open_lake(lake, to_write=True)
     registered = opened.params.get(params)
     # Ray takes seconds to import: everything that a typo could spoil has been checked before.
     from orchestration.generate_job import GenerateRequest, run_generation
@@ -98,7 +98,7 @@ def train(
 
     config = parse_config(read_toml(config_file))
     damage = DamagePolicy(on_damage, heal_budget, wait_seconds=wait_budget)
-    opened = open_lake(lake)
+    opened = open_lake(lake, to_write=True)
     if run is None:
         run = default_run_name(config_file.stem, config)
     with resumable(), stage(f"train {run}", config.steps) as advance:
@@ -127,7 +127,7 @@ def demo(
     from orchestration.demo import DEMO, run_demo
     from orchestration.ray_session import ray_session
 
-    opened = open_lake(lake)
+    opened = open_lake(lake, to_write=True)
     with resumable(), ray_session():
         outcome = run_demo(opened, DEMO, report)
     if as_json:

@@ -5,11 +5,7 @@ from __future__ import annotations
 import base64
 import os
 from collections.abc import Iterator
-from typing import Any
-from urllib.parse import urlsplit
 
-import boto3
-from botocore.config import Config
 from fastapi import Response
 from fastapi.responses import FileResponse, RedirectResponse, StreamingResponse
 
@@ -27,8 +23,8 @@ def deliver(app: Served, key: str, *, sha256: str, size: int, filename: str, med
     Raises MissingShardError if the object is not there, or its size is another.
     """
     store = app.lake.store
-    if app.settings.redirect and store.uri.startswith("s3://"):
-        url = presigned_url(store, key, app.settings.presigned_s, filename)
+    url = store.presigned_url(key, app.settings.presigned_s, filename) if app.settings.redirect else None
+    if url is not None:
         return RedirectResponse(url, 307, headers={"Cache-Control": "no-store"})
     if not store.exists(key) or store.size(key) != size:
         raise MissingShardError(
@@ -48,29 +44,3 @@ def deliver(app: Served, key: str, *, sha256: str, size: int, filename: str, med
 def _ranges(store: Store, key: str, size: int) -> Iterator[bytes]:
     for start in range(0, size, _CHUNK):
         yield store.get_range(key, start, min(_CHUNK, size - start))
-
-
-def presigned_url(store: Store, key: str, seconds: int, filename: str) -> str:
-    """A URL that answers with one object of an S3 store for ``seconds``, made without asking the store."""
-    parts = urlsplit(store.uri)
-    prefix = parts.path.strip("/")
-    return _client().generate_presigned_url(
-        "get_object",
-        Params={
-            "Bucket": parts.netloc,
-            "Key": f"{prefix}/{key}" if prefix else key,
-            "ResponseContentDisposition": f'attachment; filename="{filename}"',
-        },
-        ExpiresIn=seconds,
-    )
-
-
-def _client() -> Any:
-    """A client for signing only; elsewhere than at AWS, buckets are reached by path."""
-    session = boto3.session.Session()
-    region = session.region_name or "us-east-1"
-    client = session.client("s3", region_name=region, config=Config(signature_version="s3v4"))
-    if (urlsplit(client.meta.endpoint_url).hostname or "").endswith((".amazonaws.com", ".amazonaws.com.cn")):
-        return client
-    by_path = Config(signature_version="s3v4", s3={"addressing_style": "path"})
-    return session.client("s3", region_name=region, config=by_path)

@@ -118,6 +118,6 @@ class _Names(VersionedNames):
 
 def attempted(repository: Repository, attempt: Attempt) -> Repository:
     """``repository`` (made for this request), so that what it appends carries ``attempt``."""
-    names = repository._names
-    repository._names = _Names(attempt, names.store, names._kind, names._noun, names._command, names.ambient)
+    names = repository.versioned
+    repository.versioned = _Names(attempt, names.store, names.kind, names.noun, names.command, names.ambient)
     return repository

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from datalake.garbage import live_keys
 from datalake.lake import Lake
 from datalake.manifest import Manifest, content_digest
 from datalake.probe import ProbeReport
@@ -18,9 +19,11 @@ from datalake.shards import write_shard
 from datalake.source import shard_layout
 from datalake.verdict import record_verdict
 from generator import parse_spec
+from generator.presets import load_preset
 from orchestration.cli import main
 from orchestration.generate_job import synthetic_source
 from orchestration.heal import recompute
+from orchestration.tokens import load_tokenizer, train_bpe
 
 
 @pytest.fixture
@@ -111,6 +114,51 @@ def test_params_diff_tag_and_watch(lake: Lake, capsys: pytest.CaptureFixture[str
         ["alias", "code@stable -> 1"],
     ]
     assert lines[0].endswith("begin")
+
+
+def test_imported_tokens_keep_their_tokenizer(lake: Lake, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = train_bpe([b"so much depends upon a red wheel barrow " * 40], 300)
+    (tmp_path / "tokenizer.json").write_bytes(text.json_bytes)
+    ids = [[*tokens.tolist(), text.end_of_text] for tokens in text.encode([b"a red wheel", b"barrow depends"] * 30)]
+    pq.write_table(pa.table({"tokens": ids}), tmp_path / "ids.parquet")
+    given = ["e", str(tmp_path / "ids.parquet"), "--seq-len", "16", "--tokenizer", str(tmp_path / "tokenizer.json")]
+    run("data", "import", *given)
+    manifest = lake.datasets.manifest("e@1")
+    assert (manifest.vocab_size, load_tokenizer(lake.store, manifest.source.spec).vocab_size) == (text.vocab_size,) * 2
+    assert manifest.text_bytes
+    capsys.readouterr()
+    run("data", "head", "e", "-n", "1")
+    assert "a red wheel" in capsys.readouterr().out
+    run("data", "import", *given, "--vocab-size", "9000", code=2)
+    assert "leave vocab_size out" in capsys.readouterr().err
+    assert f"tokenizers/{manifest.source.spec['tokenizer_digest']}.json" in live_keys(lake)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "generate code@1 --tokens 1000000000",
+        "corpus add c {files}",
+        "data import d {files}/x.parquet",
+        "data heal d",
+        "train {files}/config.toml --no-ray",
+        "train {files}/config.toml",
+        "demo",
+    ],
+)
+def test_jobs_refuse_a_store_that_failed_the_probe_before_they_do_anything(
+    lake: Lake, tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    """What they would read is not even there: nothing was looked at, and nothing was started."""
+    (tmp_path / "config.toml").write_text(
+        'steps = 1\nbatch_sequences = 1\ndata = [{dataset = "d@1"}]\nmodel = {depth = 1, dim = 16}\n'
+    )
+    lake.params.put("code", load_preset("paper").model_dump(mode="json"))
+    record_verdict(lake.store, ProbeReport(lake.uri, 32, 50, ("two won",), 1.0), lake.ambient)
+    before = list(lake.store.list())
+    run(*command.format(files=tmp_path).split(), code=2)
+    assert "must not be written: `morphogen probe` found" in capsys.readouterr().err
+    assert list(lake.store.list()) == before
 
 
 def test_a_failed_probe_is_remembered_until_a_good_one(lake: Lake, capsys: pytest.CaptureFixture[str]) -> None:
