@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from datalake.ambient import Ambient
@@ -10,35 +9,24 @@ from datalake.errors import Conflict, ManifestError
 from datalake.manifest import Manifest, load_manifest, save_manifest
 from datalake.names import parse_ref
 from datalake.store import Store
-from datalake.versioned import Record, VersionedNames, empty_state
+from datalake.versioned import Record, Version, VersionedNames, VersionedRepository, empty_state
 
 
-@dataclass(frozen=True)
-class DatasetVersion:
+@dataclass(frozen=True, kw_only=True)
+class DatasetVersion(Version):
     """One immutable version of a dataset. ``digest`` is its manifest's; ``params`` the ``NAME@V`` it was made by."""
 
-    name: str
-    version: int
-    digest: str
     kind: str
     params: str | None
     sequences: int
     tokens: int
-    created: str
-    author: str
-    message: str
-
-    @property
-    def ref(self) -> str:
-        """``NAME@VERSION``."""
-        return f"{self.name}@{self.version}"
 
 
-class DatasetRepository:
+class DatasetRepository(VersionedRepository[DatasetVersion]):
     """Datasets of one lake."""
 
     def __init__(self, store: Store, ambient: Ambient) -> None:
-        self.versioned = VersionedNames(store, "datasets", "dataset", "data", ambient)
+        super().__init__(VersionedNames(store, "datasets", "dataset", "data", ambient))
         self._store = store
 
     def commit(
@@ -82,33 +70,16 @@ class DatasetRepository:
             return known
 
         entry = log.update(add, message)
-        return _version(name, next(r for r in entry.state["versions"] if r["digest"] == manifest.digest))
+        return self._version(name, next(r for r in entry.state["versions"] if r["digest"] == manifest.digest))
 
-    def get(self, ref: str) -> DatasetVersion:
-        """The version that ``D@V``, ``D@ALIAS`` or ``D`` (the latest) means. Raises NotFoundError."""
-        return _version(ref.partition("@")[0], self.versioned.resolve(ref))
+    def _version(self, name: str, record: Record) -> DatasetVersion:
+        return DatasetVersion(name=name, **record)
 
     def manifest(self, version: DatasetVersion | str) -> Manifest:
         """The manifest of a version or reference. Raises NotFoundError or CorruptObjectError."""
         if isinstance(version, str):
             version = self.get(version)
         return load_manifest(self._store, version.digest)
-
-    def list(self) -> list[DatasetVersion]:
-        """The latest version of every dataset, by name."""
-        return [self.get(name) for name in self.versioned.names()]
-
-    def history(self, name: str) -> Sequence[DatasetVersion]:
-        """Every version of ``name``, oldest first. Raises NotFoundError."""
-        return [_version(name, record) for record in self.versioned.state(name)["versions"]]
-
-    def aliases(self, name: str) -> dict[str, int]:
-        """Where each alias of ``name`` points. Raises NotFoundError."""
-        return dict(self.versioned.state(name)["aliases"])
-
-    def tag(self, name: str, alias: str, version: int, expect: int | None = None) -> DatasetVersion:
-        """Move ``alias`` to ``version``; with ``expect``, only from that version (0: absent), else Conflict."""
-        return _version(name, self.versioned.tag(name, alias, version, expect))
 
     def _check_shards(self, manifest: Manifest) -> None:
         """A listing per folder costs one request per thousand shards, and no commit can then name a hole."""
@@ -120,7 +91,3 @@ class DatasetRepository:
                 f"{len(absent)} of {len(manifest.shards)} shards are not in lake {self._store.uri}, the first is "
                 f"{absent[0]}: write them before committing"
             )
-
-
-def _version(name: str, record: Record) -> DatasetVersion:
-    return DatasetVersion(name=name, **record)

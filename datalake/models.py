@@ -11,20 +11,17 @@ from datalake.canonical import digest_of, sha256_hex
 from datalake.errors import CorruptObjectError, NotFoundError
 from datalake.names import check_name, parse_ref
 from datalake.store import Store, ensure_content
-from datalake.versioned import Record, VersionedNames, empty_state
+from datalake.versioned import Record, Version, VersionedNames, VersionedRepository, empty_state
 
 
-@dataclass(frozen=True)
-class ModelVersion:
+@dataclass(frozen=True, kw_only=True)
+class ModelVersion(Version):
     """One immutable version of a model.
 
     ``files`` maps file names to ``{"sha256", "bytes"}`` below ``key_prefix``; ``digest`` covers the files and their
     origins, not times, authors or metrics. ``datasets``, ``params`` and ``parents`` are ``NAME@V`` references.
     """
 
-    name: str
-    version: int
-    digest: str
     key_prefix: str
     files: dict[str, dict[str, Any]]
     run: str
@@ -33,21 +30,13 @@ class ModelVersion:
     params: tuple[str, ...]
     metrics: dict[str, Any]
     parents: tuple[str, ...]
-    created: str
-    author: str
-    message: str
-
-    @property
-    def ref(self) -> str:
-        """``NAME@VERSION``."""
-        return f"{self.name}@{self.version}"
 
 
-class ModelRepository:
+class ModelRepository(VersionedRepository[ModelVersion]):
     """Models of one lake."""
 
     def __init__(self, store: Store, ambient: Ambient) -> None:
-        self.versioned = VersionedNames(store, "models", "model", "models", ambient)
+        super().__init__(VersionedNames(store, "models", "model", "models", ambient))
         self._store = store
 
     def publish(
@@ -96,27 +85,11 @@ class ModelRepository:
             return state
 
         entry = log.update(add, message)
-        return _version(name, next(r for r in entry.state["versions"] if r["digest"] == digest))
+        return self._version(name, next(r for r in entry.state["versions"] if r["digest"] == digest))
 
-    def get(self, ref: str) -> ModelVersion:
-        """The version that ``M@V``, ``M@ALIAS`` or ``M`` (the latest) means. Raises NotFoundError."""
-        return _version(ref.partition("@")[0], self.versioned.resolve(ref))
-
-    def list(self) -> list[ModelVersion]:
-        """The latest version of every model, by name."""
-        return [self.get(name) for name in self.versioned.names()]
-
-    def history(self, name: str) -> Sequence[ModelVersion]:
-        """Every version of ``name``, oldest first. Raises NotFoundError."""
-        return [_version(name, record) for record in self.versioned.state(name)["versions"]]
-
-    def aliases(self, name: str) -> dict[str, int]:
-        """Where each alias of ``name`` points. Raises NotFoundError."""
-        return dict(self.versioned.state(name)["aliases"])
-
-    def tag(self, name: str, alias: str, version: int, expect: int | None = None) -> ModelVersion:
-        """Move ``alias`` to ``version``; with ``expect``, only from that version (0: absent), else Conflict."""
-        return _version(name, self.versioned.tag(name, alias, version, expect))
+    def _version(self, name: str, record: Record) -> ModelVersion:
+        lists = {field: tuple(record[field]) for field in ("datasets", "spec_digests", "params", "parents")}
+        return ModelVersion(name=name, **{**record, **lists})
 
     def open_file(self, version: ModelVersion | str, filename: str) -> bytes:
         """A file's bytes, verified. Raises NotFoundError or CorruptObjectError."""
@@ -133,8 +106,3 @@ class ModelRepository:
                 f"{len(data)} bytes: move it away and publish again from run {version.run!r}"
             )
         return data
-
-
-def _version(name: str, record: Record) -> ModelVersion:
-    lists = {field: tuple(record[field]) for field in ("datasets", "spec_digests", "params", "parents")}
-    return ModelVersion(name=name, **{**record, **lists})

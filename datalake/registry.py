@@ -15,32 +15,21 @@ from datalake.canonical import canonical_json, parse_json, sha256_hex
 from datalake.changes import Change, FieldChange, diff_specs, watch
 from datalake.errors import Conflict, CorruptObjectError
 from datalake.store import Store, ensure_content
-from datalake.versioned import Record, VersionedNames, empty_state
+from datalake.versioned import Record, Version, VersionedNames, VersionedRepository, empty_state
 
 
-@dataclass(frozen=True)
-class ParameterVersion:
-    """One immutable version of a parameter set. ``created`` is ISO 8601 UTC; ``digest`` is SHA-256 of the spec."""
+@dataclass(frozen=True, kw_only=True)
+class ParameterVersion(Version):
+    """One immutable version of a parameter set; ``digest`` is SHA-256 of the spec's canonical JSON."""
 
-    name: str
-    version: int
-    digest: str
     spec: dict[str, Any]
-    created: str
-    author: str
-    message: str
-
-    @property
-    def ref(self) -> str:
-        """``NAME@VERSION``."""
-        return f"{self.name}@{self.version}"
 
 
-class ParameterRegistry:
+class ParameterRegistry(VersionedRepository[ParameterVersion]):
     """Parameter sets of one lake."""
 
     def __init__(self, store: Store, ambient: Ambient) -> None:
-        self.versioned = VersionedNames(store, "params", "parameter set", "params", ambient)
+        super().__init__(VersionedNames(store, "params", "parameter set", "params", ambient))
         self._store = store
 
     def put(
@@ -80,15 +69,7 @@ class ParameterRegistry:
             return state
 
         entry = log.update(add, message)
-        return self._load(name, entry.state["versions"][taken[0] - 1])
-
-    def get(self, ref: str) -> ParameterVersion:
-        """The version that ``NAME@V``, ``NAME@ALIAS`` or ``NAME`` (the latest) means. Raises NotFoundError."""
-        return self._load(ref.partition("@")[0], self.versioned.resolve(ref))
-
-    def list(self) -> list[ParameterVersion]:
-        """The latest version of every parameter set, by name."""
-        return [self.get(name) for name in self.versioned.names()]
+        return self._version(name, entry.state["versions"][taken[0] - 1])
 
     def names(self) -> Iterator[str]:
         """Every name, sorted."""
@@ -97,18 +78,6 @@ class ParameterRegistry:
     def digests(self, name: str) -> Sequence[str]:
         """The spec digest of every version of ``name``, oldest first, without reading specs. Raises NotFoundError."""
         return [record["digest"] for record in self.versioned.state(name)["versions"]]
-
-    def history(self, name: str) -> Sequence[ParameterVersion]:
-        """Every version of ``name``, oldest first. Raises NotFoundError."""
-        return [self._load(name, record) for record in self.versioned.state(name)["versions"]]
-
-    def aliases(self, name: str) -> dict[str, int]:
-        """Where each alias of ``name`` points. Raises NotFoundError."""
-        return dict(self.versioned.state(name)["aliases"])
-
-    def tag(self, name: str, alias: str, version: int, expect: int | None = None) -> ParameterVersion:
-        """Move ``alias`` to ``version``; with ``expect``, only from that version (0: absent), else Conflict."""
-        return self._load(name, self.versioned.tag(name, alias, version, expect))
 
     def diff(self, old: str, new: str) -> Sequence[FieldChange]:
         """The fields in which the specs of two references differ, by path. Raises NotFoundError."""
@@ -120,17 +89,9 @@ class ParameterRegistry:
         """New versions and moved aliases of ``name`` as they happen; see ``changes.watch``."""
         return watch(self.versioned.log(name), self.versioned.ambient, after, interval, stop)
 
-    def _load(self, name: str, record: Record) -> ParameterVersion:
+    def _version(self, name: str, record: Record) -> ParameterVersion:
         key = f"specs/{record['digest']}.json"
         data = self._store.get(key)
         if sha256_hex(data) != record["digest"]:
             raise CorruptObjectError(f"object {key} has digest {sha256_hex(data)}: restore it from a copy of the lake")
-        return ParameterVersion(
-            name,
-            record["version"],
-            record["digest"],
-            parse_json(data, key),
-            record["created"],
-            record["author"],
-            record["message"],
-        )
+        return ParameterVersion(name=name, spec=parse_json(data, key), **record)

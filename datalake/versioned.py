@@ -6,8 +6,9 @@ numbers: moving an alias appends an entry but makes no version.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
 
 from datalake.ambient import Ambient
 from datalake.errors import Conflict, NotFoundError
@@ -16,6 +17,26 @@ from datalake.store import Store
 from datalake.version_log import VersionLog
 
 Record = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Version:
+    """One immutable version of a name. ``created`` is ISO 8601 UTC; ``digest`` is SHA-256 of what the version is."""
+
+    name: str
+    version: int
+    digest: str
+    created: str
+    author: str
+    message: str
+
+    @property
+    def ref(self) -> str:
+        """``NAME@VERSION``."""
+        return f"{self.name}@{self.version}"
+
+
+_V = TypeVar("_V", bound=Version)
 
 
 def empty_state() -> dict[str, Any]:
@@ -106,3 +127,34 @@ class VersionedNames:
             "author": self.ambient.author,
             "message": message,
         }
+
+
+class VersionedRepository(Generic[_V]):
+    """Reading and tagging the names of one kind; ``versioned`` knows their logs."""
+
+    def __init__(self, versioned: VersionedNames) -> None:
+        self.versioned = versioned
+
+    def _version(self, name: str, record: Record) -> _V:
+        """The version that ``record`` of ``name``'s log stands for."""
+        raise NotImplementedError
+
+    def get(self, ref: str) -> _V:
+        """The version that ``NAME@V``, ``NAME@ALIAS`` or ``NAME`` (the latest) means. Raises NotFoundError."""
+        return self._version(ref.partition("@")[0], self.versioned.resolve(ref))
+
+    def list(self) -> list[_V]:
+        """The latest version of every name, sorted by name."""
+        return [self.get(name) for name in self.versioned.names()]
+
+    def history(self, name: str) -> Sequence[_V]:
+        """Every version of ``name``, oldest first. Raises NotFoundError."""
+        return [self._version(name, record) for record in self.versioned.state(name)["versions"]]
+
+    def aliases(self, name: str) -> dict[str, int]:
+        """Where each alias of ``name`` points. Raises NotFoundError."""
+        return dict(self.versioned.state(name)["aliases"])
+
+    def tag(self, name: str, alias: str, version: int, expect: int | None = None) -> _V:
+        """Move ``alias`` to ``version``; with ``expect``, only from that version (0: absent), else Conflict."""
+        return self._version(name, self.versioned.tag(name, alias, version, expect))

@@ -36,6 +36,20 @@ def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
 
 
 @pytest.fixture
+def own_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Server]:
+    """A server that a test may kill, with the bucket ``lake`` and the environment set."""
+    server = S3Server(tmp_path / "s3")
+    server.start()
+    for name, value in server.env().items():
+        monkeypatch.setenv(name, value)
+    try:
+        server.create_bucket("lake")
+        yield server
+    finally:
+        server.stop()
+
+
+@pytest.fixture
 def s3_env(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> S3Server:
     """The server, with the standard AWS variables of this test (and of processes it starts) pointing at it."""
     for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL"):

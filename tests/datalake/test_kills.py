@@ -8,7 +8,6 @@ import os
 import random
 import signal
 import threading
-from collections.abc import Iterator
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -62,20 +61,6 @@ def test_a_killed_writer_leaves_whole_objects_only(tmp_path: Path) -> None:
     entries = list(VersionLog(store, "params", "x", Ambient()).entries())
     assert len(entries) >= head
     assert [entry.state["n"] for entry in entries] == list(range(1, len(entries) + 1))
-
-
-@pytest.fixture
-def own_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Server]:
-    """A server that a test may kill."""
-    server = S3Server(tmp_path / "s3")
-    server.start()
-    for name, value in server.env().items():
-        monkeypatch.setenv(name, value)
-    try:
-        server.create_bucket("lake")
-        yield server
-    finally:
-        server.stop()
 
 
 @pytest.mark.soak

@@ -7,7 +7,6 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -82,20 +81,6 @@ def check(uri: str, kills: int, tmp_path: Path) -> None:
     assert len(lake.datasets.history("d")) == 1, "two writers and their restarts committed the same version"
     assert manifest.digest == generate(str(tmp_path / "undisturbed"), SHARDS_PER_KILL * kills, seed=9)
     assert sorted(ref.key for ref in manifest.shards) == list(lake.store.list("data/"))
-
-
-@pytest.fixture
-def own_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Server]:
-    """A server that a test may kill."""
-    server = S3Server(tmp_path / "s3")
-    server.start()
-    for name, value in server.env().items():
-        monkeypatch.setenv(name, value)
-    try:
-        server.create_bucket("lake")
-        yield server
-    finally:
-        server.stop()
 
 
 def test_three_kills(tmp_path: Path, own_server: S3Server) -> None:

@@ -112,23 +112,16 @@ def test_what_cannot_or_may_not_be_healed_ends_the_run_by_its_name(
     assert "repairs" not in lake.runs.get("r").state
 
 
-def test_a_store_that_is_killed_and_comes_back_is_outlasted(
-    tmp_path: Path, expected: list[float], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_store_that_is_killed_and_comes_back_is_outlasted(own_server: S3Server, expected: list[float]) -> None:
     """Down once while the data is read and once while a checkpoint is written."""
-    server = S3Server(tmp_path / "s3")
-    server.start()
-    for name, value in server.env().items():
-        monkeypatch.setenv(name, value)
-    server.create_bucket("lake")
     # So few tries of its own that only patience can outlast a server's start.
     lake = fill(Lake(S3Store("s3://lake/l", retry=RetryPolicy(attempts=2, base=0.01)), Ambient()))
     restarts: list[threading.Thread] = []
 
     def kill(event: dict[str, Any]) -> None:
         if event["event"] == "start" or (event["event"], event.get("step")) == ("step", 9):
-            server.kill()
-            restarts.append(threading.Thread(target=lambda: (time.sleep(0.5), server.start())))
+            own_server.kill()
+            restarts.append(threading.Thread(target=lambda: (time.sleep(0.5), own_server.start())))
             restarts[-1].start()
 
     try:
@@ -140,7 +133,6 @@ def test_a_store_that_is_killed_and_comes_back_is_outlasted(
     finally:
         for restart in restarts:
             restart.join()
-        server.stop()
     assert len(restarts) == 3
     assert sum(wait["seconds"] for wait in waits) > 0
     assert all("the store did not answer" in wait["reason"] for wait in waits)
