@@ -50,6 +50,10 @@ class Server:
         self._found.set()
 
     @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
     def log(self) -> str:
         return "".join(self._lines)
 
@@ -137,7 +141,7 @@ def open_site(filled: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 
 @pytest.fixture(scope="session")
 def s3_site(filled: Path, s3_server: S3Server) -> Iterator[Site]:
-    """One server on an S3 lake with tokens and content."""
+    """Two replicas on one prefix of a bucket, with tokens and content."""
     with pytest.MonkeyPatch.context() as environment:
         for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL"):
             environment.delenv(name, raising=False)
@@ -146,7 +150,7 @@ def s3_site(filled: Path, s3_server: S3Server) -> Iterator[Site]:
         local, remote = open_store(str(filled)), open_store("s3://lake/serve")
         for key in local.list():
             remote.put_if_absent(key, local.get(key))
-        with serving(remote.uri, 1, tokens=True) as running:
+        with serving(remote.uri, 2, tokens=True) as running:
             yield running
 
 
