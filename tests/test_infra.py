@@ -166,8 +166,9 @@ def test_the_bucket_policy_grants_what_the_jobs_call_and_no_other_delete():
 
 
 def test_only_the_modules_that_the_bucket_policy_knows_replace_or_delete():
-    """Shards and healing replace under data/, pulses under pulses/, the verdict is probe/verdict.json; runs drop old
-    checkpoints' files; the probe removes its own objects and garbage collection is an administrator's."""
+    """Shards are put back under data/, pulses replaced under pulses/, the verdict is probe/verdict.json; runs drop old
+    checkpoints' files; the probe removes its own objects and garbage collection is an administrator's. A patient store
+    passes on what these call."""
     calls = {
         (path.stem, node.func.attr)
         for path in (ROOT / "datalake").glob("*.py")
@@ -179,10 +180,11 @@ def test_only_the_modules_that_the_bucket_policy_knows_replace_or_delete():
     }
     assert calls == {
         ("shards", "replace"),
-        ("healing", "replace"),
         ("pulses", "replace"),
         ("verdict", "replace"),
         ("runs", "delete"),
         ("probe", "delete"),
         ("garbage", "delete"),
+        ("patience", "replace"),
+        ("patience", "delete"),
     }
