@@ -1,0 +1,213 @@
+"""What feeding costs the step loop: tensors in memory, the local reader and Ray Data, turn by turn under Ray Train.
+
+    python -m benchmarks.ingest [--workers N] [--turns N] [--steps N] [--dim N] [--layers N] [--lake URI] [--json]
+
+Every turn is the trainer's own `run_training` on the same rows; only the source of its batches differs. One worker with
+all cores takes memory, reader and Ray Data in turn, two DDP workers memory and Ray Data, so that all meet the same
+neighbours on the machine. The steps up to the first log line, where a stream starts, are shown apart ("first batch").
+Medians over turns, with minimum and maximum; ratios are of turns that followed each other. CPU seconds are those of all
+processes of this Ray, from a turn's first log line to its last: what feeding costs, whoever else is on the machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import statistics
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import ray.train
+from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchTrainer
+
+from benchmarks.lake import machine
+from datalake import Lake, Manifest, Plan, Source, content_digest, digest_of, shard_layout, write_shard
+from orchestration.ray_session import local_cores, ray_session
+from orchestration.stream import ray_data_batches
+from trainer import Batch, BatchesFactory, TrainDataset, local_batches, parse_config, run_training
+
+SEQ_LEN = 256
+ROWS = 8192
+SHARD = 1024
+VOCAB = 258
+BATCH = 8
+LOG_EVERY = 10
+
+
+def memory_batches(
+    plan: Plan, start_step: int, steps: int, world: int, rank: int, datasets: Sequence[TrainDataset]
+) -> Iterator[Batch]:
+    """All batches of the turn, made before its first step."""
+    reader = datasets[0].reader()
+    rows = [plan.rank_rows(step, world, rank) for step in range(start_step, steps)]
+    return iter([Batch(start_step + at, each, reader.rows(each[:, 1])) for at, each in enumerate(rows)])
+
+
+WAYS: dict[str, BatchesFactory] = {"memory": memory_batches, "reader": local_batches, "ray data": ray_data_batches}
+
+
+def make_dataset(lake: Lake) -> str:
+    """Uniform tokens: what they are makes no difference to speed."""
+    spec = {"family": "benchmark", "rows": ROWS, "seq_len": SEQ_LEN}
+    source = Source(
+        kind="synthetic", spec=spec, spec_digest=digest_of(spec), seed=0, generator="0", shard_sequences=SHARD
+    )
+    shards = []
+    for first, rows in shard_layout(ROWS, SHARD):
+        tokens = np.random.default_rng(first).integers(0, VOCAB, (rows, SEQ_LEN), dtype=np.uint16)
+        column = pa.Array.from_buffers(pa.binary(2 * SEQ_LEN), rows, [None, pa.py_buffer(tokens.tobytes())])
+        table = pa.table({"sequence_id": np.arange(first, first + rows), "tokens": column})
+        shards.append(write_shard(lake.store, source, table, first))
+    digest = content_digest(lake.store, shards)
+    manifest = Manifest.build(source, shards, seq_len=SEQ_LEN, vocab_size=VOCAB, content_digest=digest)
+    return lake.datasets.commit("ingest", manifest).ref
+
+
+def worker(job: dict[str, Any]) -> None:
+    """All turns of one rank; rank 0 writes what it saw."""
+    context = ray.train.get_context()
+    rank, world = context.get_world_rank(), context.get_world_size()
+    lake, config = Lake.open(job["lake"]), parse_config(job["config"])
+    threads = max(1, local_cores() // context.get_local_world_size())
+    turns: list[dict[str, Any]] = []
+    for number in range(job["turns"] + 1):  # the first warms up
+        for way in job["ways"]:
+            seen: list[dict[str, Any]] = []
+
+            def watch(event: dict[str, Any], seen: list[dict[str, Any]] = seen) -> None:
+                if event["event"] == "step":
+                    seen.append({**event, "cpu_s": cpu_seconds(job["driver"]) if rank == 0 else 0.0})
+
+            run_training(
+                config,
+                lake,
+                f"world-{world}-{way.replace(' ', '-')}-{number}",
+                batches_factory=WAYS[way],
+                rank=rank,
+                world=world,
+                threads=threads,
+                on_event=watch,
+            )
+            if number:
+                turns.append({"way": way, "turn": number, **summed(seen)})
+    if rank == 0:
+        Path(job["out"]).write_text(json.dumps(turns))
+
+
+def cpu_seconds(pid: int) -> float:
+    """CPU time so far of process ``pid`` and all it started, directly or not: the driver, its Ray and the workers."""
+    parents: dict[int, int] = {}
+    ticks: dict[int, int] = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # it may end while we look
+            fields = (folder / "stat").read_text().rpartition(")")[2].split()
+            parents[int(folder.name)] = int(fields[1])
+            ticks[int(folder.name)] = sum(map(int, fields[11:15]))  # own and reaped children's, user and system
+    ours = {pid}
+    while more := {each for each, parent in parents.items() if parent in ours} - ours:
+        ours |= more
+    return sum(ticks.get(each, 0) for each in ours) / os.sysconf("SC_CLK_TCK")
+
+
+def summed(steps: list[dict[str, Any]]) -> dict[str, float]:
+    """Tokens per second and data-wait share of all log intervals but the first, and the wait within the first."""
+    tokens = steps[0]["tokens"]
+    seconds = [tokens / each["tokens_per_s"] for each in steps]
+    waits = [each["data_wait"] * length for each, length in zip(steps, seconds, strict=True)]
+    return {
+        "tokens_per_s": tokens * (len(steps) - 1) / sum(seconds[1:]),
+        "data_wait": sum(waits[1:]) / sum(seconds[1:]),
+        "first_batch_s": waits[0],
+        "cpu_s": steps[-1]["cpu_s"] - steps[0]["cpu_s"],
+    }
+
+
+def spread(values: list[float]) -> dict[str, float]:
+    return {"median": statistics.median(values), "min": min(values), "max": max(values)}
+
+
+def measure(job: dict[str, Any], workers: int, ways: list[str]) -> dict[str, Any]:
+    """One Ray Train run of all turns: per way its figures, and its tokens/s over those of memory in the same turn."""
+    with tempfile.TemporaryDirectory() as scratch:
+        out = f"{scratch}/turns.json"
+        TorchTrainer(
+            worker,
+            train_loop_config={**job, "ways": ways, "out": out},
+            scaling_config=ScalingConfig(num_workers=workers),
+            run_config=RunConfig(name="ingest", storage_path=scratch, failure_config=FailureConfig(max_failures=0)),
+        ).fit()
+        turns = json.loads(Path(out).read_text())
+    by_way = {way: [turn for turn in turns if turn["way"] == way] for way in ways}
+    figures: dict[str, Any] = {}
+    for way, found in by_way.items():
+        figures[way] = {
+            key: spread([turn[key] for turn in found])
+            for key in ("tokens_per_s", "data_wait", "first_batch_s", "cpu_s")
+        }
+        pairs = list(zip(found, by_way["memory"], strict=True))
+        figures[way]["of_memory"] = spread([mine["tokens_per_s"] / base["tokens_per_s"] for mine, base in pairs])
+        figures[way]["cpu_of_memory"] = spread([mine["cpu_s"] / base["cpu_s"] for mine, base in pairs])
+    return figures
+
+
+def as_text(result: dict[str, Any]) -> str:
+    lines = [f"{result['machine']}; {result['model']}, {BATCH} × {SEQ_LEN} tokens a step, {result['turns']} turns"]
+    for workers, figures in result["workers"].items():
+        for way, each in figures.items():
+            speed, wait, ratio, first = (
+                each[key] for key in ("tokens_per_s", "data_wait", "of_memory", "first_batch_s")
+            )
+            lines.append(
+                f"{workers} worker(s) {way:>9}: {speed['median']:9,.0f} tokens/s"
+                f" ({speed['min']:,.0f}–{speed['max']:,.0f})"
+                f"  {ratio['median']:.3f} of memory ({ratio['min']:.3f}–{ratio['max']:.3f})"
+                f"  CPU {each['cpu_of_memory']['median']:.3f} of memory's"
+                f"  data wait {wait['median']:.2%} (to {wait['max']:.2%})  first batch {first['median']:.2f} s"
+            )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.ingest", description=__doc__.split("\n")[0])
+    parser.add_argument("--turns", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=40, help="of a turn")
+    parser.add_argument("--dim", type=int, default=128)
+    parser.add_argument("--layers", type=int, default=2)
+    parser.add_argument("--lake", help="a folder or s3://bucket/prefix; a temporary folder if left out")
+    parser.add_argument("--workers", type=int, choices=(1, 2), help="only this many workers; both by default")
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    config = {
+        "model": {"depth": 1, "dim": options.dim, "layers": options.layers},
+        "data": [{"dataset": "ingest@1"}],
+        "steps": options.steps,
+        "batch_sequences": BATCH,
+        "checkpoint_every": options.steps,
+        "log_every": LOG_EVERY,
+        "spike_nats": None,
+    }
+    with tempfile.TemporaryDirectory() as scratch, ray_session():
+        lake = Lake.open(options.lake or f"{scratch}/lake")
+        make_dataset(lake)
+        job = {"lake": lake.uri, "config": config, "turns": options.turns, "driver": os.getpid()}
+        result: dict[str, Any] = {
+            "machine": machine(),
+            "model": f"{options.dim}×{options.layers}",
+            "turns": options.turns,
+            "workers": {},
+        }
+        for workers, ways in {1: list(WAYS), 2: ["memory", "ray data"]}.items():
+            if options.workers in (None, workers):
+                result["workers"][workers] = measure(job, workers, ways)
+    print(json.dumps(result, indent=2) if options.json else as_text(result))
+
+
+if __name__ == "__main__":
+    main()
