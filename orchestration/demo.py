@@ -17,10 +17,11 @@ from generator import measure_acceptance, parse_spec
 from orchestration.corpus import add_corpus, stdlib_files
 from orchestration.demo_report import write_report
 from orchestration.generate_job import GenerateRequest, run_generation
-from orchestration.progress import console, corpus_stages, event_display, stage
+from orchestration.progress import console, corpus_stages, stage
 from orchestration.ray_session import local_cores
 from orchestration.run_names import default_run_name
 from orchestration.train_job import train_on_ray
+from orchestration.training_view import training_display
 from trainer import TrainConfig, TrainResult, parse_config
 
 # 4 colours on a 6×6 torus: 256 patch tokens, 11 tokens a frame, 23 frames to infer the rule from. The band leaves out
@@ -148,7 +149,7 @@ def _train(lake: Lake, settings: DemoSettings, name: str, fields: dict[str, Any]
     config = parse_config(fields | {"publish": f"demo-{name}"})
     # Another size of demo in the same lake is another run; the same demo finds its own run and resumes it.
     run = default_run_name(f"demo-{name}", config)
-    with stage(f"train {name}", config.steps) as advance:
-        result = train_on_ray(lake, config, run, workers=settings.workers, on_event=event_display(advance))
+    with training_display(f"train {name}", config.steps) as on_event:
+        result = train_on_ray(lake, config, run, workers=settings.workers, on_event=on_event)
     console.print(f"model {result.model}  run {run}")
     return Arm(name, run, config, result)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -46,25 +45,6 @@ def stage(title: str, total: float, *, clock: Callable[[], float] = time.monoton
 
         yield line
     console.print(f"[green]✓[/green] {title} ({clock() - started:.1f}s)")
-
-
-def event_display(advance: Advance) -> Callable[[dict[str, Any]], None]:
-    """Turn the step loop's events into progress notes and lines."""
-
-    def show(event: dict[str, Any]) -> None:
-        kind = event["event"]
-        if kind == "step":
-            advance(event["step"], f"loss {event['loss']:.4f}  {event['tokens_per_s']:,.0f} tokens/s")
-        elif kind == "start":
-            size = f"{event['parameters']:,} parameters, {event['world']} workers, {event['precision']}"
-            console.print(f"  {size}, {event['batch_tokens']:,} tokens a step, from step {event['step']}")
-            groups = (f"{name} {group['tensors']} by {group['rule']}" for name, group in event["groups"].items())
-            console.print(f"  tensors by group: {', '.join(groups)}")
-        elif kind in ("resume", "skipped_checkpoint", "worker_lost", "repair", "waiting", "waited"):
-            details = " ".join(f"{key}={value}" for key, value in event.items() if key != "event")
-            console.print(f"  {kind.replace('_', ' ')}: {details}")
-
-    return show
 
 
 @contextmanager

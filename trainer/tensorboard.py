@@ -29,6 +29,18 @@ def listening(on_event: OnEvent | None, folder: str | None, run: str) -> Iterato
             files.close()
 
 
+def scalars(event: dict[str, Any]) -> dict[str, float]:
+    """The numbers of a "step" or "eval" event by the name they are watched under; nothing of other events."""
+    prefix = {"step": "train", "eval": f"eval/{str(event.get('dataset')).replace('@', '.')}"}.get(event["event"])
+    if prefix is None:
+        return {}
+    return {
+        f"{prefix}/{key}": value
+        for key, value in event.items()
+        if isinstance(value, int | float) and key not in ("step", "steps")
+    }
+
+
 class EventFiles:
     """Writes scalars of "step" and "eval" events under ``folder``/``run``. Listens to the loop like any ``on_event``.
 
@@ -50,17 +62,10 @@ class EventFiles:
         kind = event["event"]
         if kind == "start":
             self._writer = self._open(event["step"])
-        elif kind == "step":
-            self._write("train", event, event["step"], skip=("step", "steps"))
-        elif kind == "eval":
-            self._write(f"eval/{event['dataset'].replace('@', '.')}", event, event["step"], skip=("step",))
+        for name, value in scalars(event).items():
+            self._writer.add_scalar(name, value, event["step"])
 
     def close(self) -> None:
         """Finish the file."""
         if self._writer is not None:
             self._writer.close()
-
-    def _write(self, prefix: str, values: dict[str, Any], step: int, skip: tuple[str, ...]) -> None:
-        for key, value in values.items():
-            if isinstance(value, int | float) and key not in skip:
-                self._writer.add_scalar(f"{prefix}/{key}", value, step)

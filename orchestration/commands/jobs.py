@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,7 +21,7 @@ from orchestration.commands.common import (
     read_toml,
     resumable,
 )
-from orchestration.progress import event_display, stage
+from orchestration.progress import stage
 
 OnDamageOption = Annotated[
     OnDamage | None,
@@ -89,20 +90,31 @@ def train(
     on_damage: OnDamageOption = None,
     heal_budget: HealBudget = DamagePolicy.heal_shards,
     wait_budget: WaitBudget = DamagePolicy.wait_seconds,
+    wandb: Annotated[str | None, typer.Option(metavar="PROJECT", help="Log to Weights & Biases, too.")] = None,
     lake: LakeUri = DEFAULT_LAKE,
     as_json: AsJson = False,
 ) -> None:
     """Train (or resume, or show the finished) run described by CONFIG.toml."""
     from orchestration.run_names import default_run_name
+    from orchestration.training_view import training_display
     from trainer import parse_config, run_training
+    from trainer.wandb_run import wandb_listening
 
     config = parse_config(read_toml(config_file))
     damage = DamagePolicy(on_damage, heal_budget, wait_seconds=wait_budget)
     opened = open_lake(lake, to_write=True)
     if run is None:
         run = default_run_name(config_file.stem, config)
-    with resumable(), stage(f"train {run}", config.steps) as advance:
-        on_event = event_display(advance)
+    with (
+        resumable(),
+        wandb_listening(wandb, run) if wandb else nullcontext(lambda _event: None) as logged,
+        training_display(f"train {run}", config.steps) as shown,
+    ):
+
+        def on_event(event: dict[str, Any]) -> None:
+            shown(event)
+            logged(event)
+
         if no_ray:
             from orchestration.heal import caretaker
 
