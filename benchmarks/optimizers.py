@@ -90,6 +90,9 @@ def main() -> None:
         reached = arm.tokens_to(target)
         tokens = "never" if reached is None else f"{reached:,} tokens"
         print(f"{name:>6} at {arm.lr:g}{edge}: final {arm.final:.4f}; to AdamW's {target:.4f}: {tokens}")
+    print(f"{'tokens':>9}  " + "  ".join(f"{name:>6}" for name in best))
+    for points in zip(*(arm.curve for arm in best.values()), strict=True):
+        print(f"{points[0][0]:9,}  " + "  ".join(f"{loss:6.4f}" for _, loss in points))
 
 
 if __name__ == "__main__":
