@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -52,6 +52,40 @@ def upload_files(store: Store, prefix: str, files: Mapping[str, bytes]) -> dict[
                 f"run `morphogen probe` on it"
             )
     return digests
+
+
+class CheckpointFiles(Mapping[str, bytes]):
+    """A checkpoint's files by name, each read and verified when it is asked for: a rank may need only a few of them.
+
+    Asking raises NotFoundError or CorruptObjectError, or KeyError for a name that the checkpoint does not have.
+    """
+
+    def __init__(self, store: Store, checkpoint: Checkpoint) -> None:
+        self._store = store
+        self._checkpoint = checkpoint
+
+    def __getitem__(self, name: str) -> bytes:
+        return read_verified(self._store, f"{self._checkpoint.key_prefix}/{name}", self._checkpoint.files[name])
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._checkpoint.files
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._checkpoint.files)
+
+    def __len__(self) -> int:
+        return len(self._checkpoint.files)
+
+
+def read_verified(store: Store, key: str, sha256: str) -> bytes:
+    """A file of a run. Raises NotFoundError, or CorruptObjectError if it is not what the log says."""
+    data = store.get(key)
+    if (found := sha256_hex(data)) != sha256:
+        raise CorruptObjectError(
+            f"object {key} is corrupt: expected SHA-256 {sha256}, found {found} in {len(data)} bytes: resume the run, "
+            "which goes back to the newest checkpoint that verifies"
+        )
+    return data
 
 
 def check_files(store: Store, checkpoint: Checkpoint) -> str | None:

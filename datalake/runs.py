@@ -2,24 +2,33 @@
 
 ``RunRepository.start`` takes the run over by writing a fresh *lease*; every later change checks that the lease is still
 its own, so a driver that was presumed dead and comes back is fenced off at its next write. A checkpoint's files are
-uploaded beside, under a fresh key, read back, and only then named in the log.
+uploaded beside, under a fresh key, read back, and only then named in the log. Threads may share a ``Run``: the log
+takes their changes one at a time, and it knows the newest state that either met.
 """
 
 from __future__ import annotations
 
 import copy
+import threading
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from datalake.ambient import Ambient
-from datalake.canonical import sha256_hex
-from datalake.checkpoints import Checkpoint, SkippedCheckpoint, check_files, upload_files
-from datalake.errors import CorruptObjectError, NotFoundError, RunConflictError, RunFencedError
+from datalake.checkpoints import (
+    Checkpoint,
+    CheckpointFiles,
+    SkippedCheckpoint,
+    check_files,
+    read_verified,
+    upload_files,
+)
+from datalake.errors import NotFoundError, RunConflictError, RunFencedError
 from datalake.pulses import Pulse, write_pulse
 from datalake.store import Store
-from datalake.version_log import VersionLog
+from datalake.version_log import LogEntry, VersionLog
 
 State = dict[str, Any]
+METRICS = "metrics.jsonl"
 # Not append()'s to change.
 _OWNED = {"kind", "config", "config_digest", "inputs", "attempts", "lease", "checkpoints", "repairs", "faults", "stop"}
 FAULTS_KEPT = 200  # every entry of the log holds them all; ``fault_count`` goes on counting
@@ -35,7 +44,15 @@ class Run:
         self._state = state
         self._lease = lease
         self._parent: str | None = None  # key_prefix of the checkpoint that the next one goes on from
+        self._number = 0  # the entry that the state is of
+        self._knowing = threading.Lock()
         self.name = log.name
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_knowing"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _knowing=threading.Lock())
 
     @property
     def state(self) -> State:
@@ -72,7 +89,7 @@ class Run:
         head = self._log.head()
         if head is None:
             raise NotFoundError(f"run {self.name!r} is gone from lake {self._store.uri}: restore it from a copy")
-        self._state = head.state
+        self._know(head)
         return self
 
     def append(self, *, message: str = "", **changes: Any) -> None:
@@ -129,14 +146,32 @@ class Run:
         resumed from through this object). Raises as ``append`` does, and CorruptObjectError if what was read back
         differs.
         """
-        prefix = f"checkpoints/{self.name}/{step:08d}-{self._ambient.nonce()}"
-        digests = upload_files(self._store, prefix, files)
-        chunk = None if metrics is None else upload_files(self._store, prefix, {"metrics.jsonl": metrics})
+        prefix = self.checkpoint_prefix(step)
+        extra = {} if metrics is None else {METRICS: metrics}
+        return self.name_checkpoint(step, prefix, self.upload_checkpoint(prefix, {**files, **extra}))
+
+    def checkpoint_prefix(self, step: int) -> str:
+        """A fresh place for the files of a checkpoint of ``step``."""
+        return f"checkpoints/{self.name}/{step:08d}-{self._ambient.nonce()}"
+
+    def upload_checkpoint(self, prefix: str, files: Mapping[str, bytes]) -> dict[str, str]:
+        """Upload some of a checkpoint's files and read them back; returns names to SHA-256. Any worker may do this.
+
+        Nothing names them yet. Raises CorruptObjectError if what was read back differs.
+        """
+        return upload_files(self._store, prefix, files)
+
+    def name_checkpoint(self, step: int, prefix: str, digests: Mapping[str, str]) -> Checkpoint:
+        """Name in the log, as the checkpoint of ``step``, files that have been uploaded and read back.
+
+        A file ``metrics.jsonl`` is its metrics, see ``add_checkpoint``. Raises as ``append`` does.
+        """
+        files = dict(digests)
         checkpoint = Checkpoint(
             step=step,
             key_prefix=prefix,
-            files=digests,
-            metrics=chunk["metrics.jsonl"] if chunk else None,
+            metrics=files.pop(METRICS, None),
+            files=files,
             parent=self._parent,
             time=self._ambient.timestamp(),
         )
@@ -183,7 +218,11 @@ class Run:
 
     def read_checkpoint(self, checkpoint: Checkpoint) -> dict[str, bytes]:
         """A checkpoint's files, verified. Raises NotFoundError or CorruptObjectError."""
-        return {name: self._read(f"{checkpoint.key_prefix}/{name}", sha) for name, sha in checkpoint.files.items()}
+        return dict(self.open_checkpoint(checkpoint))
+
+    def open_checkpoint(self, checkpoint: Checkpoint) -> CheckpointFiles:
+        """A checkpoint's files, each to be read and verified when it is asked for."""
+        return CheckpointFiles(self._store, checkpoint)
 
     def metrics_chunks(self) -> Sequence[bytes]:
         """The metrics of the run's history, oldest first: chunks of the newest checkpoint and those it goes on from.
@@ -196,21 +235,12 @@ class Run:
         current = next(reversed(known.values()), None)
         while current is not None:
             if current.metrics is not None:
-                chain.append(self._read(f"{current.key_prefix}/metrics.jsonl", current.metrics))
+                chain.append(read_verified(self._store, f"{current.key_prefix}/{METRICS}", current.metrics))
             current = known[current.parent] if current.parent else None
         return chain[::-1]
 
     def _recorded(self) -> list[Checkpoint]:
         return [Checkpoint.model_validate(item) for item in self._state["checkpoints"]]
-
-    def _read(self, key: str, sha256: str) -> bytes:
-        data = self._store.get(key)
-        if (found := sha256_hex(data)) != sha256:
-            raise CorruptObjectError(
-                f"object {key} of run {self.name!r} is corrupt: expected SHA-256 {sha256}, found {found} in "
-                f"{len(data)} bytes: resume the run, which goes back to the newest checkpoint that verifies"
-            )
-        return data
 
     def _change(self, change: Any, message: str) -> None:
         def fenced(state: State | None) -> State:
@@ -220,7 +250,14 @@ class Run:
                 raise fenced_error(self.name, state)
             return change(state)
 
-        self._state = self._log.update(fenced, message).state
+        self._know(self._log.update(fenced, message))
+
+    def _know(self, entry: LogEntry) -> None:
+        # Two threads may come back from the log in either order; no lock is held while they are there, since a store
+        # that is away can make one of them note, through this object, that it waits.
+        with self._knowing:
+            if entry.number > self._number:
+                self._number, self._state = entry.number, entry.state
 
 
 def fenced_error(run: str, state: State | None) -> RunFencedError:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import nullcontext
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
+from trainer.parallel import exchanging
 from trainer.precision import Precision, autocast
 
 
@@ -23,12 +22,11 @@ def accumulate(
     """Add the gradient of ``scale`` · Σ weight · loss to every parameter; returns that sum unscaled, float64 [].
 
     ``tokens_BT`` int64 [B, T] is cut into ``pieces`` of nearly equal numbers of rows; ``weights_BT`` float32 [B, T-1]
-    (None: all 1) says what counts. DDP exchanges gradients once, in the last piece's backward pass.
+    (None: all 1) says what counts. Ranks exchange gradients once, in the last piece's backward pass.
     """
     total = torch.zeros((), dtype=torch.float64, device=tokens_BT.device)
     for part_BT, part_weights_BT, last in _pieces(tokens_BT, weights_BT, pieces):
-        waits = forward.no_sync() if isinstance(forward, DistributedDataParallel) and not last else nullcontext()
-        with waits:
+        with exchanging(forward, last):
             with autocast(precision, tokens_BT.device):
                 losses_BT = forward(part_BT)
                 nats = (losses_BT if part_weights_BT is None else losses_BT * part_weights_BT).sum()

@@ -3,7 +3,11 @@
 Files: ``model.safetensors`` (weights), ``optimizer.safetensors`` (``<parameter>.<key>``, such as
 ``lm_head.weight.exp_avg``), ``average.safetensors`` (averaged weights, once there are any), ``state.json`` (the step
 and what the next attempt must know). Learning rate, data order and random numbers are functions of (config, step), so
-the step is all that is kept of them. Equal states give equal bytes.
+the step is all that is kept of them. Equal states give equal bytes. Where ranks share a model's rows, each writes its
+own (``trainer.shards``).
+
+Making them has two parts, so that a run waits for the first alone: ``snapshot`` copies what would change, ``encode``
+makes bytes of the copy.
 """
 
 from __future__ import annotations
@@ -14,43 +18,73 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load, save
+from safetensors.torch import save
 from torch import Tensor
 
+from trainer import lowbit, shards
 from trainer.average import Average
 from trainer.errors import CheckpointError, DivergedError
-from trainer.hf_layout import from_hf_state, to_hf_state
+from trainer.hf_layout import from_hf_state, hf_tensors
 from trainer.model import Llama
 from trainer.optim import Optimizer
 
-MODEL, OPTIMIZER, AVERAGE, STATE = "model.safetensors", "optimizer.safetensors", "average.safetensors", "state.json"
+MODEL, OPTIMIZER, AVERAGE, STATE = "model", "optimizer", "average", "state.json"
 FORMAT = 1
 
+Snapshot = dict[str, bytes | dict[str, Tensor]]
 
-def pack(model: Llama, optimizer: Optimizer, average: Average, state: Mapping[str, Any]) -> dict[str, bytes]:
-    """The checkpoint's files; DivergedError, and so no checkpoint, if a weight is not finite."""
-    weights = to_hf_state(model)
-    for name, tensor in weights.items():
-        if not torch.isfinite(tensor).all():
+
+def snapshot(model: Llama, optimizer: Optimizer, average: Average, state: Mapping[str, Any], rank: int = 0) -> Snapshot:
+    """What ``rank`` writes of a checkpoint, by file name, copied to host memory; empty if rank 0 writes for all.
+
+    DivergedError, and so no checkpoint, if a weight that this rank holds is not finite.
+    """
+    kinds = {MODEL: hf_tensors(model), OPTIMIZER: optimizer_tensors(optimizer), AVERAGE: average.tensors}
+    world = shards.cut_world(kinds[MODEL])
+    if rank >= world:
+        return {}
+    for name, tensor in kinds[MODEL].items():
+        if not torch.isfinite(shards.local(tensor)).all():
             raise DivergedError(
                 f"step {state['step']}: weight {name} is not finite; the checkpoint before this one is kept; "
                 "lower optimizer.lr or raise schedule.warmup_steps"
             )
-    averaged = {name: tensor.to("cpu").contiguous() for name, tensor in average.tensors.items()}
-    return {
-        MODEL: save(weights),
-        OPTIMIZER: save(optimizer_tensors(optimizer)),
-        **({AVERAGE: save(averaged)} if averaged else {}),
-        STATE: json.dumps({"format": FORMAT, **state}, sort_keys=True, allow_nan=False).encode(),
+    files: Snapshot = {
+        shards.file_name(kind, rank, world): {
+            part: inner.detach().to("cpu", copy=True).contiguous()
+            for name, tensor in named.items()
+            for part, inner in lowbit.split(name, shards.local(tensor)).items()
+        }
+        for kind, named in kinds.items()
+        if named
     }
+    if rank == 0:
+        files[STATE] = json.dumps({"format": FORMAT, **state}, sort_keys=True, allow_nan=False).encode()
+        if world > 1:
+            files[shards.INDEX] = shards.index(kinds, world)
+    return files
+
+
+def encode(files: Snapshot) -> dict[str, bytes]:
+    """The files of a snapshot."""
+    return {name: data if isinstance(data, bytes) else save(data) for name, data in files.items()}
 
 
 def unpack(files: Mapping[str, bytes], model: Llama, optimizer: Optimizer, average: Average) -> dict[str, Any]:
-    """Load ``pack``'s files into ``model``, ``optimizer`` and ``average``, in place; returns the state."""
+    """Load a checkpoint's files into ``model``, ``optimizer`` and ``average``, in place; returns the state.
+
+    Each rank reads the files that hold its rows, however many ranks wrote them.
+    """
     state = read_state(files)
+    parameters = dict(model.named_parameters())
+
+    def owner(name: str) -> Tensor | None:
+        return parameters.get(name.rpartition(".")[0])
+
     try:
-        weights, moments = load(files[MODEL]), load(files[OPTIMIZER])
-        averaged = load(files[AVERAGE]) if AVERAGE in files else {}
+        weights = shards.Saved(files, MODEL).tensors(parameters.get)
+        moments = shards.Saved(files, OPTIMIZER).tensors(owner)
+        averaged = shards.Saved(files, AVERAGE).tensors(parameters.get)
     except (KeyError, SafetensorError) as error:
         raise CheckpointError(f"checkpoint at step {state['step']} cannot be read: {error}") from error
     from_hf_state(model, weights)
@@ -70,12 +104,8 @@ def read_state(files: Mapping[str, bytes]) -> dict[str, Any]:
 
 
 def optimizer_tensors(optimizer: Optimizer) -> dict[str, Tensor]:
-    """Every state tensor of every parameter under ``<parameter>.<key>``, on CPU, dtypes kept."""
-    return {
-        f"{name}.{key}": value.detach().to("cpu").contiguous()
-        for name, _, state in optimizer.states()
-        for key, value in state.items()
-    }
+    """Every state tensor of every parameter under ``<parameter>.<key>``, as the optimiser holds it."""
+    return {f"{name}.{key}": value for name, _, state in optimizer.states() for key, value in state.items()}
 
 
 def load_optimizer_tensors(optimizer: Optimizer, tensors: Mapping[str, Tensor]) -> None:
@@ -83,14 +113,14 @@ def load_optimizer_tensors(optimizer: Optimizer, tensors: Mapping[str, Tensor]) 
 
     The per-parameter step count stays on the CPU or goes to the device as a fresh optimiser would have placed it.
     """
-    named = {name: (parameter, state) for name, parameter, state in optimizer.states()}
+    parameters = {name: parameter for name, parameter, _ in optimizer.states()}
     for full_name, value in tensors.items():
         name, _, key = full_name.rpartition(".")
-        if name not in named:
+        if name not in parameters:
             raise CheckpointError(f"optimizer state {full_name}: the model has no parameter {name}; check the config")
-        parameter, state = named[name]
+        parameter = parameters[name]
         if value.ndim and value.shape != parameter.shape:
             raise CheckpointError(
                 f"optimizer state {full_name} is {list(value.shape)}, the parameter is {list(parameter.shape)}"
             )
-        state[key] = value.to(parameter.device)
+        optimizer.load_state(name, key, value)

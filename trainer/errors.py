@@ -31,5 +31,9 @@ class CheckpointError(TrainerError):
     """A checkpoint does not fit the model it should be loaded into, or cannot be written."""
 
 
-class RankZeroError(TrainerError):
+class RankError(TrainerError):
+    """Another rank failed in a part that all do together; carries its message."""
+
+
+class RankZeroError(RankError):
     """Rank 0 failed in a part that it does for all ranks; carries its message."""

@@ -14,7 +14,6 @@ import numpy as np
 import torch
 
 from trainer.data import TrainDataset
-from trainer.loss import token_scores
 from trainer.mask import LossMask, frame_tokens, target_mask
 from trainer.model import Llama
 from trainer.precision import Precision, autocast
@@ -75,8 +74,12 @@ def evaluate(
     reader = dataset.reader()
     losses_T, hits, extra = np.zeros(length), 0.0, 0.0
 
-    for start in range(0, len(mine), ROWS_PER_PASS):
+    # Ranks that share a model's rows need each other in every pass: all make as many as the one with the most rows.
+    for start in range(0, -(-total // ranks.world), ROWS_PER_PASS):
         rows = mine[start : start + ROWS_PER_PASS]
+        if not len(rows):
+            score(model, np.zeros((1, 2), dtype=np.uint16), precision, device)
+            continue
         tokens_BT = reader.rows(rows)
         losses_BT, hits_BT = score(model, tokens_BT, precision, device)
         losses_T += losses_BT.sum(axis=0)
@@ -125,8 +128,6 @@ def score(
     training = model.training
     model.eval()
     with autocast(precision, device):
-        hidden_ND = model.model(tokens[:, :-1]).flatten(0, 1)
-        losses_N, hits_N = token_scores(hidden_ND, model.lm_head.weight, tokens[:, 1:].flatten())
+        losses, hits = model.scores(tokens)
     model.train(training)
-    shape = (tokens.shape[0], tokens.shape[1] - 1)
-    return losses_N.double().cpu().numpy().reshape(shape), hits_N.cpu().numpy().reshape(shape)
+    return losses.double().cpu().numpy(), hits.cpu().numpy()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 from trainer.errors import DivergedError
@@ -23,17 +24,17 @@ class LossGuard:
         self._limit = math.inf if spike_nats is None else spike_nats
         self._mean, self._seen = 0.0, 0
 
-    def check(self, step: int, loss: float, grad_norm: float, kept: int) -> None:
-        """DivergedError if update ``step`` must not be made; ``kept`` is the step of the last good checkpoint."""
+    def check(self, step: int, loss: float, grad_norm: float, kept: Callable[[], int]) -> None:
+        """DivergedError if update ``step`` must not be made; ``kept`` gives the step of the last good checkpoint."""
         if not (math.isfinite(loss) and math.isfinite(grad_norm)):
             raise DivergedError(
-                f"step {step}: loss = {loss}, gradient norm = {grad_norm}; the checkpoint at step {kept} is kept; "
+                f"step {step}: loss = {loss}, gradient norm = {grad_norm}; the checkpoint at step {kept()} is kept; "
                 f"{ADVICE}"
             )
         if self._seen >= FIRST_STEPS and loss > self._mean + self._limit:
             raise DivergedError(
                 f"step {step}: loss = {loss:.4f} is more than spike_nats = {self._limit} above its recent mean "
-                f"{self._mean:.4f}; the checkpoint at step {kept} is kept; {ADVICE}, or raise spike_nats"
+                f"{self._mean:.4f}; the checkpoint at step {kept()} is kept; {ADVICE}, or raise spike_nats"
             )
         self._seen += 1
         # At first the plain mean: a fading one would still remember its start at 0.

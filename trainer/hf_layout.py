@@ -18,6 +18,7 @@ from torch import Tensor
 from trainer.config import ModelShape
 from trainer.errors import CheckpointError
 from trainer.model import Llama
+from trainer.shards import whole
 
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
@@ -80,12 +81,19 @@ def from_hf_config(config: Mapping[str, Any]) -> ModelShape:
     )
 
 
-def to_hf_state(model: Llama) -> dict[str, Tensor]:
-    """Float32 CPU copies of the weights under Hugging Face's names; a tied head is left out, as there."""
+def hf_tensors(model: Llama) -> dict[str, Tensor]:
+    """The weights under Hugging Face's names, as the model holds them; a tied head is left out, as there."""
     return {
-        name: tensor.detach().to("cpu", torch.float32).contiguous()
+        name: tensor
         for name, tensor in model.state_dict().items()
         if not (model.shape.tied and name == "lm_head.weight")
+    }
+
+
+def to_hf_state(model: Llama) -> dict[str, Tensor]:
+    """Whole float32 weights on the CPU. Every rank must ask where ranks share the model's rows."""
+    return {
+        name: whole(tensor.detach()).to("cpu", torch.float32).contiguous() for name, tensor in hf_tensors(model).items()
     }
 
 

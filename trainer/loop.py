@@ -14,9 +14,6 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import torch
-from torch.nn.parallel import DistributedDataParallel
-
 from datalake import Caretaker, Lake
 from trainer import checkpoint
 from trainer.accumulate import accumulate
@@ -26,17 +23,20 @@ from trainer.data import BatchesFactory, check_batch, closing_batches, local_bat
 from trainer.evaluate import evaluate
 from trainer.guard import LossGuard
 from trainer.hardware import flops_per_token, peak_flops
+from trainer.hf_layout import to_files
 from trainer.inputs import open_inputs, source_weights
 from trainer.mask import TargetMasks, dataset_mask
 from trainer.metrics import Interval
 from trainer.model import Llama, count_parameters
 from trainer.optim import Optimizer
-from trainer.precision import autocast, exact, pick_device, resolve_precision, seed_step
+from trainer.parallel import Parallel, clip_gradients, over_ranks, place_model
+from trainer.precision import exact, pick_device, resolve_precision, seed_step
 from trainer.promised import Promised, settle
 from trainer.publish import publish
 from trainer.ranks import Ranks
 from trainer.rates import rates_at
 from trainer.record import RunRecord, TrainResult
+from trainer.saving import saving
 from trainer.schedule import lr_factor
 from trainer.tensorboard import listening
 from trainer.transfer import transfer
@@ -53,6 +53,7 @@ def run_training(
     promised: Promised | None = None,
     rank: int = 0,
     world: int = 1,
+    parallel: Parallel = "ddp",
     device: str | None = None,
     threads: int | None = None,
     on_event: OnEvent | None = None,
@@ -65,16 +66,17 @@ def run_training(
     A finished run returns its recorded result at once; one with checkpoints resumes from the newest that verifies; a
     new one starts. ``promised`` is a training dataset that is made meanwhile: ``batches_factory`` must know how to read
     it, and the run ends once it is committed. With ``world`` > 1 every rank calls this with the same arguments but
-    ``rank``. ``device`` defaults to CUDA where there is one; ``threads`` is torch's CPU thread count for this call
-    (default: as it is). ``stop`` may be set at any time, on any rank: the run checkpoints after the step it is in and
-    returns with status "stopped". ``care`` decides what damaged data and an absent store lead to; alone, the trainer
-    can compute no shard again.
+    ``rank``; each holds the whole model ("ddp") or shares its rows with the others ("fsdp"), which is as free to change
+    from attempt to attempt as ``world`` is. ``device`` defaults to CUDA where there is one; ``threads`` is torch's CPU
+    thread count for this call (default: as it is). ``stop`` may be set at any time, on any rank: the run checkpoints
+    after the step it is in and returns with status "stopped" once that checkpoint is named. ``care`` decides what
+    damaged data and an absent store lead to; alone, the trainer can compute no shard again.
 
     ``on_event``, on the ranks that pass one, gets dicts whose "event" is one of: "start" (step, steps and
     ``TrainResult.facts``), "resume" (step), "skipped_checkpoint" (step, problem), "step" (steps and a metrics record:
     step, loss, lr, grad_norm, tokens, tokens_per_s, data_wait; mfu on a GPU that ``hardware`` knows), "eval" (step,
-    dataset and what ``evaluate`` returns), "checkpoint" (step), "finished" (result). A step's number counts the updates
-    made, so the first is 1.
+    dataset and what ``evaluate`` returns), "checkpoint" (step; once it is named, which may be some steps later),
+    "finished" (result). A step's number counts the updates made, so the first is 1.
 
     Raises ConfigError, TransferError, PlanMismatchError, DivergedError (the last good checkpoint is kept),
     CheckpointError, and what the lake raises: unknown dataset or model, corrupt shard, run name taken by another run.
@@ -84,9 +86,8 @@ def run_training(
     ranks.check()
     config.check_world(world)
     with exact(place, threads), listening(on_event, config.tensorboard if rank == 0 else None, run_name) as notify:
-        care = care or Caretaker()
-        batches_factory = batches_factory or local_batches
-        return _train(config, lake, run_name, batches_factory, promised, ranks, notify, stop, clock, care)
+        run = (config, lake, run_name, batches_factory or local_batches, promised, ranks, parallel)
+        return _train(*run, notify, stop, clock, care or Caretaker())
 
 
 def _train(
@@ -96,6 +97,7 @@ def _train(
     batches_factory: BatchesFactory,
     promised: Promised | None,
     ranks: Ranks,
+    parallel: Parallel,
     on_event: OnEvent,
     stop: threading.Event | None,
     clock: Callable[[], float],
@@ -110,7 +112,7 @@ def _train(
     moved: list[str] = []
     if config.transfer is not None and inputs.source is not None:
         moved = transfer(model, source_weights(lake, inputs.source), config.transfer.what, config.seed)
-    model.to(device)
+    place_model(model, parallel, ranks, config.model.compile)
     anchors = {}
     if config.transfer is not None and config.transfer.decay_toward == "source":
         anchors = {name: weight.detach().clone() for name, weight in model.named_parameters() if name in set(moved)}
@@ -144,25 +146,14 @@ def _train(
         "moved": moved,
         "precision": precision,
         "world": ranks.world,
+        "parallel": parallel if ranks.world > 1 else None,
         "batch_tokens": batch_tokens,
         "flops_per_token": flops,
     }
     on_event({"event": "start", "step": start, "steps": config.steps, **facts})
 
-    # The forward pass of all ranks. DDP averages gradients over ranks, hence the factor ``world`` in the loss below.
-    forward: torch.nn.Module = model
-    if config.model.compile:
-        model.compile()
-    if ranks.world > 1:
-        forward = DistributedDataParallel(
-            forward, device_ids=[device] if device.type == "cuda" else None, gradient_as_bucket_view=True
-        )
-        # DDP regroups its buckets after its first backward pass, and with more than two ranks the grouping decides the
-        # order of additions. One pass for nothing makes every real step, first of an attempt or not, see the same.
-        with autocast(precision, device):
-            nothing = forward(torch.zeros(1, 2, dtype=torch.int64, device=device)).sum()
-        nothing.backward()
-        optimizer.zero_grad()
+    # Gradients are averaged over ranks, hence the factor ``world`` in the loss below.
+    forward = over_ranks(model, ranks, precision)
     max_norm = config.optimizer.grad_clip or math.inf
     mixture_changes = {step for step, _ in plan.schedule}
     pending: list[dict[str, Any]] = []  # records since the last checkpoint
@@ -172,7 +163,7 @@ def _train(
         stream = batches_factory(plan, start, config.steps, ranks.world, ranks.rank, inputs.train)
     else:
         stream = iter(())
-    with record.noting_failure(), closing_batches(stream) as batches:
+    with record.noting_failure(), closing_batches(stream) as batches, saving(record, on_event) as saver:
         for step in steps_left:
             # One step: the plan's rows, forward, backward, the global loss, the guard, the update.
             with interval.waiting():
@@ -183,12 +174,14 @@ def _train(
             counted, weights_BT = masks.count(step), masks.of(batch.rows)
             nats = accumulate(forward, tokens_BT, weights_BT, config.micro_batches, ranks.world / counted, precision)
             optimizer.drop_frozen()
-            grad_norm = float(torch.nn.utils.clip_grad_norm_(model.parameters(), max_norm))
-            total_nats, stopping = ranks.sum([float(nats), float(stop is not None and stop.is_set())])
+            grad_norm = clip_gradients(model, max_norm)
+            total_nats, stopping, failed = ranks.sum([float(nats), stop is not None and stop.is_set(), saver.failed()])
+            if failed:
+                saver.wait()
             loss = total_nats / counted
             if step in mixture_changes:
                 guard.forget()
-            guard.check(step + 1, loss, grad_norm, record.step)
+            guard.check(step + 1, loss, grad_norm, saver.kept)
             optimizer.step()
             optimizer.zero_grad()
 
@@ -218,12 +211,11 @@ def _train(
             if done % config.checkpoint_every == 0 or last or stopping:
                 state = {"step": done, "evals": evals, "precision": precision, "plan": plan.digest}
                 state["guard"] = guard.state
-                record.save(done, partial(checkpoint.pack, model, optimizer, average, state), pending)
-                record.prune(config.keep_last, config.keep_every)
+                saver.save(done, partial(checkpoint.snapshot, model, optimizer, average, state, ranks.rank), pending)
                 pending = []
-                on_event({"event": "checkpoint", "step": done})
                 interval.reset()
             if stopping and not last:
+                saver.wait()
                 return TrainResult("stopped", run_name, done, evals, None, facts)
 
     if promised is not None:
@@ -235,7 +227,8 @@ def _train(
     published = None
     if (name := config.publish) is not None:
         with average.shown():
-            published = ranks.from_zero(lambda: publish(name, lake, run_name, inputs, model, evals))
+            model_files = to_files(model, inputs.seq_len)
+        published = ranks.from_zero(lambda: publish(name, lake, run_name, inputs, model_files, evals))
     result = TrainResult("finished", run_name, config.steps, evals, published, facts)
     record.finish(result)
     on_event({"event": "finished", "result": result.to_record()})

@@ -19,7 +19,7 @@ from torch.utils.checkpoint import checkpoint
 
 from trainer.config import ModelShape
 from trainer.init import init_weights
-from trainer.loss import token_losses
+from trainer.loss import token_losses, token_scores
 
 
 class RMSNorm(nn.Module):
@@ -196,7 +196,14 @@ class Llama(nn.Module):
         hidden_BTD = self.model(tokens_BT[:, :-1])
         targets_BT = tokens_BT[:, 1:]
         losses_N = token_losses(hidden_BTD.flatten(0, 1), self.lm_head.weight, targets_BT.flatten())
-        return losses_N.view(targets_BT.shape)
+        return losses_N.view(targets_BT.shape).clone()  # FSDP's hooks want a tensor that is no view
+
+    def scores(self, tokens_BT: Tensor) -> tuple[Tensor, Tensor]:
+        """Loss float32 [B, T-1] of each next token of int64 [B, T], and whether it is the likeliest; no gradients."""
+        hidden_BTD = self.model(tokens_BT[:, :-1])
+        targets_BT = tokens_BT[:, 1:]
+        losses_N, hits_N = token_scores(hidden_BTD.flatten(0, 1), self.lm_head.weight, targets_BT.flatten())
+        return losses_N.view(targets_BT.shape).clone(), hits_N.view(targets_BT.shape).clone()
 
 
 def count_parameters(model: nn.Module) -> int:

@@ -3,6 +3,9 @@
 Only matrices that mix features are decayed. Embedding rows and norm gains are not: a row that is rarely seen would
 shrink for nothing, and a gain of zero switches its channel off. Muon is for those same matrices without the head: its
 update has the same size in every direction, which suits maps between features and not tables of tokens.
+
+Where ranks share the rows of each tensor (FSDP) all of this holds as it stands: moments are cut as their parameters
+are, and Muon's products of matrices gather what they need.
 """
 
 from __future__ import annotations
@@ -14,9 +17,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from trainer import lowbit
 from trainer.config import OptimizerConfig
 
-Rule = Literal["adamw", "muon"]
+Rule = Literal["adamw", "adamw8bit", "muon"]
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,8 @@ def parameter_groups(model: nn.Module, rule: str = "adamw", transferred: Collect
         names[kind, name in transferred].append(name)
 
     def rule_of(kind: str, moved: bool) -> Rule:
+        if rule == "adamw8bit":
+            return "adamw8bit"
         by_muon = kind == "hidden" and (rule == "muon" or (rule == "hybrid" and not moved))
         return "muon" if by_muon else "adamw"
 
@@ -100,6 +106,8 @@ class Optimizer:
             self._parts.append(
                 torch.optim.AdamW(adamw, lr=config.lr, betas=config.betas, eps=config.eps, fused=True, weight_decay=0.0)
             )
+        if adamw8bit := self._torch_groups("adamw8bit"):
+            self._parts.append(lowbit.adamw8bit(adamw8bit, config.lr, config.betas, config.eps))
         if muon := self._torch_groups("muon"):
             own = config.muon
             self._parts.append(
@@ -112,6 +120,9 @@ class Optimizer:
                     weight_decay=0.0,
                 )
             )
+        self._part_of = {
+            name: part for part in self._parts for group in part.param_groups for name in group["group"].parameters
+        }
         self.set_rates({group.name: Rates(config.lr, config.weight_decay) for group in self.groups})
 
     def _torch_groups(self, rule: Rule) -> list[dict[str, Any]]:
@@ -161,8 +172,13 @@ class Optimizer:
         for part in self._parts:
             part.zero_grad(set_to_none=True)
 
-    def states(self) -> Iterator[tuple[str, Tensor, dict[str, Any]]]:
-        """(name, parameter, its state, which may be changed) of every parameter."""
+    def load_state(self, name: str, key: str, value: Tensor) -> None:
+        """Let ``value`` be state ``key`` of parameter ``name``; it is shared by ranks as the parameter is."""
+        parameter, part = self._parameters[name], self._part_of[name]
+        part.state[parameter][key] = lowbit.as_state(part, parameter, key, value.to(parameter.device))
+
+    def states(self) -> Iterator[tuple[str, Tensor, Mapping[str, Any]]]:
+        """(name, parameter, its state) of every parameter."""
         for part in self._parts:
             for group in part.param_groups:
                 for name, parameter in zip(group["group"].parameters, group["params"], strict=True):

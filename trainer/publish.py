@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from datalake import Lake
-from trainer import hf_layout
 from trainer.inputs import Inputs
-from trainer.model import Llama
 
 SCORES = ("loss", "perplexity", "bits_per_byte", "accuracy", "gate")
 
 
-def publish(name: str, lake: Lake, run: str, inputs: Inputs, model: Llama, evals: dict[str, Any]) -> str:
-    """Publish ``model`` under ``name`` in Hugging Face's layout; "NAME@VERSION", the same one when done again."""
+def publish(name: str, lake: Lake, run: str, inputs: Inputs, files: Mapping[str, bytes], evals: dict[str, Any]) -> str:
+    """Publish ``hf_layout.to_files`` of the model under ``name``; "NAME@VERSION", the same one when done again."""
     version = lake.models.publish(
         name,
-        hf_layout.to_files(model, inputs.seq_len),
+        files,
         run=run,
         datasets=[dataset.ref for dataset in inputs.train],
         spec_digests=[dataset.manifest.source.spec_digest for dataset in inputs.train],

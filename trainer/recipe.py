@@ -29,13 +29,14 @@ class MuonConfig(Frozen):
 class OptimizerConfig(Frozen):
     """Which rule moves which matrices, and how far.
 
-    ``adamw`` moves everything (Loshchilov & Hutter 2019, arXiv 1711.05101). ``muon`` moves hidden matrices by Muon and
-    embedding, head and gains by AdamW. ``hybrid`` is ``muon`` with the transferred hidden matrices left to AdamW.
+    ``adamw`` moves everything (Loshchilov & Hutter 2019, arXiv 1711.05101); so does ``adamw8bit``, with moments
+    in a quarter of the memory (extra ``lowbit``). ``muon`` moves hidden matrices by Muon and embedding, head and gains
+    by AdamW. ``hybrid`` is ``muon`` with the transferred hidden matrices left to AdamW.
     Decay is decoupled: each update first shrinks a decayed matrix by rate · weight_decay. ``weight_decay`` itself goes
     in a line to ``weight_decay_final_fraction`` of its value over the run.
     """
 
-    name: Literal["adamw", "muon", "hybrid"] = "adamw"
+    name: Literal["adamw", "adamw8bit", "muon", "hybrid"] = "adamw"
     lr: float = Field(default=1e-3, gt=0)
     betas: Pair = (0.9, 0.95)
     eps: float = Field(default=1e-8, gt=0)
@@ -48,8 +49,8 @@ class OptimizerConfig(Frozen):
     def _consistent(self) -> Self:
         if not all(0.0 <= beta < 1.0 for beta in self.betas):
             raise ValueError(f"betas = {list(self.betas)}: both must lie in [0, 1)")
-        if self.name == "adamw" and self.muon != MuonConfig():
-            raise ValueError("muon: set, but name = 'adamw' does not read it; use name = 'muon' or 'hybrid'")
+        if self.name not in ("muon", "hybrid") and self.muon != MuonConfig():
+            raise ValueError(f"muon: set, but name = {self.name!r} does not read it; use name = 'muon' or 'hybrid'")
         return self
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -11,7 +11,7 @@ from datalake import Checkpoint, Lake, Run
 from trainer.config import TrainConfig
 from trainer.errors import TrainerError
 from trainer.inputs import Inputs
-from trainer.metrics import Record, decode_records, encode_records
+from trainer.metrics import Record, decode_records
 from trainer.ranks import Ranks
 
 KIND = "train"
@@ -46,12 +46,17 @@ class TrainResult:
 
 @dataclass
 class RunRecord:
-    """One attempt's hold on a run. ``step`` is that of the last good checkpoint (0: none)."""
+    """One attempt's hold on a run. ``step`` is that of the last good checkpoint (0: none).
+
+    Of the checkpoints it keeps all, or the ``keep_last`` newest and those at multiples of ``keep_every`` steps.
+    """
 
     run: Run
     ranks: Ranks
     newest: Checkpoint | None
     skipped: list[dict[str, Any]]
+    keep_last: int | None
+    keep_every: int | None
 
     @classmethod
     def open(cls, lake: Lake, name: str, config: TrainConfig, inputs: Inputs, ranks: Ranks) -> RunRecord:
@@ -63,7 +68,7 @@ class RunRecord:
             return run, newest, [{"step": item.step, "problem": item.problem} for item in skipped]
 
         run, newest, skipped = ranks.from_zero(decide)
-        return cls(run, ranks, newest, skipped)
+        return cls(run, ranks, newest, skipped, config.keep_last, config.keep_every)
 
     @property
     def step(self) -> int:
@@ -74,22 +79,31 @@ class RunRecord:
         """The recorded result, if the run is finished."""
         return TrainResult.from_record(self.run.state["result"]) if self.run.status == "finished" else None
 
-    def load(self) -> dict[str, bytes] | None:
-        """The files of the newest valid checkpoint, verified; None at the run's beginning."""
-        return self.run.read_checkpoint(self.newest) if self.newest else None
+    def load(self) -> Mapping[str, bytes] | None:
+        """The files of the newest valid checkpoint, verified when they are read; None at the run's beginning."""
+        return self.run.open_checkpoint(self.newest) if self.newest else None
 
-    def save(self, step: int, pack: Callable[[], dict[str, bytes]], records: list[Record]) -> None:
-        """Rank 0 packs and uploads, and names the checkpoint once it reads back right; the others wait for its word."""
-        self.newest = self.ranks.from_zero(
-            lambda: self.run.add_checkpoint(step, pack(), metrics=encode_records(records))
-        )
+    def save(self, step: int, files: Mapping[str, bytes], ranks: Ranks) -> None:
+        """Every rank uploads its files; rank 0 names them all together once all read back right, and prunes.
 
-    def prune(self, keep_last: int | None, keep_every: int | None) -> None:
-        """Rank 0 lets go of checkpoints but the ``keep_last`` newest and those at multiples of ``keep_every`` steps."""
-        if keep_last is None:
+        ``ranks`` is who talks meanwhile: in a thread, a group of its own.
+        """
+        prefix = ranks.from_zero(lambda: self.run.checkpoint_prefix(step))
+        uploaded = ranks.each(lambda: self.run.upload_checkpoint(prefix, files))
+        digests = {name: digest for part in uploaded for name, digest in part.items()}
+
+        def name_and_prune() -> Checkpoint:
+            checkpoint = self.run.name_checkpoint(step, prefix, digests)
+            self._prune()
+            return checkpoint
+
+        self.newest = ranks.from_zero(name_and_prune)
+
+    def _prune(self) -> None:
+        if self.keep_last is None:
             return
-        old = [item for item in self.run.checkpoints[:-keep_last] if keep_every is None or item.step % keep_every]
-        self.ranks.from_zero(lambda: self.run.drop_checkpoints(old))
+        every, older = self.keep_every, self.run.checkpoints[: -self.keep_last]
+        self.run.drop_checkpoints([item for item in older if every is None or item.step % every])
 
     def finish(self, result: TrainResult) -> None:
         """Record the result; from now on the run returns it."""

@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import pytest
 import torch
+from safetensors.torch import load
 
 from trainer import checkpoint
 from trainer.average import Average
@@ -16,6 +17,7 @@ RULES = [
     {"name": "adamw"},
     {"name": "muon", "muon": {"momentum_warmup_steps": 4}},
     {"name": "hybrid"},
+    {"name": "adamw8bit"},
 ]
 MOVED = ("model.layers.0.self_attn.q_proj.weight", "model.layers.0.input_layernorm.weight")
 
@@ -37,6 +39,10 @@ def trained(steps: int, optimizer: dict | None = None, **overrides: object) -> P
     return parts
 
 
+def pack(*parts: object) -> dict[str, bytes]:
+    return checkpoint.encode(checkpoint.snapshot(*parts))
+
+
 def train(parts: Parts, step: int) -> float:
     x_BT = torch.randint(0, 30, (2, 9), generator=torch.Generator().manual_seed(step))
     parts.optimizer.zero_grad()
@@ -50,13 +56,22 @@ def train(parts: Parts, step: int) -> float:
 @pytest.mark.parametrize("tied", [False, True])
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule["name"])
 def test_continues_to_the_same_bits(rule: dict, tied: bool) -> None:
-    parts = trained(5, rule, tied=tied)
-    files = checkpoint.pack(*parts, {"step": 5})
-    assert files == checkpoint.pack(*parts, {"step": 5})
-    others = trained(0, rule, tied=tied)
+    wide = {"dim": 64} if rule["name"] == "adamw8bit" else {}  # smaller matrices' moments stay in float32
+    parts = trained(5, rule, tied=tied, **wide)
+    files = pack(*parts, {"step": 5})
+    assert files == pack(*parts, {"step": 5})
+    others = trained(0, rule, tied=tied, **wide)
     assert checkpoint.unpack(files, *others) == {"format": 1, "step": 5}
     assert [train(parts, step) for step in (5, 6, 7)] == [train(others, step) for step in (5, 6, 7)]
-    assert checkpoint.pack(*parts, {"step": 8}) == checkpoint.pack(*others, {"step": 8})
+    assert pack(*parts, {"step": 8}) == pack(*others, {"step": 8})
+
+
+def test_8_bit_moments_are_stored_as_such() -> None:
+    moments = load(pack(*trained(1, {"name": "adamw8bit"}, dim=64), {"step": 1})["optimizer.safetensors"])
+    name = "model.layers.0.self_attn.q_proj.weight.exp_avg"
+    assert moments[f"{name}.codes"].dtype == torch.uint8
+    assert moments[f"{name}.scale"].numel() * 256 == moments[f"{name}.codes"].numel() == 64 * 64
+    assert moments["model.norm.weight.exp_avg"].dtype == torch.float32
 
 
 def test_weights_that_are_not_finite_make_no_checkpoint() -> None:
@@ -64,7 +79,7 @@ def test_weights_that_are_not_finite_make_no_checkpoint() -> None:
     with torch.no_grad():
         parts.model.lm_head.weight[3, 2] = float("nan")
     with pytest.raises(DivergedError, match=r"step 4: weight lm_head.weight is not finite"):
-        checkpoint.pack(*parts, {"step": 4})
+        pack(*parts, {"step": 4})
 
 
 @pytest.mark.parametrize(
@@ -76,14 +91,14 @@ def test_weights_that_are_not_finite_make_no_checkpoint() -> None:
     ],
 )
 def test_other_shapes_are_refused(overrides: dict, says: str) -> None:
-    files = checkpoint.pack(*trained(1, **overrides), {"step": 1})
+    files = pack(*trained(1, **overrides), {"step": 1})
     with pytest.raises(CheckpointError, match=says):
         checkpoint.unpack(files, *trained(0))
 
 
 def test_cut_short_and_other_formats_are_refused() -> None:
-    files = checkpoint.pack(*trained(1), {"step": 1})
+    files = pack(*trained(1), {"step": 1})
     with pytest.raises(CheckpointError, match="checkpoint at step 1 cannot be read"):
-        checkpoint.unpack(files | {checkpoint.MODEL: files[checkpoint.MODEL][:-9]}, *trained(0))
+        checkpoint.unpack(files | {"model.safetensors": files["model.safetensors"][:-9]}, *trained(0))
     with pytest.raises(CheckpointError, match="format = 2"):
         checkpoint.unpack(files | {checkpoint.STATE: b'{"format": 2, "step": 1}'}, *trained(0))

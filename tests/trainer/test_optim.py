@@ -1,5 +1,7 @@
 """Every parameter is in exactly one group and is moved by that group's rule, rate and decay alone."""
 
+import sys
+
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
@@ -7,6 +9,7 @@ from hypothesis import strategies as st
 
 from tests.trainer.lake_data import tiny_config
 from trainer.config import ModelConfig, OptimizerConfig
+from trainer.errors import ConfigError
 from trainer.model import Llama
 from trainer.optim import Optimizer, Rates, parameter_groups
 from trainer.rates import rates_at
@@ -38,7 +41,7 @@ def copies(model: Llama) -> dict[str, torch.Tensor]:
 # A busy machine must not fail a test of pure bookkeeping.
 @settings(deadline=None, max_examples=30, suppress_health_check=[HealthCheck.too_slow])
 @given(
-    rule=st.sampled_from(["adamw", "muon", "hybrid"]),
+    rule=st.sampled_from(["adamw", "adamw8bit", "muon", "hybrid"]),
     what=st.sampled_from(["all", "attn", "attn+norm", "mlp", "none", "stats"]),
     tied=st.booleans(),
     qk_norm=st.booleans(),
@@ -59,7 +62,7 @@ def test_every_parameter_is_in_one_group(rule: str, what: str, tied: bool, qk_no
             assert group.transferred == transferable(name, what)
             assert group.decayed == (matrix and "embed" not in name)
             by_muon = hidden and (rule == "muon" or (rule == "hybrid" and not group.transferred))
-            assert group.rule == ("muon" if by_muon else "adamw")
+            assert group.rule == ("muon" if by_muon else "adamw8bit" if rule == "adamw8bit" else "adamw")
     described = optimizer.describe()
     assert sum(group["parameters"] for group in described.values()) == sum(p.numel() for p in model.parameters())
 
@@ -70,7 +73,7 @@ def test_group_names() -> None:
     assert [group.name for group in parameter_groups(make(tied=True))] == ["hidden", "embedding", "norm"]
 
 
-@pytest.mark.parametrize("rule", ["adamw", "muon"])
+@pytest.mark.parametrize("rule", ["adamw", "adamw8bit", "muon"])
 def test_only_matrices_decay(rule: str) -> None:
     """With zero gradients a step is the decay alone."""
     model = make()
@@ -111,7 +114,7 @@ def test_hybrid_leaves_what_moved_to_adamw() -> None:
         assert every_coordinate_alike != by_muon, name
 
 
-@pytest.mark.parametrize("rule", ["adamw", "muon", "hybrid"])
+@pytest.mark.parametrize("rule", ["adamw", "adamw8bit", "muon", "hybrid"])
 def test_frozen_tensors_are_bit_equal_and_leave_no_trace(rule: str) -> None:
     """What is frozen counts in no gradient norm; the others move as if it were not there."""
     config = tiny_config(
@@ -134,7 +137,7 @@ def test_frozen_tensors_are_bit_equal_and_leave_no_trace(rule: str) -> None:
         assert traces == with_gradient
 
 
-@pytest.mark.parametrize("rule", ["adamw", "muon", "hybrid"])
+@pytest.mark.parametrize("rule", ["adamw", "adamw8bit", "muon", "hybrid"])
 def test_decay_toward_the_source(rule: str) -> None:
     """With zero gradients the distance to the source shrinks by rate·decay a step; other matrices go toward zero."""
     model = make()
@@ -171,3 +174,28 @@ def test_rates_meet_groups() -> None:
     assert third["hidden"] == Rates(0.02, pytest.approx(0.2), pytest.approx(0.7))
     assert third["hidden/transferred"] == third["hidden"]
     assert rates_at(config, groups, 1)["hidden/transferred"].lr == pytest.approx(0.01)
+
+
+def test_8_bit_moments_follow_adamw() -> None:
+    """What 256 levels round away is a few percent of an update."""
+    weights = {}
+    for rule in ("adamw", "adamw8bit"):
+        model = make(dim=64, heads=4)
+        optimizer = optimizer_of(model, name=rule, lr=0.01, weight_decay=0.5)
+        before = copies(model)
+        for _ in range(5):
+            give_gradients(model)
+            optimizer.step()
+        weights[rule] = {name: weight.detach() - before[name] for name, weight in model.named_parameters()}
+    for name, update in weights["adamw"].items():
+        assert (weights["adamw8bit"][name] - update).norm() < 0.1 * update.norm(), name
+    held = {name: state["exp_avg"] for name, _, state in optimizer.states()}
+    in_8_bits = {name for name, moment in held.items() if hasattr(moment, "codes")}
+    assert in_8_bits == {name for name, moment in held.items() if moment.numel() >= 4096}
+    assert len(in_8_bits) == 7
+
+
+def test_8_bit_moments_need_torchao(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torchao.optim", None)  # what Python itself does for a package that is not there
+    with pytest.raises(ConfigError, match=r"optimizer.name = 'adamw8bit': needs the package torchao, which is not"):
+        optimizer_of(make(), name="adamw8bit")

@@ -17,6 +17,7 @@ from datalake import Lake
 from tests.trainer.lake_data import add_dataset, curve, eval_curve, patterned, tiny_config, tiny_lake
 from trainer import TrainResult, load_metrics, run_training
 from trainer.inputs import open_inputs
+from trainer.parallel import Parallel
 
 CONFIG = tiny_config(publish="tiny")
 WORLD = 2
@@ -33,7 +34,16 @@ class Killed(BaseException):
     """Leaves the loop, on every rank at once, as nothing it catches could."""
 
 
-def train(rank: int, lake_uri: str, run: str, *, world: int = WORLD, kill_at: int | None = None, **changes: Any) -> Any:
+def train(
+    rank: int,
+    lake_uri: str,
+    run: str,
+    *,
+    world: int = WORLD,
+    parallel: Parallel = "ddp",
+    kill_at: int | None = None,
+    **changes: Any,
+) -> Any:
     """One rank's call; returns the rows it was given, by step."""
     rows: dict[int, list] = {}
 
@@ -50,8 +60,9 @@ def train(rank: int, lake_uri: str, run: str, *, world: int = WORLD, kill_at: in
 
     config = tiny_config(**{"publish": "tiny", **changes})
     lake = Lake.open(lake_uri)
+    place: dict[str, Any] = {"rank": rank, "world": world, "parallel": parallel}
     with contextlib.suppress(Killed):
-        run_training(config, lake, run, rank=rank, world=world, batches_factory=spying, on_event=watch, threads=1)
+        run_training(config, lake, run, **place, batches_factory=spying, on_event=watch, threads=1)
     return rows
 
 
@@ -157,20 +168,33 @@ def test_failures_reach_every_rank(pair: tuple[Lake, list[dict]]) -> None:
     assert "uneven" not in pair[0].runs.list()
 
 
-def trio_worker(rank: int, port: int, lake_uri: str) -> None:
+def soak_worker(rank: int, port: int, lake_uri: str, world: int) -> None:
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
-    dist.init_process_group("gloo", rank=rank, world_size=3)
-    for run, kill_at in (("trio", None), ("killed", 8), ("killed", None)):
-        train(rank, lake_uri, run, world=3, kill_at=kill_at, batch_sequences=6)
+    dist.init_process_group("gloo", rank=rank, world_size=world)
+    parallel: Parallel
+    for parallel in ("ddp", "fsdp"):
+        for run, kill_at in (("whole", None), ("killed", 8), ("killed", None)):
+            name = f"{run}-{parallel}"
+            train(
+                rank, lake_uri, name, world=world, parallel=parallel, kill_at=kill_at, batch_sequences=12, publish=name
+            )
     dist.barrier()
     dist.destroy_process_group()
+    os._exit(0)
 
 
 @pytest.mark.soak
-def test_three_ranks_resume_to_the_bit(tmp_path: Path) -> None:
+@pytest.mark.parametrize("world", [3, 4])
+def test_more_ranks_resume_to_the_bit(tmp_path: Path, world: int) -> None:
     """With more than two ranks the order of additions shows; DDP regroups its buckets after the first pass."""
     lake = tiny_lake(tmp_path / "lake")
-    mp.spawn(trio_worker, (free_port(), lake.uri), nprocs=3)
-    assert lake.runs.get("killed").state["attempts"] == 2
-    assert curve(load_metrics(lake, "killed")) == curve(load_metrics(lake, "trio"))
-    assert len({str(version.files) for version in lake.models.history("tiny")}) == 1
+    train(0, lake.uri, "alone", world=1, batch_sequences=12)
+    mp.spawn(soak_worker, (free_port(), lake.uri, world), nprocs=world)
+    alone = curve(load_metrics(lake, "alone"))
+    for parallel in ("ddp", "fsdp"):
+        whole, killed = (f"{run}-{parallel}" for run in ("whole", "killed"))
+        assert lake.runs.get(killed).state["attempts"] == 2
+        assert curve(load_metrics(lake, killed)) == curve(load_metrics(lake, whole))
+        assert lake.models.get(f"{killed}@1").files == lake.models.get(f"{whole}@1").files
+        for row, other in zip(curve(load_metrics(lake, whole)), alone, strict=True):
+            assert row == pytest.approx(other, rel=1e-4)

@@ -1,0 +1,166 @@
+"""Two ranks that share each tensor's rows (FSDP2): DDP's losses, its own bits on resume, any number of ranks after."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from safetensors.torch import load
+
+from datalake import Lake
+from datalake.errors import StoreUnavailableError
+from datalake.local_store import LocalStore
+from tests.trainer.lake_data import add_dataset, curve, eval_curve, patterned, tiny_config, tiny_lake
+from tests.trainer.test_ranks import WORLD, free_port, train
+from trainer import hf_layout, load_metrics
+from trainer.inputs import open_inputs
+
+# 33 rows of embedding, 3 heads' keys: cut unevenly. 33 held-out rows: the ranks need one pass and two to score them.
+BASE: dict[str, Any] = {
+    "model": {"depth": 2, "dim": 24, "heads": 4, "kv_heads": 1, "vocab_size": 33, "recompute": True, "qk_norm": True},
+    "eval": ["held33@1"],
+    "average": {"decay": 0.5, "start_fraction": 0.3},
+    "micro_batches": 2,
+    "publish": None,
+}
+# Muon, matrices left to AdamW, some that stand still at first, and decay toward where they began.
+HYBRID: dict[str, Any] = {
+    **BASE,
+    "optimizer": {"name": "hybrid", "lr": 1e-2},
+    "transfer": {"source": "ddp@1", "what": "attn", "freeze_steps": 2, "decay_toward": "source"},
+    "steps": 6,
+    "eval": [],
+}
+# Wide enough that half of a matrix is still kept in 8 bits (4,096 values), but for norms and vocabulary.
+LOWBIT: dict[str, Any] = {
+    **BASE,
+    "model": {"depth": 1, "dim": 96, "heads": 2},
+    "optimizer": {"name": "adamw8bit", "lr": 1e-2},
+    "steps": 8,
+    "eval": [],
+}
+
+
+def worker(rank: int, port: int, lake_uri: str, report: str) -> None:
+    """Every scenario in one pair of processes, since starting them costs more than running them."""
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    dist.init_process_group("gloo", rank=rank, world_size=WORLD)
+    facts: dict[str, Any] = {}
+    train(rank, lake_uri, "ddp", **{**BASE, "publish": "ddp"})
+    train(rank, lake_uri, "fsdp", parallel="fsdp", **{**BASE, "publish": "fsdp"})
+    for name, changes in (("killed", BASE), ("hybrid-killed", HYBRID), ("lowbit-killed", LOWBIT)):
+        train(rank, lake_uri, name, parallel="fsdp", kill_at=5, **changes)
+        train(rank, lake_uri, name, parallel="fsdp", **changes)
+    train(rank, lake_uri, "hybrid-ddp", **HYBRID)
+    train(rank, lake_uri, "hybrid", parallel="fsdp", **HYBRID)
+    train(rank, lake_uri, "lowbit", parallel="fsdp", **LOWBIT)
+    facts["rows"] = [
+        train(rank, lake_uri, "on-and-on", parallel="fsdp", kill_at=8, **BASE),  # begun alone
+        train(rank, lake_uri, "on-and-on", parallel="ddp", kill_at=11, **BASE),  # ended alone
+    ]
+    train(rank, lake_uri, "to-one", parallel="fsdp", kill_at=8, **BASE)
+    train(rank, lake_uri, "lowbit-to-one", parallel="fsdp", kill_at=5, **LOWBIT)
+
+    real = LocalStore.put_if_absent
+
+    def refuses(store: LocalStore, key: str, data: bytes) -> bool:
+        if "model.1-of-2" in key:
+            raise StoreUnavailableError("the store is away: wait")
+        return real(store, key, data)
+
+    LocalStore.put_if_absent = refuses  # type: ignore[method-assign]
+    try:
+        train(rank, lake_uri, "refused", parallel="fsdp", **BASE)
+    except Exception as error:  # noqa: BLE001  (reported to the test)
+        facts["error"] = f"{type(error).__name__}: {error}"
+    Path(f"{report}.{rank}").write_text(json.dumps(facts))
+    dist.barrier()
+    dist.destroy_process_group()
+    os._exit(0)
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Lake, list[dict[str, Any]]]:
+    folder = tmp_path_factory.mktemp("sharded")
+    lake = tiny_lake(folder / "lake")
+    add_dataset(lake, "held33", patterned(33, seed=5))
+    first = train(0, lake.uri, "on-and-on", world=1, kill_at=5, **BASE)
+    mp.spawn(worker, (free_port(), lake.uri, str(folder / "report")), nprocs=WORLD)
+    reports = [json.loads((folder / f"report.{rank}").read_text()) for rank in range(WORLD)]
+    reports[0]["first"] = first
+    return lake, reports
+
+
+def assert_close(lake: Lake, run: str, other: str, rel: float = 1e-4) -> None:
+    found, expected = load_metrics(lake, run), load_metrics(lake, other)
+    assert len(curve(found)) == len(curve(expected)) > 0
+    for row, wanted in zip(curve(found), curve(expected), strict=True):
+        assert row == pytest.approx(wanted, rel=rel)
+    for row, wanted in zip(eval_curve(found), eval_curve(expected), strict=True):
+        assert row["eval"]["held33@1"]["loss"] == pytest.approx(wanted["eval"]["held33@1"]["loss"], rel=rel)
+
+
+def test_losses_and_weights_are_ddp_s_to_rounding(pair: tuple[Lake, list[dict]]) -> None:
+    lake, _ = pair
+    assert_close(lake, "fsdp", "ddp")
+    assert_close(lake, "hybrid", "hybrid-ddp", rel=2e-2)  # Muon works in bf16
+    ours, theirs = (load(lake.models.open_file(f"{name}@1", hf_layout.WEIGHTS)) for name in ("fsdp", "ddp"))
+    assert ours.keys() == theirs.keys()
+    for name, weight in theirs.items():
+        torch.testing.assert_close(ours[name], weight, rtol=1e-3, atol=1e-4, msg=name)
+
+
+def test_each_rank_writes_its_rows(pair: tuple[Lake, list[dict]]) -> None:
+    lake, _ = pair
+    run = lake.runs.get("fsdp")
+    files = run.read_checkpoint(run.checkpoints[-1])
+    kinds = [f"{kind}.{rank}-of-2.safetensors" for kind in ("average", "model", "optimizer") for rank in (0, 1)]
+    assert sorted(files) == sorted([*kinds, "shards.json", "state.json"])
+    about = json.loads(files["shards.json"])["tensors"]
+    assert about["model"]["model.embed_tokens.weight"] == {"shape": [33, 24], "rows": [0, 17, 33]}
+    parts = [load(files[f"optimizer.{rank}-of-2.safetensors"]) for rank in (0, 1)]
+    assert [part["lm_head.weight.exp_avg"].shape[0] for part in parts] == [17, 16]
+
+
+@pytest.mark.parametrize("name", ["fsdp", "hybrid", "lowbit"])
+def test_killed_pair_resumes_to_the_bit(pair: tuple[Lake, list[dict]], name: str) -> None:
+    lake, killed = pair[0], "killed" if name == "fsdp" else f"{name}-killed"
+    assert lake.runs.get(killed).state["attempts"] == 2
+    assert curve(load_metrics(lake, killed)) == curve(load_metrics(lake, name))
+    last, expected = (lake.runs.get(run).checkpoints[-1].files for run in (killed, name))
+    assert last == expected
+
+
+def test_any_number_of_ranks_goes_on(pair: tuple[Lake, list[dict]]) -> None:
+    """One, two that share rows, two that do not, one; and two that share rows, then one."""
+    lake, reports = pair
+    ended = train(0, lake.uri, "on-and-on", world=1, **BASE)
+    rows = {int(step): found for step, found in reports[0]["first"].items()}
+    for sharing, whole in zip(reports[0]["rows"], reports[1]["rows"], strict=True):
+        rows |= {int(step): sharing[step] + whole[step] for step in sharing}
+    rows |= ended
+    plan = open_inputs(tiny_config(**BASE), lake).plan
+    assert [rows[step] for step in range(14)] == [plan.rows(step).tolist() for step in range(14)]
+    assert_close(lake, "on-and-on", "ddp")
+    train(0, lake.uri, "to-one", world=1, **BASE)
+    assert_close(lake, "to-one", "ddp")
+
+
+def test_8_bit_states_go_on_alone(pair: tuple[Lake, list[dict]]) -> None:
+    """Put together and rounded anew to blocks of other rows: close, not equal."""
+    lake, _ = pair
+    stored = load(lake.store.get(f"{lake.runs.get('lowbit').checkpoints[-1].key_prefix}/optimizer.0-of-2.safetensors"))
+    assert stored["model.layers.0.mlp.up_proj.weight.exp_avg.codes"].dtype == torch.uint8
+    train(0, lake.uri, "lowbit-to-one", world=1, **LOWBIT)
+    assert_close(lake, "lowbit-to-one", "lowbit", rel=2e-2)
+
+
+def test_a_rank_that_cannot_upload_stops_all(pair: tuple[Lake, list[dict]]) -> None:
+    lake, (zero, one) = pair
+    assert one["error"] == "StoreUnavailableError: the store is away: wait"
+    assert zero["error"] == f"RankError: rank 1 failed: {one['error']}"
+    assert lake.runs.get("refused").checkpoints == ()
