@@ -1,12 +1,14 @@
 """Tokens per second of the trainer's step beside transformers' LlamaForCausalLM in a plain loop.
 
-    python -m benchmarks.trainer [--precision fp32|bf16] [--threads N] [--compile] [--optimizer adamw|muon] [--json]
+    python -m benchmarks.trainer [--precision fp32|bf16] [--threads N] [--compile] [--optimizer NAME] [--json]
+    python -m benchmarks.trainer --device cuda [--sizes 400M 1B] [--length 1024] [--recompute] …
 
 Both train the same shapes on the same tokens in the same dtype with the same fused AdamW and gradient clipping, turn by
 turn in one process, so that both meet the same neighbours on the machine; the first turn is not measured. Each figure
 is the median of the turns. On CPU three small sizes are timed, by the wall and by the process's CPU time, which a busy
-machine disturbs less; on CUDA models of 0.4 and 1 billion parameters, with MFU and peak memory. Without the package
-transformers only our side is timed.
+machine disturbs less; on CUDA models of 0.4 and 1 billion parameters, one side after the other, with MFU (against the
+dense bf16 peak) and peak memory; a side that runs out of memory is said to. ``--sizes`` picks others: any size runs on
+any device, and ``tiny`` takes a second anywhere. Without the package transformers only our side is timed.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ import json
 import statistics
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.util import find_spec
 from typing import Any
 
@@ -54,6 +56,7 @@ def size(name: str, vocab: int, batch: int, length: int, steps: int, **model: in
     return Size(name, ModelConfig.model_validate({"depth": 1, **model}).shape(vocab), batch, length, steps)
 
 
+TINY = size("tiny", 258, 2, 64, 2, dim=64, layers=2)
 CPU_SIZES = (
     size("128x2", 258, 16, 256, 4, dim=128, layers=2),
     size("256x4", 258, 16, 256, 1, dim=256, layers=4),
@@ -63,31 +66,48 @@ CUDA_SIZES = (
     size("400M", 50_304, 16, 2048, 10, dim=1024, layers=24, heads=16),
     size("1B", 50_304, 8, 2048, 10, dim=2048, layers=16, heads=16, ffn=5632),
 )
+SIZES = {each.name: each for each in (TINY, *CPU_SIZES, *CUDA_SIZES)}
+
+
+@dataclass(frozen=True)
+class Manner:
+    """How both sides compute, and our optimiser (theirs is AdamW)."""
+
+    precision: Precision
+    device: torch.device
+    compiled: bool
+    recompute: bool
+    optimizer: str
 
 
 @dataclass(frozen=True)
 class Figure:
-    """One side at one size. ``mfu`` and ``peak_gib`` are CUDA's, ``tokens_per_cpu_s`` the CPU's."""
+    """One side at one size. ``mfu`` and ``peak_gib`` are CUDA's, ``tokens_per_cpu_s`` the CPU's.
+
+    ``tokens_per_s`` is None for a side that ran out of memory.
+    """
 
     size: str
     parameters: int
+    length: int
+    batch: int
     side: str
     precision: str
-    tokens_per_s: float
+    tokens_per_s: float | None
     tokens_per_cpu_s: float | None
     mfu: float | None
     peak_gib: float | None
 
 
-def ours(size: Size, optimizer_name: str, precision: Precision, device: torch.device, compiled: bool) -> Step:
+def ours(size: Size, manner: Manner) -> Step:
     """The trainer's step: chunked loss inside forward, gradients, clipping, update."""
-    model = Llama(size.shape, 0).to(device)
-    if compiled:
+    model = Llama(size.shape, 0, recompute=manner.recompute).to(manner.device)
+    if manner.compiled:
         model.compile()
-    optimizer = Optimizer(model, OptimizerConfig.model_validate({"name": optimizer_name}))
+    optimizer = Optimizer(model, OptimizerConfig.model_validate({"name": manner.optimizer}))
 
     def step(tokens_BT: torch.Tensor) -> float:
-        nats = accumulate(model, tokens_BT, None, 1, 1 / (size.batch * size.length), precision)
+        nats = accumulate(model, tokens_BT, None, 1, 1 / (size.batch * size.length), manner.precision)
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
@@ -96,19 +116,21 @@ def ours(size: Size, optimizer_name: str, precision: Precision, device: torch.de
     return step
 
 
-def theirs(size: Size, precision: Precision, device: torch.device, compiled: bool) -> Step:
+def theirs(size: Size, manner: Manner) -> Step:
     """LlamaForCausalLM as its documentation trains it: labels in, loss out."""
     import transformers
 
     config = transformers.LlamaConfig(**to_hf_config(size.shape, size.length))
-    model: Any = transformers.LlamaForCausalLM(config).to(device, torch.float32)
+    model: Any = transformers.LlamaForCausalLM(config).to(manner.device, torch.float32)
     model.train()
-    run = torch.compile(model) if compiled else model
+    if manner.recompute:
+        model.gradient_checkpointing_enable()
+    run = torch.compile(model) if manner.compiled else model
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, betas=(0.9, 0.95), weight_decay=0.1, fused=True)
 
     def step(tokens_BT: torch.Tensor) -> float:
         x_BT = tokens_BT[:, :-1]
-        with autocast(precision, device):
+        with autocast(manner.precision, manner.device):
             loss = run(input_ids=x_BT, labels=x_BT, use_cache=False).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -142,40 +164,47 @@ def turn(step: Step, size: Size, device: torch.device, seed: int) -> tuple[float
     return time.perf_counter() - wall, time.process_time() - cpu
 
 
-def measure(size: Size, precision: Precision, device: torch.device, compiled: bool, optimizer: str) -> Iterator[Figure]:
+def measure(size: Size, manner: Manner) -> Iterator[Figure]:
     """Both sides at one size: turn by turn on CPU, one after the other on CUDA, where memory is measured too."""
-    makers: dict[str, Callable[[], Step]] = {"trainer": lambda: ours(size, optimizer, precision, device, compiled)}
+    device = manner.device
+    makers: dict[str, Callable[[Size, Manner], Step]] = {"trainer": ours}
     if find_spec("transformers"):
-        makers["transformers"] = lambda: theirs(size, precision, device, compiled)
+        makers["transformers"] = theirs
     times: dict[str, list[tuple[float, float]]] = {side: [] for side in makers}
     memory: dict[str, float] = {}
     if device.type == "cuda":
         for side, make in makers.items():
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats()
-            step = make()
-            times[side] = [turn(step, size, device, number) for number in range(TURNS + 1)][1:]
+            step: Step | None = None
+            try:
+                step = make(size, manner)
+                times[side] = [turn(step, size, device, number) for number in range(TURNS + 1)][1:]
+            except torch.cuda.OutOfMemoryError:
+                times[side] = []  # the figure says so
             memory[side] = torch.cuda.max_memory_allocated() / 2**30
             del step
     else:
-        steps = {side: make() for side, make in makers.items()}
+        steps = {side: make(size, manner) for side, make in makers.items()}
         for number in range(TURNS + 1):
-            for side, step in steps.items():
-                seconds = turn(step, size, device, number)
+            for side, each in steps.items():
+                seconds = turn(each, size, device, number)
                 if number:
                     times[side].append(seconds)
+    peak = peak_flops(device)
     for side in makers:
-        wall = size.tokens / statistics.median(seconds for seconds, _ in times[side])
-        cpu = size.tokens / statistics.median(seconds for _, seconds in times[side])
-        peak = peak_flops(device)
+        wall = size.tokens / statistics.median(seconds for seconds, _ in times[side]) if times[side] else None
+        cpu = size.tokens / statistics.median(seconds for _, seconds in times[side]) if times[side] else None
         yield Figure(
             size=size.name,
             parameters=parameters(size.shape),
+            length=size.length,
+            batch=size.batch,
             side=side,
-            precision=precision,
+            precision=manner.precision,
             tokens_per_s=wall,
             tokens_per_cpu_s=None if memory else cpu,
-            mfu=wall * flops_per_token(size.shape, size.length) / peak if peak else None,
+            mfu=wall * flops_per_token(size.shape, size.length) / peak if peak and wall else None,
             peak_gib=memory.get(side),
         )
 
@@ -184,14 +213,16 @@ def show(figures: list[Figure]) -> None:
     """One line a figure, ours with its ratio to theirs."""
     theirs = {figure.size: figure for figure in figures if figure.side == "transformers"}
     for figure in figures:
-        parts = [f"{figure.size:>6} {figure.side:>12} {figure.precision}: {figure.tokens_per_s:10,.0f} tokens/s"]
+        speed = f"{figure.tokens_per_s:10,.0f} tokens/s" if figure.tokens_per_s else "out of memory"
+        parts = [f"{figure.size:>6} {figure.batch}×{figure.length} {figure.side:>12} {figure.precision}: {speed}"]
         if figure.tokens_per_cpu_s:
             parts.append(f"{figure.tokens_per_cpu_s:,.0f} tokens per CPU second")
         if figure.mfu:
             parts.append(f"MFU {figure.mfu:.1%}")
         if figure.peak_gib:
             parts.append(f"{figure.peak_gib:.1f} GiB")
-        if figure.side == "trainer" and (other := theirs.get(figure.size)):
+        other = theirs.get(figure.size)
+        if figure.side == "trainer" and figure.tokens_per_s and other and other.tokens_per_s:
             ratio = f"{figure.tokens_per_s / other.tokens_per_s:.2f}× theirs"
             if figure.tokens_per_cpu_s and other.tokens_per_cpu_s:
                 ratio += f", {figure.tokens_per_cpu_s / other.tokens_per_cpu_s:.2f}× by CPU time"
@@ -201,19 +232,32 @@ def show(figures: list[Figure]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.trainer", description=__doc__.split("\n")[0])
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu or cuda")
+    parser.add_argument("--sizes", nargs="+", choices=SIZES, metavar="SIZE", help=", ".join(SIZES))
+    parser.add_argument("--length", type=int, help="predictions in a sequence; the batch keeps its tokens")
     parser.add_argument("--precision", choices=("auto", "fp32", "bf16"), default="auto")
-    parser.add_argument("--optimizer", choices=("adamw", "muon"), default="adamw", help="ours; theirs is AdamW")
+    parser.add_argument(
+        "--optimizer", choices=("adamw", "adamw8bit", "muon"), default="adamw", help="ours; theirs is AdamW"
+    )
     parser.add_argument("--threads", type=int, help="CPU threads (default: torch's choice)")
     parser.add_argument("--compile", action="store_true", help="torch.compile on both sides")
+    parser.add_argument("--recompute", action="store_true", help="activation checkpointing on both sides")
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
     options = parser.parse_args()
     if options.threads:
         torch.set_num_threads(options.threads)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device(options.device)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        parser.error("--device cuda: torch sees no CUDA device here; use --device cpu")
     precision = resolve_precision(options.precision, device)
+    manner = Manner(precision, device, options.compile, options.recompute, options.optimizer)
+    usual = CUDA_SIZES if device.type == "cuda" else CPU_SIZES
     figures: list[Figure] = []
-    for each in CUDA_SIZES if device.type == "cuda" else CPU_SIZES:
-        found = list(measure(each, precision, device, options.compile, options.optimizer))
+    for each in [SIZES[name] for name in options.sizes] if options.sizes else usual:
+        if options.length:
+            batch = max(1, each.batch * each.length // options.length)
+            each = replace(each, length=options.length, batch=batch)
+        found = list(measure(each, manner))
         figures += found
         if options.json:
             for figure in found:
