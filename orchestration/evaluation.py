@@ -132,7 +132,8 @@ def run_tasks(lake: Lake, opened: OpenModel, tasks: Sequence[str], options: Task
     from lm_eval.tasks import TaskManager  # type: ignore[import-not-found, import-untyped, unused-ignore]
 
     manager = TaskManager(include_path=str(options.include) if options.include else None)
-    if unknown := sorted(set(tasks) - set(manager.match_tasks(list(tasks)))):
+    found = {task: manager.match_tasks([task]) for task in tasks}  # a task, a group or a pattern of names
+    if unknown := [task for task, names in found.items() if not names]:
         raise EvaluationError(
             f"tasks = {unknown[0]!r}: lm-evaluation-harness {lm_eval.__version__} has no such task; list them with "
             "'lm-eval ls tasks', or name the folder of your own with --include-path"
@@ -140,10 +141,10 @@ def run_tasks(lake: Lake, opened: OpenModel, tasks: Sequence[str], options: Task
     with tempfile.TemporaryDirectory(prefix="morphogen-tasks-") as folder:
         for name, data in hf_files(lake, opened.version)[0].items():
             (Path(folder) / name).write_bytes(data)
-        found = lm_eval.simple_evaluate(
+        scores = lm_eval.simple_evaluate(
             model="hf",
             model_args={"pretrained": folder, "dtype": "bfloat16" if opened.precision == "bf16" else "float32"},
-            tasks=list(tasks),
+            tasks=sorted({name for names in found.values() for name in names}),
             task_manager=manager,
             num_fewshot=options.fewshot,
             limit=options.limit,
@@ -151,6 +152,6 @@ def run_tasks(lake: Lake, opened: OpenModel, tasks: Sequence[str], options: Task
             device=str(opened.device),
             bootstrap_iters=1000,
         )
-    if found is None:  # the harness answers None on ranks other than the first
+    if scores is None:  # the harness answers None on ranks other than the first
         raise EvaluationError("tasks: lm-evaluation-harness gave no results; run this command in a single process")
-    return {"harness": lm_eval.__version__, "results": found["results"], "versions": found["versions"]}
+    return {"harness": lm_eval.__version__, "results": scores["results"], "versions": scores["versions"]}

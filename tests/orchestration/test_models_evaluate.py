@@ -192,7 +192,7 @@ def test_a_task_of_one_s_own_on_the_exported_model(lake: Lake, tmp_path: Path, c
         "test_split: test\noutput_type: multiple_choice\ndoc_to_text: '{{question}}'\ndoc_to_choice: choices\n"
         "doc_to_target: gold\ntarget_delimiter: ''\nmetric_list:\n  - metric: acc\n"
     )
-    found = evaluate(lake, capsys, "counter@1", "--tasks", "go_on", "--include-path", tasks)["tasks"]
+    found = evaluate(lake, capsys, "counter@1", "--tasks", "go_o*", "--include-path", tasks)["tasks"]
     assert found["results"]["go_on"]["acc,none"] == 1.0
     refused = evaluate(lake, capsys, "counter@1", "--tasks", "go_off", "--include-path", tasks)
     assert "tasks = 'go_off': lm-evaluation-harness" in refused["error"]
