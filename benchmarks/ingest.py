@@ -2,11 +2,12 @@
 
     python -m benchmarks.ingest [--workers N] [--turns N] [--steps N] [--dim N] [--layers N] [--lake URI] [--json]
 
-Every turn is the trainer's own `run_training` on the same rows; only the source of its batches differs. One worker with
-all cores takes memory, reader and Ray Data in turn, two DDP workers memory and Ray Data, so that all meet the same
-neighbours on the machine. The steps up to the first log line, where a stream starts, are shown apart ("first batch").
-Medians over turns, with minimum and maximum; ratios are of turns that followed each other. CPU seconds are those of all
-processes of this Ray, from a turn's first log line to its last: what feeding costs, whoever else is on the machine.
+Every turn is the beginning of a long run by the trainer's own `run_training`; only the source of its batches differs.
+One worker with all cores takes memory, reader and Ray Data in turn, two DDP workers memory and Ray Data, so that all
+meet the same neighbours on the machine. The steps up to the first log line, where a stream starts, are shown apart
+("first batch"). Medians over turns, with minimum and maximum; ratios are of turns that followed each other. CPU seconds
+are those of all processes of this Ray, from a turn's first log line to its last: what feeding costs, whoever else is on
+the machine.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import json
 import os
 import statistics
 import tempfile
+import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -39,14 +41,16 @@ SHARD = 1024
 VOCAB = 258
 BATCH = 8
 LOG_EVERY = 10
+MOST_STEPS = 400  # of a turn
+RUN_STEPS = 20_000  # of the run that a turn is the beginning of: a stream that is not about to end, as in earnest
 
 
 def memory_batches(
-    plan: Plan, start_step: int, steps: int, world: int, rank: int, datasets: Sequence[TrainDataset]
+    plan: Plan, start_step: int, _steps: int, world: int, rank: int, datasets: Sequence[TrainDataset]
 ) -> Iterator[Batch]:
-    """All batches of the turn, made before its first step."""
+    """The batches of the turn, made before its first step."""
     reader = datasets[0].reader()
-    rows = [plan.rank_rows(step, world, rank) for step in range(start_step, steps)]
+    rows = [plan.rank_rows(step, world, rank) for step in range(start_step, start_step + MOST_STEPS)]
     return iter([Batch(start_step + at, each, reader.rows(each[:, 1])) for at, each in enumerate(rows)])
 
 
@@ -80,10 +84,13 @@ def worker(job: dict[str, Any]) -> None:
     for number in range(job["turns"] + 1):  # the first warms up
         for way in job["ways"]:
             seen: list[dict[str, Any]] = []
+            stop = threading.Event()
 
-            def watch(event: dict[str, Any], seen: list[dict[str, Any]] = seen) -> None:
+            def watch(event: dict[str, Any], seen: list[dict[str, Any]] = seen, stop: threading.Event = stop) -> None:
                 if event["event"] == "step":
                     seen.append({**event, "cpu_s": cpu_seconds(job["driver"]) if rank == 0 else 0.0})
+                    if event["step"] >= job["steps"]:
+                        stop.set()
 
             run_training(
                 config,
@@ -94,6 +101,7 @@ def worker(job: dict[str, Any]) -> None:
                 world=world,
                 threads=threads,
                 on_event=watch,
+                stop=stop,
             )
             if number:
                 turns.append({"way": way, "turn": number, **summed(seen)})
@@ -177,26 +185,34 @@ def as_text(result: dict[str, Any]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.ingest", description=__doc__.split("\n")[0])
     parser.add_argument("--turns", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=40, help="of a turn")
+    parser.add_argument("--steps", type=int, default=40, help=f"of a turn, {MOST_STEPS} at most")
     parser.add_argument("--dim", type=int, default=128)
     parser.add_argument("--layers", type=int, default=2)
     parser.add_argument("--lake", help="a folder or s3://bucket/prefix; a temporary folder if left out")
     parser.add_argument("--workers", type=int, choices=(1, 2), help="only this many workers; both by default")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
+    if not 2 * LOG_EVERY <= options.steps < MOST_STEPS:
+        parser.error(f"--steps {options.steps}: must lie in {2 * LOG_EVERY} to {MOST_STEPS - 1}")
     config = {
         "model": {"depth": 1, "dim": options.dim, "layers": options.layers},
         "data": [{"dataset": "ingest@1"}],
-        "steps": options.steps,
+        "steps": RUN_STEPS,
         "batch_sequences": BATCH,
-        "checkpoint_every": options.steps,
+        "checkpoint_every": RUN_STEPS,
         "log_every": LOG_EVERY,
         "spike_nats": None,
     }
     with tempfile.TemporaryDirectory() as scratch, ray_session():
         lake = Lake.open(options.lake or f"{scratch}/lake")
         make_dataset(lake)
-        job = {"lake": lake.uri, "config": config, "turns": options.turns, "driver": os.getpid()}
+        job = {
+            "lake": lake.uri,
+            "config": config,
+            "turns": options.turns,
+            "steps": options.steps,
+            "driver": os.getpid(),
+        }
         result: dict[str, Any] = {
             "machine": machine(),
             "model": f"{options.dim}×{options.layers}",
