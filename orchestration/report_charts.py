@@ -1,50 +1,14 @@
-"""The report's curves as inline SVG that takes its colours from the page, so it is legible in light and dark.
-
-Figures are drawn narrow with large letters: on a phone they keep their size, on a wide screen two stand side by side.
-"""
+"""The demo report's curves, and the points behind them."""
 
 from __future__ import annotations
 
-import io
 import itertools
 from collections.abc import Mapping, Sequence
-from html import escape
 from typing import Any
 
-import matplotlib
-from matplotlib.figure import Figure
+from orchestration.svg import ARMS, GATE, MARKERS, Point, drawing
 
-Point = tuple[float, float]
-
-# Each colour is drawn as a placeholder that the finished SVG swaps for a variable of the page's style sheet.
-INK, FAINT, LINE, GATE = "#010101", "#020202", "#030303", "#040404"
-ARMS = ("#050505", "#060606", "#070707")
-_VARIABLES = {INK: "ink", FAINT: "faint", LINE: "line", GATE: "gate", **{arm: f"arm{i}" for i, arm in enumerate(ARMS)}}
-_MARKERS = ("o", "s", "D")
 SMOOTHED = 7  # single batches differ by more than the arms do
-
-# Any: matplotlib's own type lists every setting's name.
-_RC: Any = {
-    "font.size": 11,
-    "svg.fonttype": "none",
-    "text.color": INK,
-    "axes.labelcolor": FAINT,
-    "axes.edgecolor": LINE,
-    "axes.facecolor": "none",
-    "figure.facecolor": "none",
-    "xtick.color": LINE,
-    "ytick.color": LINE,
-    "xtick.labelcolor": FAINT,
-    "ytick.labelcolor": FAINT,
-    "grid.color": LINE,
-    "grid.alpha": 0.6,
-    "axes.grid": True,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "legend.frameon": False,
-    "lines.linewidth": 2,
-    "lines.markersize": 5,
-}
 
 
 def training_points(records: Sequence[Mapping[str, Any]]) -> list[Point]:
@@ -80,54 +44,39 @@ def tokens_to_reach(points: Sequence[Point], loss: float) -> float | None:
 
 def loss_chart(curves: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
     """Training (faint) and held-out loss of every arm over text tokens."""
-    with matplotlib.rc_context(_RC):
-        figure, axes = _axes("loss, nats per token")
-        for (name, records), color, marker in zip(curves.items(), ARMS, _MARKERS, strict=False):
-            _draw(axes, training_points(records), color=color, alpha=0.4, linewidth=1.2)
-            _draw(axes, heldout_points(records), color=color, marker=marker, label=f"{name}, held out")
-        _focus(axes, [point for records in curves.values() for point in heldout_points(records)])
-        axes.legend()
-        return _svg(figure, "Training and held-out loss of every arm over tokens of text")
+    with drawing("Training and held-out loss of every arm over tokens of text", "loss, nats per token") as draw:
+        for (name, records), color, marker in zip(curves.items(), ARMS, MARKERS, strict=False):
+            draw.over_tokens(training_points(records), color=color, alpha=0.4, linewidth=1.2)
+            draw.over_tokens(heldout_points(records), color=color, marker=marker, label=f"{name}, held out")
+        _focus(draw.axes, [point for records in curves.values() for point in heldout_points(records)])
+        draw.axes.legend()
+    return draw.svg
 
 
 def difference_chart(curves: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
     """Held-out loss of every other arm less the first one's, at the tokens where both were evaluated."""
     (first, *others) = curves
     baseline = dict(heldout_points(curves[first]))
-    with matplotlib.rc_context(_RC):
-        figure, axes = _axes("difference, nats per token")
-        axes.axhline(0, color=ARMS[0], linewidth=1.5)
-        for name, color, marker in zip(others, ARMS[1:], _MARKERS[1:], strict=False):
+    alt = f"Difference of held-out loss from {first} over tokens; below zero is better"
+    with drawing(alt, "difference, nats per token") as draw:
+        draw.axes.axhline(0, color=ARMS[0], linewidth=1.5)
+        for name, color, marker in zip(others, ARMS[1:], MARKERS[1:], strict=False):
             shared = [(at, loss - baseline[at]) for at, loss in heldout_points(curves[name]) if at in baseline]
-            _draw(axes, shared, color=color, marker=marker, label=f"{name} − {first}")
-        axes.legend()
-        return _svg(figure, f"Difference of held-out loss from {first} over tokens; below zero is better")
+            draw.over_tokens(shared, color=color, marker=marker, label=f"{name} − {first}")
+        draw.axes.legend()
+    return draw.svg
 
 
 def gate_chart(records: Sequence[Mapping[str, Any]], entropy: float) -> str:
     """The pre-pre-training's loss and the level that it has to get under."""
-    with matplotlib.rc_context(_RC):
-        figure, axes = _axes("loss, nats per token")
-        _draw(axes, training_points(records), color=ARMS[1], alpha=0.4, linewidth=1.2)
-        _draw(axes, heldout_points(records), color=ARMS[1], marker=_MARKERS[1], label="held out")
-        axes.axhline(entropy, color=GATE, linestyle="--", label=f"gate: unigram entropy {entropy:.2f}")
-        axes.set_ylim(bottom=0)
-        axes.legend()
-        return _svg(figure, f"Loss of pre-pre-training over synthetic tokens, and the gate at {entropy:.2f} nats")
-
-
-def _axes(ylabel: str) -> tuple[Figure, Any]:
-    figure = Figure(figsize=(5.2, 3.4), layout="constrained")
-    axes = figure.subplots()
-    axes.set_xlabel("tokens, millions")
-    axes.set_ylabel(ylabel)
-    axes.tick_params(length=0)
-    axes.set_axisbelow(True)
-    return figure, axes
-
-
-def _draw(axes: Any, points: Sequence[Point], **style: Any) -> None:
-    axes.plot([tokens / 1e6 for tokens, _ in points], [value for _, value in points], **style)
+    alt = f"Loss of pre-pre-training over synthetic tokens, and the gate at {entropy:.2f} nats"
+    with drawing(alt, "loss, nats per token") as draw:
+        draw.over_tokens(training_points(records), color=ARMS[1], alpha=0.4, linewidth=1.2)
+        draw.over_tokens(heldout_points(records), color=ARMS[1], marker=MARKERS[1], label="held out")
+        draw.axes.axhline(entropy, color=GATE, linestyle="--", label=f"gate: unigram entropy {entropy:.2f}")
+        draw.axes.set_ylim(bottom=0)
+        draw.axes.legend()
+    return draw.svg
 
 
 def _focus(axes: Any, heldout: Sequence[Point]) -> None:
@@ -136,19 +85,3 @@ def _focus(axes: Any, heldout: Sequence[Point]) -> None:
         low, high = min(loss for _, loss in heldout), max(loss for _, loss in heldout)
         margin = 0.1 * (high - low) or 0.1
         axes.set_ylim(low - margin, high + 3 * margin)
-
-
-def _svg(figure: Figure, alt: str) -> str:
-    buffer = io.StringIO()
-    # No date and no creator, and names inside the SVG salted with what it shows: the same run makes the same page, and
-    # no two curves on it share a name.
-    with matplotlib.rc_context({"svg.hashsalt": alt}):
-        figure.savefig(
-            buffer, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")), transparent=True
-        )
-    svg = buffer.getvalue()
-    svg = svg[svg.index("<svg") :]
-    for placeholder, variable in _VARIABLES.items():
-        svg = svg.replace(placeholder, f"var(--{variable})")
-    svg = svg.replace("<svg", f'<svg role="img" aria-label="{escape(alt, quote=True)}"', 1)
-    return f"<figure>{svg}</figure>"

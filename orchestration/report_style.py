@@ -6,10 +6,12 @@ The arms' colours are Okabe and Ito's, lightened for the dark page.
 STYLE = """
 :root { color-scheme: light dark;
   --paper: #fbfbfa; --card: #fff; --ink: #1c1e26; --faint: #5d6370; --line: #dfe2e7;
-  --arm0: #d55e00; --arm1: #0072b2; --arm2: #8a2be2; --gate: #00805d; }
+  --arm0: #d55e00; --arm1: #0072b2; --arm2: #8a2be2; --arm3: #00805d; --arm4: #b3478c; --arm5: #8a6d00;
+  --arm6: #2a8fd0; --arm7: #555b66; --gate: #00805d; }
 @media (prefers-color-scheme: dark) { :root {
   --paper: #14161b; --card: #1d2027; --ink: #eceef2; --faint: #a5acb8; --line: #363b45;
-  --arm0: #ff9a4d; --arm1: #63b8f2; --arm2: #c79bff; --gate: #45d3a5; } }
+  --arm0: #ff9a4d; --arm1: #63b8f2; --arm2: #c79bff; --arm3: #45d3a5; --arm4: #ee9bcb; --arm5: #e3c34a;
+  --arm6: #9bd4ff; --arm7: #b9bfca; --gate: #45d3a5; } }
 * { box-sizing: border-box; }
 body { font: 16px/1.55 system-ui, sans-serif; margin: 0; background: var(--paper); color: var(--ink); }
 main { max-width: 66rem; margin: 0 auto; padding: 1.5rem 1rem 4rem; }

@@ -1,0 +1,88 @@
+"""Figures as inline SVG that takes its colours from the page, so that it is legible in light and dark.
+
+They are drawn narrow with large letters: on a phone they keep their size, on a wide screen two stand side by side.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from html import escape
+from typing import Any
+
+import matplotlib
+from matplotlib.figure import Figure
+
+Point = tuple[float, float]
+
+# Each colour is drawn as a placeholder that the finished SVG swaps for a variable of the page's style sheet.
+INK, FAINT, LINE, GATE = "#010101", "#020202", "#030303", "#040404"
+ARMS = ("#050505", "#060606", "#070707", "#080808", "#090909", "#0a0a0a", "#0b0b0b", "#0c0c0c")
+MARKERS = ("o", "s", "D", "^", "v", "P", "X", "p")
+_VARIABLES = {INK: "ink", FAINT: "faint", LINE: "line", GATE: "gate", **{arm: f"arm{i}" for i, arm in enumerate(ARMS)}}
+
+# Any: matplotlib's own type lists every setting's name.
+_RC: Any = {
+    "font.size": 11,
+    "svg.fonttype": "none",
+    "text.color": INK,
+    "axes.labelcolor": FAINT,
+    "axes.edgecolor": LINE,
+    "axes.facecolor": "none",
+    "figure.facecolor": "none",
+    "xtick.color": LINE,
+    "ytick.color": LINE,
+    "xtick.labelcolor": FAINT,
+    "ytick.labelcolor": FAINT,
+    "grid.color": LINE,
+    "grid.alpha": 0.6,
+    "axes.grid": True,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "legend.frameon": False,
+    "lines.linewidth": 2,
+    "lines.markersize": 5,
+}
+
+
+class Drawing:
+    """One figure with one pair of axes, and after the ``with`` block of ``drawing`` its markup in ``svg``."""
+
+    def __init__(self, xlabel: str, ylabel: str, height: float) -> None:
+        self.figure = Figure(figsize=(5.2, height), layout="constrained")
+        self.axes: Any = self.figure.subplots()
+        self.axes.set_xlabel(xlabel)
+        self.axes.set_ylabel(ylabel)
+        self.axes.tick_params(length=0)
+        self.axes.set_axisbelow(True)
+        self.svg = ""
+
+    def over_tokens(self, points: Sequence[Point], **style: Any) -> None:
+        """A line of (tokens, value), drawn over millions of tokens."""
+        self.axes.plot([tokens / 1e6 for tokens, _ in points], [value for _, value in points], **style)
+
+
+@contextmanager
+def drawing(alt: str, ylabel: str, xlabel: str = "tokens, millions", height: float = 3.4) -> Iterator[Drawing]:
+    """Draw inside the block; ``alt`` says in words what the figure shows."""
+    with matplotlib.rc_context(_RC):
+        draw = Drawing(xlabel, ylabel, height)
+        yield draw
+        draw.svg = _markup(draw.figure, alt)
+
+
+def _markup(figure: Figure, alt: str) -> str:
+    buffer = io.StringIO()
+    # No date and no creator, and names inside the SVG salted with what it shows: the same run makes the same page, and
+    # no two curves on it share a name.
+    with matplotlib.rc_context({"svg.hashsalt": alt}):
+        figure.savefig(
+            buffer, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")), transparent=True
+        )
+    svg = buffer.getvalue()
+    svg = svg[svg.index("<svg") :]
+    for placeholder, variable in _VARIABLES.items():
+        svg = svg.replace(placeholder, f"var(--{variable})")
+    svg = svg.replace("<svg", f'<svg role="img" aria-label="{escape(alt, quote=True)}"', 1)
+    return f"<figure>{svg}</figure>"
