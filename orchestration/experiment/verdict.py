@@ -18,13 +18,15 @@ def sentence(result: ExperimentResult, compared: Sequence[Comparison]) -> str:
         return "No verdict: no arm was compared with a baseline."
     by_verdict = {verdict: [each for each in family if each.verdict == verdict] for verdict in WORDS}
     names = short_labels(result)
-    parts = [_part(verdict, members, names) for verdict, members in by_verdict.items() if members]
-    if by_verdict["no effect found"] and result.minimum_detectable_effect:
-        effect = result.minimum_detectable_effect
-        parts.append(
-            f"{effect.seeds} seeds were stated before the runs to find {effect.effect:.4f} nats with power "
-            f"{effect.power:g}"
-        )
+    stated = result.minimum_detectable_effect
+    scale = stated and (
+        f" (this design finds {stated.effect:.4f} nats with power {stated.power:g}, as stated before the runs)"
+    )
+    parts = [
+        _part(verdict, members, names) + (scale or "" if verdict == "no effect found" else "")
+        for verdict, members in by_verdict.items()
+        if members
+    ]
     parts += _controls(by_verdict["better"], [each for each in compared if each.family == "control"], names)
     joined = "; ".join(parts)
     return joined[0].upper() + joined[1:] + "."
@@ -55,10 +57,8 @@ def _size(each: Comparison) -> float:
 def _numbers(each: Comparison) -> str:
     if each.difference is None or each.decided is None:
         return "no numbers"
-    return (
-        f"{signed(each.difference.mean)} nats per token, {len(each.difference.seeds)} paired seeds, corrected interval "
-        f"{signed(each.decided.low)} to {signed(each.decided.high)}"
-    )
+    low, high = signed(each.decided.low), signed(each.decided.high)
+    return f"{signed(each.difference.mean)} nats per token, {len(each.difference.seeds)} seeds: {low} to {high}"
 
 
 def _controls(better: Sequence[Comparison], against: Sequence[Comparison], names: Mapping[str, str]) -> list[str]:
