@@ -94,11 +94,14 @@ class DatasetReader:
         if not indices.size:
             return out
         first, last = int(indices[0]), int(indices[-1])
-        run = last - first == len(indices) - 1 and bool((indices[1:] > indices[:-1]).all())
-        low, high = (first, last) if run else (int(indices.min()), int(indices.max()))
+        if last - first == len(indices) - 1 and bool((indices[1:] > indices[:-1]).all()):
+            self._check(first, last)
+            return self._run(first, cache, values, out)
+        return self._scattered(indices, cache, values, out)
+
+    def _check(self, low: int, high: int) -> None:
         if low < 0 or high >= len(self):
             raise IndexError(f"rows {low} to {high} of a dataset of {len(self)}")
-        return self._run(first, cache, values, out) if run else self._scattered(indices, cache, values, out)
 
     def _run(
         self, first: int, cache: SingleFlight[int, Any], values: Callable[[Any], np.ndarray], out: np.ndarray
@@ -117,11 +120,12 @@ class DatasetReader:
         self, indices: np.ndarray, cache: SingleFlight[int, Any], values: Callable[[Any], np.ndarray], out: np.ndarray
     ) -> np.ndarray:
         """Rows in any order: gathered shard by shard, then put in place at once, one pass instead of one per shard."""
-        shard_of = self._firsts.searchsorted(indices, side="right") - 1
-        order = shard_of.argsort(kind="stable")
-        local = (indices - self._firsts[shard_of])[order]
-        shard_of = shard_of[order]
-        cuts = [0, *(np.flatnonzero(shard_of[1:] != shard_of[:-1]) + 1).tolist(), len(shard_of)]
+        order = indices.argsort()
+        ordered = indices[order]
+        self._check(int(ordered[0]), int(ordered[-1]))
+        shard_of = self._firsts.searchsorted(ordered, side="right") - 1
+        local = ordered - self._firsts[shard_of]
+        cuts = [0, *((shard_of[1:] != shard_of[:-1]).nonzero()[0] + 1).tolist(), len(shard_of)]
         needed = shard_of[cuts[:-1]].tolist()
         gathered = None
         for part in range(0, len(needed), cache.capacity):
