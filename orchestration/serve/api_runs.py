@@ -42,4 +42,4 @@ def get_metrics(request: Request, app: ServedDep, _who: Reader, name: Name) -> R
 def run_state(lake: Lake, name: str) -> RunOut:
     """A run as it may be shown: its lease is what lets a process write to it, so it stays inside."""
     state = lake.runs.get(name).state
-    return RunOut(name=name, **{field: state.get(field) for field in RunOut.model_fields if field != "name"})
+    return RunOut(name=name, **{field: state[field] for field in RunOut.model_fields if field in state})

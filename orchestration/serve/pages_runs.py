@@ -13,6 +13,7 @@ from orchestration.serve.draw_charts import Series, curves
 from orchestration.serve.pages import PageReader, or_note, render
 from orchestration.serve.paging import Cursor, page_of_names
 from orchestration.serve.routing import Name
+from orchestration.serve.schemas import RunOut
 from orchestration.serve.settings import ServedDep
 from orchestration.serve.tables import flat_rows
 
@@ -46,8 +47,19 @@ def run_page(request: Request, app: ServedDep, _who: PageReader, name: Name) -> 
         config=flat_rows(run.config),
         inputs=flat_rows(run.inputs),
         result=flat_rows(run.result) if run.result else [],
+        met=met(run),
         note=note,
     )
+
+
+def met(run: RunOut) -> list[tuple[str, str, str]]:
+    """(time, what, details) of every repair and fault of a run, oldest first."""
+    items = [{"kind": "repair", **repair} for repair in run.repairs] + run.faults
+    rows = [
+        (item.get("time", ""), item.get("kind", ""), [pair for pair in item.items() if pair[0] not in ("time", "kind")])
+        for item in items
+    ]
+    return sorted((time, kind, ", ".join(f"{name}: {value}" for name, value in rest)) for time, kind, rest in rows)
 
 
 Point = tuple[float, float]

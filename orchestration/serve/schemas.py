@@ -201,6 +201,8 @@ class RunOut(Document):
     inputs: dict[str, Any]
     attempts: int
     checkpoints: list[dict[str, Any]]
+    repairs: list[dict[str, Any]] = Field(default=[], description="Shards that were healed for the run.")
+    faults: list[dict[str, Any]] = Field(default=[], description="What else went wrong and was survived.")
     result: dict[str, Any] | None
     error: str | None
 

@@ -77,6 +77,8 @@ def add_text(lake: Lake, name: str, text: str, length: int = 64) -> str:
 def add_run(lake: Lake, name: str, datasets: list[str], parents: list[str] | None = None) -> str:
     """Record a run as the step loop does, with a curve in two chunks, and publish its model; returns NAME@VERSION."""
     run = lake.runs.start(name, "train", {"steps": 40, "seed": 0}, {"datasets": datasets, "models": parents or []})
+    run.add_repair({"key": "data/0/000000000000.parquet", "problem": "missing", "time": "2026-11-22T03:04:05.678Z"})
+    run.add_fault("waited", {"seconds": 4.5, "reason": "the store did not answer"})
     for start in (0, 20):
         records = [
             {"step": step, "loss": 3.0 * 0.96**step + 1.0, "lr": 0.001, "grad_norm": 1.0}
