@@ -12,7 +12,7 @@ import typer
 
 from datalake.errors import DatalakeError
 from generator.errors import GeneratorError
-from orchestration.commands import corpus, data, experiment, jobs, lake, look, models, params, serve
+from orchestration.commands import corpus, data, experiment, jobs, lake, look, models, params, serve, tune
 from orchestration.errors import OrchestrationError
 from trainer.errors import TrainerError
 
@@ -30,7 +30,7 @@ app.add_typer(models.app, name="models", help="Model repository: versions and al
 app.add_typer(serve.tokens_app, name="tokens", help="Access tokens of the HTTP API: create, list, revoke.")
 COMMANDS: list[Callable[..., None]] = [
     *(look.preview, look.profile, jobs.generate, jobs.train, jobs.demo),
-    *(lake.lineage, lake.probe, serve.serve, experiment.experiment),
+    *(lake.lineage, lake.probe, serve.serve, experiment.experiment, tune.tune),
 ]
 for command in COMMANDS:
     app.command()(command)

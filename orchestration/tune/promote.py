@@ -14,12 +14,16 @@ from orchestration.experiment.result import Record
 
 
 class Target(Record):
-    """What a tuning may move: the set's ``head`` and the alias's version (0: absent) as they were at its beginning."""
+    """What a tuning may move: the set's ``head`` and the alias's version (0: absent) as they were at its beginning.
+
+    ``incumbent`` ("NAME@V") is what it has to beat.
+    """
 
     params: str
     head: int
     alias: str
     alias_at: int
+    incumbent: str
 
 
 def alias_of(corpus: str) -> str:

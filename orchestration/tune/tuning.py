@@ -67,8 +67,6 @@ def tune(
     lake: Lake,
     record: Run,
     target: Target,
-    incumbent: str,
-    base: Mapping[str, Any],
     search: Search,
     confirm: Confirm,
     *,
@@ -95,16 +93,17 @@ def tune(
         verdict = confirmation.verdict
         record.append(confirmation=confirmation.model_dump(mode="json"), message="confirmation")
     if best is not None and confirmation is not None and confirmation.improved:
-        spec = spec_at(base, best.values).model_dump(mode="json")
+        spec = spec_at(lake.params.get(target.incumbent).spec, best.values).model_dump(mode="json")
+        message = evidence(record.name, target.incumbent, best.values, confirmation)
         try:
-            promoted = promote(lake, target, spec, evidence(record.name, incumbent, best.values, confirmation)).ref
+            promoted = promote(lake, target, spec, message).ref
         except Conflict as conflict:
             verdict = f"{verdict}; not promoted, another came first: {conflict}"
     result = TuneResult(
         run=record.name,
         params=target.params,
         alias=target.alias,
-        incumbent=incumbent,
+        incumbent=target.incumbent,
         trials=tuple(trials),
         best=best,
         confirmation=confirmation,

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from datalake import Lake
+from datalake.version_log import VersionLog
 from generator import parse_spec
 from orchestration.errors import InvalidRequestError
 from orchestration.tune.ask_tell import ask_tell
@@ -57,18 +58,17 @@ class Landscape:
 
 def registered(lake, name):
     lake.params.put(name, parse_spec(TINY_SPEC).model_dump(mode="json"))
-    return Target(params=name, head=1, alias=alias_of("text"), alias_at=0)
+    return Target(params=name, head=1, alias=alias_of("text"), alias_at=0, incumbent=f"{name}@1")
 
 
 def tuned(lake, target, landscape, trials=TRIALS, confirm=None) -> TuneResult:
     record, began = begin(lake, f"tune-{target.params}", target, {"seed": landscape.seed})
     search = ask_tell(SPACE, landscape.score, trials=trials, seed=landscape.seed)
-    base = lake.params.get(f"{target.params}@1").spec
-    return tune(lake, record, began, f"{target.params}@1", base, search, confirm or landscape.confirm, seeds=SEEDS)
+    return tune(lake, record, began, search, confirm or landscape.confirm, seeds=SEEDS)
 
 
 def alias_moves(lake, name) -> int:
-    log = lake.params._names.log(name)
+    log = VersionLog(lake.store, "params", name, lake.ambient)
     states = [log.entry(number).state["aliases"] for number in range(1, log.head().number + 1)]
     return sum(later != earlier for earlier, later in zip([{}, *states], states, strict=False))
 
@@ -90,7 +90,7 @@ def test_a_planted_optimum_is_found_within_forty_trials_and_promoted_once(lake, 
 
     record, began = begin(lake, "tune-rules", target, {"seed": seed})
     assert began == target, "what finished is finished: the same name begins anew from where the set was"
-    assert tune(lake, record, began, "rules@1", {}, None, None, seeds=SEEDS) == result
+    assert tune(lake, record, began, None, None, seeds=SEEDS) == result
     assert alias_moves(lake, "rules") == 1
 
 
@@ -121,10 +121,9 @@ def test_killed_anywhere_it_goes_on_and_promotes_once(lake):
         return landscape.score(values)
 
     record, _ = begin(lake, "tune-rules", target, {"seed": 1})
-    base = lake.params.get("rules@1").spec
     search = ask_tell(SPACE, dies_in_search, trials=TRIALS, seed=1)
     with pytest.raises(Killed):
-        tune(lake, record, target, "rules@1", base, search, landscape.confirm, seeds=SEEDS)
+        tune(lake, record, target, search, landscape.confirm, seeds=SEEDS)
     first = [trial["values"] for trial in lake.runs.get(record.name).state["trials"]]
     assert len(first) == 7
 

@@ -1,0 +1,146 @@
+"""Search on Ray Tune: Optuna proposes, trials run on warm actors, ASHA stops those that lag at a rung.
+
+What is recorded in the lake, and not Ray Tune's own experiment folder, is what a killed search resumes from: trials
+that ended are told to the searcher as they were, and those under way find their runs where they stopped.
+"""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import ray
+from ray import tune
+from ray.tune.schedulers import ASHAScheduler
+from ray.tune.search import ConcurrencyLimiter
+from ray.tune.search.optuna import OptunaSearch
+
+from datalake import Lake
+from orchestration.ray_session import compute_cores
+from orchestration.tune.ask_tell import STARTUP_TRIALS
+from orchestration.tune.proxy import Progress, Proxy, ProxyJob
+from orchestration.tune.space import Dimension, rounded
+from orchestration.tune.tuning import Search, Trial
+
+WHOLE = 100
+"""A trial's budget in the scheduler's units."""
+
+REDUCTION = 3
+
+Start = Callable[[Mapping[str, int | float]], Any]
+"""``start(values)``: an object whose ``advance()`` gives the ``Progress`` at the next rung."""
+
+
+class ProxyStart:
+    """Starts proxies of one job; a value, so that it travels to the actors."""
+
+    def __init__(self, lake: Lake, job: ProxyJob) -> None:
+        self._lake, self._job = lake, job
+
+    def __call__(self, values: Mapping[str, int | float]) -> Proxy:
+        return Proxy(self._lake, self._job, values, self._job.settings.seed)
+
+
+class RungTrainable(tune.Trainable):
+    """One trial after another in one process: a step is a rung."""
+
+    def setup(self, config: dict[str, Any], start: Start | None = None, penalty: float = 0.0) -> None:
+        if start is not None:
+            self._start, self._penalty = start, penalty
+        self._attempt = self._start(rounded(config))
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        self.setup(new_config)
+        return True
+
+    def step(self) -> dict[str, Any]:
+        progress: Progress = self._attempt.advance()
+        return {
+            # A refused proposal scores worse than a model that knows nothing, which keeps the searcher away from it.
+            "loss": self._penalty if progress.loss is None else progress.loss,
+            "spent": WHOLE if progress.done else max(1, math.floor(WHOLE * progress.spent)),
+            "refused": progress.refused or "",
+            "latency": progress.seconds,
+            "done": progress.done,
+        }
+
+
+class _Recorder(tune.Callback):
+    def __init__(self, tell: Callable[[Trial], None]) -> None:
+        self._tell = tell
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        del iteration, trials, info
+        last = trial.last_result or {}
+        if "loss" not in last:
+            return
+        whole = last["spent"] >= WHOLE and not last["refused"]
+        self._tell(
+            Trial(
+                values=rounded(trial.config),
+                loss=last["loss"] if whole else None,
+                spent=1.0 if whole else last["spent"] / WHOLE,
+                refused=last["refused"] or None,
+                seconds=dict(last["latency"]),
+            )
+        )
+
+
+def ray_search(
+    space: Mapping[str, Dimension], start: Start, *, trials: int, seed: int, threads: int = 1, penalty: float = 20.0
+) -> Search:
+    """Search as ``tune`` wants it, `trials` in all; ``penalty`` is a refused proposal's loss. Ray must be running."""
+
+    def search(known: Sequence[Trial], tell: Callable[[Trial], None]) -> None:
+        left = trials - len(known)
+        if left <= 0:
+            return
+        gpus = int(ray.cluster_resources().get("GPU", 0))
+        slots = gpus or max(1, compute_cores() // threads)
+        scored = [trial for trial in known if trial.loss is not None]
+        searcher = OptunaSearch(
+            {name: dimension.distribution() for name, dimension in space.items()},
+            metric="loss",
+            mode="min",
+            sampler=_sampler(seed + len(known)),
+            points_to_evaluate=[dict(trial.values) for trial in scored] or None,
+            evaluated_rewards=[trial.loss for trial in scored] or None,
+        )
+        trainable = tune.with_resources(
+            tune.with_parameters(RungTrainable, start=start, penalty=penalty),
+            {"cpu": threads, "gpu": 1 if gpus else 0},
+        )
+        with tempfile.TemporaryDirectory(prefix="morphogen-ray-tune-") as scratch:
+            tune.Tuner(
+                trainable,
+                tune_config=tune.TuneConfig(
+                    search_alg=ConcurrencyLimiter(searcher, max_concurrent=slots),
+                    scheduler=ASHAScheduler(
+                        time_attr="spent",
+                        metric="loss",
+                        mode="min",
+                        max_t=WHOLE,
+                        grace_period=1,
+                        reduction_factor=REDUCTION,
+                    ),
+                    num_samples=left,
+                    reuse_actors=True,
+                ),
+                run_config=tune.RunConfig(
+                    storage_path=scratch,
+                    verbose=0,
+                    callbacks=[_Recorder(tell)],
+                    failure_config=tune.FailureConfig(max_failures=2),
+                ),
+            ).fit()
+
+    return search
+
+
+def _sampler(seed: int) -> Any:
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    return optuna.samplers.TPESampler(seed=seed, n_startup_trials=STARTUP_TRIALS)

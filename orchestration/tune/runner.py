@@ -1,0 +1,125 @@
+"""`morphogen tune`: from the names of a parameter set and a corpus to a tuning with proxies on Ray."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+
+from datalake import Lake, Run, digest_of
+from datalake.errors import NotFoundError
+from orchestration.errors import InvalidRequestError
+from orchestration.experiment.pool import Pool
+from orchestration.progress import console, stage
+from orchestration.tune.promote import Target, alias_of
+from orchestration.tune.proxy import ProxyJob, score_in_full
+from orchestration.tune.ray_search import ProxyStart, ray_search
+from orchestration.tune.settings import TuneSettings
+from orchestration.tune.tuning import Confirm, Trial, TuneResult, begin, run_of, tune
+
+
+def run_tune(lake: Lake, params: str, corpus: str, settings: TuneSettings) -> TuneResult:
+    """Tune ``params`` for ``corpus``, or go on with it. Ray must be running.
+
+    The incumbent is what the alias ``tuned-CORPUS`` points at, or else the version given. Raises NotFoundError and
+    InvalidRequestError before anything is trained.
+    """
+    train = lake.datasets.get(corpus)
+    heldout = lake.datasets.get(f"{train.name}-heldout")
+    target = _target(lake, params, alias_of(train.name))
+    told = settings.model_dump(mode="json") | {"train_data": train.ref, "heldout": heldout.ref}
+    record, target = begin(lake, f"tune-{target.params}-{train.name}-{digest_of(told)[:8]}", target, told)
+    incumbent = lake.params.get(target.incumbent)
+    if incumbent.spec.get("family") != "nca":
+        raise InvalidRequestError(
+            f"{incumbent.ref}: family {incumbent.spec.get('family')!r} has no such dimensions; tune a set of family nca"
+        )
+    manifest = lake.datasets.manifest(train)
+    job = ProxyJob(
+        base=incumbent.spec,
+        train=train.ref,
+        heldout=heldout.ref,
+        length=manifest.seq_len,
+        share=_share(lake, incumbent.message, settings.share),
+        settings=settings,
+    )
+    console.print(f"tune {target.params} for {train.ref}: incumbent {incumbent.ref}, run {record.name}")
+    if record.status == "finished":
+        return TuneResult.model_validate(record.state["result"])
+    # Worse than even odds over every token that the target may have.
+    penalty = 1.0 + math.log(manifest.vocab_size)
+    search = ray_search(
+        settings.space,
+        ProxyStart(lake, job),
+        trials=settings.trials,
+        seed=settings.seed,
+        threads=settings.threads,
+        penalty=penalty,
+    )
+    with stage(f"search {target.params}", settings.trials) as advance:
+        shown = _shown(search, advance)
+        return tune(lake, record, target, shown, _confirm(lake, job), seeds=settings.seeds, alpha=settings.alpha)
+
+
+def _target(lake: Lake, params: str, alias: str) -> Target:
+    name = params.partition("@")[0]
+    aliases = lake.params.aliases(name)
+    incumbent = lake.params.get(f"{name}@{aliases[alias]}" if alias in aliases else params)
+    return Target(
+        params=name,
+        head=len(lake.params.history(name)),
+        alias=alias,
+        alias_at=aliases.get(alias, 0),
+        incumbent=incumbent.ref,
+    )
+
+
+def _share(lake: Lake, message: str, default: float) -> float:
+    """The synthetic share that an incumbent was promoted with, which its spec cannot say."""
+    run = run_of(message)
+    if run is None:
+        return default
+    try:
+        record: Run = lake.runs.get(run)
+    except NotFoundError:
+        return default
+    best = (record.state["result"] or {}).get("best") or {"values": {}}
+    return float(best["values"].get("share", default))
+
+
+def _confirm(lake: Lake, job: ProxyJob) -> Confirm:
+    def confirm(values: Mapping[str, int | float] | None, seeds: Sequence[int]) -> dict[int, float]:
+        who = "incumbent" if values is None else "candidate"
+        with Pool(lake, job.settings.threads) as pool:
+            found = pool.map(score_in_full, [(job, values, seed) for seed in seeds])
+        losses: dict[int, float] = {}
+        for seed, outcome in zip(seeds, found, strict=True):
+            loss, refused = (None, str(outcome)) if isinstance(outcome, Exception) else outcome
+            if loss is None:
+                console.print(f"  {who}, seed {seed}: no score: {refused}")
+            else:
+                losses[seed] = loss
+                console.print(f"  {who}, seed {seed}: {loss:.4f}")
+        return losses
+
+    return confirm
+
+
+def _shown(search: Callable[..., None], advance: Callable[[float, str], None]) -> Callable[..., None]:
+    """The search, with each trial's score and latency shown as it ends."""
+
+    def shown(known: Sequence[Trial], tell: Callable[[Trial], None]) -> None:
+        ended = list(known)
+
+        def both(trial: Trial) -> None:
+            tell(trial)
+            ended.append(trial)
+            score = f"{trial.loss:.4f}" if trial.loss is not None else trial.refused or f"stopped at {trial.spent:.0%}"
+            point = ", ".join(f"{name} {value:g}" for name, value in trial.values.items())
+            took = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in trial.seconds.items())
+            console.print(f"  trial {len(ended)}: {score}  ({point})  {took}")
+            best = min((each.loss for each in ended if each.loss is not None), default=math.nan)
+            advance(len(ended), f"best {best:.4f}")
+
+        search(known, both)
+
+    return shown
