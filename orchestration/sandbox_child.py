@@ -23,14 +23,14 @@ OPEN_FILES = 64
 # Numbers and bits of linux/landlock.h and of the system call table that all architectures have shared since 2021.
 CREATE_RULESET, ADD_RULE, RESTRICT_SELF = 444, 445, 446
 RULE_PATH_BENEATH = 1
-EXECUTE, READ_FILE, READ_DIR = 1 << 0, 1 << 2, 1 << 3
+EXECUTE, WRITE_FILE, READ_FILE, READ_DIR = 1 << 0, 1 << 1, 1 << 2, 1 << 3
 PR_SET_NO_NEW_PRIVS = 38
 # By the kernel's Landlock version: the bits of file access, of network access and of scopes that it knows.
 FILE_BITS = {1: 13, 2: 14, 3: 15, 4: 15, 5: 16}
 NETWORK_SINCE, NETWORK_BITS = 4, 2
 SCOPES_SINCE, SCOPE_BITS = 6, 2
 
-SYSTEM_FOLDERS = ("/usr", "/lib", "/lib64", "/bin", "/etc", "/dev/null", "/dev/urandom", "/dev/zero")
+SYSTEM_FOLDERS = ("/usr", "/lib", "/lib64", "/bin", "/etc", "/dev/urandom", "/dev/zero")
 
 
 def limit(cpu_seconds: int, memory_bytes: int) -> None:
@@ -62,7 +62,8 @@ def confine(folder: str) -> bool:
     if ruleset < 0:
         return False
     readable = {sys.prefix, sys.base_prefix, *site.getsitepackages(), *SYSTEM_FOLDERS}
-    for path, access in [(folder, everything), *((path, EXECUTE | READ_FILE | READ_DIR) for path in sorted(readable))]:
+    rules = dict.fromkeys(sorted(readable), EXECUTE | READ_FILE | READ_DIR)
+    for path, access in (rules | {folder: everything, "/dev/null": READ_FILE | WRITE_FILE}).items():
         if os.path.exists(path):
             beneath = os.open(path, os.O_PATH)
             only_files = 0 if os.path.isdir(path) else READ_DIR

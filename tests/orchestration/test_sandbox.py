@@ -14,7 +14,9 @@ QUICK = Limits(seconds=1.0, memory_mib=256)
 
 
 def test_a_program_that_comes_to_its_end_has_finished() -> None:
-    outcome = run_python("print('größe')\nassert 1 + 1 == 2", QUICK)
+    outcome = run_python(
+        "print('größe')\nopen('/dev/null', 'w').write('x')\nopen('mine', 'w').write('x')\nassert 1 + 1 == 2", QUICK
+    )
     assert (outcome.finished, outcome.output) == (True, "größe")
 
 
