@@ -92,10 +92,12 @@ def stream_steps(
     rank_batch: int,
     seq_len: int,
     tasks: int | None = None,
+    prefetch: int = PREFETCH_BATCHES,
 ) -> Iterator[Batch]:
     """The batches of `steps` (consecutive) from Ray Data tasks, at most `tasks` at once, that `load` a few steps each.
 
-    No task loads more than `steps_per_block` steps, and they start in the order of their steps.
+    No task loads more than `steps_per_block` steps, and they start in the order of their steps. With `prefetch` batches
+    Ray Data yields none before it holds that many.
     """
     context = ray.data.DataContext.get_current()
     context.execution_options.preserve_order = True
@@ -110,7 +112,7 @@ def stream_steps(
             num_cpus=TASK_CPUS,
             compute=ray.data.TaskPoolStrategy(tasks),
         )
-        .iter_batches(batch_size=rank_batch, batch_format="pyarrow", prefetch_batches=PREFETCH_BATCHES)
+        .iter_batches(batch_size=rank_batch, batch_format="pyarrow", prefetch_batches=prefetch)
     )
     return (_to_batch(table, seq_len) for table in tables)
 

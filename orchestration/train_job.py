@@ -19,8 +19,10 @@ from ray.train.torch import TorchTrainer
 
 from datalake import DamagePolicy, Lake
 from datalake.errors import DatalakeError, NotFoundError
-from orchestration.errors import InvalidRequestError, TrainingFailedError
+from generator.errors import GeneratorError
+from orchestration.errors import InvalidRequestError, OrchestrationError, TrainingFailedError
 from orchestration.heal import caretaker
+from orchestration.live_stream import LiveStream
 from orchestration.ray_session import local_cores
 from orchestration.stream import ray_data_batches
 from trainer import TrainConfig, TrainResult, run_training
@@ -71,7 +73,7 @@ def _worker(job: dict[str, Any]) -> None:
     """One rank. A named error is the user's to mend: it goes to the board before the worker dies of it."""
     context = ray.train.get_context()
     rank, world = context.get_world_rank(), context.get_world_size()
-    board = job["board"]
+    board, live = job["board"], job["live"]
     care = caretaker(job["damage"], Teller(board))
     lake = care.open(job["lake_uri"])
     config = TrainConfig.model_validate(job["config"])
@@ -80,7 +82,8 @@ def _worker(job: dict[str, Any]) -> None:
             config,
             lake,
             job["run"],
-            batches_factory=ray_data_batches,
+            batches_factory=live.batches if live else ray_data_batches,
+            promised=live,
             rank=rank,
             world=world,
             threads=max(1, local_cores() // context.get_local_world_size()),
@@ -97,9 +100,9 @@ def _worker(job: dict[str, Any]) -> None:
 
 
 def _named(error: Exception) -> Exception | None:
-    """The lake's or the trainer's own error inside what Ray made of it, its message one line again; None for others."""
+    """Our own error inside what Ray made of it, its message one line again; None for others."""
     cause = error.cause if isinstance(error, RayTaskError) else error
-    if not isinstance(cause, DatalakeError | TrainerError):
+    if not isinstance(cause, DatalakeError | GeneratorError | TrainerError | OrchestrationError):
         return None
     cause.args = (str(cause).splitlines()[0], *cause.args[1:])
     return cause
@@ -114,10 +117,12 @@ def train_on_ray(
     use_gpu: bool = False,
     on_event: OnEvent | None = None,
     damage: DamagePolicy | None = None,
+    live: LiveStream | None = None,
 ) -> TrainResult:
     """Run (or resume, or return the finished) training `run` on `workers` DDP workers. Ray must be initialised.
 
-    `damage` says what a lost shard or an absent store leads to; it is the job's, no part of what names the run.
+    `damage` says what a lost shard or an absent store leads to; it is the job's, no part of what names the run. With
+    `live`, one of the datasets is being made meanwhile, and batches come from its stream.
 
     Raises the worker's own named error if it had one, TrainingFailedError after ATTEMPTS deaths of workers.
     """
@@ -137,6 +142,7 @@ def train_on_ray(
         "run": run,
         "board": board,
         "damage": damage or DamagePolicy(),
+        "live": live,
     }
     with _pump(board, on_event or (lambda _event: None)):
         failure: Exception | None = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from safetensors.torch import load
@@ -58,7 +58,7 @@ def open_inputs(
         check_name(config.publish, "publish: model")
     care = care or Caretaker()
     train = tuple(
-        promised if promised is not None and item.dataset == promised.ref else _open(lake, item.dataset, care)
+        replace(promised, care=care) if promised and item.dataset == promised.ref else _open(lake, item.dataset, care)
         for item in config.data
     )
     held_out = tuple(_open(lake, ref, care) for ref in config.eval)
