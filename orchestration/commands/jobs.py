@@ -21,6 +21,7 @@ from orchestration.commands.common import (
     read_toml,
     resumable,
 )
+from orchestration.commands.live import BufferBytes, LiveFlag, LiveReport, report_live, take_live
 from orchestration.progress import stage
 
 OnDamageOption = Annotated[
@@ -91,6 +92,9 @@ def train(
     heal_budget: HealBudget = DamagePolicy.heal_shards,
     wait_budget: WaitBudget = DamagePolicy.wait_seconds,
     wandb: Annotated[str | None, typer.Option(metavar="PROJECT", help="Log to Weights & Biases, too.")] = None,
+    live: LiveFlag = False,
+    buffer_bytes: BufferBytes = None,
+    live_report: LiveReport = None,
     lake: LakeUri = DEFAULT_LAKE,
     as_json: AsJson = False,
 ) -> None:
@@ -100,7 +104,9 @@ def train(
     from trainer import parse_config, run_training
     from trainer.wandb_run import wandb_listening
 
-    config = parse_config(read_toml(config_file))
+    table = read_toml(config_file)
+    request = take_live(table, live, no_ray, buffer_bytes)
+    config = parse_config(table)
     damage = DamagePolicy(on_damage, heal_budget, wait_seconds=wait_budget)
     opened = open_lake(lake, to_write=True)
     if run is None:
@@ -120,14 +126,14 @@ def train(
 
             result = run_training(config, opened, run, on_event=on_event, care=caretaker(damage, on_event))
         else:
+            from orchestration.live_job import train_live
             from orchestration.ray_session import ray_session
-            from orchestration.train_job import train_on_ray
 
             with ray_session():
-                result = train_on_ray(
-                    opened, config, run, workers=workers, use_gpu=gpu, on_event=on_event, damage=damage
+                result = train_live(
+                    *(opened, config, request, run), workers=workers, use_gpu=gpu, on_event=on_event, damage=damage
                 )
-    _print_summary({"run": run, **result.to_record()}, as_json)
+    _print_summary({"run": run, **report_live(result, live_report, as_json)}, as_json)
 
 
 def demo(
