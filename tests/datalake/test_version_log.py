@@ -172,10 +172,6 @@ def test_processes_lose_and_repeat_nothing(tmp_path) -> None:
     check_race(str(tmp_path / "lake"), workers=3, count=12)
 
 
-def test_processes_lose_and_repeat_nothing_on_s3(s3_lake_uri: str) -> None:
-    check_race(s3_lake_uri, workers=3, count=3)
-
-
 @pytest.mark.soak
 def test_sixteen_processes_lose_and_repeat_nothing(lake_uri: str) -> None:
     check_race(lake_uri, workers=16, count=6)
