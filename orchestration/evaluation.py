@@ -14,6 +14,7 @@ import torch
 
 from datalake import Lake, ModelVersion
 from orchestration.errors import EvaluationError
+from orchestration.heal import caretaker
 from orchestration.hf_folder import hf_files, model_text
 from orchestration.tokens import TextTokenizer
 from trainer import Llama, TrainDataset, evaluate, hf_layout
@@ -77,7 +78,7 @@ def open_dataset(lake: Lake, opened: OpenModel, ref: str) -> TrainDataset:
                 f"dataset {version.ref}: is tokenised by {_named(theirs)}, {opened.version.ref} reads {_named(ours)}; "
                 "evaluate on text of the model's own tokenizer"
             )
-    return TrainDataset(version.ref, manifest, lake.store, version.params)
+    return TrainDataset(version.ref, manifest, lake.store, version.params, caretaker())
 
 
 def held_out(

@@ -17,6 +17,7 @@ import ray
 from ray.exceptions import RayActorError, RayError, RayTaskError
 
 from datalake import Lake
+from orchestration.heal import caretaker
 from orchestration.ray_session import compute_cores
 from orchestration.train_job import EventBoard, finished_result
 from trainer import TrainConfig, TrainResult, run_training
@@ -79,7 +80,8 @@ class ArmWorker:
                 self._board.push.remote({"run": run, "step": event["step"]})
 
         parsed = TrainConfig.model_validate(config)
-        return run_training(parsed, self._lake, run, threads=self._threads, on_event=tell).to_record()
+        result = run_training(parsed, self._lake, run, threads=self._threads, on_event=tell, care=caretaker())
+        return result.to_record()
 
     def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """Any other work on a lake that wants torch warm and a core: ``function(lake, *arguments)``."""

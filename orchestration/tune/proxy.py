@@ -17,6 +17,7 @@ from datalake import DatasetVersion, Lake, Manifest, content_digest, shard_layou
 from generator import GenerationSpec, check_acceptance
 from generator.errors import GeneratorError
 from orchestration.generate_job import ShardWorker, synthetic_source
+from orchestration.heal import caretaker
 from orchestration.run_names import default_run_name
 from orchestration.tune.settings import TuneSettings
 from orchestration.tune.space import Values, spec_at
@@ -115,7 +116,7 @@ class Proxy:
         name = default_run_name("proxy-pre", first)
         first = first.model_copy(update={"publish": name})
         try:
-            learned = run_training(first, self._lake, name, threads=settings.threads)
+            learned = run_training(first, self._lake, name, threads=settings.threads, care=caretaker())
         except TrainerError as error:
             return f"{type(error).__name__}: {error}"
         self._seconds["pre"] = self._clock() - began
@@ -148,7 +149,9 @@ class Proxy:
 
         run = default_run_name("proxy", config)
         threads = self._job.settings.threads
-        result: TrainResult = run_training(config, self._lake, run, threads=threads, on_event=watch, stop=stop)
+        result: TrainResult = run_training(
+            config, self._lake, run, threads=threads, on_event=watch, stop=stop, care=caretaker()
+        )
         if result.status == "finished":
             (scores,) = result.evals.values()
             return scores["loss"], result.step
