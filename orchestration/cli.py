@@ -12,8 +12,21 @@ import typer
 
 from datalake.errors import DatalakeError
 from generator.errors import GeneratorError
-from orchestration.commands import corpus, data, experiment, jobs, lake, look, models, params, serve, tune
-from orchestration.errors import OrchestrationError
+from orchestration.commands import (
+    corpus,
+    data,
+    experiment,
+    jobs,
+    lake,
+    look,
+    models,
+    params,
+    pipeline,
+    runs,
+    serve,
+    tune,
+)
+from orchestration.errors import ClusterLostError, JobStopped, OrchestrationError
 from trainer.errors import TrainerError
 
 app = typer.Typer(
@@ -27,9 +40,10 @@ app.add_typer(params.app, name="params", help="Parameter registry: versioned gen
 app.add_typer(data.app, name="data", help="Datasets in the lake: list, show, look at, verify.")
 app.add_typer(corpus.app, name="corpus", help="Text corpora: tokenise into the lake.")
 app.add_typer(models.app, name="models", help="Model repository: versions and aliases.")
+app.add_typer(runs.app, name="runs", help="Runs: list, show, follow, stop, resume.")
 app.add_typer(serve.tokens_app, name="tokens", help="Access tokens of the HTTP API: create, list, revoke.")
 COMMANDS: list[Callable[..., None]] = [
-    *(look.preview, look.profile, jobs.generate, jobs.train, jobs.demo),
+    *(look.preview, look.profile, jobs.generate, jobs.train, jobs.demo, pipeline.pipeline),
     *(lake.lineage, lake.probe, serve.serve, experiment.experiment, tune.tune),
 ]
 for command in COMMANDS:
@@ -59,9 +73,19 @@ def root(
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run one command; a user's mistake ends as one line on standard error and exit code 2."""
+    """Run one command; a user's mistake ends as one line on standard error and exit code 2.
+
+    A job that was told to stop ends with 3, 130 or 143 (``orchestration.stopping``), one whose cluster is gone with 4.
+    """
     try:
         app(arguments)
+    except JobStopped as stopped:
+        print(stopped, file=sys.stderr)
+        sys.exit(stopped.exit_code)
+    except ClusterLostError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.stderr.flush()
+        os._exit(error.exit_code)  # Ray's own threads would wait for the cluster, and then abort the process
     except (GeneratorError, DatalakeError, TrainerError, OrchestrationError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

@@ -20,6 +20,7 @@ from orchestration.generate_job import GenerateRequest, run_generation
 from orchestration.progress import console, corpus_stages, stage
 from orchestration.ray_session import local_cores
 from orchestration.run_names import default_run_name
+from orchestration.stopping import Stop
 from orchestration.train_job import train_on_ray
 from orchestration.training_view import training_display
 from trainer import TrainConfig, TrainResult, parse_config
@@ -65,21 +66,27 @@ class Arm:
     result: TrainResult
 
 
-def run_demo(lake: Lake, settings: DemoSettings, report: Path) -> dict[str, Any]:
-    """Run or finish the demo and write the report; returns the digests, models and numbers. Ray must be running."""
+def run_demo(lake: Lake, settings: DemoSettings, report: Path, stop: Stop | None = None) -> dict[str, Any]:
+    """Run or finish the demo and write the report; returns the digests, models and numbers. Ray must be running.
+
+    Raises JobStopped once ``stop`` has ended it.
+    """
+    stop = stop or Stop()
     started = time.monotonic()
     console.print(f"lake {lake.store.uri} · {local_cores()} cores · {settings.workers} training workers")
 
     params = _register(lake, settings.spec)
-    synthetic = _generate(lake, settings, params, "code", seed=0, sequences=settings.tokens // params.spec["seq_len"])
-    gate = _generate(lake, settings, params, "code-heldout", seed=1, sequences=settings.gate_sequences)
+    synthetic = _generate(
+        lake, settings, params, "code", seed=0, sequences=settings.tokens // params.spec["seq_len"], stop=stop
+    )
+    gate = _generate(lake, settings, params, "code-heldout", seed=1, sequences=settings.gate_sequences, stop=stop)
     train_text, heldout_text = _corpus(lake, settings)
 
-    nca = _train(lake, settings, "nca", _config(settings, synthetic, gate, settings.synthetic_steps))
+    nca = _train(lake, settings, "nca", _config(settings, synthetic, gate, settings.synthetic_steps), stop)
     source = nca.result.model
     text = _config(settings, train_text, heldout_text, settings.text_steps)
-    scratch = _train(lake, settings, "scratch", text)
-    transferred = _train(lake, settings, "transferred", text | {"transfer": {"source": source, "what": "attn"}})
+    scratch = _train(lake, settings, "scratch", text, stop)
+    transferred = _train(lake, settings, "transferred", text | {"transfer": {"source": source, "what": "attn"}}, stop)
 
     outcome = write_report(
         lake,
@@ -105,12 +112,19 @@ def _register(lake: Lake, fields: dict[str, Any]) -> Any:
 
 
 def _generate(
-    lake: Lake, settings: DemoSettings, params: Any, dataset: str, *, seed: int, sequences: int
+    lake: Lake,
+    settings: DemoSettings,
+    params: Any,
+    dataset: str,
+    *,
+    seed: int,
+    sequences: int,
+    stop: Stop | None = None,
 ) -> DatasetVersion:
     tokens = sequences * params.spec["seq_len"]
     request = GenerateRequest(params, tokens, dataset, seed, settings.shard_sequences, message="demo")
     with stage(f"generate {dataset}", tokens) as advance:
-        result = run_generation(lake, request, advance)
+        result = run_generation(lake, request, advance, stop=stop)
     console.print(
         f"dataset {result.dataset.name}@{result.dataset.version}  {result.manifest.digest}  "
         f"{result.manifest.tokens:,} tokens in {len(result.manifest.shards)} shards ({result.shards_reused} reused)"
@@ -145,11 +159,11 @@ def _config(settings: DemoSettings, data: DatasetVersion, heldout: DatasetVersio
     }
 
 
-def _train(lake: Lake, settings: DemoSettings, name: str, fields: dict[str, Any]) -> Arm:
+def _train(lake: Lake, settings: DemoSettings, name: str, fields: dict[str, Any], stop: Stop) -> Arm:
     config = parse_config(fields | {"publish": f"demo-{name}"})
     # Another size of demo in the same lake is another run; the same demo finds its own run and resumes it.
     run = default_run_name(f"demo-{name}", config)
     with training_display(f"train {name}", config.steps) as on_event:
-        result = train_on_ray(lake, config, run, workers=settings.workers, on_event=on_event)
+        result = train_on_ray(lake, config, run, workers=settings.workers, on_event=on_event, stop=stop)
     console.print(f"model {result.model}  run {run}")
     return Arm(name, run, config, result)

@@ -1,11 +1,13 @@
 """The errors of this package: one line each, saying what was found, what is allowed, and what to do.
 
-The command line prints them and exits with status 2. A bug, in contrast, keeps its traceback.
+The command line prints them and exits with their ``exit_code``. A bug, in contrast, keeps its traceback.
 """
 
 
 class OrchestrationError(Exception):
     """Base of every error that this package raises for its user."""
+
+    exit_code = 2
 
 
 class CorpusError(OrchestrationError):
@@ -38,3 +40,21 @@ class EvaluationError(OrchestrationError):
 
 class ExperimentError(OrchestrationError):
     """An experiment's file says what cannot be run, or what would prove nothing."""
+
+
+class JobStopped(OrchestrationError):
+    """A job ended before its end because a signal or a person wished so; it goes on when it is started again.
+
+    ``exit_code`` is 3 if it was asked to stop, 128 + the signal's number if it got one; ``reason`` says which.
+    """
+
+    def __init__(self, message: str, exit_code: int = 3, reason: str = "") -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+        self.reason = reason
+
+
+class ClusterLostError(OrchestrationError):
+    """The Ray cluster that a job runs on does not answer any more."""
+
+    exit_code = 4

@@ -1,32 +1,41 @@
 """Generation on a pool of Ray actors: (parameter version, tokens) -> committed dataset version.
 
-Every shard is a pure function of (spec, seed, index range), so the job needs no bookkeeping of its own: an actor that
+Every shard is a pure function of (spec, seed, index range), so nothing depends on the job's bookkeeping: an actor that
 finds the shard already in the lake returns it, one that dies is replaced and its shard is made again, two drivers that
-race write the same bytes. Only the commit makes anything visible.
+race write the same bytes. Only the commit makes anything visible; the run's record only tells how it went.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from itertools import chain, count
 from typing import Any
 
 import ray
-from ray.exceptions import RayError, RayTaskError
 
-from datalake import Lake, Manifest, ShardRef, Source, content_digest, repair_shard, shard_layout, shard_ref_if_valid
+from datalake import (
+    Lake,
+    Manifest,
+    ShardRef,
+    Source,
+    content_digest,
+    digest_of,
+    repair_shard,
+    shard_layout,
+    shard_ref_if_valid,
+)
 from datalake.datasets import DatasetVersion
+from datalake.errors import RunHeldError
 from datalake.registry import ParameterVersion
 from generator import GENERATOR_VERSION, GenerationSpec, check_acceptance, generate_batch, parse_spec
-from orchestration.errors import GenerationFailedError, InvalidRequestError
-from orchestration.ray_session import compute_cores
-
-# A poison shard must not loop for ever: this many deaths of an actor on one shard end the job.
-SHARD_RETRIES = 3
-
-# One shard in work and one waiting per actor keep it busy; more would only hold results in memory.
-IN_FLIGHT_PER_ACTOR = 2
+from orchestration.errors import InvalidRequestError
+from orchestration.ray_session import check_cluster, cluster_facts, compute_cores
+from orchestration.run_hold import Held, hold
+from orchestration.shard_pool import Made, Shard, ShardPool
+from orchestration.stopping import Stop
 
 DEFAULT_SHARD_SEQUENCES = 4096
 
@@ -43,6 +52,22 @@ class GenerateRequest:
     actors: int | None = None
     backend: str = "auto"
     message: str = ""
+    cpus_per_actor: int | None = None
+    gpus_per_actor: float | None = None
+
+    @property
+    def dataset_name(self) -> str:
+        return self.dataset or self.params.name
+
+    def to_config(self) -> dict[str, Any]:
+        """What fixes the result, as JSON; the rest is how."""
+        return {
+            "params": self.params.ref,
+            "tokens": self.tokens,
+            "dataset": self.dataset_name,
+            "seed": self.seed,
+            "shard_sequences": self.shard_sequences,
+        }
 
     def __post_init__(self) -> None:
         for field, low, high in (("tokens", 1, 2**62), ("shard_sequences", 1, 2**24), ("seed", 0, 2**63 - 1)):
@@ -51,24 +76,47 @@ class GenerateRequest:
                 raise InvalidRequestError(f"{field} = {value}: expected {low} to {high}; give another value")
         if self.actors is not None and self.actors < 1:
             raise InvalidRequestError(f"actors = {self.actors}: expected at least 1; leave it out to use every core")
+        if self.cpus_per_actor is not None and self.cpus_per_actor < 1:
+            raise InvalidRequestError(f"cpus_per_actor = {self.cpus_per_actor}: expected at least 1; leave it out")
+        if self.gpus_per_actor is not None and not (self.gpus_per_actor >= 0 and math.isfinite(self.gpus_per_actor)):
+            raise InvalidRequestError(f"gpus_per_actor = {self.gpus_per_actor}: expected 0 or more; leave it out")
 
 
 @dataclass(frozen=True)
 class GenerateResult:
-    """The committed version, its manifest, and how many shards were made now rather than found."""
+    """The committed version, its manifest, how many shards were made now rather than found, and the run's name."""
 
     dataset: DatasetVersion
     manifest: Manifest
     shards_written: int
     shards_reused: int
+    run: str
+
+    def to_record(self) -> dict[str, Any]:
+        """JSON-able, as the command prints it and the run's record keeps it."""
+        return {
+            "run": self.run,
+            "dataset": self.dataset.ref,
+            "digest": self.manifest.digest,
+            "content_digest": self.manifest.content_digest,
+            "sequences": self.manifest.sequences,
+            "tokens": self.manifest.tokens,
+            "shards": len(self.manifest.shards),
+            "shards_written": self.shards_written,
+            "shards_reused": self.shards_reused,
+        }
 
 
 class ShardWorker:
     """Makes shards of one source; holds nothing between calls but compiled kernels."""
 
-    def __init__(self, lake: Lake, source: Source, backend: str, threads: int) -> None:
+    def __init__(self, lake: Lake, source: Source, backend: str, threads: int, title: str = "") -> None:
         self._lake, self._source, self._backend, self._threads = lake, source, backend, threads
+        self._title = title
         self._spec = parse_spec(source.spec)
+
+    def __repr__(self) -> str:
+        return f"generate {self._title}"  # Ray's dashboard shows it
 
     def make(self, first: int, rows: int) -> tuple[ShardRef, bool]:
         """Return the shard of sequences `first` … `first + rows - 1` and whether it had to be written."""
@@ -95,12 +143,21 @@ def synthetic_source(spec: GenerationSpec, seed: int, shard_sequences: int) -> S
 
 
 def run_generation(
-    lake: Lake, request: GenerateRequest, advance: Callable[[float, str], None] = lambda *_: None
+    lake: Lake,
+    request: GenerateRequest,
+    advance: Callable[[float, str], None] = lambda *_: None,
+    *,
+    run: str | None = None,
+    stop: Stop | None = None,
+    parent: str | None = None,
 ) -> GenerateResult:
     """Generate what is missing and commit the dataset version; `advance` is told the tokens done so far.
 
-    Ray must be initialised. Raises BandError before any work when the band is hardly met, GenerationFailedError when
-    a shard cannot be made.
+    Ray must be initialised. The record is run `run`; without a name it is the request's own run, or another one where
+    that is being worked on: generations may race, since what they make is the same.
+
+    Raises BandError before any work when the band is hardly met, GenerationFailedError when a shard cannot be made,
+    JobStopped once `stop` or a request in the lake has ended it, and what `hold` raises.
     """
     lake.check_writable()
     spec = parse_spec(request.params.spec)
@@ -108,79 +165,124 @@ def run_generation(
     source = synthetic_source(spec, request.seed, request.shard_sequences)
     sequences = math.ceil(request.tokens / spec.seq_len)
     layout = shard_layout(sequences, request.shard_sequences)
-    pool = _make_pool(lake, source, request, len(layout))
-    made = _make_shards(source, layout, pool, spec.seq_len, advance)
-    refs = [made[first][0] for first, _ in layout]
-    manifest = Manifest.build(
-        source,
-        refs,
-        seq_len=spec.seq_len,
-        vocab_size=spec.vocab_size,
-        content_digest=_content_digest(lake, refs),
-    )
-    name = request.dataset or request.params.name
-    dataset = lake.datasets.commit(name, manifest, params=request.params.ref, message=request.message)
-    written = sum(new for _, new in made.values())
-    return GenerateResult(dataset, manifest, written, len(refs) - written)
+    options = actor_options(request)
+    with _hold(lake, request, run, stop, parent, options) as held:
+        made = _make_shards(lake, source, layout, request, options, held, advance)
+        refs = [made[first][0] for first, _ in layout]
+        manifest = Manifest.build(
+            source,
+            refs,
+            seq_len=spec.seq_len,
+            vocab_size=spec.vocab_size,
+            content_digest=_content_digest(lake, refs),
+        )
+        dataset = lake.datasets.commit(
+            request.dataset_name, manifest, params=request.params.ref, message=request.message
+        )
+        written = sum(new for _, new in made.values())
+        result = GenerateResult(dataset, manifest, written, len(refs) - written, held.run.name)
+        if not held.finished:
+            held.run.finish(result.to_record())
+    return result
 
 
-def _make_pool(lake: Lake, source: Source, request: GenerateRequest, shards: int) -> list[Any]:
-    """Actors for `shards` shards: one per GPU, with its share of CPUs for scoring, or one per core without GPUs."""
+@contextmanager
+def _hold(
+    lake: Lake,
+    request: GenerateRequest,
+    run: str | None,
+    stop: Stop | None,
+    parent: str | None,
+    options: dict[str, Any],
+) -> Iterator[Held]:
+    """The request's run; without a name given, the first of its runs (-2, -3, …) that no live process works on."""
+    config = request.to_config()
+    default = f"generate-{request.dataset_name[:100]}-{digest_of(config)[:8]}"
+    names = [run] if run else chain([default], (f"{default}-{number}" for number in count(2)))
+    inputs = {"params": [request.params.ref], "spec_digest": request.params.digest}
+    how = ("actors", "backend", "message", "cpus_per_actor", "gpus_per_actor")
+    settings = {field: getattr(request, field) for field in how}
+    resources = {**cluster_facts(), "per_actor": options, "actors": room_for_actors(request, options)}
+    with ExitStack() as stack:
+        for name in names:
+            try:
+                held = stack.enter_context(
+                    hold(
+                        *(lake, name, "generate", config, inputs),
+                        stop=stop,
+                        settings=settings,
+                        resources=resources,
+                        parent=parent,
+                        wait=run is not None,
+                    )
+                )
+                break
+            except RunHeldError:
+                if run is not None:
+                    raise
+        yield held
+
+
+def actor_options(request: GenerateRequest) -> dict[str, Any]:
+    """CPUs and GPUs of one actor: a GPU where there are any, with its share of the CPUs for scoring, else a CPU."""
     gpus = int(ray.cluster_resources().get("GPU", 0)) if request.backend in ("auto", "triton") else 0
     if request.backend == "triton" and not gpus:
         raise InvalidRequestError("backend = 'triton': this Ray has no GPU; use auto, or join a cluster that has some")
-    actors = min(request.actors or gpus or compute_cores(), shards)
-    threads = max(1, compute_cores() // actors) if gpus else 1
-    options: dict[str, Any] = {"num_cpus": threads, "num_gpus": 1 if gpus else 0}
-    worker: Any = ray.remote(max_restarts=-1, max_task_retries=SHARD_RETRIES, **options)(ShardWorker)
-    return [worker.remote(lake, source, request.backend, threads) for _ in range(actors)]
+    per_actor = request.gpus_per_actor if request.gpus_per_actor is not None else float(min(gpus, 1))
+    on_gpus = request.actors or (int(gpus / per_actor) if per_actor else 0)
+    cpus = request.cpus_per_actor or (max(1, compute_cores() // on_gpus) if gpus and on_gpus else 1)
+    return {"num_cpus": cpus, "num_gpus": per_actor}
+
+
+def room_for_actors(request: GenerateRequest, options: dict[str, Any]) -> int:
+    """How many actors there should be now: as asked, or as many as the cluster's GPUs, or else its CPUs, can hold."""
+    if request.actors:
+        return request.actors
+    if options["num_gpus"]:
+        return max(1, int(ray.cluster_resources().get("GPU", 0) / options["num_gpus"]))
+    return max(1, compute_cores() // options["num_cpus"])
 
 
 def _make_shards(
+    lake: Lake,
     source: Source,
-    layout: Iterable[tuple[int, int]],
-    pool: list[Any],
-    seq_len: int,
+    layout: Sequence[Shard],
+    request: GenerateRequest,
+    options: dict[str, Any],
+    held: Held,
     advance: Callable[[float, str], None],
-) -> dict[int, tuple[ShardRef, bool]]:
-    """Run every shard through `pool` and end it; at most IN_FLIGHT_PER_ACTOR each. Returns {first: (ref, written)}."""
-    waiting = list(reversed(list(layout)))
-    in_flight: dict[ray.ObjectRef, tuple[int, int, int]] = {}
-    made: dict[int, tuple[ShardRef, bool]] = {}
+) -> dict[int, Made]:
+    """Run every shard through a pool. Returns {first: (ref, written)}."""
+    seq_len = request.params.spec["seq_len"]
+    made: dict[int, Made] = {}
     tokens_done = 0
-    try:
-        free = [index for index in range(len(pool)) for _ in range(IN_FLIGHT_PER_ACTOR)]
-        while waiting or in_flight:
-            while waiting and free:
-                first, rows = waiting.pop()
-                index = free.pop(0)
-                task = pool[index].make.options(name=f"shard {source.data_digest[:8]}/{first:012d}")
-                in_flight[task.remote(first, rows)] = (index, first, rows)
-            ready, _ = ray.wait(list(in_flight), num_returns=1)
-            index, first, rows = in_flight.pop(ready[0])
-            made[first] = _result(ready[0], first, rows)
-            free.append(index)
-            tokens_done += rows * seq_len
-            advance(tokens_done, f"{len(made)} shards")
-    finally:
-        for actor in pool:
-            ray.kill(actor)
+    worker: Any = ray.remote(max_restarts=0, max_task_retries=0, **options)(ShardWorker)
+
+    def make_actor(number: int) -> Any:
+        title = f"{request.dataset_name} #{number}"
+        return worker.remote(lake, source, request.backend, options["num_cpus"], title)
+
+    def on_made(shard: Shard, result: Made, note: str) -> None:
+        nonlocal tokens_done
+        made[shard[0]] = result
+        tokens_done += shard[1] * seq_len
+        held.advance(tokens_done, request.tokens, "tokens", f"{len(made)} of {len(layout)} shards, {note}")
+        advance(tokens_done, f"{len(made)} shards, {note}")
+
+    def look() -> None:
+        held.check()
+        check_cluster()
+        if held.stop.is_set():
+            raise held.stop.error(held.run.name, f"has {len(made)} of {len(layout)} shards")
+
+    pool = ShardPool(
+        make_actor,
+        room=lambda: room_for_actors(request, options),
+        fault=held.fault,
+        task_name=lambda shard: f"shard {source.data_digest[:8]}/{shard[0]:012d}",
+    )
+    pool.make(layout, on_made, look)
     return made
-
-
-def _result(ref: ray.ObjectRef, first: int, rows: int) -> tuple[ShardRef, bool]:
-    try:
-        return ray.get(ref)
-    except RayTaskError as error:
-        if isinstance(error.cause, Exception):
-            # The worker's own named error, not Ray's wrapping of it, is what tells the user what to do.
-            raise error.cause from error
-        raise
-    except RayError as error:
-        raise GenerationFailedError(
-            f"shard of sequences {first} to {first + rows - 1}: its worker died {SHARD_RETRIES + 1} times "
-            f"({type(error).__name__}); run the command again, and with fewer --actors if memory is short"
-        ) from error
 
 
 def _content_digest(lake: Lake, refs: list[ShardRef]) -> str:

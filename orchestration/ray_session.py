@@ -9,12 +9,18 @@ from __future__ import annotations
 import importlib
 import logging
 import os
+import signal
+import socket
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import ray
+
+from orchestration.errors import ClusterLostError
 
 CGROUP_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 
@@ -23,6 +29,8 @@ OUR_PACKAGES = ("generator", "datalake", "trainer", "orchestration")
 # Two Train workers plus their data tasks hang on two logical CPUs, so a laptop's Ray gets some to spare;
 # how many processes really compute at once is decided by `compute_cores`.
 LOCAL_LOGICAL_CPUS = 4
+
+HEAD_SILENCE_S = 10.0
 
 # A report is no durable commit, but a controller that looks often restarts from the newest checkpoint sooner.
 _TRAIN_ENVIRONMENT = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5"}
@@ -50,6 +58,18 @@ def compute_cores() -> int:
     return local_cores()
 
 
+def cluster_facts() -> dict[str, Any]:
+    """What the cluster that Ray is connected to has, for a run's record."""
+    total = ray.cluster_resources()
+    return {
+        "nodes": sum(bool(node["Alive"]) for node in ray.nodes()),
+        "cpus": int(total.get("CPU", 0)),
+        "gpus": int(total.get("GPU", 0)),
+        "cluster": os.environ.get("RAY_ADDRESS") or "local",
+        "driver": socket.gethostname(),
+    }
+
+
 @contextmanager
 def ray_session() -> Iterator[None]:
     """Join ``RAY_ADDRESS`` or start a local Ray; a Ray that the caller already initialised is left alone."""
@@ -61,16 +81,68 @@ def ray_session() -> Iterator[None]:
     # Ray's own warnings are about its internals; our stages say what is going on.
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     address = os.environ.get("RAY_ADDRESS")
-    if address:
-        if not inside_ray_job():
-            modules = [importlib.import_module(name) for name in OUR_PACKAGES]
-            options["runtime_env"] = {"py_modules": modules}
-        ray.init(address=address, **options)
-    else:
-        # "local" and not the default: a stale address file of an earlier cluster would mislead the default.
-        num_cpus = max(LOCAL_LOGICAL_CPUS, local_cores())
-        ray.init(address="local", num_cpus=num_cpus, include_dashboard=False, **options)
+    with _our_sigterm():
+        if address:
+            if not inside_ray_job():
+                modules = [importlib.import_module(name) for name in OUR_PACKAGES]
+                options["runtime_env"] = {"py_modules": modules}
+            _join(address, options)
+        else:
+            # "local" and not the default: a stale address file of an earlier cluster would mislead the default.
+            num_cpus = max(LOCAL_LOGICAL_CPUS, local_cores())
+            ray.init(address="local", num_cpus=num_cpus, include_dashboard=False, **options)
     try:
         yield
-    finally:
+    except ClusterLostError:
+        raise  # nothing answers that could be told
+    except BaseException:
         ray.shutdown()
+        raise
+    else:
+        ray.shutdown()
+
+
+def _join(address: str, options: dict[str, Any]) -> None:
+    try:
+        ray.init(address=address, **options)
+    except (ConnectionError, TimeoutError) as error:
+        raise ClusterLostError(
+            f"RAY_ADDRESS = {address}: no Ray head answers there ({str(error).splitlines()[0]}); "
+            "start it or give another address, then run the same command again"
+        ) from error
+
+
+@contextmanager
+def _our_sigterm() -> Iterator[None]:
+    """ray.init replaces the handler of SIGTERM by one that exits at once; put back the one that stops a job well."""
+    handler = signal.getsignal(signal.SIGTERM)
+    yield
+    if threading.current_thread() is threading.main_thread() and callable(handler):
+        signal.signal(signal.SIGTERM, handler)
+
+
+class _Head:
+    """When the head last answered. One per process, like Ray's own connection."""
+
+    answered: float | None = None
+    asked = 0.0
+
+
+def check_cluster(clock: Any = time.monotonic) -> None:
+    """Raise ClusterLostError once the Ray head has not answered for HEAD_SILENCE_S; asks at most every second."""
+    now = clock()
+    if now - _Head.asked < 1:
+        return
+    _Head.asked = now
+    host, _, port = ray.get_runtime_context().gcs_address.rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), timeout=2).close()
+    except OSError as error:
+        _Head.answered = _Head.answered or now
+        if now - _Head.answered > HEAD_SILENCE_S:
+            raise ClusterLostError(
+                f"the Ray head at {host}:{port} has not answered for {HEAD_SILENCE_S:.0f} s ({error}): what is done is "
+                "kept; start the cluster, then run the same command again"
+            ) from error
+    else:
+        _Head.answered = now

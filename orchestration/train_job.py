@@ -8,65 +8,35 @@ from __future__ import annotations
 
 import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 import ray
 import ray.train
-from ray.exceptions import RayTaskError
+from ray.exceptions import GetTimeoutError, RayTaskError
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 
 from datalake import DamagePolicy, Lake
 from datalake.errors import DatalakeError, NotFoundError
 from generator.errors import GeneratorError
-from orchestration.errors import InvalidRequestError, OrchestrationError, TrainingFailedError
+from orchestration.errors import InvalidRequestError, JobStopped, OrchestrationError, TrainingFailedError
+from orchestration.event_board import EventBoard, OnEvent, Teller
 from orchestration.heal import caretaker
 from orchestration.live_stream import LiveStream
-from orchestration.ray_session import local_cores
+from orchestration.ray_session import check_cluster, cluster_facts, local_cores
+from orchestration.run_hold import Held, hold
+from orchestration.stopping import Stop
 from orchestration.stream import ray_data_batches
+from orchestration.worker_watch import watching
 from trainer import TrainConfig, TrainResult, run_training
 from trainer.errors import TrainerError
+from trainer.inputs import open_inputs
 
 ATTEMPTS = 4
+CPU_WORKERS = 2
 POLL_S = 0.5
-
-OnEvent = Callable[[dict[str, Any]], None]
-
-
-class Teller:
-    """Sends events to the board from whatever process it travels to."""
-
-    def __init__(self, board: Any) -> None:
-        self._board = board
-
-    def __call__(self, event: dict[str, Any]) -> None:
-        self._board.push.remote(event)
-
-
-class EventBoard:
-    """Carries the workers' events to the driver, which shows them, and the first named error, which it raises."""
-
-    def __init__(self) -> None:
-        self._events: list[dict[str, Any]] = []
-        self._error: Exception | None = None
-        self._result: TrainResult | None = None
-
-    def push(self, event: dict[str, Any]) -> None:
-        self._events.append(event)
-
-    def drain(self) -> list[dict[str, Any]]:
-        events, self._events = self._events, []
-        return events
-
-    def fail(self, error: Exception) -> None:
-        self._error = self._error or error
-
-    def finish(self, result: TrainResult) -> None:
-        self._result = result
-
-    def outcome(self) -> tuple[TrainResult | None, Exception | None]:
-        return self._result, self._error
 
 
 def _worker(job: dict[str, Any]) -> None:
@@ -78,18 +48,21 @@ def _worker(job: dict[str, Any]) -> None:
     lake = care.open(job["lake_uri"])
     config = TrainConfig.model_validate(job["config"])
     try:
-        result = run_training(
-            config,
-            lake,
-            job["run"],
-            batches_factory=live.batches if live else ray_data_batches,
-            promised=live,
-            rank=rank,
-            world=world,
-            threads=max(1, local_cores() // context.get_local_world_size()),
-            on_event=Teller(board) if rank == 0 else None,
-            care=care,
-        )
+        with watching(Lake.open(job["lake_uri"]), job["run"], job["lease"], rank) as stop:
+            result = run_training(
+                config,
+                lake,
+                job["run"],
+                batches_factory=live.batches if live else ray_data_batches,
+                promised=live,
+                rank=rank,
+                world=world,
+                threads=max(1, local_cores() // context.get_local_world_size()),
+                on_event=Teller(board) if rank == 0 else None,
+                stop=stop,
+                care=care,
+                lease=job["lease"],
+            )
     except Exception as error:
         named = _named(error)
         if named is not None:
@@ -118,13 +91,18 @@ def train_on_ray(
     on_event: OnEvent | None = None,
     damage: DamagePolicy | None = None,
     live: LiveStream | None = None,
+    stop: Stop | None = None,
+    parent: str | None = None,
+    settings: Mapping[str, Any] | None = None,
 ) -> TrainResult:
     """Run (or resume, or return the finished) training `run` on `workers` DDP workers. Ray must be initialised.
 
     `damage` says what a lost shard or an absent store leads to; it is the job's, no part of what names the run. With
-    `live`, one of the datasets is being made meanwhile, and batches come from its stream.
+    `live`, one of the datasets is being made meanwhile, and batches come from its stream. `settings` are kept in the
+    record beside this function's own, for whoever resumes the run.
 
-    Raises the worker's own named error if it had one, TrainingFailedError after ATTEMPTS deaths of workers.
+    Raises the worker's own named error if it had one, TrainingFailedError after ATTEMPTS deaths of workers, JobStopped
+    once `stop` or a request in the lake has ended it, and what `hold` raises.
     """
     if workers < 1 or config.batch_sequences % workers:
         raise InvalidRequestError(
@@ -135,30 +113,143 @@ def train_on_ray(
     if recorded is not None:
         return recorded
     lake.check_writable()
-    board: Any = ray.remote(num_cpus=0)(EventBoard).remote()
-    job = {
-        "lake_uri": lake.store.uri,
-        "config": config.model_dump(mode="json"),
-        "run": run,
-        "board": board,
-        "damage": damage or DamagePolicy(),
-        "live": live,
-    }
-    with _pump(board, on_event or (lambda _event: None)):
-        failure: Exception | None = None
+    damage = damage or DamagePolicy()
+    # What is wrong with the inputs is known before any worker starts.
+    inputs = open_inputs(config, lake, live.dataset if live else None).describe()
+    fields = config.model_dump(mode="json")
+    own = {"workers": workers, "gpu": use_gpu, "ray": True, "damage": asdict(damage)}
+    with hold(
+        *(lake, run, "train", fields, inputs),
+        stop=stop,
+        settings={**(settings or {}), **own},
+        resources=cluster_facts(),
+        parent=parent,
+    ) as held:
+        scaling = ScalingConfig(num_workers=workers, use_gpu=use_gpu)
+        job = {"damage": damage, "live": live}
+        return _Training(lake, config, held, scaling, job, on_event or (lambda _event: None)).run()
+
+
+class _Training:
+    """The attempts at one run that this driver holds."""
+
+    def __init__(
+        self,
+        lake: Lake,
+        config: TrainConfig,
+        held: Held,
+        scaling: ScalingConfig,
+        job: dict[str, Any],
+        on_event: OnEvent,
+    ) -> None:
+        self._config, self._held, self._scaling, self._on_event = config, held, scaling, on_event
+        self._board: Any = ray.remote(num_cpus=0)(EventBoard).remote(held.run.name)
+        self._job = {
+            "lake_uri": lake.store.uri,
+            "config": config.model_dump(mode="json"),
+            "run": held.run.name,
+            "lease": held.run.lease,
+            "board": self._board,
+            **job,
+        }
+        self._step = 0
+        self._stepping = False
+
+    def run(self) -> TrainResult:
+        held, failure = self._held, None
+        if held.finished:
+            return TrainResult.from_record(held.run.state["result"])
         for attempt in range(1, ATTEMPTS + 1):
-            failure = _attempt(job, workers, use_gpu)
-            result, error = ray.get(board.outcome.remote())
-            if result is not None:
-                return result
+            failure = self._attempt()
+            result, error = ray.get(self._board.take_outcome.remote())
             if error is not None:
                 raise error from failure
-            if on_event is not None:
-                on_event({"event": "worker_lost", "attempt": attempt, "reason": type(failure).__name__})
-    raise TrainingFailedError(
-        f"run {run}: its workers died in {ATTEMPTS} attempts, the last of {_last_line(failure)!r}; "
-        "what was checkpointed is kept: run the same command again to go on"
-    )
+            if result is not None and result.status == "finished":
+                return result
+            held.beat()
+            if held.stop.is_set():
+                raise self._stopped()
+            fault = "node_preempted" if result is not None else "worker_lost"
+            reason = f"stopped at step {result.step}" if result is not None else type(failure).__name__
+            held.fault(fault, new_attempt=True, attempt=attempt, reason=reason)
+            self._on_event({"event": fault, "attempt": attempt, "reason": reason})
+        raise TrainingFailedError(
+            f"run {held.run.name}: its workers died in {ATTEMPTS} attempts, the last of {_last_line(failure)!r}; "
+            "what was checkpointed is kept: run the same command again to go on"
+        )
+
+    def _attempt(self) -> Exception | None:
+        """One worker group from start to end; returns what ended it, None if it finished or stopped."""
+        self._stepping = asked = False
+        with tempfile.TemporaryDirectory(prefix="morphogen-ray-train-") as scratch:
+            fit = _Fit(self._job, self._scaling, scratch)
+            while fit.is_alive():
+                fit.join(POLL_S)
+                self._show_events()
+                self._held.check()
+                check_cluster()
+                if self._held.stop.is_set() and not asked:
+                    if not self._stepping:  # workers that have done nothing yet have nothing to keep
+                        raise self._stopped()
+                    asked = True
+                    self._held.ask_workers()
+            self._show_events()
+        return fit.failure
+
+    def _stopped(self) -> JobStopped:
+        return self._held.stop.error(self._held.run.name, f"is at step {self._step} of {self._config.steps}")
+
+    def _show_events(self) -> None:
+        try:
+            events = ray.get(self._board.drain.remote(), timeout=10 * POLL_S)
+        except GetTimeoutError:
+            return  # a busy machine; they come with the next look
+        for event in events:
+            kind = event["event"]
+            if kind in ("start", "resume", "step", "checkpoint"):
+                self._stepping = True
+                self._step = event["step"]
+                loss = f"loss {event['loss']:.4f}" if kind == "step" else ""
+                self._held.advance(self._step, self._config.steps, "steps", loss)
+            elif kind == "skipped_checkpoint":
+                self._held.fault(kind, step=event["step"], problem=event["problem"])
+            self._on_event(event)
+
+
+class _Fit(threading.Thread):
+    """Ray Train's `fit` beside the main thread, which stays free for signals; Ray would handle SIGINT its own way."""
+
+    def __init__(self, job: dict[str, Any], scaling: ScalingConfig, scratch: str) -> None:
+        super().__init__(name=f"fit {job['run']}", daemon=True)
+        self.failure: Exception | None = None
+        self._trainer = TorchTrainer(
+            _worker,
+            train_loop_config=job,
+            scaling_config=scaling,
+            # Attempts are counted here and not by Ray, which would also repeat the user's own mistakes.
+            run_config=RunConfig(name=job["run"], storage_path=scratch, failure_config=FailureConfig(max_failures=0)),
+        )
+        self.start()
+
+    def run(self) -> None:
+        try:
+            self._trainer.fit()
+        except Exception as error:  # noqa: BLE001 - the main thread asks for it
+            self.failure = error
+
+
+def default_workers(config: TrainConfig, workers: int | None = None, gpu: bool | None = None) -> tuple[int, bool]:
+    """DDP workers and whether each has a GPU, what is None from the cluster: as many GPUs as share the batch evenly,
+    or up to CPU_WORKERS processes where there are none. Ray must be initialised."""
+    gpus = int(ray.cluster_resources().get("GPU", 0))
+    on_gpu = gpus > 0 if gpu is None else gpu
+    most = max(1, gpus) if on_gpu else CPU_WORKERS
+    fitting = [
+        count
+        for count in range(1, min(most, config.batch_sequences) + 1)
+        if config.batch_sequences % count == 0 and config.batch_sequences // count >= config.micro_batches
+    ]
+    return workers or max(fitting, default=1), on_gpu
 
 
 def finished_result(lake: Lake, config: TrainConfig, run: str) -> TrainResult | None:
@@ -172,50 +263,7 @@ def finished_result(lake: Lake, config: TrainConfig, run: str) -> TrainResult | 
     return TrainResult.from_record(state["result"])
 
 
-def _attempt(job: dict[str, Any], workers: int, use_gpu: bool) -> Exception | None:
-    """One worker group from start to end; returns what ended it, None if it finished."""
-    with tempfile.TemporaryDirectory(prefix="morphogen-ray-train-") as scratch:
-        trainer = TorchTrainer(
-            _worker,
-            train_loop_config=job,
-            scaling_config=ScalingConfig(num_workers=workers, use_gpu=use_gpu),
-            # Attempts are counted here and not by Ray, which would also repeat the user's own mistakes.
-            run_config=RunConfig(name=job["run"], storage_path=scratch, failure_config=FailureConfig(max_failures=0)),
-        )
-        try:
-            trainer.fit()
-        except ray.train.TrainingFailedError as error:
-            return error
-    return None
-
-
 def _last_line(failure: Exception | None) -> str:
     """The end of Ray's account of a failure: below its own frames stands what went wrong."""
     lines = str(failure).strip().splitlines()
     return lines[-1].strip() if lines else type(failure).__name__
-
-
-class _pump:
-    """Shows the board's events while the workers run."""
-
-    def __init__(self, board: Any, on_event: OnEvent) -> None:
-        self._board, self._on_event = board, on_event
-        self._done = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="training events", daemon=True)
-
-    def _run(self) -> None:
-        while not self._done.wait(POLL_S):
-            self._drain()
-
-    def _drain(self) -> None:
-        for event in ray.get(self._board.drain.remote()):
-            self._on_event(event)
-
-    def __enter__(self) -> None:
-        self._thread.start()
-
-    def __exit__(self, *exception: object) -> None:
-        self._done.set()
-        self._thread.join()
-        if exception[0] is None:
-            self._drain()

@@ -58,6 +58,7 @@ def run_training(
     threads: int | None = None,
     on_event: OnEvent | None = None,
     stop: threading.Event | None = None,
+    lease: str | None = None,
     clock: Callable[[], float] = time.perf_counter,
     care: Caretaker | None = None,
 ) -> TrainResult:
@@ -69,8 +70,9 @@ def run_training(
     ``rank``; each holds the whole model ("ddp") or shares its rows with the others ("fsdp"), which is as free to change
     from attempt to attempt as ``world`` is. ``device`` defaults to CUDA where there is one; ``threads`` is torch's CPU
     thread count for this call (default: as it is). ``stop`` may be set at any time, on any rank: the run checkpoints
-    after the step it is in and returns with status "stopped" once that checkpoint is named. ``care`` decides what
-    damaged data and an absent store lead to; alone, the trainer can compute no shard again.
+    after the step it is in and returns with status "stopped" once that checkpoint is named. ``lease`` is that of a job
+    that holds the run for its ranks; without it this call takes the run for itself. ``care`` decides what damaged data
+    and an absent store lead to; alone, the trainer can compute no shard again.
 
     ``on_event``, on the ranks that pass one, gets dicts whose "event" is one of: "start" (step, steps and
     ``TrainResult.facts``), "resume" (step), "skipped_checkpoint" (step, problem), "step" (steps and a metrics record:
@@ -87,7 +89,7 @@ def run_training(
     config.check_world(world)
     with exact(place, threads), listening(on_event, config.tensorboard if rank == 0 else None, run_name) as notify:
         run = (config, lake, run_name, batches_factory or local_batches, promised, ranks, parallel)
-        return _train(*run, notify, stop, clock, care or Caretaker())
+        return _train(*run, notify, stop, lease, clock, care or Caretaker())
 
 
 def _train(
@@ -100,6 +102,7 @@ def _train(
     parallel: Parallel,
     on_event: OnEvent,
     stop: threading.Event | None,
+    lease: str | None,
     clock: Callable[[], float],
     care: Caretaker,
 ) -> TrainResult:
@@ -122,7 +125,7 @@ def _train(
     masks = TargetMasks(plan, [dataset_mask(item.manifest, config.loss_mask) for item in inputs.train], device)
 
     # Where the run is: new, under way or finished. Rank 0 finds out, all ranks load the same checkpoint.
-    record = RunRecord.open(lake, run_name, config, inputs, ranks)
+    record = RunRecord.open(lake, run_name, config, inputs, ranks, lease)
     if record.result is not None:
         return record.result
     care.record_in(record.run)

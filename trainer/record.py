@@ -59,11 +59,13 @@ class RunRecord:
     keep_every: int | None
 
     @classmethod
-    def open(cls, lake: Lake, name: str, config: TrainConfig, inputs: Inputs, ranks: Ranks) -> RunRecord:
-        """Begin the run or take it over; raises RunConflictError if the name stands for another run."""
+    def open(
+        cls, lake: Lake, name: str, config: TrainConfig, inputs: Inputs, ranks: Ranks, lease: str | None = None
+    ) -> RunRecord:
+        """Begin the run, take it over, or join the holder of ``lease``; RunConflictError if the name is another's."""
 
         def decide() -> tuple[Run, Checkpoint | None, list[dict[str, Any]]]:
-            run = lake.runs.start(name, KIND, config.model_dump(mode="json"), inputs.describe())
+            run = lake.runs.start(name, KIND, config.model_dump(mode="json"), inputs.describe(), lease=lease)
             newest, skipped = run.latest_valid_checkpoint()
             return run, newest, [{"step": item.step, "problem": item.problem} for item in skipped]
 

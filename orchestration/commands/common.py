@@ -20,6 +20,7 @@ from generator.presets import list_presets, load_preset
 from orchestration.errors import InvalidRequestError
 from orchestration.progress import console as progress_console
 from orchestration.ray_session import inside_ray_job
+from orchestration.stopping import GraceOver, Stop, stoppable
 
 LakeUri = Annotated[
     str, typer.Option("--lake", envvar="MORPHOGEN_LAKE", metavar="URI", help="A folder or s3://bucket/prefix.")
@@ -96,6 +97,15 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[Any]], title: st
     result_console().print(table)
 
 
+def print_summary(summary: dict[str, Any], as_json: bool) -> None:
+    """Print what a job came to: a line per field, or JSON."""
+    if as_json:
+        print_json(summary)
+        return
+    for key, value in summary.items():
+        typer.echo(f"{key:>15}  {value:,}" if isinstance(value, int) else f"{key:>15}  {value}")
+
+
 def result_console() -> Console:
     """Standard output; in a file or a pipe nothing limits a line, and a digest cut in two cannot be searched for."""
     console = Console(highlight=False)
@@ -112,3 +122,17 @@ def resumable() -> Iterator[None]:
     except KeyboardInterrupt:
         progress_console.print("interrupted; what is done is kept: run the same command again to go on")
         raise typer.Exit(130) from None
+
+
+@contextmanager
+def job() -> Iterator[Stop]:
+    """Run a job that SIGTERM and SIGINT stop well; leave at once at a second SIGINT or when the grace is over."""
+    with resumable(), stoppable() as stop:
+        try:
+            yield stop
+        except GraceOver:
+            progress_console.print(
+                f"stopped at once ({stop.reason}, and its grace is over); what was checkpointed is kept: "
+                "run the same command again to go on"
+            )
+            raise typer.Exit(stop.exit_code) from None

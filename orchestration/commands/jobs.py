@@ -1,11 +1,11 @@
-"""The commands that compute: preview, generate, train, demo. All can be interrupted and run again."""
+"""The commands that compute: generate, train, demo. All can be interrupted and run again."""
 
 from __future__ import annotations
 
 import time
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -16,13 +16,21 @@ from orchestration.commands.common import (
     AsJson,
     LakeUri,
     Message,
+    job,
     open_lake,
     print_json,
+    print_summary,
     read_toml,
-    resumable,
 )
 from orchestration.commands.live import BufferBytes, LiveFlag, LiveReport, report_live, take_live
 from orchestration.progress import stage
+
+if TYPE_CHECKING:
+    from datalake import Lake
+    from orchestration.generate_job import GenerateRequest
+    from orchestration.live_request import LiveRequest
+    from trainer import TrainConfig, TrainResult
+
 
 OnDamageOption = Annotated[
     OnDamage | None,
@@ -40,10 +48,17 @@ def generate(
     dataset: Annotated[str | None, typer.Option(help="Dataset name; the parameter set's by default.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the random streams.")] = 0,
     shard_sequences: Annotated[int, typer.Option(help="Sequences per Parquet shard.")] = 4096,
-    actors: Annotated[int | None, typer.Option(help="Generator actors; one per core by default.")] = None,
+    actors: Annotated[
+        int | None, typer.Option(help="Generator actors; by default what the cluster has room for.")
+    ] = None,
+    cpus_per_actor: Annotated[int | None, typer.Option(help="CPUs (threads) of each; with GPUs they score.")] = None,
+    gpus_per_actor: Annotated[
+        float | None, typer.Option(help="GPUs of each; 1 by default where there are any.")
+    ] = None,
     backend: Annotated[
         str, typer.Option(help="auto, numba, triton (one GPU per actor), reference; same bytes.")
     ] = "auto",
+    run: Annotated[str | None, typer.Option(help="Run name; made of the request's digest by default.")] = None,
     message: Message = "",
     lake: LakeUri = DEFAULT_LAKE,
     as_json: AsJson = False,
@@ -52,41 +67,34 @@ def generate(
     opened = open_lake(lake, to_write=True)
     registered = opened.params.get(params)
     # Ray takes seconds to import: everything that a typo could spoil has been checked before.
-    from orchestration.generate_job import GenerateRequest, run_generation
+    from orchestration.generate_job import GenerateRequest
+
+    request = GenerateRequest(
+        *(registered, tokens, dataset, seed, shard_sequences, actors, backend, message),
+        cpus_per_actor=cpus_per_actor,
+        gpus_per_actor=gpus_per_actor,
+    )
+    print_summary(generate_run(opened, request, run), as_json)
+
+
+def generate_run(lake: Lake, request: GenerateRequest, run: str | None) -> dict[str, Any]:
+    """Generate with progress shown; returns what is to be printed."""
+    from orchestration.generate_job import run_generation
     from orchestration.ray_session import ray_session
 
-    request = GenerateRequest(registered, tokens, dataset, seed, shard_sequences, actors, backend, message)
     started = time.monotonic()
-    with resumable(), ray_session(), stage(f"generate {params}", tokens) as advance:
-        result = run_generation(opened, request, advance)
-    manifest = result.manifest
-    summary = {
-        "dataset": f"{result.dataset.name}@{result.dataset.version}",
-        "digest": manifest.digest,
-        "content_digest": manifest.content_digest,
-        "sequences": manifest.sequences,
-        "tokens": manifest.tokens,
-        "shards": len(manifest.shards),
-        "shards_written": result.shards_written,
-        "shards_reused": result.shards_reused,
-        "seconds": round(time.monotonic() - started, 2),
-    }
-    _print_summary(summary, as_json)
-
-
-def _print_summary(summary: dict[str, Any], as_json: bool) -> None:
-    if as_json:
-        print_json(summary)
-    else:
-        for key, value in summary.items():
-            typer.echo(f"{key:>15}  {value:,}" if isinstance(value, int) else f"{key:>15}  {value}")
+    with job() as stop, ray_session(), stage(f"generate {request.params.ref}", request.tokens) as advance:
+        result = run_generation(lake, request, advance, run=run, stop=stop)
+    return {**result.to_record(), "seconds": round(time.monotonic() - started, 2)}
 
 
 def train(
     config_file: Annotated[Path, typer.Argument(metavar="CONFIG.toml", help="TOML file with the training config.")],
     run: Annotated[str | None, typer.Option(help="Run name; made of the config's digest by default.")] = None,
-    workers: Annotated[int, typer.Option(min=1, help="DDP workers under Ray Train.")] = 2,
-    gpu: Annotated[bool, typer.Option("--gpu", help="One GPU per worker.")] = False,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="DDP workers under Ray Train; by default one per GPU, or two.")
+    ] = None,
+    gpu: Annotated[bool | None, typer.Option("--gpu/--no-gpu", help="One GPU per worker; if there are any.")] = None,
     no_ray: Annotated[bool, typer.Option("--no-ray", help="One process, reading the lake directly.")] = False,
     on_damage: OnDamageOption = None,
     heal_budget: HealBudget = DamagePolicy.heal_shards,
@@ -100,9 +108,7 @@ def train(
 ) -> None:
     """Train (or resume, or show the finished) run described by CONFIG.toml."""
     from orchestration.run_names import default_run_name
-    from orchestration.training_view import training_display
-    from trainer import parse_config, run_training
-    from trainer.wandb_run import wandb_listening
+    from trainer import parse_config
 
     table = read_toml(config_file)
     request = take_live(table, live, no_ray, buffer_bytes)
@@ -111,8 +117,29 @@ def train(
     opened = open_lake(lake, to_write=True)
     if run is None:
         run = default_run_name(config_file.stem, config)
+    where = (opened, config, run)
+    result = train_run(*where, workers=workers, gpu=gpu, ray=not no_ray, damage=damage, live=request, wandb=wandb)
+    print_summary({"run": run, **report_live(result, live_report, as_json)}, as_json)
+
+
+def train_run(
+    lake: Lake,
+    config: TrainConfig,
+    run: str,
+    *,
+    workers: int | None = None,
+    gpu: bool | None = None,
+    ray: bool = True,
+    damage: DamagePolicy | None = None,
+    live: LiveRequest | None = None,
+    wandb: str | None = None,
+) -> TrainResult:
+    """Train with progress shown, on Ray (also while generating) or in this process."""
+    from orchestration.training_view import training_display
+    from trainer.wandb_run import wandb_listening
+
     with (
-        resumable(),
+        job() as stop,
         wandb_listening(wandb, run) if wandb else nullcontext(lambda _event: None) as logged,
         training_display(f"train {run}", config.steps) as shown,
     ):
@@ -121,19 +148,25 @@ def train(
             shown(event)
             logged(event)
 
-        if no_ray:
-            from orchestration.heal import caretaker
+        if not ray:
+            from orchestration.train_local import train_here
 
-            result = run_training(config, opened, run, on_event=on_event, care=caretaker(damage, on_event))
-        else:
-            from orchestration.live_job import train_live
-            from orchestration.ray_session import ray_session
+            return train_here(lake, config, run, on_event=on_event, damage=damage, stop=stop)
+        from orchestration.live_job import train_live
+        from orchestration.ray_session import ray_session
+        from orchestration.train_job import default_workers
 
-            with ray_session():
-                result = train_live(
-                    *(opened, config, request, run), workers=workers, use_gpu=gpu, on_event=on_event, damage=damage
-                )
-    _print_summary({"run": run, **report_live(result, live_report, as_json)}, as_json)
+        with ray_session():
+            count, on_gpu = default_workers(config, workers, gpu)
+            return train_live(
+                *(lake, config, live, run),
+                workers=count,
+                use_gpu=on_gpu,
+                on_event=on_event,
+                damage=damage,
+                stop=stop,
+                settings={"live": live.model_dump(mode="json") if live else None, "wandb": wandb},
+            )
 
 
 def demo(
@@ -146,7 +179,7 @@ def demo(
     from orchestration.ray_session import ray_session
 
     opened = open_lake(lake, to_write=True)
-    with resumable(), ray_session():
-        outcome = run_demo(opened, DEMO, report)
+    with job() as stop, ray_session():
+        outcome = run_demo(opened, DEMO, report, stop)
     if as_json:
         print_json(outcome)

@@ -17,9 +17,10 @@ import ray
 from ray.exceptions import RayActorError, RayError, RayTaskError
 
 from datalake import Lake
+from orchestration.event_board import EventBoard
 from orchestration.heal import caretaker
 from orchestration.ray_session import compute_cores
-from orchestration.train_job import EventBoard, finished_result
+from orchestration.train_job import finished_result
 from trainer import TrainConfig, TrainResult, run_training
 
 POLL_S = 0.5

@@ -1,0 +1,55 @@
+"""`morphogen pipeline`: generate, pre-pre-train, carry over, evaluate and publish, as one job that resumes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from orchestration.commands.common import DEFAULT_LAKE, AsJson, LakeUri, job, open_lake, print_json, read_toml
+
+if TYPE_CHECKING:
+    from datalake import Lake
+    from orchestration.pipeline_config import PipelineConfig
+
+
+def pipeline(
+    file: Annotated[Path, typer.Argument(metavar="PIPELINE.toml", help="TOML file: params, [generate], [pre], …")],
+    run: Annotated[str | None, typer.Option(help="Run name; made of the file's digest by default.")] = None,
+    actors: Annotated[
+        int | None, typer.Option(help="Generator actors; by default what the cluster has room for.")
+    ] = None,
+    backend: Annotated[str, typer.Option(help="Generator: auto, numba, triton, reference; same bytes.")] = "auto",
+    workers: Annotated[int | None, typer.Option(min=1, help="DDP workers; by default one per GPU, or two.")] = None,
+    gpu: Annotated[bool | None, typer.Option("--gpu/--no-gpu", help="One GPU per worker; if there are any.")] = None,
+    lake: LakeUri = DEFAULT_LAKE,
+    as_json: AsJson = False,
+) -> None:
+    """Generate, train, carry over, evaluate and publish as PIPELINE.toml says; what is done is not done again."""
+    from orchestration.pipeline_config import parse_pipeline
+
+    config = parse_pipeline(read_toml(file), file.stem)
+    settings = {"actors": actors, "backend": backend, "workers": workers, "gpu": gpu}
+    print_pipeline(pipeline_run(open_lake(lake, to_write=True), config, run, settings), as_json)
+
+
+def pipeline_run(lake: Lake, config: PipelineConfig, run: str | None, settings: dict[str, Any]) -> dict[str, Any]:
+    """Run a pipeline with progress shown; returns its result."""
+    from orchestration.pipeline_job import PipelineSettings, run_pipeline
+    from orchestration.ray_session import ray_session
+
+    with job() as stop, ray_session():
+        return run_pipeline(lake, config, run, settings=PipelineSettings(**settings), stop=stop)
+
+
+def print_pipeline(result: dict[str, Any], as_json: bool) -> None:
+    """Print what a pipeline came to."""
+    if as_json:
+        print_json(result)
+        return
+    for field in ("run", "params", "dataset", "heldout"):
+        typer.echo(f"{field:>10}  {result[field]}")
+    for name, training in result["trainings"].items():
+        scores = (f"{ref}: loss {scores['loss']:.4f}" for ref, scores in training["evals"].items())
+        typer.echo(f"{name:>10}  {training['model']}  run {training['run']}  {', '.join(scores)}")

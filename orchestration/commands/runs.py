@@ -1,0 +1,142 @@
+"""`morphogen runs`: list, show, follow, stop, resume; from any machine that reaches the lake."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Annotated, Any
+
+import typer
+
+from orchestration.commands.common import (
+    DEFAULT_LAKE,
+    AsJson,
+    LakeUri,
+    Message,
+    open_lake,
+    print_json,
+    print_summary,
+    print_table,
+)
+from orchestration.errors import InvalidRequestError
+from orchestration.run_view import progress_text, view_run, view_runs
+
+app = typer.Typer(no_args_is_help=True)
+
+Name = Annotated[str, typer.Argument(metavar="RUN", help="Name of a run.")]
+
+END_CODES = {"finished": 0, "stopped": 3}
+
+
+@app.command("list")
+def list_(
+    kind: Annotated[str | None, typer.Option(help="Only runs of this kind: generate, train, pipeline, …")] = None,
+    lake: LakeUri = DEFAULT_LAKE,
+    as_json: AsJson = False,
+) -> None:
+    """List the runs: what each is doing, and how far it is."""
+    views = view_runs(open_lake(lake))
+    if kind is not None:
+        views = [view for view in views if view["kind"] == kind]
+    if as_json:
+        fields = ("name", "kind", "state", "attempts", "progress", "fault_count", "parent", "seen", "owner")
+        print_json([{field: view.get(field) for field in fields} for view in views])
+        return
+    rows = [
+        (
+            *(view["name"], view["kind"], view["state"], view["attempts"], progress_text(view["progress"])),
+            *(view.get("fault_count", 0), view["seen"] or ""),
+        )
+        for view in views
+    ]
+    print_table(["run", "kind", "state", "attempts", "progress", "faults", "seen"], rows)
+
+
+@app.command()
+def show(run: Name, lake: LakeUri = DEFAULT_LAKE, as_json: AsJson = False) -> None:
+    """Show one run: state, progress, resources, faults, inputs, children, result."""
+    view = view_run(open_lake(lake), run)
+    if as_json:
+        print_json(view)
+        return
+    print_table(["field", "value"], list(_rows(view)))
+
+
+def _rows(view: dict[str, Any]) -> list[tuple[str, str]]:
+    long = ("faults", "children", "config", "result")
+    rows = [("progress", progress_text(view["progress"]))]
+    rows += [
+        (field, value if isinstance(value, str) else json.dumps(value))
+        for field, value in view.items()
+        if field not in ("status", "progress", *long) and value not in (None, "", {}, [])
+    ]
+    for stage, child in (view.get("children") or {}).items():
+        rows.append((f"stage {stage}", " ".join(f"{key}={value}" for key, value in child.items())))
+    for fault in view.get("faults", ()):
+        facts = " ".join(f"{key}={value}" for key, value in fault.items() if key not in ("kind", "time"))
+        rows.append((f"fault {fault['kind']}", f"{fault['time']} {facts}"))
+    rows += [(field, json.dumps(view[field])) for field in ("config", "result") if view.get(field)]
+    return rows
+
+
+@app.command()
+def follow(
+    run: Name,
+    interval: Annotated[float, typer.Option(min=0.1, help="Seconds between two looks.")] = 1.0,
+    lake: LakeUri = DEFAULT_LAKE,
+    as_json: AsJson = False,
+) -> None:
+    """Print a run's progress as it happens, until its end; ends with 0 (finished), 3 (stopped) or 1 (failed, lost)."""
+    opened = open_lake(lake)
+    last: tuple[Any, ...] | None = None
+    while True:
+        view = view_run(opened, run)
+        now = (view["state"], view["attempts"], view["progress"], view.get("fault_count", 0))
+        if now != last:
+            fields = ("name", "state", "attempts", "progress", "fault_count", "error", "seen")
+            line = f"{view['seen'] or '':24}  {view['state']:8}  {progress_text(view['progress'])}"
+            typer.echo(json.dumps({field: view.get(field) for field in fields}) if as_json else line.rstrip())
+            last = now
+        if view["state"] != "running":
+            break
+        try:
+            time.sleep(interval)
+        except KeyboardInterrupt:
+            raise typer.Exit(130) from None
+    if view["state"] == "lost":
+        typer.echo(f"nobody works on it any more: `morphogen runs resume {run}` goes on", err=True)
+    elif view.get("error"):
+        typer.echo(view["error"], err=True)
+    raise typer.Exit(END_CODES.get(view["state"], 1))
+
+
+@app.command()
+def stop(run: Name, message: Message = "", lake: LakeUri = DEFAULT_LAKE) -> None:
+    """Ask a run to checkpoint and stop; its owner, wherever it is, sees that within seconds."""
+    opened = open_lake(lake)
+    view = view_run(opened, run)
+    if view["state"] == "lost":
+        raise InvalidRequestError(
+            f"run {run!r} is lost: {view['owner']} gave its last sign of life at {view['seen']}, so there is nothing "
+            f"to stop; `morphogen runs resume {run}` goes on with it"
+        )
+    opened.runs.ask_stop(run, message)
+    typer.echo(f"asked {run} to stop; `morphogen runs follow {run}` shows when it has", err=True)
+
+
+@app.command()
+def resume(
+    run: Name,
+    workers: Annotated[int | None, typer.Option(min=1, help="Another number of DDP workers than before.")] = None,
+    actors: Annotated[int | None, typer.Option(min=1, help="Another number of generator actors than before.")] = None,
+    lake: LakeUri = DEFAULT_LAKE,
+    as_json: AsJson = False,
+) -> None:
+    """Go on with a run from its record, to its end, here or on RAY_ADDRESS."""
+    opened = open_lake(lake, to_write=True)
+    state = opened.runs.get(run).state
+    from orchestration.resume import resume_run  # after a typo in the name has been found: it imports much
+
+    overrides = {"workers": workers, "actors": actors}
+    changes = {field: value for field, value in overrides.items() if value is not None}
+    print_summary(resume_run(opened, run, state, changes), as_json)

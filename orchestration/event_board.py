@@ -1,0 +1,51 @@
+"""The board that a job's workers put their events on and its driver reads them from, wherever either runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from trainer import TrainResult
+
+OnEvent = Callable[[dict[str, Any]], None]
+
+
+class Teller:
+    """Sends events to the board from whatever process it travels to."""
+
+    def __init__(self, board: Any) -> None:
+        self._board = board
+
+    def __call__(self, event: dict[str, Any]) -> None:
+        self._board.push.remote(event)
+
+
+class EventBoard:
+    """Carries the workers' events to the driver, which shows them, and the first named error, which it raises."""
+
+    def __init__(self, run: str = "") -> None:
+        self._run = run
+        self._events: list[dict[str, Any]] = []
+        self._error: Exception | None = None
+        self._result: TrainResult | None = None
+
+    def __repr__(self) -> str:
+        return f"events of {self._run}"  # Ray's dashboard shows it
+
+    def push(self, event: dict[str, Any]) -> None:
+        self._events.append(event)
+
+    def drain(self) -> list[dict[str, Any]]:
+        events, self._events = self._events, []
+        return events
+
+    def fail(self, error: Exception) -> None:
+        self._error = self._error or error
+
+    def finish(self, result: TrainResult) -> None:
+        self._result = result
+
+    def take_outcome(self) -> tuple[TrainResult | None, Exception | None]:
+        """What the last attempt came to; forgotten then, for the next one."""
+        result, self._result = self._result, None
+        return result, self._error

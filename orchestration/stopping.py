@@ -1,0 +1,90 @@
+"""How a job is told to stop: by a signal or by a person; both end in a checkpoint and in the exit code of its reason.
+
+SIGTERM is what a preempted node or `ray job stop` sends, and a kill follows it: the job has `GRACE_S` to end by itself.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from orchestration.errors import InvalidRequestError, JobStopped
+
+ASKED = 3
+"""Exit code of a job that was asked to stop; one that a signal stopped exits with 128 + the signal's number."""
+
+GRACE_S = 25.0  # Kubernetes kills 30 s after its SIGTERM
+
+
+class Stop:
+    """A wish to stop. The first reason stays. Setting it is safe in a signal handler: no lock is taken."""
+
+    def __init__(self) -> None:
+        self.reason = ""
+        self.exit_code = 0
+
+    def ask(self, reason: str, exit_code: int = ASKED) -> None:
+        """Wish the job to stop, unless somebody has already."""
+        if not self.exit_code:
+            self.reason, self.exit_code = reason, exit_code
+
+    def is_set(self) -> bool:
+        return self.exit_code != 0
+
+    def error(self, run: str, where: str) -> JobStopped:
+        """What a job raises once it has stopped; ``where`` says how far it is."""
+        return JobStopped(
+            f"stopped ({self.reason}): run {run} {where}; `morphogen runs resume {run}` or the same command goes on",
+            exit_code=self.exit_code or ASKED,
+            reason=self.reason,
+        )
+
+
+class GraceOver(BaseException):
+    """The time between SIGTERM and the kill is nearly over: leave at once, whatever is under way."""
+
+
+def grace_seconds() -> float:
+    """`MORPHOGEN_GRACE_S`: seconds from SIGTERM to the end. Raises InvalidRequestError if it is no positive number."""
+    text = os.environ.get("MORPHOGEN_GRACE_S", str(GRACE_S))
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < 86_400:
+        raise InvalidRequestError(f"MORPHOGEN_GRACE_S = {text!r}: expected seconds, more than 0; 25 is the default")
+    return seconds
+
+
+@contextmanager
+def stoppable() -> Iterator[Stop]:
+    """Turn SIGTERM and SIGINT into a wish to stop. A second SIGINT raises KeyboardInterrupt, a grace that is over
+    GraceOver, both in the main thread. Elsewhere than in the main thread nothing is installed."""
+    stop = Stop()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+    grace_s = grace_seconds()
+
+    def handle(number: int, _frame: FrameType | None) -> None:
+        if number == signal.SIGINT and stop.is_set():
+            raise KeyboardInterrupt
+        stop.ask(signal.Signals(number).name, 128 + number)
+        if number == signal.SIGTERM:
+            signal.setitimer(signal.ITIMER_REAL, grace_s)
+
+    def give_up(_number: int, _frame: FrameType | None) -> None:
+        raise GraceOver
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
+    before[signal.SIGALRM] = signal.signal(signal.SIGALRM, give_up)
+    try:
+        yield stop
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,215 @@
+"""Runs from the command line: watched, stopped, resumed; one owner at a time; signals that end in a checkpoint."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+import tomllib
+
+import pytest
+import torch
+
+from datalake import Lake
+from datalake.errors import NotFoundError, RunFencedError, RunHeldError
+from orchestration.errors import JobStopped
+from orchestration.holder import this_process
+from orchestration.run_hold import hold
+from orchestration.run_view import view_run
+from orchestration.stopping import Stop
+from orchestration.train_local import train_here
+from tests.trainer.lake_data import tiny_lake
+from trainer import load_metrics, parse_config
+
+STEPS = 900
+CONFIG = f"""
+steps = {STEPS}
+batch_sequences = 4
+checkpoint_every = 300
+log_every = 1
+data = [{{dataset = "train@1"}}]
+[model]
+depth = 1
+dim = 16
+heads = 2
+"""
+JOB = ("job", {"n": 1}, {"datasets": []})
+
+
+@pytest.fixture(autouse=True)
+def quick_lease(monkeypatch):
+    monkeypatch.setenv("MORPHOGEN_LEASE_S", "3")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    lake = tiny_lake(tmp_path_factory.mktemp("undisturbed") / "lake")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as in the processes below: more would only wait for each other
+    train_here(lake, parse_config(tomllib.loads(CONFIG)), "whole")
+    torch.set_num_threads(threads)
+    return losses(lake, "whole")
+
+
+@pytest.fixture
+def lake(tmp_path):
+    (tmp_path / "train.toml").write_text(CONFIG)
+    return tiny_lake(tmp_path / "lake")
+
+
+def losses(lake, run):
+    return [(record["step"], record["loss"]) for record in load_metrics(lake, run) if "loss" in record]
+
+
+def start_training(morphogen, lake):
+    return morphogen.start("train", "train.toml", "--run=r", "--no-ray", f"--lake={lake.uri}", OMP_NUM_THREADS="1")
+
+
+def wait_for(condition, process=None, seconds=120):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        assert process is None or process.poll() is None, process.communicate()
+        time.sleep(0.02)
+
+
+def is_stepping(lake):
+    def look():
+        try:
+            return bool(view_run(lake, "r")["progress"])
+        except NotFoundError:
+            return False
+
+    return look
+
+
+@pytest.mark.parametrize(("how", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), ("runs stop", 3)])
+def test_a_stopped_run_has_a_checkpoint_and_goes_on_to_the_same_bits(lake, morphogen, undisturbed, how, code):
+    process = start_training(morphogen, lake)
+    wait_for(is_stepping(lake), process)
+    if how == "runs stop":
+        assert morphogen.run("runs", "stop", "r", "-m", "lunch", f"--lake={lake.uri}").returncode == 0
+    else:
+        process.send_signal(how)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == code, err
+    assert "morphogen runs resume r" in err.splitlines()[-1]
+    assert "Traceback" not in err
+    view = view_run(lake, "r")
+    assert (view["state"], view["checkpoint"]) == ("stopped", view["progress"]["done"])
+    assert 0 < view["checkpoint"] < STEPS
+    assert ("lunch" in view["error"]) == (how == "runs stop")
+
+    resumed = morphogen.run("runs", "resume", "r", f"--lake={lake.uri}", "--json", OMP_NUM_THREADS="1")
+    assert resumed.returncode == 0, resumed.stderr
+    assert json.loads(resumed.stdout)["status"] == "finished"
+    assert losses(lake, "r") == undisturbed
+    assert (view_run(lake, "r")["attempts"], view_run(lake, "r")["state"]) == (2, "finished")
+
+
+def test_of_two_drivers_one_goes_on_also_when_the_first_was_frozen(lake, morphogen, undisturbed):
+    first = start_training(morphogen, lake)
+    wait_for(is_stepping(lake), first)
+    second = start_training(morphogen, lake)
+    _, err = second.communicate(timeout=60)
+    assert (second.returncode, err.count("\n"), "being worked on" in err) == (2, 3, True), err
+
+    first.send_signal(signal.SIGSTOP)
+    third = start_training(morphogen, lake)
+    wait_for(lambda: lake.runs.get("r").state["attempts"] == 2, third)
+    first.send_signal(signal.SIGCONT)
+    _, err = first.communicate(timeout=60)
+    assert first.returncode == 2, err
+    assert err.splitlines()[-1].startswith("error: run 'r' "), err
+    assert "Traceback" not in err
+    _, err = third.communicate(timeout=120)
+    assert third.returncode == 0, err
+    assert losses(lake, "r") == undisturbed
+
+
+def test_a_dead_owner_on_this_machine_is_not_waited_for(tmp_path, monkeypatch):
+    monkeypatch.setenv("MORPHOGEN_LEASE_S", "3600")
+    program = "import sys; from datalake import Lake; from orchestration.run_hold import hold\n"
+    program += "with hold(Lake.open(sys.argv[1]), 'r', 'job', {'n': 1}, {'datasets': []}): sys.stdin.read()"
+    lake = Lake.open(str(tmp_path))
+    owner = subprocess.Popen([sys.executable, "-c", program, lake.uri], stdin=subprocess.PIPE)
+    wait_for(lambda: lake.runs.pulse("r") is not None, owner)
+    assert view_run(lake, "r")["state"] == "running"
+    owner.kill()
+    wait_for(lambda: view_run(lake, "r")["state"] == "lost")
+    with hold(lake, "r", *JOB) as held:
+        assert held.run.state["attempts"] == 2
+        held.run.finish()
+    owner.communicate()
+    assert view_run(lake, "r")["state"] == "finished"
+
+
+def hold_twice(lake):
+    with hold(lake, "r", *JOB), hold(lake, "r", *JOB):
+        raise AssertionError("two owners")
+
+
+def test_a_live_run_is_held(tmp_path):
+    with pytest.raises(RunHeldError, match="runs stop r"):
+        hold_twice(Lake.open(str(tmp_path)))
+
+
+def lose(lake):
+    with hold(lake, "r", *JOB) as held:
+        held.check()
+        lake.runs.start("r", *JOB, about={"holder": this_process()})
+        wait_for(held.stopping.is_set)
+        held.check()
+
+
+def test_the_loss_of_a_run_is_noticed_and_its_record_left_to_the_new_owner(tmp_path):
+    lake = Lake.open(str(tmp_path))
+    with pytest.raises(RunFencedError, match="taken over by"):
+        lose(lake)
+    assert (lake.runs.get("r").status, lake.runs.get("r").state["attempts"]) == ("running", 2)
+
+
+def end_by(lake, error, stop=None):
+    with hold(lake, "r", *JOB, stop=stop, settings={"workers": 2}) as held:
+        held.advance(3, 10, "steps")
+        held.fault("worker_lost", reason="test")
+        raise error
+
+
+def test_every_end_is_recorded(tmp_path):
+    lake = Lake.open(str(tmp_path))
+    stop = Stop()
+    stop.ask("SIGTERM", 143)
+    with pytest.raises(JobStopped):
+        end_by(lake, stop.error("r", "is at step 3"), stop)
+    view = view_run(lake, "r")
+    assert (view["state"], view["error"], view["settings"]) == ("stopped", "stopped (SIGTERM)", {"workers": 2})
+    assert (view["progress"]["done"], view["faults"][0]["kind"], view["fault_count"]) == (3, "worker_lost", 1)
+    with pytest.raises(ValueError, match="two"):
+        end_by(lake, ValueError("line one\nline two"))
+    assert (view_run(lake, "r")["state"], view_run(lake, "r")["error"]) == ("failed", "ValueError: line one")
+
+
+def test_the_commands_say_what_they_found(lake, morphogen):
+    with hold(lake, "r", *JOB) as held:
+        held.advance(3, 10, "steps", "loss 1.5")
+        held.beat()
+        listed = json.loads(morphogen.run("runs", "list", f"--lake={lake.uri}", "--json").stdout)
+        assert [(run["name"], run["state"], run["progress"]["done"]) for run in listed] == [("r", "running", 3)]
+        assert "3 of 10 steps, loss 1.5" in morphogen.run("runs", "show", "r", f"--lake={lake.uri}").stdout
+        follower = morphogen.start("runs", "follow", "r", f"--lake={lake.uri}", "--interval=0.1")
+        assert "3 of 10" in follower.stdout.readline()
+        held.run.finish()
+    out, _ = follower.communicate(timeout=30)
+    assert (follower.returncode, "finished" in out.splitlines()[-1]) == (0, True)
+    for arguments, found in (
+        (("stop", "r"), "is finished"),
+        (("stop", "nothing"), "no run named 'nothing'"),
+        (("show", "nothing"), "no run named 'nothing'"),
+        (("resume", "r"), "kind 'job'"),
+    ):
+        refused = morphogen.run("runs", *arguments, f"--lake={lake.uri}")
+        assert (refused.returncode, refused.stderr.count("\n")) == (2, 1), refused.stderr
+        assert found in refused.stderr
