@@ -24,6 +24,7 @@ from datalake.errors import (
     ProbeError,
     UnhealableError,
 )
+from datalake.events import tell
 from datalake.manifest import Manifest
 from datalake.shard_format import encode_shard
 from datalake.shards import ShardRef, fetch_shard, put_back
@@ -97,6 +98,7 @@ def heal_dataset(
             continue
         _, quarantine = put_back(store, ref.key, data, ambient)
         repaired.append(Repair(ref.key, ref.first, ref.rows, problem.problem, quarantine, True, ambient.timestamp()))
+        tell("shard_healed", shard=ref.key, rows=ref.rows, problem=problem.problem)
         on_repair(repaired[-1])
     return HealReport(report.checked, tuple(repaired), tuple(lost))
 
@@ -176,6 +178,7 @@ class Healer:
                     return data
             self._healed.add(ref.key)
         problem = "missing" if isinstance(error, MissingShardError) else f"corrupt: found SHA-256 {error.found}"
+        tell("shard_healed", shard=ref.key, rows=ref.rows, problem=problem)
         on_repair(Repair(ref.key, ref.first, ref.rows, problem, quarantine, written, ambient.timestamp()))
         return data
 

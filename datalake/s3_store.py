@@ -7,6 +7,7 @@ worst that a lost response can do is make the retry meet its own object (``store
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -25,6 +26,7 @@ from datalake.errors import (
     LakePathError,
     StoreUnavailableError,
 )
+from datalake.events import tell
 from datalake.names import check_key, check_prefix
 from datalake.retry import RetryBudget, RetryPolicy
 from datalake.s3_client import is_aws, make_client
@@ -232,9 +234,11 @@ class S3Store:
             except boto_errors.ClientError as error:
                 if not _may_pass(error) or attempt == attempts - 1 or not self._budget.take():
                     raise self._translated(error, key) from error
+                reason = _code(error)
             except _BROKEN as error:
                 if attempt == attempts - 1 or not self._budget.take():
                     raise self._unreachable(error, key) from error
+                reason = type(error).__name__
             except (boto_errors.NoCredentialsError, boto_errors.PartialCredentialsError) as error:
                 raise self._no_credentials() from error
             except boto_errors.ParamValidationError as error:
@@ -244,6 +248,7 @@ class S3Store:
             else:
                 self._budget.succeeded()
                 return result
+            tell("store_retry", level=logging.WARNING, key=key, attempt=attempt + 1, reason=reason)
             self._ambient.pause(attempt, self._retry.base, self._retry.cap)
         raise AssertionError("unreachable: the last attempt returns or raises")
 

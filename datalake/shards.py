@@ -15,6 +15,7 @@ from datalake.errors import (
     NotFoundError,
     ShardConflictError,
 )
+from datalake.events import tell
 from datalake.names import check_key
 from datalake.ranges import get_in_parts
 from datalake.shard_format import check_table, decode_shard, encode_shard, footer_matches
@@ -44,6 +45,7 @@ def write_shard(store: Store, source: Source, table: Table, first: int) -> Shard
     key = shard_key(source, first, table.num_rows)
     data = encode_shard(source, table, first)
     if store.put_if_absent(key, data):
+        tell("shard_written", shard=key, rows=table.num_rows, bytes=len(data))
         return _ref(key, first, table.num_rows, data)
     found = store.get(key)
     if found == data or _valid_rows(source, first, found) == table.num_rows:

@@ -16,6 +16,7 @@ from typing import Any
 from datalake.ambient import Ambient
 from datalake.canonical import canonical_json, parse_json
 from datalake.errors import Conflict, CorruptObjectError, NotFoundError
+from datalake.events import tell
 from datalake.names import check_name
 from datalake.store import Store, ensure
 
@@ -85,6 +86,7 @@ class VersionLog:
 
         Raises Conflict, which carries both heads, if another writer came first.
         """
+        began = self._ambient.monotonic()
         entry = LogEntry(
             number=expected_head + 1,
             nonce=self._ambient.nonce(),
@@ -108,6 +110,8 @@ class VersionLog:
                 found=found,
             )
         self._seen = entry
+        seconds = round(self._ambient.monotonic() - began, 6)
+        tell("commit", log=f"{self.kind}/{self.name}", entry=entry.number, seconds=seconds)
         return entry
 
     def update(self, change: Callable[[dict[str, Any] | None], dict[str, Any] | None], message: str = "") -> LogEntry:

@@ -48,7 +48,13 @@ def ray_cluster(s3_server: S3Server) -> Iterator[Cluster]:
         for name, value in s3_server.env().items():
             environment.setenv(name, value)
         started = ray.init(
-            address="local", num_cpus=6, include_dashboard=True, dashboard_port=free_port(), log_to_driver=False
+            address="local",
+            num_cpus=6,
+            include_dashboard=True,
+            dashboard_port=free_port(),
+            log_to_driver=False,
+            # Ten seconds by default, which the test that scrapes would wait for.
+            _system_config={"metrics_report_interval_ms": 500},
         )
     yield Cluster(ray.get_runtime_context().gcs_address, f"http://{started.dashboard_url}")
     ray.shutdown()

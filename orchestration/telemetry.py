@@ -1,0 +1,134 @@
+"""What a job tells while it runs: JSON lines with run and shard ids, and Prometheus metrics through Ray's exporter.
+
+Both are made of the same events: records of the logger ``morphogen``, which name what happened and carry its fields.
+Ray keeps each worker's lines in its session's logs; on the driver they go where MORPHOGEN_LOG says.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+import time
+from typing import Any
+
+import ray
+from ray.util.metrics import Counter, Gauge, Histogram, Metric
+
+from datalake.events import tell
+from orchestration.errors import InvalidRequestError
+
+_SECONDS = [0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100]
+
+# metric: (kind, what it says, event, field; None counts the events). Ray puts "ray_" before the name.
+METRICS: dict[str, tuple[type[Metric], str, str, str | None]] = {
+    "morphogen_generated_tokens": (Counter, "Tokens of accepted sequences made.", "shard_made", "tokens"),
+    "morphogen_candidates": (Counter, "Sequences simulated and scored.", "shard_made", "candidates"),
+    "morphogen_acceptance": (Gauge, "Accepted share of candidates, last shard.", "shard_made", "acceptance"),
+    "morphogen_shard_seconds": (Histogram, "Seconds to make a shard.", "shard_made", "seconds"),
+    "morphogen_shards_waiting": (Gauge, "Shards handed to actors and not yet done.", "pool", "in_flight"),
+    "morphogen_generator_actors": (Gauge, "Generator actors of the job.", "pool", "actors"),
+    "morphogen_buffer_bytes": (Gauge, "Bytes generated and not yet consumed.", "buffer", "bytes"),
+    "morphogen_consumed_tokens": (Counter, "Tokens trained on, all ranks.", "steps", "tokens"),
+    "morphogen_step_seconds": (Histogram, "Seconds of a training step.", "steps", "step_seconds"),
+    "morphogen_data_wait_seconds": (Counter, "Seconds a step loop waited for data.", "steps", "data_wait_seconds"),
+    "morphogen_loss": (Gauge, "Training loss, nats per token.", "steps", "loss"),
+    "morphogen_store_retries": (Counter, "Calls on the store that were repeated.", "store_retry", None),
+    "morphogen_shards_healed": (Counter, "Shards computed again.", "shard_healed", None),
+    "morphogen_commit_seconds": (Histogram, "Seconds to append to a version log.", "commit", "seconds"),
+}
+
+
+class JsonLines(logging.Formatter):
+    """One JSON object a record: time (UTC), level, logger, event, what the process always adds, the event's fields."""
+
+    def __init__(self, always: dict[str, Any]) -> None:
+        super().__init__()
+        self._always = always
+
+    def format(self, record: logging.LogRecord) -> str:
+        seconds = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
+        line = {
+            "time": f"{seconds}.{int(record.msecs):03}Z",
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "event": record.getMessage(),
+            **self._always,
+            **getattr(record, "fields", {}),
+        }
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return json.dumps(line, default=str)
+
+
+class RayMetrics(logging.Handler):
+    """Turns events into Ray's metrics, tagged with the run. Made once Ray is initialised in this process."""
+
+    def __init__(self, run: str) -> None:
+        super().__init__()
+        self._by_event: dict[str, list[tuple[Metric, str | None]]] = {}
+        for name, (kind, says, event, field) in METRICS.items():
+            more = {"boundaries": _SECONDS} if kind is Histogram else {}
+            metric = kind(name, description=says, tag_keys=("run",), **more)
+            metric.set_default_tags({"run": run})
+            self._by_event.setdefault(event, []).append((metric, field))
+
+    def emit(self, record: logging.LogRecord) -> None:
+        fields: dict[str, Any] = getattr(record, "fields", {})
+        for metric, field in self._by_event.get(record.getMessage(), ()):
+            value = 1.0 if field is None else fields.get(field)
+            if value is None:
+                continue
+            if isinstance(metric, Counter):
+                if value > 0:  # Ray refuses an increment of nothing
+                    metric.inc(value)
+            elif isinstance(metric, Gauge):
+                metric.set(value)
+            elif isinstance(metric, Histogram):
+                metric.observe(value)
+
+
+def start_telemetry(run: str, *, driver: bool = False, **always: Any) -> None:
+    """Let this process tell: lines that carry ``run`` and ``always``, and metrics where Ray is initialised.
+
+    A worker's lines go to its standard error, which Ray keeps; the driver's go to standard error where MORPHOGEN_LOG is
+    "json", else nowhere, since progress is shown there. Called again, it changes the ids.
+    """
+    logger = logging.getLogger("morphogen")
+    for handler in [*logger.handlers]:
+        if not isinstance(handler, logging.NullHandler):
+            logger.removeHandler(handler)
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    if not driver or wants_json():
+        lines = logging.StreamHandler(sys.stderr)
+        lines.setFormatter(JsonLines({"run": run, **always}))
+        logger.addHandler(lines)
+    if ray.is_initialized():
+        logger.addHandler(RayMetrics(run))
+
+
+def wants_json() -> bool:
+    """Whether MORPHOGEN_LOG asks for JSON lines on the driver's standard error; InvalidRequestError if misspelt."""
+    wanted = os.environ.get("MORPHOGEN_LOG", "")
+    if wanted not in ("", "json"):
+        raise InvalidRequestError(f"MORPHOGEN_LOG = {wanted!r}: expected 'json', or nothing; change or unset it")
+    return wanted == "json"
+
+
+def tell_step(event: dict[str, Any], log_every: int) -> None:
+    """Tell of the steps behind one of the step loop's "step" events: ``log_every`` of them, fewer at the end."""
+    tokens_per_s, wait = event["tokens_per_s"], event["data_wait"]
+    steps = (event["step"] - 1) % log_every + 1
+    tokens = event["tokens"] / event["step"] * steps
+    seconds = tokens / tokens_per_s if tokens_per_s else None
+    tell(
+        "steps",
+        logger="morphogen.trainer",
+        step=event["step"],
+        tokens=round(tokens),
+        loss=event["loss"],
+        step_seconds=None if seconds is None else seconds / steps,
+        data_wait_seconds=None if seconds is None else seconds * wait,
+    )
