@@ -164,3 +164,23 @@ def test_a_rank_that_cannot_upload_stops_all(pair: tuple[Lake, list[dict]]) -> N
     assert one["error"] == "StoreUnavailableError: the store is away: wait"
     assert zero["error"] == f"RankError: rank 1 failed: {one['error']}"
     assert lake.runs.get("refused").checkpoints == ()
+
+
+def compiled_worker(rank: int, port: int, lake_uri: str) -> None:
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    dist.init_process_group("gloo", rank=rank, world_size=WORLD)
+    plain = {**BASE, "steps": 3, "eval": ["held@1"]}
+    train(rank, lake_uri, "plain", parallel="fsdp", **plain)
+    compiled = {**plain, "model": {**BASE["model"], "compile": True}}
+    train(rank, lake_uri, "compiled", parallel="fsdp", **compiled)
+    dist.barrier()
+    dist.destroy_process_group()
+    os._exit(0)
+
+
+@pytest.mark.soak
+def test_compiled_blocks_share_rows_too(tmp_path: Path) -> None:
+    lake = tiny_lake(tmp_path / "lake")
+    mp.spawn(compiled_worker, (free_port(), lake.uri), nprocs=WORLD)
+    for row, other in zip(curve(load_metrics(lake, "compiled")), curve(load_metrics(lake, "plain")), strict=True):
+        assert row == pytest.approx(other, rel=1e-3)
