@@ -10,10 +10,13 @@ import numpy as np
 from orchestration.experiment.checks import check_arms
 from orchestration.experiment.compare import Comparison, comparisons
 from orchestration.experiment.effects import FactorEffect, factor_effects
-from orchestration.experiment.pairs import arms_of, labels
+from orchestration.experiment.pairs import arms_of, labels, seeds_of
 from orchestration.experiment.problems import Problem
-from orchestration.experiment.result import ExperimentResult, Record
+from orchestration.experiment.result import DetectableEffect, ExperimentResult, Record
+from orchestration.experiment.statistics import minimum_detectable_effect
 from orchestration.experiment.verdict import sentence
+
+POWER = 0.8
 
 
 class ArmSummary(Record):
@@ -39,13 +42,18 @@ class ArmSummary(Record):
 
 
 class Analysis(Record):
-    """All that the report says beyond the result itself."""
+    """All that the report says beyond the result itself.
+
+    ``observed`` is what the design finds at the standard deviation that the paired differences turned out to have,
+    pooled over the comparisons with a baseline: beside what was stated before, it tells whether that held.
+    """
 
     verdict: str
     problems: tuple[Problem, ...]
     comparisons: tuple[Comparison, ...]
     effects: tuple[FactorEffect, ...]
     arms: tuple[ArmSummary, ...]
+    observed: DetectableEffect | None = None
 
 
 def analyse(result: ExperimentResult) -> Analysis:
@@ -58,6 +66,23 @@ def analyse(result: ExperimentResult) -> Analysis:
         comparisons=tuple(compared),
         effects=tuple(factor_effects(result, problems)),
         arms=tuple(_summary(result, label) for label in labels(result)),
+        observed=_observed(result, compared),
+    )
+
+
+def _observed(result: ExperimentResult, compared: Sequence[Comparison]) -> DetectableEffect | None:
+    family = [each for each in compared if each.family == "baseline"]
+    spreads = [each.difference.sd for each in family if each.difference and each.difference.sd and each.decided]
+    if not spreads:
+        return None
+    stated = result.minimum_detectable_effect
+    return minimum_detectable_effect(
+        len(seeds_of(result)),
+        math.sqrt(float(np.mean(np.square(spreads)))),
+        result.alpha,
+        stated.power if stated else POWER,
+        comparisons=len(family),
+        source="observed",
     )
 
 

@@ -88,7 +88,7 @@ def loss_chart(result: ExperimentResult, members: Sequence[str], names: Names) -
     seen: list[Mapping[str, str]] = []
     with drawing(title, "loss, nats per token") as draw:
         for label in members:
-            arms = [arm for arm in arms_of(result, label) if arm.curve]
+            arms = [arm for arm in arms_of(result, label) if arm.status == "finished" and arm.curve]
             if not arms:
                 continue
             look = style.of(arms[0].arm.factors, seen)

@@ -30,6 +30,11 @@ def to_markdown(result: ExperimentResult, analysis: Analysis) -> str:
                 if stated
                 else "No smallest detectable effect was stated before the runs."
             )
+            + (
+                f" As it turned out: SD {seen.sd:.2g}, so {seen.effect:.4f} nats."
+                if (seen := analysis.observed)
+                else ""
+            )
         ),
         *(
             _block(

@@ -52,6 +52,7 @@ def render(result: ExperimentResult, analysis: Analysis) -> str:
     title = f"Morphogen experiment: {result.name}"
     sections = [
         f"<p class=verdict>{escape(analysis.verdict)}</p>",
+        note(f"The question: {escape(question)}") if (question := str(result.experiment.get("question", ""))) else "",
         _alarms(analysis),
         _tiles(result, analysis),
         _against(result, analysis, names),
@@ -97,7 +98,7 @@ def _tiles(result: ExperimentResult, analysis: Analysis) -> str:
             f"{len(decided)} comparisons share an error rate of {result.alpha:g}",
         ),
         ("synthetic task learned", f"{learned} of {len(gated)}", "runs that are claimed to learn it"),
-        ("smallest effect that can be found", *_stated(result)),
+        ("smallest effect that can be found", *_stated(result, analysis)),
     ]
     cells = (
         f"<div><span>{name}</span><b>{escape(value)}</b><span>{escape(text)}</span></div>"
@@ -106,13 +107,15 @@ def _tiles(result: ExperimentResult, analysis: Analysis) -> str:
     return f"<div class=tiles>{''.join(cells)}</div>"
 
 
-def _stated(result: ExperimentResult) -> tuple[str, str]:
-    stated = result.minimum_detectable_effect
+def _stated(result: ExperimentResult, analysis: Analysis) -> tuple[str, str]:
+    stated, seen = result.minimum_detectable_effect, analysis.observed
+    after = f"; as it turned out, SD {seen.sd:.2g} and so {seen.effect:.4f}" if seen else ""
     if stated is None:
-        return "not stated", "nothing was said before the runs, so “no effect found” has no scale"
+        return "not stated", f"nothing was said before the runs{after}"
     return (
         f"{stated.effect:.4f} nats",
-        f"stated before the runs: power {stated.power:g}, paired differences of SD {stated.sd:g} ({stated.source})",
+        f"stated before the runs: power {stated.power:g}, paired differences of SD {stated.sd:g} "
+        f"({stated.source}){after}",
     )
 
 

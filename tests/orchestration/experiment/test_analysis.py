@@ -121,6 +121,8 @@ def test_a_win_that_a_control_shares_is_said():
 def test_what_the_seeds_could_find_is_said_beside_a_null():
     stated = minimum_detectable_effect(3, 0.002, source="pilot")
     analysis = analyse(experiment({"nca": 0.0}).model_copy(update={"minimum_detectable_effect": stated}))
+    assert analysis.observed.sd == pytest.approx(analysis.comparisons[0].difference.sd)
+    assert analysis.observed.effect == pytest.approx(stated.effect * analysis.observed.sd / 0.002)
     assert analysis.verdict.startswith("No effect found for nca (this design finds 0.0065 nats with power 0.8")
 
 

@@ -4,7 +4,9 @@ import copy
 
 import pytest
 
+from orchestration.experiment.analysis import analyse
 from orchestration.experiment.checks import EQUAL, check_arms
+from orchestration.experiment.markdown import to_markdown
 from orchestration.experiment.result import Gate, LabelCheck, SweepTrial
 from orchestration.experiment.shared import differences, shared_hash
 from tests.orchestration.experiment.builder import LEAVE_OUT, experiment, spoil
@@ -151,7 +153,8 @@ EFFECTS = {"gate": "void", "status": "incomplete", "pre_tokens": "warned", "pre_
 @pytest.mark.parametrize("name", SABOTAGE)
 def test_sabotage_of_one_arm_is_caught_and_named(name):
     changes, check, found = SABOTAGE[name]
-    problems = check_arms(spoil(CLEAN, "nca", 2, **changes))
+    spoiled = spoil(CLEAN, "nca", 2, **changes)
+    problems = check_arms(spoiled)
     assert {problem.arm for problem in problems} <= {"nca · adamw · adamw, seed 2", "nca · adamw · muon, seed 2"}
     named = [problem for problem in problems if problem.check == check and found in problem.found]
     assert named, [str(problem) for problem in problems]
@@ -159,6 +162,12 @@ def test_sabotage_of_one_arm_is_caught_and_named(name):
         assert problem.expected
         assert problem.message
         assert problem.effect == EFFECTS.get(check, "refused")
+    analysis = analyse(spoiled)
+    verdicts = {each.verdict for each in analysis.comparisons if each.factors["pre"] == "nca"}
+    effects = {problem.effect for problem in problems}
+    worst = next((effect for effect in ("refused", "incomplete", "void") if effect in effects), None)
+    assert verdicts == {worst} if worst else "better" in verdicts
+    assert all(str(problem) in to_markdown(spoiled, analysis).replace("\\|", "|") for problem in problems)
 
 
 @pytest.mark.parametrize("check", EQUAL)
