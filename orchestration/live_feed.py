@@ -105,6 +105,7 @@ class LiveFeed:
         def ready() -> bool:
             return stop - self._schedule.taken <= self._steps_ahead and self._refs.keys() >= set(firsts)
 
+        self._check_begun()
         while not (self._committed is not None or ready()):
             await self._change()
         if self._committed is not None:
@@ -115,6 +116,7 @@ class LiveFeed:
 
     async def taken(self, rank: int, step: int, waited_s: float) -> None:
         """``rank`` has the batch of step ``step - 1``, for which it waited."""
+        self._check_begun()
         self._taken[rank] = step
         self._schedule.take(min(self._taken.values()))
         self._record.took(rank, self._job.plan.batch * self._job.promise.seq_len // len(self._taken), waited_s)
@@ -123,6 +125,8 @@ class LiveFeed:
 
     async def settled(self, patience_s: float) -> dict[str, Any] | None:
         """The facts once the dataset is committed, None if it is not within ``patience_s``; raises what went wrong."""
+        if self._main is None:  # restarted after the last step: all that is left is to commit
+            await self.begin(self._job.steps, 1, 0)
         try:
             async with asyncio.timeout(patience_s):
                 while self._committed is None:
@@ -140,6 +144,11 @@ class LiveFeed:
             "buffer_bytes": self._job.shards_bound + self._job.batches_bound,
             **self._record.facts(),
         }
+
+    def _check_begun(self) -> None:
+        if self._main is None:
+            # Ends the attempt; the next one begins this feed where its checkpoint is.
+            raise RuntimeError("the feed died and was restarted, and knows no attempt: begin one")
 
     async def _change(self) -> None:
         if self._error is not None:

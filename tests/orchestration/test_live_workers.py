@@ -1,0 +1,73 @@
+"""The whole of `train --live` under Ray Train: a worker killed, the feed killed, and the losses of training offline."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+
+import pytest
+
+from orchestration.generate_job import GenerateRequest, run_generation
+from orchestration.live_job import train_live
+from orchestration.train_job import train_on_ray
+from tests.orchestration.test_live import CONFIG, REQUEST, SEQ_LEN, SEQUENCES, SHARD, curve, new_lake
+from tests.orchestration.test_train_job import kill_one_training_worker
+from tests.ray_fixtures import toml_of
+from trainer import parse_config
+
+STEPS = 300
+
+pytestmark = [pytest.mark.soak, pytest.mark.usefixtures("ray_cluster")]
+
+
+def kill_the_feed(cluster):
+    from ray.util.state import list_actors
+
+    filters = [("class_name", "=", "LiveFeed"), ("state", "=", "ALIVE")]
+    for actor in list_actors(address=cluster.dashboard, filters=filters):
+        os.kill(actor.pid, signal.SIGKILL)
+
+
+def test_two_workers_live_with_a_worker_and_then_the_feed_killed_are_two_workers_offline(tmp_path, ray_cluster):
+    config = parse_config({**CONFIG, "steps": STEPS})
+    offline, live = new_lake(tmp_path / "offline"), new_lake(tmp_path / "live")
+    request = GenerateRequest(offline.params.get("tiny@1"), SEQUENCES * SEQ_LEN, seed=5, shard_sequences=SHARD)
+    run_generation(offline, request)
+    expected = train_on_ray(offline, config, "run", workers=2)
+    events = []
+
+    def kill(event):
+        losses = sum(seen["event"] == "worker_lost" for seen in events)
+        if event["event"] == "checkpoint" and losses < 2:
+            (kill_one_training_worker, kill_the_feed)[losses](ray_cluster)
+        events.append(event)
+
+    result = train_live(live, config, REQUEST.model_copy(update={"actors": 1}), "run", workers=2, on_event=kill)
+    assert sum(event["event"] == "worker_lost" for event in events) >= 2
+    assert curve(live) == curve(offline)
+    assert [step for step, *_ in curve(live)] == list(range(1, STEPS + 1))
+    assert result.evals == expected.evals
+    assert live.datasets.get("tiny@1").digest == offline.datasets.get("tiny@1").digest
+    assert 0 < result.facts["live"]["peak_bytes"] <= REQUEST.buffer_bytes
+
+
+def test_the_command_trains_live_on_a_ray_of_its_own_and_leaves_a_page(tmp_path, morphogen):
+    lake = new_lake(tmp_path)
+    table = {
+        "steps": 20,
+        "batch_sequences": 8,
+        "model": CONFIG["model"],
+        "live": {"params": "tiny@1", "tokens": SEQUENCES * SEQ_LEN, "shard_sequences": SHARD},
+    }
+    config = tmp_path / "run.toml"
+    config.write_text(toml_of(table) + '[[data]]\ndataset = "tiny@1"\n')
+    arguments = ("train", str(config), "--run=run", f"--lake={lake.uri}", "--json", "--workers=2")
+    made = morphogen.run(*arguments, "--live", RAY_ADDRESS="")
+    assert made.returncode == 0, made.stderr
+    summary = json.loads(made.stdout)
+    assert summary["facts"]["live"]["digest"] == lake.datasets.get("tiny@1").digest
+    assert "tokens/s" in made.stderr
+    assert "Live training: run" in (tmp_path / "run-live.html").read_text()
+    again = morphogen.run(*arguments, RAY_ADDRESS="")
+    assert json.loads(again.stdout) == summary, "without --live the same file means the same run"
