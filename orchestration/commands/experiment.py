@@ -20,6 +20,10 @@ from orchestration.commands.common import (
 
 def experiment(
     file: Annotated[Path, typer.Argument(metavar="FILE.toml", help="The experiment; see experiments/.")],
+    report: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Folder for report.html and report.json; NAME-report by default.")
+    ] = None,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print the summary for a pull request.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print arms, costs and hashes.")] = False,
     lake: LakeUri = DEFAULT_LAKE,
     as_json: AsJson = False,
@@ -35,13 +39,22 @@ def experiment(
     if dry_run:
         _print_plan(loaded, opened, as_json)
         return
+    from orchestration.experiment.analysis import analyse
+    from orchestration.experiment.markdown import to_markdown
+    from orchestration.experiment.report import write_report
     from orchestration.experiment.runner import run_experiment
+    from orchestration.progress import console
     from orchestration.ray_session import ray_session
 
     with resumable(), ray_session():
         result = run_experiment(opened, loaded)
+    analysis = analyse(result)
+    for path in write_report(result, analysis, report or Path(f"{loaded.name}-report")):
+        console.print(f"report: {path.resolve()}")
     if as_json:
-        print_json(result.model_dump(mode="json"))
+        print_json({"result": result.model_dump(mode="json"), "analysis": analysis.model_dump(mode="json")})
+    elif markdown:
+        typer.echo(to_markdown(result, analysis))
     else:
         print_table(
             ["arm", "seed", "status", "loss, nats", "run"],
@@ -51,6 +64,7 @@ def experiment(
                 for loss in [arm.final_loss]
             ],
         )
+        typer.echo(analysis.verdict)
     if any(arm.status != "finished" for arm in result.arms):
         raise typer.Exit(1)
 

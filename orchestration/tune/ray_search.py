@@ -55,6 +55,12 @@ class RungTrainable(tune.Trainable):
         self.setup(new_config)
         return True
 
+    def save_checkpoint(self, checkpoint_dir: str) -> None:
+        """Nothing: what a trial has done is in the lake."""
+
+    def load_checkpoint(self, checkpoint: Any) -> None:
+        """Nothing, likewise."""
+
     def step(self) -> dict[str, Any]:
         progress: Progress = self._attempt.advance()
         return {
@@ -133,6 +139,7 @@ def ray_search(
                     verbose=0,
                     callbacks=[_Recorder(tell)],
                     failure_config=tune.FailureConfig(max_failures=2),
+                    checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
                 ),
             ).fit()
 
