@@ -1,6 +1,6 @@
 """What feeding costs the step loop: tensors in memory, the local reader and Ray Data, turn by turn under Ray Train.
 
-    python -m benchmarks.ingest [--workers N] [--turns N] [--steps N] [--dim N] [--layers N] [--lake URI] [--json]
+    python -m benchmarks.ingest [--workers N] [--turns N] [--steps N] [--threads N] [--out FILE] [--lake URI] [--json]
 
 Every turn is the beginning of a long run by the trainer's own `run_training`; only the source of its batches differs.
 One worker with all cores takes memory, reader and Ray Data in turn, two DDP workers memory and Ray Data, so that all
@@ -75,12 +75,11 @@ def make_dataset(lake: Lake) -> str:
 
 
 def worker(job: dict[str, Any]) -> None:
-    """All turns of one rank; rank 0 writes what it saw."""
+    """All turns of one rank; rank 0 writes what it saw, a line a turn."""
     context = ray.train.get_context()
     rank, world = context.get_world_rank(), context.get_world_size()
     lake, config = Lake.open(job["lake"]), parse_config(job["config"])
-    threads = max(1, local_cores() // context.get_local_world_size())
-    turns: list[dict[str, Any]] = []
+    threads = job["threads"] or max(1, local_cores() // context.get_local_world_size())
     for number in range(job["turns"] + 1):  # the first warms up
         for way in job["ways"]:
             seen: list[dict[str, Any]] = []
@@ -103,10 +102,9 @@ def worker(job: dict[str, Any]) -> None:
                 on_event=watch,
                 stop=stop,
             )
-            if number:
-                turns.append({"way": way, "turn": number, **summed(seen)})
-    if rank == 0:
-        Path(job["out"]).write_text(json.dumps(turns))
+            if number and rank == 0:
+                with Path(job["out"]).open("a") as out:
+                    out.write(json.dumps({"world": world, "way": way, "turn": number, **summed(seen)}) + "\n")
 
 
 def cpu_seconds(pid: int) -> float:
@@ -144,22 +142,28 @@ def spread(values: list[float]) -> dict[str, float]:
 def measure(job: dict[str, Any], workers: int, ways: list[str]) -> dict[str, Any]:
     """One Ray Train run of all turns: per way its figures, and its tokens/s over those of memory in the same turn."""
     with tempfile.TemporaryDirectory() as scratch:
-        out = f"{scratch}/turns.json"
         TorchTrainer(
             worker,
-            train_loop_config={**job, "ways": ways, "out": out},
+            train_loop_config={**job, "ways": ways},
             scaling_config=ScalingConfig(num_workers=workers),
             run_config=RunConfig(name="ingest", storage_path=scratch, failure_config=FailureConfig(max_failures=0)),
         ).fit()
-        turns = json.loads(Path(out).read_text())
-    by_way = {way: [turn for turn in turns if turn["way"] == way] for way in ways}
+    turns = [json.loads(line) for line in Path(job["out"]).read_text().splitlines()]
+    return figures_of([turn for turn in turns if turn["world"] == workers])
+
+
+def figures_of(turns: list[dict[str, Any]]) -> dict[str, Any]:
+    """The turns of one number of workers, way by way."""
+    by_way: dict[str, list[dict[str, Any]]] = {}
+    for turn in turns:
+        by_way.setdefault(turn["way"], []).append(turn)
     figures: dict[str, Any] = {}
     for way, found in by_way.items():
         figures[way] = {
             key: spread([turn[key] for turn in found])
             for key in ("tokens_per_s", "data_wait", "first_batch_s", "cpu_s")
         }
-        pairs = list(zip(found, by_way["memory"], strict=True))
+        pairs = list(zip(found, by_way["memory"], strict=False))
         figures[way]["of_memory"] = spread([mine["tokens_per_s"] / base["tokens_per_s"] for mine, base in pairs])
         figures[way]["cpu_of_memory"] = spread([mine["cpu_s"] / base["cpu_s"] for mine, base in pairs])
     return figures
@@ -190,6 +194,8 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=2)
     parser.add_argument("--lake", help="a folder or s3://bucket/prefix; a temporary folder if left out")
     parser.add_argument("--workers", type=int, choices=(1, 2), help="only this many workers; both by default")
+    parser.add_argument("--threads", type=int, help="of each worker; its share of the cores by default")
+    parser.add_argument("--out", help="a file that gets a line of JSON after every turn")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     if not 2 * LOG_EVERY <= options.steps < MOST_STEPS:
