@@ -27,7 +27,6 @@ from orchestration.commands import (
     tune,
 )
 from orchestration.errors import ClusterLostError, JobStopped, OrchestrationError
-from trainer.errors import TrainerError
 
 app = typer.Typer(
     name="morphogen",
@@ -86,9 +85,17 @@ def main(arguments: list[str] | None = None) -> None:
         print(f"error: {error}", file=sys.stderr)
         sys.stderr.flush()
         os._exit(error.exit_code)  # Ray's own threads would wait for the cluster, and then abort the process
-    except (GeneratorError, DatalakeError, TrainerError, OrchestrationError) as error:
+    except _named_errors() as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+
+
+def _named_errors() -> tuple[type[Exception], ...]:
+    """What a user can mend. The trainer's only once something has imported it, and with it PyTorch: seconds that a
+    command which does not train should not cost."""
+    trainer_errors = sys.modules.get("trainer.errors")
+    trainers = () if trainer_errors is None else (trainer_errors.TrainerError,)
+    return (GeneratorError, DatalakeError, OrchestrationError, *trainers)
 
 
 if __name__ == "__main__":

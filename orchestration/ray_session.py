@@ -21,6 +21,7 @@ from typing import Any
 import ray
 
 from orchestration.errors import ClusterLostError
+from orchestration.ray_job import inside_ray_job
 
 CGROUP_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 
@@ -34,11 +35,6 @@ HEAD_SILENCE_S = 10.0
 
 # A report is no durable commit, but a controller that looks often restarts from the newest checkpoint sooner.
 _TRAIN_ENVIRONMENT = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5"}
-
-
-def inside_ray_job() -> bool:
-    """Whether this process is the entry point of a submitted Ray job."""
-    return "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
 
 
 def local_cores() -> int:

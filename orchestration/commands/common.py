@@ -19,7 +19,7 @@ from generator import GenerationSpec, parse_spec
 from generator.presets import list_presets, load_preset
 from orchestration.errors import InvalidRequestError
 from orchestration.progress import console as progress_console
-from orchestration.ray_session import inside_ray_job
+from orchestration.ray_job import inside_ray_job
 from orchestration.stopping import GraceOver, Stop, stoppable
 
 LakeUri = Annotated[

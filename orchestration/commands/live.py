@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from orchestration.errors import InvalidRequestError
 from orchestration.live_request import LiveRequest, parse_live
 from orchestration.progress import console
-from trainer import TrainResult
+
+if TYPE_CHECKING:
+    from trainer import TrainResult
 
 LiveFlag = Annotated[
     bool, typer.Option("--live", help="Make the dataset that the config's table [live] describes while training on it.")

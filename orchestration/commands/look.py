@@ -10,7 +10,6 @@ import typer
 from generator import generate_batch
 from generator.profile import profile_spec
 from orchestration.commands.common import DEFAULT_LAKE, AsJson, LakeUri, print_json, print_table, spec_from
-from orchestration.picture import animation_of, sheet_of
 from orchestration.progress import console
 
 Source = Annotated[
@@ -31,6 +30,8 @@ def preview(
     lake: LakeUri = DEFAULT_LAKE,
 ) -> None:
     """Draw accepted trajectories: frames over time, the score beside each; or let them play."""
+    from orchestration.picture import animation_of, sheet_of  # brings matplotlib
+
     spec = spec_from(source, lake)
     table = generate_batch(spec, seed, 0, sequences)
     written = []

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from orchestration.cli import main
-from tests.ray_fixtures import TINY_SPEC, toml_of
+from tests.ray_fixtures import ROOT, TINY_SPEC, toml_of
 
 
 @pytest.fixture
@@ -27,6 +29,14 @@ def call(capsys, tmp_path, monkeypatch):
         return code, printed.out, printed.err
 
     return run
+
+
+def test_the_command_line_is_there_before_what_only_some_commands_need():
+    """Each of these takes a second or more to import, and every command would pay."""
+    heavy = "('torch', 'ray', 'matplotlib', 'transformers', 'fastapi', 'boto3')"
+    code = f"import orchestration.cli, sys; print([name for name in {heavy} if name in sys.modules])"
+    out = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, cwd=ROOT).stdout
+    assert out.strip() == "[]"
 
 
 def write_spec(folder: Path, **changes: object) -> Path:
