@@ -39,7 +39,7 @@ def factor_effects(result: ExperimentResult, problems: Sequence[Problem]) -> lis
         reference, *others = _levels(result, factor)
         for level in others:
             found += _effect(result, factor, level, reference, None, _main(usable, factor, level, reference))
-    base, *treated = _levels(result, result.treatment)
+    base, *treated = _levels(result, result.treatment) or [NOT_APPLICABLE]
     for factor in factors:
         if factor == result.treatment:
             continue
@@ -64,8 +64,7 @@ def _levels(result: ExperimentResult, factor: str) -> list[str]:
     """The factor's levels, its reference first."""
     found = list(dict.fromkeys(arm.arm.factors.get(factor, NOT_APPLICABLE) for arm in result.arms))
     levels = [level for level in found if level != NOT_APPLICABLE] or found
-    first = result.baseline.get(factor, levels[0])
-    return sorted(levels, key=lambda level: level != first)
+    return sorted(levels, key=lambda level: level != result.baseline.get(factor))
 
 
 def _cell(arm: Arm, *without: str) -> tuple[tuple[str, str], ...]:

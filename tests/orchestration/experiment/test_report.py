@@ -126,6 +126,14 @@ def test_a_page_can_be_made_of_nothing_but_failures():
     assert "nothing was said before the runs" in page
 
 
+@pytest.mark.parametrize("arms", [0, 1, 3])
+def test_an_experiment_that_has_hardly_begun_has_a_page(arms):
+    begun = CLEAN.model_copy(update={"arms": CLEAN.arms[:arms]})
+    page = render(begun, analyse(begun))
+    Page(page)
+    assert "No verdict: no arm was compared with a baseline." in page
+
+
 def test_what_was_written_can_be_read_again(tmp_path):
     analysis = analyse(SPOILED)
     html_path, json_path = write_report(SPOILED, analysis, tmp_path / "new" / "folder")
