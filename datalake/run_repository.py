@@ -56,7 +56,7 @@ class RunRepository:
 
         def take(state: State | None) -> State | None:
             held = state["lease"] if state else ""
-            if lease is not None and held != lease:
+            if lease is not None and (held != lease or (state and state["status"] in ("stopped", "failed"))):
                 raise fenced_error(run, state)
             if state is None:
                 fresh = {"status": "running", "config": dict(config), "attempts": 1, "lease": mine}

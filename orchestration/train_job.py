@@ -154,6 +154,7 @@ class _Training:
         }
         self._step = 0
         self._stepping = False
+        self._events: Any = None
 
     def run(self) -> TrainResult:
         held, failure = self._held, None
@@ -166,13 +167,11 @@ class _Training:
                 raise error from failure
             if result is not None and result.status == "finished":
                 return result
-            held.beat()
-            if held.stop.is_set():
+            held.beat()  # sees who asked it to stop, or took it
+            if held.stop.is_set() or result is not None:
                 raise self._stopped()
-            fault = "node_preempted" if result is not None else "worker_lost"
-            reason = f"stopped at step {result.step}" if result is not None else type(failure).__name__
-            held.fault(fault, new_attempt=True, attempt=attempt, reason=reason)
-            self._on_event({"event": fault, "attempt": attempt, "reason": reason})
+            held.fault("worker_lost", new_attempt=True, attempt=attempt, reason=type(failure).__name__)
+            self._on_event({"event": "worker_lost", "attempt": attempt, "reason": type(failure).__name__})
         raise TrainingFailedError(
             f"run {held.run.name}: its workers died in {ATTEMPTS} attempts, the last of {_last_line(failure)!r}; "
             "what was checkpointed is kept: run the same command again to go on"
@@ -181,7 +180,7 @@ class _Training:
     def _attempt(self) -> Exception | None:
         """One worker group from start to end; returns what ended it, None if it finished or stopped."""
         self._stepping = asked = False
-        with tempfile.TemporaryDirectory(prefix="morphogen-ray-train-") as scratch:
+        with tempfile.TemporaryDirectory(prefix="morphogen-ray-train-", ignore_cleanup_errors=True) as scratch:
             fit = _Fit(self._job, self._scaling, scratch)
             while fit.is_alive():
                 fit.join(POLL_S)
@@ -200,10 +199,12 @@ class _Training:
         return self._held.stop.error(self._held.run.name, f"is at step {self._step} of {self._config.steps}")
 
     def _show_events(self) -> None:
+        self._events = self._events or self._board.drain.remote()
         try:
-            events = ray.get(self._board.drain.remote(), timeout=10 * POLL_S)
+            events = ray.get(self._events, timeout=10 * POLL_S)
         except GetTimeoutError:
-            return  # a busy machine; they come with the next look
+            return  # a busy machine; they come with a later look
+        self._events = None
         for event in events:
             kind = event["event"]
             if kind in ("start", "resume", "step", "checkpoint"):
