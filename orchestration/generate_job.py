@@ -23,18 +23,17 @@ from datalake import (
     Source,
     content_digest,
     digest_of,
-    repair_shard,
     shard_layout,
-    shard_ref_if_valid,
 )
 from datalake.datasets import DatasetVersion
 from datalake.errors import RunHeldError
 from datalake.registry import ParameterVersion
-from generator import GENERATOR_VERSION, GenerationSpec, check_acceptance, generate_batch, parse_spec
+from generator import check_acceptance, parse_spec
 from orchestration.errors import InvalidRequestError
 from orchestration.ray_session import check_cluster, cluster_facts, compute_cores
 from orchestration.run_hold import Held, hold
 from orchestration.shard_pool import Made, Shard, ShardPool
+from orchestration.shard_worker import ShardWorker, synthetic_source
 from orchestration.stopping import Stop
 
 DEFAULT_SHARD_SEQUENCES = 4096
@@ -105,41 +104,6 @@ class GenerateResult:
             "shards_written": self.shards_written,
             "shards_reused": self.shards_reused,
         }
-
-
-class ShardWorker:
-    """Makes shards of one source; holds nothing between calls but compiled kernels."""
-
-    def __init__(self, lake: Lake, source: Source, backend: str, threads: int, title: str = "") -> None:
-        self._lake, self._source, self._backend, self._threads = lake, source, backend, threads
-        self._title = title
-        self._spec = parse_spec(source.spec)
-
-    def __repr__(self) -> str:
-        return f"generate {self._title}"  # Ray's dashboard shows it
-
-    def make(self, first: int, rows: int) -> tuple[ShardRef, bool]:
-        """Return the shard of sequences `first` … `first + rows - 1` and whether it had to be written."""
-        found = shard_ref_if_valid(self._lake.store, self._source, first, rows)
-        if found is not None:
-            return found, False
-        seed = self._source.seed
-        assert seed is not None, "a synthetic source has a seed"
-        table = generate_batch(self._spec, seed, first, rows, backend=self._backend, threads=self._threads)
-        # A damaged object may hold the key; what belongs there is certain, so it is put right, the damage kept aside.
-        return repair_shard(self._lake.store, self._source, table, first, self._lake.ambient), True
-
-
-def synthetic_source(spec: GenerationSpec, seed: int, shard_sequences: int) -> Source:
-    """The identity of a synthetic shard stream; parameter names are no part of it, so equal specs share shards."""
-    return Source(
-        kind="synthetic",
-        spec=spec.model_dump(mode="json"),
-        spec_digest=spec.digest,
-        seed=seed,
-        generator=GENERATOR_VERSION,
-        shard_sequences=shard_sequences,
-    )
 
 
 def run_generation(
@@ -260,7 +224,7 @@ def _make_shards(
 
     def make_actor(number: int) -> Any:
         title = f"{request.dataset_name} #{number}"
-        return worker.remote(lake, source, request.backend, options["num_cpus"], title)
+        return worker.remote(lake, source, request.backend, options["num_cpus"], title, held.run.name)
 
     def on_made(shard: Shard, result: Made, note: str) -> None:
         nonlocal tokens_done

@@ -7,6 +7,7 @@ stay in Ray's object store; this process holds references, counts bytes, and sto
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,12 +18,14 @@ import ray
 from ray.exceptions import RayError, RayTaskError
 
 from datalake import Lake, Manifest, Plan, Promise, ShardRef, content_digest, read_shard
+from datalake.events import tell
 from datalake.names import parse_ref
 from datalake.shard_format import tokens_of
 from orchestration.errors import GenerationFailedError
-from orchestration.generate_job import ShardWorker
 from orchestration.live_record import LiveRecord
 from orchestration.live_schedule import TOKEN_BYTES, Order, Schedule
+from orchestration.shard_worker import ShardWorker
+from orchestration.telemetry import start_telemetry
 
 SAMPLE_S = 0.5
 
@@ -43,6 +46,7 @@ class FeedJob:
     """
 
     lake: Lake
+    run: str
     ref: str
     params: str
     promise: Promise
@@ -79,6 +83,7 @@ class LiveFeed:
         self._batch_bytes = job.plan.batch * job.promise.seq_len * TOKEN_BYTES
         self._steps_ahead = job.batches_bound // self._batch_bytes
         self._record = LiveRecord(clock)
+        start_telemetry(job.run)
         self._changed = asyncio.Event()
         self._main: asyncio.Task[None] | None = None
         self._committed: Manifest | None = None
@@ -163,9 +168,9 @@ class LiveFeed:
 
     def _sample(self) -> None:
         batches = sum(max(0, self._granted[rank] - at) for rank, at in self._taken.items())
-        self._record.sample(
-            self._schedule.ahead_bytes, self._schedule.held_bytes, batches * self._batch_bytes // len(self._taken)
-        )
+        waiting = batches * self._batch_bytes // len(self._taken)
+        self._record.sample(self._schedule.ahead_bytes, self._schedule.held_bytes, waiting)
+        tell("buffer", logger="morphogen.live", level=logging.DEBUG, bytes=self._schedule.held_bytes + waiting)
 
     async def _make_all(self) -> None:
         """Keep every actor busy as the schedule allows, then commit. An error goes to whoever waits."""
@@ -184,7 +189,10 @@ class LiveFeed:
         job = self._job
         options: dict[str, Any] = {"num_cpus": job.threads, "num_gpus": job.gpus}
         worker: Any = ray.remote(max_restarts=-1, max_task_retries=SHARD_RETRIES, **options)(FeedingWorker)
-        pool = [worker.remote(job.lake, job.promise.source, job.backend, job.threads) for _ in range(job.actors)]
+        pool = [
+            worker.remote(job.lake, job.promise.source, job.backend, job.threads, f"{job.ref} #{number}", job.run)
+            for number in range(job.actors)
+        ]
         idle = [actor for actor in pool for _ in range(ORDERS_PER_ACTOR)]
         making: set[asyncio.Task[None]] = set()
         try:

@@ -18,12 +18,12 @@ from datalake.errors import NotFoundError
 from datalake.names import parse_ref
 from generator import check_acceptance, parse_spec
 from orchestration.errors import InvalidRequestError
-from orchestration.generate_job import synthetic_source
 from orchestration.live_feed import FeedJob, LiveFeed
 from orchestration.live_request import LiveRequest
 from orchestration.live_schedule import steps_per_task
 from orchestration.live_stream import LiveStream, ask
 from orchestration.ray_session import compute_cores
+from orchestration.shard_worker import synthetic_source
 from orchestration.train_job import train_on_ray
 from trainer import TrainConfig, TrainDataset, TrainResult
 from trainer.inputs import open_inputs
@@ -83,6 +83,7 @@ def live_stream(
     actors, threads, gpus = _pool(request, workers, use_gpu)
     job = FeedJob(
         lake=lake,
+        run=run,
         ref=ref,
         params=params.ref,
         promise=promise,

@@ -22,6 +22,7 @@ from orchestration.errors import InvalidRequestError, JobStopped
 from orchestration.holder import describe, is_gone, this_process
 from orchestration.progress import console
 from orchestration.stopping import GraceOver, Stop
+from orchestration.telemetry import driver_telemetry
 
 LEASE_S = 15.0
 BEATS_PER_LEASE = 7.5  # every 2 s: several may be late before anyone believes the owner dead
@@ -156,7 +157,8 @@ def hold(
     held = Held(lake, run, stop or Stop())
     held._begin()
     try:
-        yield held
+        with driver_telemetry(name):
+            yield held
     except JobStopped as stopped:
         held._end()
         reason = f"stopped ({stopped.reason})"

@@ -17,6 +17,7 @@ import ray
 from ray.exceptions import RayError, RayTaskError
 
 from datalake import ShardRef
+from datalake.events import tell
 from orchestration.errors import GenerationFailedError
 
 # A poison shard must not loop for ever: this many deaths of an actor on one shard, and one more, end the job.
@@ -57,6 +58,7 @@ class ShardPool:
         self._stillborn = 0
         self._deaths: Counter[Shard] = Counter()
         self._fit_due = 0.0
+        self._told = (0, 0)
 
     def make(
         self,
@@ -74,6 +76,7 @@ class ShardPool:
                 look()
                 self._fit(len(waiting))
                 self._feed(waiting)
+                self._tell()
                 refs = [*self._starting, *(ref for member in self._working for ref in member.tasks)]
                 ready, _ = ray.wait(refs, num_returns=1, timeout=LOOK_S) if refs else ([], [])
                 for ref in ready:
@@ -84,6 +87,12 @@ class ShardPool:
         finally:
             for member in (*self._working, *self._starting.values()):
                 ray.kill(member.handle)
+
+    def _tell(self) -> None:
+        size = (len(self._working), sum(len(member.tasks) for member in self._working))
+        if size != self._told:
+            self._told = size
+            tell("pool", logger="morphogen.generator", actors=size[0], in_flight=size[1])
 
     def _fit(self, waiting: int) -> None:
         now = time.monotonic()

@@ -11,6 +11,8 @@ import logging
 import os
 import sys
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import ray
@@ -19,6 +21,7 @@ from ray.util.metrics import Counter, Gauge, Histogram, Metric
 from datalake.events import tell
 from orchestration.errors import InvalidRequestError
 
+_LOGGER = logging.getLogger("morphogen")
 _SECONDS = [0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100]
 
 # metric: (kind, what it says, event, field; None counts the events). Ray puts "ray_" before the name.
@@ -89,24 +92,38 @@ class RayMetrics(logging.Handler):
                 metric.observe(value)
 
 
-def start_telemetry(run: str, *, driver: bool = False, **always: Any) -> None:
-    """Let this process tell: lines that carry ``run`` and ``always``, and metrics where Ray is initialised.
+def start_telemetry(run: str, **always: Any) -> None:
+    """Let this worker tell: lines with ``run`` and ``always`` on standard error, which Ray keeps, and metrics."""
+    lines = logging.StreamHandler(sys.stderr)
+    lines.setFormatter(JsonLines({"run": run, **always}))
+    _attach([lines, *([RayMetrics(run)] if ray.is_initialized() else [])])
 
-    A worker's lines go to its standard error, which Ray keeps; the driver's go to standard error where MORPHOGEN_LOG is
-    "json", else nowhere, since progress is shown there. Called again, it changes the ids.
-    """
-    logger = logging.getLogger("morphogen")
-    for handler in [*logger.handlers]:
-        if not isinstance(handler, logging.NullHandler):
-            logger.removeHandler(handler)
-    logger.setLevel(logging.INFO)
-    logger.propagate = False
-    if not driver or wants_json():
+
+@contextmanager
+def driver_telemetry(run: str) -> Iterator[None]:
+    """Let a job's driver tell for the block: metrics where Ray is initialised, lines where MORPHOGEN_LOG asks for them,
+    since a person is shown progress there. A job within a job tells under its own name."""
+    before = [*_LOGGER.handlers], _LOGGER.level, _LOGGER.propagate
+    handlers: list[logging.Handler] = [RayMetrics(run)] if ray.is_initialized() else []
+    if wants_json():
         lines = logging.StreamHandler(sys.stderr)
-        lines.setFormatter(JsonLines({"run": run, **always}))
-        logger.addHandler(lines)
-    if ray.is_initialized():
-        logger.addHandler(RayMetrics(run))
+        lines.setFormatter(JsonLines({"run": run}))
+        handlers.append(lines)
+    _attach(handlers)
+    try:
+        yield
+    finally:
+        _LOGGER.handlers[:], _LOGGER.propagate = before[0], before[2]
+        _LOGGER.setLevel(before[1])
+
+
+def _attach(handlers: list[logging.Handler]) -> None:
+    _LOGGER.handlers[:] = [logging.NullHandler(), *handlers]
+    _LOGGER.setLevel(logging.DEBUG)
+    _LOGGER.propagate = False
+    for handler in handlers:
+        # What comes many times a second is counted, and not written.
+        handler.setLevel(logging.DEBUG if isinstance(handler, RayMetrics) else logging.INFO)
 
 
 def wants_json() -> bool:
@@ -115,6 +132,17 @@ def wants_json() -> bool:
     if wanted not in ("", "json"):
         raise InvalidRequestError(f"MORPHOGEN_LOG = {wanted!r}: expected 'json', or nothing; change or unset it")
     return wanted == "json"
+
+
+def telling_steps(on_event: Callable[[dict[str, Any]], None], log_every: int) -> Callable[[dict[str, Any]], None]:
+    """``on_event`` for the step loop, which also tells of the steps behind each of its "step" events."""
+
+    def told(event: dict[str, Any]) -> None:
+        if event["event"] == "step":
+            tell_step(event, log_every)
+        on_event(event)
+
+    return told
 
 
 def tell_step(event: dict[str, Any], log_every: int) -> None:

@@ -29,6 +29,7 @@ from orchestration.ray_session import check_cluster, cluster_facts, local_cores
 from orchestration.run_hold import Held, hold
 from orchestration.stopping import Stop
 from orchestration.stream import ray_data_batches
+from orchestration.telemetry import start_telemetry, telling_steps
 from orchestration.worker_watch import watching
 from trainer import TrainConfig, TrainResult, run_training
 from trainer.errors import TrainerError
@@ -46,6 +47,7 @@ def _worker(job: dict[str, Any]) -> None:
     board, live = job["board"], job["live"]
     care = caretaker(job["damage"], Teller(board))
     lake = care.open(job["lake_uri"])
+    start_telemetry(job["run"], rank=rank)
     config = TrainConfig.model_validate(job["config"])
     try:
         with watching(Lake.open(job["lake_uri"]), job["run"], job["lease"], rank) as stop:
@@ -58,7 +60,7 @@ def _worker(job: dict[str, Any]) -> None:
                 rank=rank,
                 world=world,
                 threads=max(1, local_cores() // context.get_local_world_size()),
-                on_event=Teller(board) if rank == 0 else None,
+                on_event=telling_steps(Teller(board), config.log_every) if rank == 0 else None,
                 stop=stop,
                 care=care,
                 lease=job["lease"],

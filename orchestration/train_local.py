@@ -12,6 +12,7 @@ from orchestration.holder import this_process
 from orchestration.ray_session import local_cores
 from orchestration.run_hold import hold
 from orchestration.stopping import Stop
+from orchestration.telemetry import telling_steps
 from trainer import TrainConfig, TrainResult, run_training
 from trainer.inputs import open_inputs
 
@@ -50,7 +51,8 @@ def train_here(
 
         lease = None if held.finished else held.run.lease
         care = caretaker(damage, show)
-        result = run_training(config, lake, run, on_event=show, stop=held.stopping, lease=lease, care=care)
+        told = telling_steps(show, config.log_every)
+        result = run_training(config, lake, run, on_event=told, stop=held.stopping, lease=lease, care=care)
         if result.status == "stopped":
             held.check()
             raise held.stop.error(run, f"is at step {result.step} of {config.steps}")

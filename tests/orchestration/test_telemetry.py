@@ -52,12 +52,15 @@ def test_the_driver_is_silent_unless_asked(monkeypatch):
     monkeypatch.setattr(telemetry.ray, "is_initialized", lambda: False)
     for wanted, lines in (("", 0), ("json", 1)):
         monkeypatch.setenv("MORPHOGEN_LOG", wanted)
-        telemetry.start_telemetry("run", driver=True)
-        tell("commit", log="x", entry=1, seconds=0.1)
+        with telemetry.driver_telemetry("run"):
+            tell("commit", log="x", entry=1, seconds=0.1)
+            tell("buffer", level=logging.DEBUG, bytes=7)
+        tell("commit", log="x", entry=2, seconds=0.1)
         assert len(stderr.getvalue().splitlines()) == lines
     monkeypatch.setenv("MORPHOGEN_LOG", "yaml")
-    with pytest.raises(InvalidRequestError, match="MORPHOGEN_LOG = 'yaml': expected 'json'"):
-        telemetry.start_telemetry("run", driver=True)
+    refused = pytest.raises(InvalidRequestError, match="MORPHOGEN_LOG = 'yaml': expected 'json'")
+    with refused, telemetry.driver_telemetry("run"):
+        pass
 
 
 def test_an_interval_of_steps_is_told_whole():

@@ -21,8 +21,8 @@ from datalake.verdict import record_verdict
 from generator import parse_spec
 from generator.presets import load_preset
 from orchestration.cli import main
-from orchestration.generate_job import synthetic_source
 from orchestration.heal import recompute
+from orchestration.shard_worker import synthetic_source
 from orchestration.tokens import load_tokenizer, train_bpe
 
 

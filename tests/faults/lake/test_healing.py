@@ -22,8 +22,8 @@ from datalake.shards import write_shard
 from datalake.source import Source, shard_layout
 from datalake.verify import RateLimit, VerifyOptions, verify_dataset
 from generator import parse_spec
-from orchestration.generate_job import synthetic_source
 from orchestration.heal import caretaker, recompute
+from orchestration.shard_worker import synthetic_source
 from tests.datalake.helpers import make_manifest, make_source, make_table
 
 SEQUENCES, SHARD = 300, 8
