@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -71,7 +72,10 @@ def phase(backend: str, pause: float, options: argparse.Namespace) -> dict[str, 
         with live_stream(lake, config, request, "benchmark") as stream:
             assert stream is not None, "a new lake has no dataset"
             batches = stream.batches(open_inputs(config, lake, stream.dataset).plan, 0, STEPS, 1, 0, [stream.dataset])
-            memory = list(consume(batches, pause, options.seconds))
+            memory = []
+            for sample in consume(batches, pause, options.seconds):
+                memory.append(sample)
+                print(f"{backend}: {sample[0]:.0f} s, {sample[1]} MiB private", file=sys.stderr, flush=True)
             facts = ask(stream.feed.facts.remote())
             del batches
         on_disk = sum(path.stat().st_size for path in Path(folder).rglob("*.parquet"))
