@@ -204,6 +204,11 @@ def test_a_factor_may_change_what_it_is_there_to_change():
     assert check_arms(changed.model_copy(update={"factor_sets": {"pre": ("epochs",)}})) == []
 
 
+def test_a_model_too_weak_to_show_shifted_labels_is_said_and_not_refused():
+    weak = spoil(CLEAN, "nca", 1, labels=LabelCheck(same=3.18, next=3.19, after_next=3.2, sequences=32))
+    assert {(problem.check, problem.effect) for problem in check_arms(weak)} == {("labels", "warned")}
+
+
 def test_a_control_without_gate_is_no_problem():
     gate = Gate(learned=False, loss=9.0, unigram_entropy=5.0, dataset="shuffled@1", run="x")
     controls = spoil(CLEAN, "shuffled", 1, gate=gate)
