@@ -1,4 +1,4 @@
-"""`morphogen data`: list, show, head, verify, heal, gc, export, import."""
+"""`morphogen data`: list, show, head, verify, heal, gc; what goes in and out as files is in data_files."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import timedelta
-from enum import StrEnum
 from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any
@@ -29,18 +28,19 @@ from datalake import (
     verify_dataset,
 )
 from datalake.datasets import DatasetVersion
-from datalake.export import export_dataset
 from datalake.garbage import find_garbage, sweep
-from datalake.importing import ImportOptions
 from generator import decode_tokens, parse_spec
-from orchestration.commands.common import DEFAULT_LAKE, AsJson, LakeUri, Message, open_lake, print_json, print_table
+from orchestration.commands import data_files
+from orchestration.commands.common import DEFAULT_LAKE, AsJson, LakeUri, open_lake, print_json, print_table
 from orchestration.heal import recompute
 from orchestration.progress import console, stage
 from orchestration.tokens import load_tokenizer
 
 app = typer.Typer(no_args_is_help=True)
+app.command()(data_files.export)
+app.command("import")(data_files.import_)
 
-Reference = Annotated[str, typer.Argument(help="DATASET, DATASET@VERSION or DATASET@ALIAS.")]
+Reference = data_files.Reference
 
 
 @app.command("list")
@@ -235,65 +235,3 @@ def gc(
         f"{len(rows)} objects of {garbage.bytes:,} bytes {done}; {garbage.live} are in use, "
         f"{garbage.young} unnamed ones are younger than {grace:g} h or beside such"
     )
-
-
-class ExportFormat(StrEnum):
-    """The formats of `data export`."""
-
-    parquet = "parquet"
-    jsonl = "jsonl"
-    bin = "bin"
-
-
-@app.command()
-def export(
-    reference: Reference,
-    folder: Annotated[Path, typer.Argument(help="A new or empty folder.")],
-    format: Annotated[
-        ExportFormat, typer.Option(help="bin: one memory-mappable file of uint16.")
-    ] = ExportFormat.parquet,
-    lake: LakeUri = DEFAULT_LAKE,
-) -> None:
-    """Write a version as plain files for other programs, verified on the way."""
-    opened = open_lake(lake)
-    manifest = opened.datasets.manifest(reference)
-    with stage(f"export {reference}", len(manifest.shards)) as advance:
-        report = export_dataset(
-            opened.store, manifest, folder, format.value, lambda done, _all: advance(done, format.value)
-        )
-    typer.echo(f"{len(report.files)} files, {report.bytes:,} bytes in {folder}")
-
-
-@app.command("import")
-def import_(
-    name: Annotated[str, typer.Argument(help="Name of the dataset.")],
-    files: Annotated[list[Path], typer.Argument(help="Parquet files, in order.")],
-    column: Annotated[str, typer.Option(help="Holds lists of integers, or binary uint16.")] = "tokens",
-    seq_len: Annotated[int | None, typer.Option(min=2, help="Lay rows end to end and cut them to this length.")] = None,
-    end_of_text: Annotated[int | None, typer.Option(min=0, max=65535, help="Token to put after each row.")] = None,
-    vocab_size: Annotated[int | None, typer.Option(min=1, max=65536, help="Default: largest token + 1.")] = None,
-    tokenizer: Annotated[
-        Path | None, typer.Option(help="What made the tokens: tokenizer.json or *.tiktoken; kept with the dataset.")
-    ] = None,
-    message: Message = "",
-    lake: LakeUri = DEFAULT_LAKE,
-    as_json: AsJson = False,
-) -> None:
-    """Take tokenised Parquet from elsewhere into the lake as a text dataset."""
-    from orchestration.import_tokens import import_tokens
-
-    options = ImportOptions(column=column, seq_len=seq_len, end_of_text=end_of_text, vocab_size=vocab_size)
-    with stage(f"import {name}", 1) as advance:
-        version = import_tokens(
-            open_lake(lake),
-            name,
-            files,
-            options,
-            tokenizer,
-            message,
-            lambda done, total: advance(done / total, f"{done:,} rows"),
-        )
-    if as_json:
-        print_json(asdict(version))
-    else:
-        typer.echo(f"{version.ref}  {version.sequences:,} sequences, {version.tokens:,} tokens  {version.digest}")

@@ -1,0 +1,77 @@
+"""`morphogen data export` and `import`: datasets as plain files, for other programs and from them."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from datalake.export import export_dataset
+from datalake.importing import ImportOptions
+from orchestration.commands.common import DEFAULT_LAKE, AsJson, LakeUri, Message, open_lake, print_json
+from orchestration.progress import stage
+
+Reference = Annotated[str, typer.Argument(help="DATASET, DATASET@VERSION or DATASET@ALIAS.")]
+
+
+class ExportFormat(StrEnum):
+    """The formats of `data export`."""
+
+    parquet = "parquet"
+    jsonl = "jsonl"
+    bin = "bin"
+
+
+def export(
+    reference: Reference,
+    folder: Annotated[Path, typer.Argument(help="A new or empty folder.")],
+    format: Annotated[
+        ExportFormat, typer.Option(help="bin: one memory-mappable file of uint16.")
+    ] = ExportFormat.parquet,
+    lake: LakeUri = DEFAULT_LAKE,
+) -> None:
+    """Write a version as plain files for other programs, verified on the way."""
+    opened = open_lake(lake)
+    manifest = opened.datasets.manifest(reference)
+    with stage(f"export {reference}", len(manifest.shards)) as advance:
+        report = export_dataset(
+            opened.store, manifest, folder, format.value, lambda done, _all: advance(done, format.value)
+        )
+    typer.echo(f"{len(report.files)} files, {report.bytes:,} bytes in {folder}")
+
+
+def import_(
+    name: Annotated[str, typer.Argument(help="Name of the dataset.")],
+    files: Annotated[list[Path], typer.Argument(help="Parquet files, in order.")],
+    column: Annotated[str, typer.Option(help="Holds lists of integers, or binary uint16.")] = "tokens",
+    seq_len: Annotated[int | None, typer.Option(min=2, help="Lay rows end to end and cut them to this length.")] = None,
+    end_of_text: Annotated[int | None, typer.Option(min=0, max=65535, help="Token to put after each row.")] = None,
+    vocab_size: Annotated[int | None, typer.Option(min=1, max=65536, help="Default: largest token + 1.")] = None,
+    tokenizer: Annotated[
+        Path | None, typer.Option(help="What made the tokens: tokenizer.json or *.tiktoken; kept with the dataset.")
+    ] = None,
+    message: Message = "",
+    lake: LakeUri = DEFAULT_LAKE,
+    as_json: AsJson = False,
+) -> None:
+    """Take tokenised Parquet from elsewhere into the lake as a text dataset."""
+    from orchestration.import_tokens import import_tokens
+
+    options = ImportOptions(column=column, seq_len=seq_len, end_of_text=end_of_text, vocab_size=vocab_size)
+    with stage(f"import {name}", 1) as advance:
+        version = import_tokens(
+            open_lake(lake),
+            name,
+            files,
+            options,
+            tokenizer,
+            message,
+            lambda done, total: advance(done / total, f"{done:,} rows"),
+        )
+    if as_json:
+        print_json(asdict(version))
+    else:
+        typer.echo(f"{version.ref}  {version.sequences:,} sequences, {version.tokens:,} tokens  {version.digest}")
