@@ -34,6 +34,7 @@ from orchestration.worker_watch import watching
 from trainer import TrainConfig, TrainResult, run_training
 from trainer.errors import TrainerError
 from trainer.inputs import open_inputs
+from trainer.parallel import Parallel
 
 ATTEMPTS = 4
 CPU_WORKERS = 2
@@ -59,6 +60,7 @@ def _worker(job: dict[str, Any]) -> None:
                 promised=live,
                 rank=rank,
                 world=world,
+                parallel=job["parallel"],
                 threads=max(1, local_cores() // context.get_local_world_size()),
                 on_event=telling_steps(Teller(board), config.log_every) if rank == 0 else None,
                 stop=stop,
@@ -90,6 +92,7 @@ def train_on_ray(
     *,
     workers: int = 2,
     use_gpu: bool = False,
+    parallel: Parallel = "ddp",
     on_event: OnEvent | None = None,
     damage: DamagePolicy | None = None,
     live: LiveStream | None = None,
@@ -97,8 +100,9 @@ def train_on_ray(
     parent: str | None = None,
     settings: Mapping[str, Any] | None = None,
 ) -> TrainResult:
-    """Run (or resume, or return the finished) training `run` on `workers` DDP workers. Ray must be initialised.
+    """Run (or resume, or return the finished) training `run` on `workers` workers. Ray must be initialised.
 
+    Each worker holds the whole model, or with `parallel` = "fsdp" its share of every tensor's rows.
     `damage` says what a lost shard or an absent store leads to; it is the job's, no part of what names the run. With
     `live`, one of the datasets is being made meanwhile, and batches come from its stream. `settings` are kept in the
     record beside this function's own, for whoever resumes the run.
@@ -119,7 +123,7 @@ def train_on_ray(
     # What is wrong with the inputs is known before any worker starts.
     inputs = open_inputs(config, lake, live.dataset if live else None).describe()
     fields = config.model_dump(mode="json")
-    own = {"workers": workers, "gpu": use_gpu, "ray": True, "damage": asdict(damage)}
+    own = {"workers": workers, "gpu": use_gpu, "parallel": parallel, "ray": True, "damage": asdict(damage)}
     with hold(
         *(lake, run, "train", fields, inputs),
         stop=stop,
@@ -128,7 +132,7 @@ def train_on_ray(
         parent=parent,
     ) as held:
         scaling = ScalingConfig(num_workers=workers, use_gpu=use_gpu)
-        job = {"damage": damage, "live": live}
+        job = {"damage": damage, "live": live, "parallel": parallel}
         return _Training(lake, config, held, scaling, job, on_event or (lambda _event: None)).run()
 
 

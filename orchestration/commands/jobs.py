@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from orchestration.generate_job import GenerateRequest
     from orchestration.live_request import LiveRequest
     from trainer import TrainConfig, TrainResult
+    from trainer.parallel import Parallel
 
 
 OnDamageOption = Annotated[
@@ -92,8 +93,11 @@ def train(
     config_file: Annotated[Path, typer.Argument(metavar="CONFIG.toml", help="TOML file with the training config.")],
     run: Annotated[str | None, typer.Option(help="Run name; made of the config's digest by default.")] = None,
     workers: Annotated[
-        int | None, typer.Option(min=1, help="DDP workers under Ray Train; by default one per GPU, or two.")
+        int | None, typer.Option(min=1, help="Workers under Ray Train; by default one per GPU, or two.")
     ] = None,
+    parallel: Annotated[
+        Literal["ddp", "fsdp"], typer.Option(help="Each worker holds the whole model, or its share of it.")
+    ] = "ddp",
     gpu: Annotated[bool | None, typer.Option("--gpu/--no-gpu", help="One GPU per worker; if there are any.")] = None,
     no_ray: Annotated[bool, typer.Option("--no-ray", help="One process, reading the lake directly.")] = False,
     on_damage: OnDamageOption = None,
@@ -117,8 +121,8 @@ def train(
     opened = open_lake(lake, to_write=True)
     if run is None:
         run = default_run_name(config_file.stem, config)
-    where = (opened, config, run)
-    result = train_run(*where, workers=workers, gpu=gpu, ray=not no_ray, damage=damage, live=request, wandb=wandb)
+    how: dict[str, Any] = {"workers": workers, "gpu": gpu, "parallel": parallel, "ray": not no_ray, "wandb": wandb}
+    result = train_run(opened, config, run, damage=damage, live=request, **how)
     print_summary({"run": run, **report_live(result, live_report, as_json)}, as_json)
 
 
@@ -129,6 +133,7 @@ def train_run(
     *,
     workers: int | None = None,
     gpu: bool | None = None,
+    parallel: Parallel = "ddp",
     ray: bool = True,
     damage: DamagePolicy | None = None,
     live: LiveRequest | None = None,
@@ -162,6 +167,7 @@ def train_run(
                 *(lake, config, live, run),
                 workers=count,
                 use_gpu=on_gpu,
+                parallel=parallel,
                 on_event=on_event,
                 damage=damage,
                 stop=stop,

@@ -17,7 +17,7 @@ from orchestration.generate_job import GenerateRequest, run_generation
 from orchestration.stream import load_steps
 from orchestration.train_job import train_on_ray
 from tests.ray_fixtures import TINY_SPEC
-from trainer import load_metrics, parse_config
+from trainer import load_metrics, parse_config, run_training
 from trainer.inputs import open_inputs
 
 # 40 sequences in batches of 4: an epoch ends every 10 steps, between two checkpoints. There are enough steps for a
@@ -69,6 +69,17 @@ def damaged_copy(lake, folder, shards):
         data[len(data) // 3] ^= 1
         copy.store.replace(key, bytes(data))
     return copy, keys
+
+
+def test_workers_that_share_the_model_s_rows_train_alike(lake):
+    config = parse_config({**CONFIG, "steps": 4})
+    shared = train_on_ray(lake, config, "shared", workers=2, parallel="fsdp")
+    assert shared.facts["parallel"] == "fsdp"
+    assert lake.runs.get("shared").state["settings"]["parallel"] == "fsdp"
+    run_training(config, lake, "alone")
+    assert [loss for _, loss in losses(lake, "shared")] == pytest.approx(
+        [loss for _, loss in losses(lake, "alone")], rel=1e-2
+    )
 
 
 def test_neither_a_killed_worker_nor_lost_shards_change_a_bit(lake, ray_cluster, tmp_path):
