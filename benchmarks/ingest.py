@@ -218,6 +218,8 @@ def main() -> None:
             "turns": options.turns,
             "steps": options.steps,
             "driver": os.getpid(),
+            "threads": options.threads,
+            "out": options.out or f"{scratch}/turns.jsonl",
         }
         result: dict[str, Any] = {
             "machine": machine(),
