@@ -15,10 +15,11 @@ from datalake.errors import LakePathError, StoreUnavailableError
 from datalake.lake import Lake
 from datalake.local_store import LocalStore
 from datalake.manifest import Manifest, load_manifest
-from datalake.node_cache import NodeCache
+from datalake.node_cache import NodeCache, default_cache
 from datalake.ranges import get_in_parts
 from datalake.reader import DatasetReader
 from datalake.retry import RetryBudget
+from datalake.s3_store import S3Store
 from datalake.shards import ShardRef
 from datalake.store import open_store
 from tests.datalake.helpers import SEQ_LEN, make_manifest, make_tokens
@@ -191,3 +192,29 @@ def test_a_fetch_that_fails_is_raised_and_tried_again(tmp_path: Path) -> None:
         cache.rows(ref, 4, fail)
     assert cache.rows(ref, 4, lambda: np.ones((1, 4), dtype=np.uint16)).tolist() == [[1, 1, 1, 1]]
     assert cache.rows(ref, 4, fail).tolist() == [[1, 1, 1, 1]]
+
+
+def test_the_default_cache_is_for_stores_on_the_network_and_where_the_node_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    far = S3Store("s3://bucket/prefix")
+    monkeypatch.setenv("MORPHOGEN_CACHE", "off")
+    assert default_cache(far) is None
+    monkeypatch.setenv("MORPHOGEN_CACHE", str(tmp_path / "named"))
+    monkeypatch.setenv("MORPHOGEN_CACHE_GB", "0.5")
+    found = default_cache(far)
+    assert found is not None
+    assert (found.folder, found.max_bytes) == (tmp_path / "named", 500_000_000)
+    assert default_cache(LocalStore(tmp_path / "lake")) is None
+    monkeypatch.setenv("MORPHOGEN_CACHE_GB", "much")
+    with pytest.raises(LakePathError, match="MORPHOGEN_CACHE_GB = 'much'"):
+        default_cache(far)
+
+    monkeypatch.delenv("MORPHOGEN_CACHE_GB")
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("MORPHOGEN_CACHE", str(tmp_path / "file"))
+    with pytest.raises(LakePathError, match="or set it to off"):
+        default_cache(far)
+    monkeypatch.delenv("MORPHOGEN_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    assert default_cache(far) is None, "nobody named a folder: without a home that can be written there is no cache"
