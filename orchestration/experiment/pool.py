@@ -62,8 +62,8 @@ class Watch:
 class ArmWorker:
     """Trains one run after another in its own process."""
 
-    def __init__(self, lake: Lake, threads: int, board: Any) -> None:
-        self._lake, self._threads, self._board = lake, threads, board
+    def __init__(self, lake_uri: str, threads: int, board: Any) -> None:
+        self._lake, self._threads, self._board = Lake.open(lake_uri), threads, board
 
     def ready(self) -> bool:
         """Answered once the actor has its place."""
@@ -99,7 +99,7 @@ class Pool:
         self._board: Any = ray.remote(num_cpus=0)(EventBoard).remote()
         options: dict[str, Any] = {"num_cpus": 1 if gpus else threads, "num_gpus": 1 / arms_per_gpu if gpus else 0}
         worker: Any = ray.remote(max_restarts=-1, max_task_retries=DEATHS, **options)(ArmWorker)
-        self._actors = [worker.remote(lake, threads, self._board) for _ in range(self.slots)]
+        self._actors = [worker.remote(lake.store.uri, threads, self._board) for _ in range(self.slots)]
 
     def __enter__(self) -> Pool:
         return self
