@@ -91,7 +91,7 @@ def language_config(
     """
     train = {key: value for key, value in file.train.items() if key != "transfer"}
     name = effective_optimizer(cell)
-    optimizer = _merged(train.get("optimizer", {}), file.optimizers.get(name, {}), {"name": name})
+    optimizer = _merged(train.get("optimizer", {}), _brought(file, name), {"name": name})
     if rate is not None:
         optimizer["lr"] = rate
     if cell["decay"] == "none":
@@ -157,6 +157,11 @@ def _data(file: ExperimentFile, cell: Mapping[str, str], refs: Refs) -> list[Tab
     if cell["mixing"] == "annealed":
         share["until_fraction"] = file.mixing.until_fraction
     return [{"dataset": refs.train, "weight": 1 - file.mixing.share}, share]
+
+
+def _brought(file: ExperimentFile, optimizer: str) -> Table:
+    """What an optimiser brings along; ``hybrid`` what ``muon`` does, which is what it is compared with."""
+    return file.optimizers.get(optimizer) or file.optimizers.get("muon" if optimizer == "hybrid" else optimizer, {})
 
 
 def _at_most(sequences: Any, refs: Refs, dataset: str) -> Any:
