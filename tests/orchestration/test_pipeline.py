@@ -13,7 +13,7 @@ from datalake import Lake, lineage
 from orchestration.errors import InvalidRequestError
 from orchestration.pipeline_config import parse_pipeline
 from orchestration.run_view import view_run
-from tests.ray_fixtures import TINY_SPEC
+from tests.ray_fixtures import TINY_SPEC, inline_toml
 from tests.trainer.lake_data import add_dataset, patterned
 from trainer.errors import ConfigError
 
@@ -33,18 +33,9 @@ PIPELINE = {
 }
 
 
-def as_toml(value):
-    """A table on one line: TOML's own JSON."""
-    if isinstance(value, dict):
-        return "{" + ", ".join(f"{key} = {as_toml(item)}" for key, item in value.items()) + "}"
-    if isinstance(value, list):
-        return "[" + ", ".join(map(as_toml, value)) + "]"
-    return json.dumps(value)
-
-
 @pytest.fixture
 def lake(tmp_path):
-    (tmp_path / "tiny.toml").write_text("\n".join(f"{key} = {as_toml(value)}" for key, value in PIPELINE.items()))
+    (tmp_path / "tiny.toml").write_text(inline_toml(PIPELINE))
     lake = Lake.open(str(tmp_path / "lake"))
     add_dataset(lake, "words", patterned(24, length=TINY_SPEC["seq_len"]), kind="text")
     return lake

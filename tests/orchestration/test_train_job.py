@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import time
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from orchestration.errors import InvalidRequestError
 from orchestration.generate_job import GenerateRequest, run_generation
 from orchestration.stream import load_steps
 from orchestration.train_job import train_on_ray
-from tests.ray_fixtures import TINY_SPEC
+from tests.ray_fixtures import TINY_SPEC, inline_toml
 from trainer import load_metrics, parse_config, run_training
 from trainer.inputs import open_inputs
 
@@ -71,6 +72,13 @@ def damaged_copy(lake, folder, shards):
     return copy, keys
 
 
+@pytest.fixture(scope="module")
+def undisturbed(lake):
+    result = train_on_ray(lake, parse_config(CONFIG), "undisturbed", workers=2)
+    assert result.status == "finished"
+    return result
+
+
 def test_workers_that_share_the_model_s_rows_train_alike(lake):
     config = parse_config({**CONFIG, "steps": 4})
     shared = train_on_ray(lake, config, "shared", workers=2, parallel="fsdp")
@@ -82,11 +90,8 @@ def test_workers_that_share_the_model_s_rows_train_alike(lake):
     )
 
 
-def test_neither_a_killed_worker_nor_lost_shards_change_a_bit(lake, ray_cluster, tmp_path):
+def test_neither_a_killed_worker_nor_lost_shards_change_a_bit(lake, undisturbed, ray_cluster, tmp_path):
     config = parse_config(CONFIG)
-    undisturbed = train_on_ray(lake, config, "undisturbed", workers=2)
-    assert undisturbed.status == "finished"
-
     killed = []
     events = []
 
@@ -114,6 +119,29 @@ def test_neither_a_killed_worker_nor_lost_shards_change_a_bit(lake, ray_cluster,
         == lake.models.get(undisturbed.model).files["model.safetensors"]
     )
     assert train_on_ray(damaged, config, "disturbed", workers=2) == disturbed, "a finished run is not run again"
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(600)
+def test_sigterm_to_the_driver_delivers_a_checkpoint_of_both_workers(lake, undisturbed, ray_cluster, morphogen):
+    (morphogen.cwd / "train.toml").write_text(inline_toml(CONFIG))
+    command = ("train", "train.toml", "--run=term", f"--lake={lake.uri}", "--workers=2")
+    process = morphogen.start(*command, RAY_ADDRESS=ray_cluster.address, MORPHOGEN_GRACE_S="120")
+    deadline = time.monotonic() + 200
+    while not ((pulse := lake.runs.pulse("term")) and pulse.progress.get("done")):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=130)
+    assert process.returncode == 143, err
+    assert "stopped (SIGTERM): run term is at step" in err.splitlines()[-1]
+    run = lake.runs.get("term")
+    assert run.status == "stopped"
+    assert 0 < run.checkpoints[-1].step < STEPS
+    again = train_on_ray(lake, parse_config(CONFIG), "term", workers=2)
+    assert (again.evals, lake.runs.get("term").state["attempts"]) == (undisturbed.evals, 2)
+    assert losses(lake, "term") == losses(lake, "undisturbed")
 
 
 def test_workers_that_do_not_divide_the_batch_are_refused(lake):
