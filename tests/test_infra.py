@@ -97,7 +97,11 @@ def test_a_job_cleans_up_and_knows_its_lake(job):
     assert job["spec"]["rayClusterSpec"]["rayVersion"] == PINNED["ray"]
     for container in containers(job):
         assert container["image"].split(":")[1].removesuffix("-gpu") == PROJECT["version"]
-        assert {variable["name"] for variable in container["env"]} == {"MORPHOGEN_LAKE", "AWS_ENDPOINT_URL_S3"}
+        named = {variable["name"] for variable in container["env"]}
+        cached = any(mount["mountPath"] == "/cache" for mount in container.get("volumeMounts", ()))
+        assert named == {"MORPHOGEN_LAKE", "AWS_ENDPOINT_URL_S3"} | (
+            {"MORPHOGEN_CACHE", "MORPHOGEN_CACHE_GB"} if cached else set()
+        )
         assert container["envFrom"] == [{"secretRef": {"name": "morphogen-s3"}}]
         for side in ("requests", "limits"):
             assert {"cpu", "memory"} <= set(container["resources"][side])

@@ -23,7 +23,7 @@ def tune(
     params: Annotated[str, typer.Argument(help="NAME, NAME@VERSION or NAME@ALIAS of a parameter set of family nca.")],
     target: Annotated[str, typer.Option(help="Corpus in the lake to score on; its held-out part is NAME-heldout.")],
     settings: Annotated[
-        Path | None, typer.Option(metavar="FILE.toml", help="Space, proxy, budget, seeds; see the README.")
+        Path | None, typer.Option(metavar="FILE.toml", help="Space, proxy, budget, seeds: the fields of TuneSettings.")
     ] = None,
     trials: Annotated[int | None, typer.Option(min=1, help="Proposals to score, over the settings'.")] = None,
     lake: LakeUri = DEFAULT_LAKE,
