@@ -1,0 +1,49 @@
+"""Pull any plug of a pipeline, twice and more: datasets, rows, losses and model are those of an undisturbed one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.faults.schedule import STEPS, Outcome, Schedule, run_schedule
+from tests.faults.world import World, can_mount, world
+
+SOAK_SEEDS = range(100, 130)
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    with world(tmp_path_factory.mktemp("site")) as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def undisturbed(site: World) -> Outcome:
+    outcome, job = run_schedule(site, Schedule(0, "s3", ()), "undisturbed")
+    assert job.reruns == 0
+    assert [step for step, _ in outcome.losses] == list(range(1, STEPS + 1))
+    assert [step for _, step in sorted(outcome.batches)] == list(range(STEPS))
+    return outcome
+
+
+def check(site: World, seed: int, undisturbed: Outcome) -> None:
+    schedule = Schedule.of(seed)
+    print(schedule)
+    if schedule.store == "disk" and not can_mount():
+        pytest.skip("a small disk needs the right to mount one")
+    outcome, job = run_schedule(site, schedule, f"seed-{seed}")
+    print(f"started again {job.reruns} times")
+    assert not job.said_no, "a driver that is told to stop ends within its grace"
+    assert not job.untidy, "a driver that ends by itself says why in one line"
+    assert outcome.datasets == undisturbed.datasets
+    assert outcome.batches == undisturbed.batches
+    assert outcome.losses == undisturbed.losses
+    assert outcome.model == undisturbed.model
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("seed", SOAK_SEEDS)
+def test_thirty_schedules_change_nothing(site: World, undisturbed: Outcome, seed: int) -> None:
+    check(site, seed, undisturbed)
