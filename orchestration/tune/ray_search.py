@@ -7,6 +7,7 @@ that ended are told to the searcher as they were, and those under way find their
 from __future__ import annotations
 
 import math
+import os
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -100,6 +101,8 @@ def ray_search(
     """Search as ``tune`` wants it, `trials` in all; ``penalty`` is a refused proposal's loss. Ray must be running."""
 
     def search(known: Sequence[Trial], tell: Callable[[Trial], None]) -> None:
+        # Ray Tune's newer tables go to standard output whatever `verbose` says, and that is for results.
+        os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
         left = trials - len(known)
         if left <= 0:
             return
