@@ -75,8 +75,13 @@ class RungTrainable(tune.Trainable):
 
 
 class _Recorder(tune.Callback):
+    """Tells of each trial that ends; Ray Tune also writes callbacks down, for a restart that is never asked of it."""
+
     def __init__(self, tell: Callable[[Trial], None]) -> None:
         self._tell = tell
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         del iteration, trials, info
