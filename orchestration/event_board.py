@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from trainer import TrainResult
-
 OnEvent = Callable[[dict[str, Any]], None]
 
 
@@ -21,13 +19,16 @@ class Teller:
 
 
 class EventBoard:
-    """Carries the workers' events to the driver, which shows them, and the first named error, which it raises."""
+    """Carries the workers' events to the driver, which shows them, and the first named error, which it raises.
+
+    A result is a record (JSON) here: this actor need not spend seconds on importing PyTorch.
+    """
 
     def __init__(self, run: str = "") -> None:
         self._run = run
         self._events: list[dict[str, Any]] = []
         self._error: Exception | None = None
-        self._result: TrainResult | None = None
+        self._result: dict[str, Any] | None = None
 
     def __repr__(self) -> str:
         return f"events of {self._run}"  # Ray's dashboard shows it
@@ -42,10 +43,10 @@ class EventBoard:
     def fail(self, error: Exception) -> None:
         self._error = self._error or error
 
-    def finish(self, result: TrainResult) -> None:
+    def finish(self, result: dict[str, Any]) -> None:
         self._result = result
 
-    def take_outcome(self) -> tuple[TrainResult | None, Exception | None]:
+    def take_outcome(self) -> tuple[dict[str, Any] | None, Exception | None]:
         """What the last attempt came to; forgotten then, for the next one."""
         result, self._result = self._result, None
         return result, self._error

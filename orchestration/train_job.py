@@ -73,7 +73,7 @@ def _worker(job: dict[str, Any]) -> None:
             ray.get(board.fail.remote(named))
         raise
     if rank == 0:
-        ray.get(board.finish.remote(result))
+        ray.get(board.finish.remote(result.to_record()))
 
 
 def _named(error: Exception) -> Exception | None:
@@ -168,9 +168,10 @@ class _Training:
             return TrainResult.from_record(held.run.state["result"])
         for attempt in range(1, ATTEMPTS + 1):
             failure = self._attempt()
-            result, error = ray.get(self._board.take_outcome.remote())
+            record, error = ray.get(self._board.take_outcome.remote())
             if error is not None:
                 raise error from failure
+            result = None if record is None else TrainResult.from_record(record)
             if result is not None and result.status == "finished":
                 return result
             held.beat()  # sees who asked it to stop, or took it
