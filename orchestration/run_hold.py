@@ -130,6 +130,8 @@ class Held:
             mark()
         except RunFencedError:
             console.print(f"run {self.run.name} has another owner now: its record is left to that one")
+        except RunConflictError:
+            return  # a worker has finished it, and what went wrong came after
 
 
 @contextmanager

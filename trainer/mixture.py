@@ -1,4 +1,8 @@
-"""The mixture over the run, as the plan's schedule: weights change at recorded steps and are constant in between."""
+"""The mixture over the run, as the plan's schedule: weights change at recorded steps and are constant in between.
+
+Rounding to whole rows begins anew at each change, so a share is met to within one row per stage: a run of a few steps
+and rows may draw nothing from a small annealed share.
+"""
 
 from __future__ import annotations
 
