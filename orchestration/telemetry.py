@@ -15,9 +15,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import ray
-from ray.util.metrics import Counter, Gauge, Histogram, Metric
-
 from datalake.events import tell
 from orchestration.errors import InvalidRequestError
 
@@ -25,21 +22,21 @@ _LOGGER = logging.getLogger("morphogen")
 _SECONDS = [0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100]
 
 # metric: (kind, what it says, event, field; None counts the events). Ray puts "ray_" before the name.
-METRICS: dict[str, tuple[type[Metric], str, str, str | None]] = {
-    "morphogen_generated_tokens": (Counter, "Tokens of accepted sequences made.", "shard_made", "tokens"),
-    "morphogen_candidates": (Counter, "Sequences simulated and scored.", "shard_made", "candidates"),
-    "morphogen_acceptance": (Gauge, "Accepted share of candidates, last shard.", "shard_made", "acceptance"),
-    "morphogen_shard_seconds": (Histogram, "Seconds to make a shard.", "shard_made", "seconds"),
-    "morphogen_shards_waiting": (Gauge, "Shards handed to actors and not yet done.", "pool", "in_flight"),
-    "morphogen_generator_actors": (Gauge, "Generator actors of the job.", "pool", "actors"),
-    "morphogen_buffer_bytes": (Gauge, "Bytes generated and not yet consumed.", "buffer", "bytes"),
-    "morphogen_consumed_tokens": (Counter, "Tokens trained on, all ranks.", "steps", "tokens"),
-    "morphogen_step_seconds": (Histogram, "Seconds of a training step.", "steps", "step_seconds"),
-    "morphogen_data_wait_seconds": (Counter, "Seconds a step loop waited for data.", "steps", "data_wait_seconds"),
-    "morphogen_loss": (Gauge, "Training loss, nats per token.", "steps", "loss"),
-    "morphogen_store_retries": (Counter, "Calls on the store that were repeated.", "store_retry", None),
-    "morphogen_shards_healed": (Counter, "Shards computed again.", "shard_healed", None),
-    "morphogen_commit_seconds": (Histogram, "Seconds to append to a version log.", "commit", "seconds"),
+METRICS: dict[str, tuple[str, str, str, str | None]] = {
+    "morphogen_generated_tokens": ("Counter", "Tokens of accepted sequences made.", "shard_made", "tokens"),
+    "morphogen_candidates": ("Counter", "Sequences simulated and scored.", "shard_made", "candidates"),
+    "morphogen_acceptance": ("Gauge", "Accepted share of candidates, last shard.", "shard_made", "acceptance"),
+    "morphogen_shard_seconds": ("Histogram", "Seconds to make a shard.", "shard_made", "seconds"),
+    "morphogen_shards_waiting": ("Gauge", "Shards handed to actors and not yet done.", "pool", "in_flight"),
+    "morphogen_generator_actors": ("Gauge", "Generator actors of the job.", "pool", "actors"),
+    "morphogen_buffer_bytes": ("Gauge", "Bytes generated and not yet consumed.", "buffer", "bytes"),
+    "morphogen_consumed_tokens": ("Counter", "Tokens trained on, all ranks.", "steps", "tokens"),
+    "morphogen_step_seconds": ("Histogram", "Seconds of a training step.", "steps", "step_seconds"),
+    "morphogen_data_wait_seconds": ("Counter", "Seconds a step loop waited for data.", "steps", "data_wait_seconds"),
+    "morphogen_loss": ("Gauge", "Training loss, nats per token.", "steps", "loss"),
+    "morphogen_store_retries": ("Counter", "Calls on the store that were repeated.", "store_retry", None),
+    "morphogen_shards_healed": ("Counter", "Shards computed again.", "shard_healed", None),
+    "morphogen_commit_seconds": ("Histogram", "Seconds to append to a version log.", "commit", "seconds"),
 }
 
 
@@ -69,34 +66,36 @@ class RayMetrics(logging.Handler):
     """Turns events into Ray's metrics, tagged with the run. Made once Ray is initialised in this process."""
 
     def __init__(self, run: str) -> None:
+        from ray.util import metrics
+
         super().__init__()
-        self._by_event: dict[str, list[tuple[Metric, str | None]]] = {}
+        self._by_event: dict[str, list[tuple[Callable[[float], None], str | None]]] = {}
         for name, (kind, says, event, field) in METRICS.items():
-            more = {"boundaries": _SECONDS} if kind is Histogram else {}
-            metric = kind(name, description=says, tag_keys=("run",), **more)
+            more = {"boundaries": _SECONDS} if kind == "Histogram" else {}
+            metric = getattr(metrics, kind)(name, description=says, tag_keys=("run",), **more)
             metric.set_default_tags({"run": run})
-            self._by_event.setdefault(event, []).append((metric, field))
+            take = {"Counter": "inc", "Gauge": "set", "Histogram": "observe"}[kind]
+            self._by_event.setdefault(event, []).append((getattr(metric, take), field))
 
     def emit(self, record: logging.LogRecord) -> None:
         fields: dict[str, Any] = getattr(record, "fields", {})
-        for metric, field in self._by_event.get(record.getMessage(), ()):
+        for take, field in self._by_event.get(record.getMessage(), ()):
             value = 1.0 if field is None else fields.get(field)
-            if value is None:
-                continue
-            if isinstance(metric, Counter):
-                if value > 0:  # Ray refuses an increment of nothing
-                    metric.inc(value)
-            elif isinstance(metric, Gauge):
-                metric.set(value)
-            elif isinstance(metric, Histogram):
-                metric.observe(value)
+            # Ray refuses to count nothing.
+            if value is not None and (value > 0 or take.__name__ != "inc"):
+                take(value)
+
+
+def _ray_runs() -> bool:
+    """Whether this process is connected to Ray; asking must not be what loads it."""
+    return "ray" in sys.modules and sys.modules["ray"].is_initialized()
 
 
 def start_telemetry(run: str, **always: Any) -> None:
     """Let this worker tell: lines with ``run`` and ``always`` on standard error, which Ray keeps, and metrics."""
     lines = logging.StreamHandler(sys.stderr)
     lines.setFormatter(JsonLines({"run": run, **always}))
-    _attach([lines, *([RayMetrics(run)] if ray.is_initialized() else [])])
+    _attach([lines, *([RayMetrics(run)] if _ray_runs() else [])])
 
 
 @contextmanager
@@ -104,7 +103,7 @@ def driver_telemetry(run: str) -> Iterator[None]:
     """Let a job's driver tell for the block: metrics where Ray is initialised, lines where MORPHOGEN_LOG asks for them,
     since a person is shown progress there. A job within a job tells under its own name."""
     before = [*_LOGGER.handlers], _LOGGER.level, _LOGGER.propagate
-    handlers: list[logging.Handler] = [RayMetrics(run)] if ray.is_initialized() else []
+    handlers: list[logging.Handler] = [RayMetrics(run)] if _ray_runs() else []
     if wants_json():
         lines = logging.StreamHandler(sys.stderr)
         lines.setFormatter(JsonLines({"run": run}))

@@ -48,10 +48,9 @@ def recording_worker(folder: str):
     return worker
 
 
+@pytest.mark.soak
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize(
-    "worlds", [FOUR_AND_TWO, pytest.param(THREE, marks=pytest.mark.soak)], ids=["1, 4, 2 workers", "4, 3, 1 workers"]
-)
+@pytest.mark.parametrize("worlds", [FOUR_AND_TWO, THREE], ids=["1, 4, 2 workers", "4, 3, 1 workers"])
 def test_a_change_of_workers_changes_no_batch(ray_cluster, tmp_path, monkeypatch, worlds):  # noqa: ARG001 - Ray
     lake = Lake.open(str(tmp_path / "lake"))
     params = lake.params.put("tiny", parse_spec(TINY_SPEC).model_dump(mode="json"))

@@ -140,7 +140,7 @@ def test_killed_in_the_middle_with_a_generator_too_it_resumes_to_the_same_bits(t
 def test_two_ranks_get_the_plan_s_rows_and_a_trainer_that_stops_stops_the_generators(tmp_path):
     lake = new_lake(tmp_path)
     sequences, shard, world = 10_000, 256, 2  # two and a half of the plan's windows, in 40 shards of 64 KiB
-    config = parse_config({**CONFIG, "steps": 60, "data": [{"dataset": "tiny@1"}]})
+    config = parse_config({**CONFIG, "steps": sequences // BATCH, "data": [{"dataset": "tiny@1"}]})
     bound = 2 * BATCH * shard * SEQ_LEN * 2
     request = REQUEST.model_copy(
         update={"tokens": sequences * SEQ_LEN, "shard_sequences": shard, "buffer_bytes": bound, "actors": 1}

@@ -30,7 +30,7 @@ def _logger():
 def test_events_are_json_lines_with_the_ids_of_their_process(monkeypatch, tmp_path):
     stderr = io.StringIO()
     monkeypatch.setattr("sys.stderr", stderr)
-    monkeypatch.setattr(telemetry.ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(telemetry, "_ray_runs", lambda: False)
     telemetry.start_telemetry("old")
     telemetry.start_telemetry("run-7", worker=3)
     Lake.open(str(tmp_path / "lake")).runs.start("run-7", "train", {}, {})
@@ -49,7 +49,7 @@ def test_events_are_json_lines_with_the_ids_of_their_process(monkeypatch, tmp_pa
 def test_the_driver_is_silent_unless_asked(monkeypatch):
     stderr = io.StringIO()
     monkeypatch.setattr("sys.stderr", stderr)
-    monkeypatch.setattr(telemetry.ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(telemetry, "_ray_runs", lambda: False)
     for wanted, lines in (("", 0), ("json", 1)):
         monkeypatch.setenv("MORPHOGEN_LOG", wanted)
         with telemetry.driver_telemetry("run"):
