@@ -24,6 +24,9 @@ from pathlib import Path
 CHILD = Path(__file__).with_name("sandbox_child.py")
 
 # Without a mapping of users the program holds no capability even in its own namespace.
+# A namespace's first process, over its CPU time, gets SIGKILL, which unshare tries in vain to pass on to itself.
+KILLED_WITHIN = "unshare: sigprocmask unblock failed"
+
 NAMESPACES = ("unshare", "--user", "--net", "--ipc", "--pid", "--fork", "--kill-child")
 
 # A program that could have been done in time must not fail because others use the machine.
@@ -103,7 +106,8 @@ def run_python(program: str, limits: Limits) -> Outcome:
     lines = text.splitlines()
     if code == 0 and lines and lines[-1] == done:
         return Outcome(True, "", "\n".join(lines[:-1]))
-    if code is None or code in (-signal.SIGXCPU, -signal.SIGKILL, 128 + signal.SIGXCPU, 128 + signal.SIGKILL):
+    killed = code in (-signal.SIGXCPU, -signal.SIGKILL, 128 + signal.SIGXCPU, 128 + signal.SIGKILL)
+    if code is None or killed or (code == 1 and lines and lines[-1].startswith(KILLED_WITHIN)):
         return Outcome(False, f"more than {limits.seconds:g} s", text)
     said = f": {lines[-1][:PROBLEM_CHARACTERS]}" if code and lines else ""
     return Outcome(False, f"ended early with exit code {code}{said}", text)

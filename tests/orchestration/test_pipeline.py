@@ -41,6 +41,7 @@ def lake(tmp_path):
     return lake
 
 
+@pytest.mark.soak
 @pytest.mark.timeout(600)
 def test_killed_once_it_ends_by_the_same_command_and_names_all_it_made(lake, morphogen, ray_cluster):
     command = ("pipeline", "tiny.toml", "--run=p", f"--lake={lake.uri}", "--json", "--workers=1", "--actors=1")

@@ -85,7 +85,9 @@ def is_stepping(lake):
     return look
 
 
-@pytest.mark.parametrize(("how", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), ("runs stop", 3)])
+@pytest.mark.parametrize(
+    ("how", "code"), [(signal.SIGTERM, 143), pytest.param(signal.SIGINT, 130, marks=pytest.mark.soak), ("runs stop", 3)]
+)
 def test_a_stopped_run_has_a_checkpoint_and_goes_on_to_the_same_bits(lake, morphogen, undisturbed, how, code):
     process = start_training(morphogen, lake)
     wait_for(is_stepping(lake), process)

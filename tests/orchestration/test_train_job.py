@@ -79,6 +79,7 @@ def undisturbed(lake):
     return result
 
 
+@pytest.mark.soak
 def test_workers_that_share_the_model_s_rows_train_alike(lake):
     config = parse_config({**CONFIG, "steps": 4})
     shared = train_on_ray(lake, config, "shared", workers=2, parallel="fsdp")

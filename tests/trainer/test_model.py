@@ -144,12 +144,15 @@ def test_a_model_of_transformers_opens_here(kind: str, tmp_path) -> None:
         "tie_word_embeddings": False,
         "rope_theta": 5000.0,
     }
+    torch.manual_seed(3)
     theirs = getattr(transformers, f"{kind}ForCausalLM")(getattr(transformers, f"{kind}Config")(**sizes)).eval()
     theirs.save_pretrained(tmp_path)
     ours = hf_layout.from_files((tmp_path / hf_layout.CONFIG).read_bytes(), (tmp_path / hf_layout.WEIGHTS).read_bytes())
     x_BT = tokens(2, 30)
     torch.testing.assert_close(ours.logits(x_BT), theirs(x_BT).logits, rtol=1e-4, atol=1e-4)
-    longer = theirs.generate(x_BT[:, :5], max_new_tokens=4, do_sample=False, pad_token_id=0)
+    # Without a mask the padding token, which is as good as any other here, would be left out.
+    all_of_it = torch.ones_like(x_BT[:, :5])
+    longer = theirs.generate(x_BT[:, :5], attention_mask=all_of_it, max_new_tokens=4, do_sample=False, pad_token_id=0)
     assert torch.equal(longer[:, 5], ours.logits(x_BT[:, :5])[:, -1].argmax(-1))
 
 
