@@ -137,6 +137,7 @@ def test_killed_in_the_middle_with_a_generator_too_it_resumes_to_the_same_bits(t
         assert live["peak_bytes"] <= slow.buffer_bytes
 
 
+@pytest.mark.soak
 def test_two_ranks_get_the_plan_s_rows_and_a_trainer_that_stops_stops_the_generators(tmp_path):
     lake = new_lake(tmp_path)
     sequences, shard, world = 10_000, 256, 2  # two and a half of the plan's windows, in 40 shards of 64 KiB

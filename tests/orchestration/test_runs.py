@@ -86,7 +86,12 @@ def is_stepping(lake):
 
 
 @pytest.mark.parametrize(
-    ("how", "code"), [(signal.SIGTERM, 143), pytest.param(signal.SIGINT, 130, marks=pytest.mark.soak), ("runs stop", 3)]
+    ("how", "code"),
+    [
+        (signal.SIGTERM, 143),
+        pytest.param(signal.SIGINT, 130, marks=pytest.mark.soak),
+        pytest.param("runs stop", 3, marks=pytest.mark.soak),
+    ],
 )
 def test_a_stopped_run_has_a_checkpoint_and_goes_on_to_the_same_bits(lake, morphogen, undisturbed, how, code):
     process = start_training(morphogen, lake)

@@ -63,6 +63,7 @@ def test_processes_on_a_ram_disk() -> None:
     run_local(range(8, 40), FAST)
 
 
+@pytest.mark.soak
 def test_threads_on_s3(s3_env: S3Server) -> None:
     run_s3(range(9), s3_env, processes=False)
 
