@@ -8,7 +8,6 @@ the owner was a process of this machine that is gone.
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -18,10 +17,10 @@ from typing import Any
 
 from datalake import Lake, Run
 from datalake.errors import NotFoundError, RunConflictError, RunFencedError, RunHeldError, StoreUnavailableError
-from orchestration.errors import InvalidRequestError, JobStopped
+from orchestration.errors import JobStopped
 from orchestration.holder import describe, is_gone, this_process
 from orchestration.progress import console
-from orchestration.stopping import GraceOver, Stop
+from orchestration.stopping import GraceOver, Stop, seconds_setting
 from orchestration.telemetry import driver_telemetry
 
 LEASE_S = 15.0
@@ -31,14 +30,8 @@ TICK_S = 0.2
 
 def lease_seconds() -> float:
     """`MORPHOGEN_LEASE_S`: silence after which an owner counts as dead; InvalidRequestError outside 1 to 3,600."""
-    text = os.environ.get("MORPHOGEN_LEASE_S", str(LEASE_S))
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = 0.0
-    if not 1 <= seconds <= 3600:
-        raise InvalidRequestError(f"MORPHOGEN_LEASE_S = {text!r}: expected 1 to 3600 seconds; 15 is the default")
-    return seconds
+    expected = "expected 1 to 3600 seconds; 15 is the default"
+    return seconds_setting("MORPHOGEN_LEASE_S", LEASE_S, lambda seconds: 1 <= seconds <= 3600, expected)
 
 
 class Held:

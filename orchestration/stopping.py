@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
@@ -50,13 +50,22 @@ class GraceOver(BaseException):
 
 def grace_seconds() -> float:
     """`MORPHOGEN_GRACE_S`: seconds from SIGTERM to the end. Raises InvalidRequestError if it is no positive number."""
-    text = os.environ.get("MORPHOGEN_GRACE_S", str(GRACE_S))
+    expected = "expected seconds, more than 0; 25 is the default"
+    return seconds_setting("MORPHOGEN_GRACE_S", GRACE_S, lambda seconds: 0 < seconds < 86_400, expected)
+
+
+def seconds_setting(name: str, default: float, fits: Callable[[float], bool], expected: str) -> float:
+    """The environment variable ``name`` as seconds that ``fits`` takes, else InvalidRequestError saying ``expected``.
+
+    What is no number counts as 0, which no setting takes.
+    """
+    text = os.environ.get(name, str(default))
     try:
         seconds = float(text)
     except ValueError:
         seconds = 0.0
-    if not 0 < seconds < 86_400:
-        raise InvalidRequestError(f"MORPHOGEN_GRACE_S = {text!r}: expected seconds, more than 0; 25 is the default")
+    if not fits(seconds):
+        raise InvalidRequestError(f"{name} = {text!r}: {expected}")
     return seconds
 
 

@@ -93,9 +93,7 @@ def _ray_runs() -> bool:
 
 def start_telemetry(run: str, **always: Any) -> None:
     """Let this worker tell: lines with ``run`` and ``always`` on standard error, which Ray keeps, and metrics."""
-    lines = logging.StreamHandler(sys.stderr)
-    lines.setFormatter(JsonLines({"run": run, **always}))
-    _attach([lines, *([RayMetrics(run)] if _ray_runs() else [])])
+    _attach(run, lines=True, **always)
 
 
 @contextmanager
@@ -103,12 +101,7 @@ def driver_telemetry(run: str) -> Iterator[None]:
     """Let a job's driver tell for the block: metrics where Ray is initialised, lines where MORPHOGEN_LOG asks for them,
     since a person is shown progress there. A job within a job tells under its own name."""
     before = [*_LOGGER.handlers], _LOGGER.level, _LOGGER.propagate
-    handlers: list[logging.Handler] = [RayMetrics(run)] if _ray_runs() else []
-    if wants_json():
-        lines = logging.StreamHandler(sys.stderr)
-        lines.setFormatter(JsonLines({"run": run}))
-        handlers.append(lines)
-    _attach(handlers)
+    _attach(run, lines=wants_json())
     try:
         yield
     finally:
@@ -116,13 +109,17 @@ def driver_telemetry(run: str) -> Iterator[None]:
         _LOGGER.setLevel(before[1])
 
 
-def _attach(handlers: list[logging.Handler]) -> None:
-    _LOGGER.handlers[:] = [logging.NullHandler(), *handlers]
+def _attach(run: str, *, lines: bool, **always: Any) -> None:
+    _LOGGER.handlers[:] = [logging.NullHandler()]
     _LOGGER.setLevel(logging.DEBUG)
     _LOGGER.propagate = False
-    for handler in handlers:
-        # What comes many times a second is counted, and not written.
-        handler.setLevel(logging.DEBUG if isinstance(handler, RayMetrics) else logging.INFO)
+    if _ray_runs():
+        _LOGGER.addHandler(RayMetrics(run))
+    if lines:
+        written = logging.StreamHandler(sys.stderr)
+        written.setFormatter(JsonLines({"run": run, **always}))
+        written.setLevel(logging.INFO)  # what comes many times a second is counted, and not written
+        _LOGGER.addHandler(written)
 
 
 def wants_json() -> bool:
