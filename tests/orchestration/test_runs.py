@@ -116,6 +116,7 @@ def test_a_stopped_run_has_a_checkpoint_and_goes_on_to_the_same_bits(lake, morph
     assert (view_run(lake, "r")["attempts"], view_run(lake, "r")["state"]) == (2, "finished")
 
 
+@pytest.mark.soak
 def test_of_two_drivers_one_goes_on_also_when_the_first_was_frozen(lake, morphogen, undisturbed):
     first = start_training(morphogen, lake)
     wait_for(is_stepping(lake), first)
