@@ -47,7 +47,8 @@ def end(pid: int, how: signal.Signals = signal.SIGKILL) -> bool:
 
 def kill_tree(pid: int, within: float = 20.0) -> None:
     """SIGKILL `pid` and all below it, and wait until none of them is left but perhaps `pid` as its parent's zombie."""
-    family = [*descendants(pid), pid]
+    end(pid, signal.SIGSTOP)  # or it starts another child meanwhile, or ends by itself when its children do
+    family = [pid, *descendants(pid)]
     for member in family:
         end(member)
     deadline = time.monotonic() + within
