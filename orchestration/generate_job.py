@@ -30,7 +30,8 @@ from datalake.errors import RunHeldError
 from datalake.registry import ParameterVersion
 from generator import check_acceptance, parse_spec
 from orchestration.errors import InvalidRequestError
-from orchestration.ray_session import check_cluster, cluster_facts, compute_cores
+from orchestration.head_watch import check_cluster
+from orchestration.ray_session import cluster_facts, compute_cores
 from orchestration.run_hold import Held, hold
 from orchestration.shard_pool import Made, Shard, ShardPool
 from orchestration.shard_worker import ShardWorker, synthetic_source

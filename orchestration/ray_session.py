@@ -12,15 +12,15 @@ import os
 import signal
 import socket
 import threading
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import ray
 
 from orchestration.errors import ClusterLostError
+from orchestration.head_watch import Head, leave_without_head
 from orchestration.ray_job import inside_ray_job
 
 CGROUP_QUOTA = Path("/sys/fs/cgroup/cpu.max")
@@ -30,8 +30,6 @@ OUR_PACKAGES = ("generator", "datalake", "trainer", "orchestration")
 # Two Train workers plus their data tasks hang on two logical CPUs, so a laptop's Ray gets some to spare;
 # how many processes really compute at once is decided by `compute_cores`.
 LOCAL_LOGICAL_CPUS = 4
-
-HEAD_SILENCE_S = 10.0
 
 # A report is no durable commit, but a controller that looks often restarts from the newest checkpoint sooner.
 _TRAIN_ENVIRONMENT = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5"}
@@ -77,25 +75,30 @@ def ray_session() -> Iterator[None]:
     # Ray's own warnings are about its internals; our stages say what is going on.
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     address = os.environ.get("RAY_ADDRESS")
-    with _our_sigterm():
-        if address:
-            if not inside_ray_job():
-                modules = [importlib.import_module(name) for name in OUR_PACKAGES]
-                options["runtime_env"] = {"py_modules": modules}
-            _join(address, options)
+    with ExitStack() as watch:
+        with _our_sigterm():
+            if address:
+                if not inside_ray_job():
+                    modules = [importlib.import_module(name) for name in OUR_PACKAGES]
+                    options["runtime_env"] = {"py_modules": modules}
+                if ":" in address:  # and not "auto"
+                    head = Head(address)
+                    head.wait()
+                    watch.enter_context(leave_without_head(head))
+                _join(address, options)
+            else:
+                # "local" and not the default: a stale address file of an earlier cluster would mislead the default.
+                num_cpus = max(LOCAL_LOGICAL_CPUS, local_cores())
+                ray.init(address="local", num_cpus=num_cpus, include_dashboard=False, **options)
+        try:
+            yield
+        except ClusterLostError:
+            raise  # nothing answers that could be told
+        except BaseException:
+            ray.shutdown()
+            raise
         else:
-            # "local" and not the default: a stale address file of an earlier cluster would mislead the default.
-            num_cpus = max(LOCAL_LOGICAL_CPUS, local_cores())
-            ray.init(address="local", num_cpus=num_cpus, include_dashboard=False, **options)
-    try:
-        yield
-    except ClusterLostError:
-        raise  # nothing answers that could be told
-    except BaseException:
-        ray.shutdown()
-        raise
-    else:
-        ray.shutdown()
+            ray.shutdown()
 
 
 def _join(address: str, options: dict[str, Any]) -> None:
@@ -115,30 +118,3 @@ def _our_sigterm() -> Iterator[None]:
     yield
     if threading.current_thread() is threading.main_thread() and callable(handler):
         signal.signal(signal.SIGTERM, handler)
-
-
-class _Head:
-    """When the head last answered. One per process, like Ray's own connection."""
-
-    answered: float | None = None
-    asked = 0.0
-
-
-def check_cluster(clock: Any = time.monotonic) -> None:
-    """Raise ClusterLostError once the Ray head has not answered for HEAD_SILENCE_S; asks at most every second."""
-    now = clock()
-    if now - _Head.asked < 1:
-        return
-    _Head.asked = now
-    host, _, port = ray.get_runtime_context().gcs_address.rpartition(":")
-    try:
-        socket.create_connection((host, int(port)), timeout=2).close()
-    except OSError as error:
-        _Head.answered = _Head.answered or now
-        if now - _Head.answered > HEAD_SILENCE_S:
-            raise ClusterLostError(
-                f"the Ray head at {host}:{port} has not answered for {HEAD_SILENCE_S:.0f} s ({error}): what is done is "
-                "kept; start the cluster, then run the same command again"
-            ) from error
-    else:
-        _Head.answered = now

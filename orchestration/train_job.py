@@ -23,9 +23,10 @@ from datalake.errors import DatalakeError, NotFoundError
 from generator.errors import GeneratorError
 from orchestration.errors import InvalidRequestError, JobStopped, OrchestrationError, TrainingFailedError
 from orchestration.event_board import EventBoard, OnEvent, Teller
+from orchestration.head_watch import check_cluster
 from orchestration.heal import caretaker
 from orchestration.live_stream import LiveStream
-from orchestration.ray_session import check_cluster, cluster_facts, local_cores
+from orchestration.ray_session import cluster_facts, local_cores
 from orchestration.run_hold import Held, hold
 from orchestration.stopping import Stop
 from orchestration.stream import ray_data_batches

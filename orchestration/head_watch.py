@@ -1,0 +1,108 @@
+"""The Ray head, asked every second whether it is there: a driver without one says so and ends, its work kept.
+
+Ray itself waits: for minutes when it joins a head that is gone, for one when it loses the head, and then it aborts the
+process with a message of its own. A job's loop calls ``check_cluster``; where the main thread is inside a call of Ray's
+that does not return, ``leave_without_head`` ends the process with the same words and the same exit code.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import ray
+
+from orchestration.errors import ClusterLostError
+
+SILENCE_S = 10.0  # without an answer for so long, a head counts as lost
+GRACE_S = 10.0  # what a job's own loop gets to notice it
+ASK_EVERY_S = 1.0
+
+
+class Head:
+    """One address (host:port, with or without a scheme) and since when nobody has answered there."""
+
+    def __init__(self, address: str, clock: Callable[[], float] = time.monotonic) -> None:
+        self.address = address.rpartition("/")[2]
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._asked: float | None = None
+        self._silent_since: float | None = None
+        self._error: OSError | None = None
+
+    def silence(self) -> float:
+        """Seconds without an answer, 0 if the last question got one; asks at most every second."""
+        with self._lock:
+            now = self._clock()
+            if self._asked is None or now - self._asked >= ASK_EVERY_S:
+                self._asked, self._error = now, self._ask()
+                if self._error is None:
+                    self._silent_since = None
+                elif self._silent_since is None:
+                    self._silent_since = now
+            return 0.0 if self._silent_since is None else now - self._silent_since
+
+    def lost(self) -> ClusterLostError:
+        """What to tell of a head that was there."""
+        return ClusterLostError(
+            f"the Ray head at {self.address} has not answered for {SILENCE_S:.0f} s ({self._error}): what is done is "
+            "kept; start the cluster, then run the same command again"
+        )
+
+    def wait(self, sleep: Callable[[float], None] = time.sleep) -> None:
+        """Return once the head answers; ClusterLostError if it does not within SILENCE_S."""
+        while (silence := self.silence()) > 0 or self._error is not None:
+            if silence > SILENCE_S:
+                raise ClusterLostError(
+                    f"RAY_ADDRESS = {self.address}: no Ray head answers there ({self._error}); start it or give "
+                    "another address, then run the same command again"
+                )
+            sleep(ASK_EVERY_S / 2)
+
+    def _ask(self) -> OSError | None:
+        host, _, port = self.address.rpartition(":")
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=2).close()
+        except OSError as error:
+            return error
+        return None
+
+
+_joined: Head | None = None
+
+
+def check_cluster() -> None:
+    """Raise ClusterLostError once the head of the Ray that this process has joined has not answered for SILENCE_S."""
+    global _joined
+    address = ray.get_runtime_context().gcs_address
+    if _joined is None or _joined.address != address:
+        _joined = Head(address)
+    if _joined.silence() > SILENCE_S:
+        raise _joined.lost()
+
+
+@contextmanager
+def leave_without_head(head: Head, leave: Callable[[int], None] = os._exit) -> Iterator[None]:
+    """While in the block, end the process if the head is silent for SILENCE_S + GRACE_S."""
+    over = threading.Event()
+
+    def watch() -> None:
+        while not over.wait(ASK_EVERY_S):
+            if head.silence() > SILENCE_S + GRACE_S:
+                error = head.lost()
+                print(f"error: {error}", file=sys.stderr, flush=True)
+                leave(error.exit_code)
+                return
+
+    thread = threading.Thread(target=watch, name=f"watch {head.address}", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
