@@ -25,9 +25,10 @@ STEP_S = 0.15
 DISK_MIB = 64
 HEAD_ATTEMPTS = 3  # Ray gives up after 30 s, which a busy machine may need
 
-HEAD = """
+HEAD_CPUS = 6
+HEAD = f"""
 import logging, sys, ray
-ray.init(address="local", num_cpus=6, include_dashboard=False, logging_level=logging.ERROR, log_to_driver=False)
+ray.init(address="local", num_cpus={HEAD_CPUS}, include_dashboard=False, logging_level=logging.ERROR, log_to_driver=False)
 print(ray.get_runtime_context().gcs_address, flush=True)
 sys.stdin.read()
 """
@@ -72,6 +73,16 @@ class World:
                 return
             self.kill_head()
         raise RuntimeError(f"Ray's head did not start in {HEAD_ATTEMPTS} attempts")
+
+    def start_node(self, cpus: int) -> subprocess.Popen[str]:
+        """Start another node of the cluster, which the caller ends."""
+        address = self.environment["RAY_ADDRESS"]
+        command = [str(Path(sys.executable).with_name("ray")), "start", "--block", "--address", address]
+        with (self.folder / "node.log").open("w") as out:
+            return subprocess.Popen(
+                [*command, "--num-cpus", str(cpus)],
+                cwd=self.folder, env=self.environment, text=True, stdout=out, stderr=subprocess.STDOUT,
+            )  # fmt: skip
 
     def stop_head(self, within: float = 20.0) -> None:
         """End Ray in good order if it can still."""
