@@ -46,7 +46,6 @@ class EventBoard:
     def finish(self, result: dict[str, Any]) -> None:
         self._result = result
 
-    def take_outcome(self) -> tuple[dict[str, Any] | None, Exception | None]:
-        """What the last attempt came to; forgotten then, for the next one."""
-        result, self._result = self._result, None
-        return result, self._error
+    def outcome(self) -> tuple[dict[str, Any] | None, Exception | None]:
+        """The workers' result and their first named error."""
+        return self._result, self._error

@@ -25,7 +25,7 @@ ASK_EVERY_S = 1.0
 
 
 class Head:
-    """One address (host:port, with or without a scheme) and since when nobody has answered there."""
+    """One address (host:port, with or without a scheme), since when nobody has answered there, and the last error."""
 
     def __init__(self, address: str, clock: Callable[[], float] = time.monotonic) -> None:
         self.address = address.rpartition("/")[2]
@@ -33,15 +33,15 @@ class Head:
         self._lock = threading.Lock()
         self._asked: float | None = None
         self._silent_since: float | None = None
-        self._error: OSError | None = None
+        self.error: OSError | None = None
 
     def silence(self) -> float:
         """Seconds without an answer, 0 if the last question got one; asks at most every second."""
         with self._lock:
             now = self._clock()
             if self._asked is None or now - self._asked >= ASK_EVERY_S:
-                self._asked, self._error = now, self._ask()
-                if self._error is None:
+                self._asked, self.error = now, self._ask()
+                if self.error is None:
                     self._silent_since = None
                 elif self._silent_since is None:
                     self._silent_since = now
@@ -50,19 +50,17 @@ class Head:
     def lost(self) -> ClusterLostError:
         """What to tell of a head that was there."""
         return ClusterLostError(
-            f"the Ray head at {self.address} has not answered for {SILENCE_S:.0f} s ({self._error}): what is done is "
+            f"the Ray head at {self.address} has not answered for {SILENCE_S:.0f} s ({self.error}): what is done is "
             "kept; start the cluster, then run the same command again"
         )
 
-    def wait(self, sleep: Callable[[float], None] = time.sleep) -> None:
-        """Return once the head answers; ClusterLostError if it does not within SILENCE_S."""
-        while (silence := self.silence()) > 0 or self._error is not None:
-            if silence > SILENCE_S:
-                raise ClusterLostError(
-                    f"RAY_ADDRESS = {self.address}: no Ray head answers there ({self._error}); start it or give "
-                    "another address, then run the same command again"
-                )
+    def wait(self, sleep: Callable[[float], None] = time.sleep) -> bool:
+        """True once the head answers, False if it does not within SILENCE_S."""
+        while self.silence() <= SILENCE_S:
+            if self.error is None:
+                return True
             sleep(ASK_EVERY_S / 2)
+        return False
 
     def _ask(self) -> OSError | None:
         host, _, port = self.address.rpartition(":")
@@ -76,14 +74,27 @@ class Head:
 _joined: Head | None = None
 
 
-def check_cluster() -> None:
-    """Raise ClusterLostError once the head of the Ray that this process has joined has not answered for SILENCE_S."""
+def joined_head() -> Head:
+    """The head of the Ray that this process has joined."""
     global _joined
     address = ray.get_runtime_context().gcs_address
     if _joined is None or _joined.address != address:
         _joined = Head(address)
-    if _joined.silence() > SILENCE_S:
-        raise _joined.lost()
+    return _joined
+
+
+def check_cluster() -> None:
+    """Raise ClusterLostError once the head has not answered for SILENCE_S."""
+    head = joined_head()
+    if head.silence() > SILENCE_S:
+        raise head.lost()
+
+
+def await_cluster() -> None:
+    """Return once the head answers, ClusterLostError if it does not within SILENCE_S: all else follows from that."""
+    head = joined_head()
+    if not head.wait():
+        raise head.lost()
 
 
 @contextmanager

@@ -18,9 +18,10 @@ from pathlib import Path
 from typing import Any
 
 import ray
+from ray.exceptions import RayError
 
 from orchestration.errors import ClusterLostError
-from orchestration.head_watch import Head, leave_without_head
+from orchestration.head_watch import Head, await_cluster, joined_head, leave_without_head
 from orchestration.ray_job import inside_ray_job
 
 CGROUP_QUOTA = Path("/sys/fs/cgroup/cpu.max")
@@ -75,25 +76,25 @@ def ray_session() -> Iterator[None]:
     # Ray's own warnings are about its internals; our stages say what is going on.
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     address = os.environ.get("RAY_ADDRESS")
-    with ExitStack() as watch:
-        with _our_sigterm():
-            if address:
-                if not inside_ray_job():
-                    modules = [importlib.import_module(name) for name in OUR_PACKAGES]
-                    options["runtime_env"] = {"py_modules": modules}
-                if ":" in address:  # and not "auto"
-                    head = Head(address)
-                    head.wait()
-                    watch.enter_context(leave_without_head(head))
-                _join(address, options)
-            else:
-                # "local" and not the default: a stale address file of an earlier cluster would mislead the default.
-                num_cpus = max(LOCAL_LOGICAL_CPUS, local_cores())
-                ray.init(address="local", num_cpus=num_cpus, include_dashboard=False, **options)
+    with _our_sigterm():
+        if address:
+            if not inside_ray_job():
+                modules = [importlib.import_module(name) for name in OUR_PACKAGES]
+                options["runtime_env"] = {"py_modules": modules}
+            _join(address, options)
+        else:
+            # "local" and not the default: a stale address file of an earlier cluster would mislead the default.
+            num_cpus = max(LOCAL_LOGICAL_CPUS, local_cores())
+            ray.init(address="local", num_cpus=num_cpus, include_dashboard=False, **options)
+    with leave_without_head(joined_head()):
         try:
             yield
         except ClusterLostError:
             raise  # nothing answers that could be told
+        except RayError:
+            await_cluster()
+            ray.shutdown()
+            raise
         except BaseException:
             ray.shutdown()
             raise
@@ -102,13 +103,23 @@ def ray_session() -> Iterator[None]:
 
 
 def _join(address: str, options: dict[str, Any]) -> None:
-    try:
-        ray.init(address=address, **options)
-    except (ConnectionError, TimeoutError) as error:
-        raise ClusterLostError(
-            f"RAY_ADDRESS = {address}: no Ray head answers there ({str(error).splitlines()[0]}); "
-            "start it or give another address, then run the same command again"
-        ) from error
+    with ExitStack() as watch:
+        if ":" in address:  # and not "auto"
+            head = Head(address)
+            if not head.wait():
+                raise _nobody_at(address, head.error)
+            watch.enter_context(leave_without_head(head))
+        try:
+            ray.init(address=address, **options)
+        except (ConnectionError, TimeoutError) as error:
+            raise _nobody_at(address, error) from error
+
+
+def _nobody_at(address: str, error: Exception | None) -> ClusterLostError:
+    return ClusterLostError(
+        f"RAY_ADDRESS = {address}: no Ray head answers there ({(str(error).splitlines() or [''])[0]}); "
+        "start it or give another address, then run the same command again"
+    )
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from typing import Any
 
 import ray
 import ray.train
-from ray.exceptions import GetTimeoutError, RayTaskError
+from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 
@@ -23,7 +23,7 @@ from datalake.errors import DatalakeError, NotFoundError
 from generator.errors import GeneratorError
 from orchestration.errors import InvalidRequestError, JobStopped, OrchestrationError, TrainingFailedError
 from orchestration.event_board import EventBoard, OnEvent, Teller
-from orchestration.head_watch import check_cluster
+from orchestration.head_watch import await_cluster, check_cluster
 from orchestration.heal import caretaker
 from orchestration.live_stream import LiveStream
 from orchestration.ray_session import cluster_facts, local_cores
@@ -150,13 +150,12 @@ class _Training:
         on_event: OnEvent,
     ) -> None:
         self._config, self._held, self._scaling, self._on_event = config, held, scaling, on_event
-        self._board: Any = ray.remote(num_cpus=0)(EventBoard).remote(held.run.name)
+        self._board: Any = None
         self._job = {
             "lake_uri": lake.store.uri,
             "config": config.model_dump(mode="json"),
             "run": held.run.name,
             "lease": held.run.lease,
-            "board": self._board,
             **job,
         }
         self._step = 0
@@ -169,7 +168,11 @@ class _Training:
             return TrainResult.from_record(held.run.state["result"])
         for attempt in range(1, ATTEMPTS + 1):
             failure = self._attempt()
-            record, error = ray.get(self._board.take_outcome.remote())
+            try:
+                record, error = ray.get(self._board.outcome.remote())
+            except RayActorError as gone:
+                await_cluster()
+                failure, record, error = failure or gone, None, None
             if error is not None:
                 raise error from failure
             result = None if record is None else TrainResult.from_record(record)
@@ -188,8 +191,9 @@ class _Training:
     def _attempt(self) -> Exception | None:
         """One worker group from start to end; returns what ended it, None if it finished or stopped."""
         self._stepping = asked = False
+        self._board, self._events = ray.remote(num_cpus=0)(EventBoard).remote(self._held.run.name), None
         with tempfile.TemporaryDirectory(prefix="morphogen-ray-train-", ignore_cleanup_errors=True) as scratch:
-            fit = _Fit(self._job, self._scaling, scratch)
+            fit = _Fit(self._job | {"board": self._board}, self._scaling, scratch)
             while fit.is_alive():
                 fit.join(POLL_S)
                 self._show_events()
@@ -212,6 +216,8 @@ class _Training:
             events = ray.get(self._events, timeout=10 * POLL_S)
         except GetTimeoutError:
             return  # a busy machine; they come with a later look
+        except RayActorError:
+            events = []  # the board's node is gone: its workers cannot end without it, and the next attempt has its own
         self._events = None
         for event in events:
             kind = event["event"]

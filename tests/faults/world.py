@@ -28,7 +28,8 @@ HEAD_ATTEMPTS = 3  # Ray gives up after 30 s, which a busy machine may need
 HEAD_CPUS = 6
 HEAD = f"""
 import logging, sys, ray
-ray.init(address="local", num_cpus={HEAD_CPUS}, include_dashboard=False, logging_level=logging.ERROR, log_to_driver=False)
+quiet = dict(logging_level=logging.ERROR, log_to_driver=False)
+ray.init(address="local", num_cpus={HEAD_CPUS}, include_dashboard=False, **quiet)
 print(ray.get_runtime_context().gcs_address, flush=True)
 sys.stdin.read()
 """
