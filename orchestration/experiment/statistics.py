@@ -15,7 +15,7 @@ from typing import cast
 import numpy as np
 from scipy import optimize, stats  # type: ignore[import-untyped]
 
-from orchestration.experiment.errors import ExperimentDesignError
+from orchestration.errors import ExperimentError
 from orchestration.experiment.result import DetectableEffect, Record
 
 RESAMPLES = 9999
@@ -157,18 +157,18 @@ def minimum_detectable_effect(
 
     ``comparisons`` arms share ``alpha``, each tested at alpha / comparisons: Holm's first and hardest step, so that the
     stated effect is never too small. Say in ``source`` where the standard deviation is from. Raises
-    ExperimentDesignError for what cannot be a design.
+    ExperimentError for what cannot be a design.
     """
     if seeds < 2:
-        raise ExperimentDesignError(
+        raise ExperimentError(
             f"seeds = {seeds}: one pair has no spread, so no effect can be found; give 2 or more, better 5"
         )
     if not 0 < sd_of_paired_difference < math.inf:
-        raise ExperimentDesignError(
+        raise ExperimentError(
             f"sd_of_paired_difference = {sd_of_paired_difference}: must be positive and finite; measure it on a pilot"
         )
     if not 0 < alpha < 1 or not alpha < power < 1 or comparisons < 1:
-        raise ExperimentDesignError(
+        raise ExperimentError(
             f"alpha = {alpha}, power = {power}, comparisons = {comparisons}: need 0 < alpha < power < 1 and at least "
             "one comparison; change them"
         )

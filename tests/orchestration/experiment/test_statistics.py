@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from orchestration.experiment.errors import ExperimentDesignError
+from orchestration.errors import ExperimentError
 from orchestration.experiment.statistics import (
     bootstrap_bounds,
     estimate,
@@ -90,7 +90,7 @@ def test_the_stated_effect_agrees_with_a_published_table():
     ],
 )
 def test_what_is_no_design_is_refused(arguments, message):
-    with pytest.raises(ExperimentDesignError, match=message):
+    with pytest.raises(ExperimentError, match=message):
         minimum_detectable_effect(*arguments)
 
 
