@@ -6,7 +6,7 @@ from contextlib import suppress
 from datetime import datetime
 from typing import Any
 
-from datalake import Lake
+from datalake import Lake, Run
 from datalake.errors import NotFoundError
 from orchestration.holder import describe, is_gone
 from orchestration.run_hold import lease_seconds
@@ -29,14 +29,18 @@ def view_run(lake: Lake, name: str) -> dict[str, Any]:
     of life); ``progress`` (done, of, unit, note); ``seen`` (time of the last one); ``owner``; ``checkpoint`` (newest
     step); ``checkpoints`` (how many). Raises NotFoundError.
     """
-    run = lake.runs.get(name)
+    return view_of(lake, lake.runs.get(name))
+
+
+def view_of(lake: Lake, run: Run) -> dict[str, Any]:
+    """``view_run`` of a run that has been looked up."""
     state = run.state
-    pulse = lake.runs.pulse(name)
+    pulse = lake.runs.pulse(run.name)
     mine = pulse if pulse is not None and pulse.lease == state["lease"] else None
     holder = state.get("holder")
     kept = run.checkpoints
     return {
-        "name": name,
+        "name": run.name,
         "state": _state(lake, state, mine.time if mine else None),
         "progress": (mine.progress if mine else None) or state.get("progress") or {},
         "seen": mine.time if mine else None,

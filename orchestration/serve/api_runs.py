@@ -5,6 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter, Request, Response
 
 from datalake import Lake
+from orchestration.run_view import view_of
 from orchestration.serve.auth import Reader
 from orchestration.serve.etags import answer
 from orchestration.serve.paging import DEFAULT_LIMIT, Cursor, Limit, page_of_names
@@ -27,7 +28,7 @@ def list_runs(
 
 @router.get("/{name}", response_model=RunOut, responses=problems(304, 404), operation_id="get_run")
 def get_run(request: Request, app: ServedDep, _who: Reader, name: Name) -> Response:
-    """A run's newest state."""
+    """A run's newest state, and what its owner last said."""
     return answer(request, run_state(app.lake, name))
 
 
@@ -41,5 +42,6 @@ def get_metrics(request: Request, app: ServedDep, _who: Reader, name: Name) -> R
 
 def run_state(lake: Lake, name: str) -> RunOut:
     """A run as it may be shown: its lease is what lets a process write to it, so it stays inside."""
-    state = lake.runs.get(name).state
-    return RunOut(name=name, **{field: state[field] for field in RunOut.model_fields if field in state})
+    run = lake.runs.get(name)
+    view = view_of(lake, run) | {"checkpoints": run.state["checkpoints"]}
+    return RunOut(**{field: view[field] for field in RunOut.model_fields if field in view})

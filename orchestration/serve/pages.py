@@ -19,6 +19,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from datalake.access import AccessError
 from datalake.errors import DatalakeError
+from orchestration.run_view import progress_text
 from orchestration.serve.auth import COOKIE, Principal, identify
 from orchestration.serve.settings import ServedDep
 
@@ -48,6 +49,7 @@ def _environment() -> Environment:
     )  # fmt: skip
     environment.filters["number"] = lambda value: f"{value:,}"
     environment.filters["size"] = _size
+    environment.filters["progress"] = progress_text
     environment.filters["day"] = _day
     return environment
 

@@ -45,6 +45,7 @@ def run_page(request: Request, app: ServedDep, _who: PageReader, name: Name) -> 
         held_out={ref: points[-1] for ref, points in held_out.items()},
         last=training[-1] if training else None,
         config=flat_rows(run.config),
+        resources=flat_rows(run.settings | run.resources),
         inputs=flat_rows(run.inputs),
         result=flat_rows(run.result) if run.result else [],
         met=met(run),

@@ -196,6 +196,13 @@ class RunOut(Document):
     name: str
     kind: str
     status: str
+    state: str = Field(description='The status, or "lost" where the owner of a running run gives no sign of life.')
+    progress: dict[str, Any] = Field(description="How far it is: done, of, unit, note; empty if nobody has said.")
+    seen: str | None = Field(description="When its owner last gave a sign of life.")
+    owner: str | None = Field(description="Host and process that last worked on it.")
+    parent: str | None = Field(default=None, description="The run that this one is a stage of.")
+    settings: dict[str, Any] = Field(default={}, description="What may differ between attempts, such as the workers.")
+    resources: dict[str, Any] = Field(default={}, description="What the newest attempt runs on.")
     config: dict[str, Any]
     config_digest: Digest
     inputs: dict[str, Any]
@@ -213,6 +220,10 @@ class RunSummary(Document):
     name: str
     kind: str
     status: str
+    state: str
+    progress: dict[str, Any]
+    seen: str | None
+    parent: str | None
     attempts: int
 
 

@@ -8,6 +8,7 @@ import pyarrow as pa
 from datalake import Lake, Manifest, Source, content_digest, shard_layout, write_shard
 from datalake.canonical import digest_of
 from generator import GENERATOR_VERSION, generate_batch, parse_spec
+from orchestration.holder import this_process
 
 SPEC = {
     "family": "nca",
@@ -120,3 +121,6 @@ def fill(lake: Lake) -> None:
     text = add_text(lake, "prose", "The quick brown fox <script>alert(1)</script> jumps. " * 20)
     first = add_run(lake, "pre-pre", [grids])
     add_run(lake, "language", [text], parents=[first])
+    dead = this_process() | {"started": 0}
+    lost = lake.runs.start("orphan", "generate", {"n": 1}, {}, about={"holder": dead, "parent": "language"})
+    lost.beat(1, {"done": 3, "of": 10, "unit": "shards", "note": "2 actors"})

@@ -73,12 +73,15 @@ def test_models_files_lineage_and_runs(any_site: Site):
         file = api.get(f"/models/language-model/versions/1/files/{name}", follow_redirects=True)
         assert hashlib.sha256(file.content).hexdigest() == facts["sha256"]
     assert api.get("/models/language-model/versions/latest/lineage").json() == lineage(lake, "language-model")
-    assert [item["name"] for item in api.get("/runs").json()["items"]] == ["language", "pre-pre"]
+    assert [item["name"] for item in api.get("/runs").json()["items"]] == ["language", "orphan", "pre-pre"]
     run = api.get("/runs/language").json()
     assert (run["status"], run["result"]["model"]) == ("finished", "language-model@1")
     assert "lease" not in api.get("/runs/language").text, "whoever has the lease can write to the run"
     records = api.get("/runs/language/metrics").json()["records"]
     assert [record["step"] for record in records if "loss" in record] == list(range(1, 41))
+    lost = api.get("/runs/orphan").json()
+    assert (lost["status"], lost["state"], lost["parent"]) == ("running", "lost", "language")
+    assert lost["progress"] == {"done": 3, "of": 10, "unit": "shards", "note": "2 actors"}
 
 
 def test_a_lost_shard_is_a_named_problem(site: Site):

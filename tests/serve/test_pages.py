@@ -162,6 +162,8 @@ def test_pages_show_what_they_are_for(pages: dict[str, httpx.Response]):
         assert ref in graph
     assert "dataset grids@1 comes from parameters tiny@2" in graph
     assert "held-out prose@1" in pages["/runs/language"].text
+    assert "3 of 10 shards, 2 actors" in pages["/runs"].text
+    assert 'tag lost">lost</span> generate, a stage of <a href="/runs/language">' in pages["/runs/orphan"].text
     assert "key: data/0/000000000000.parquet, problem: missing" in pages["/runs/language"].text
     assert "reason: the store did not answer, seconds: 4.5" in pages["/runs/language"].text
     assert "time downwards" in pages["/datasets/lines/1"].text
