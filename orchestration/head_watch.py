@@ -77,9 +77,12 @@ _joined: Head | None = None
 def joined_head() -> Head:
     """The head of the Ray that this process has joined."""
     global _joined
-    address = ray.get_runtime_context().gcs_address
-    if _joined is None or _joined.address != address:
-        _joined = Head(address)
+    address = os.environ.get("RAY_ADDRESS", "")
+    if not address.startswith("ray://"):  # a Ray client reaches no more of the cluster than that
+        address = ray.get_runtime_context().gcs_address
+    head = Head(address)
+    if _joined is None or _joined.address != head.address:
+        _joined = head
     return _joined
 
 
