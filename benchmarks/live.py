@@ -1,9 +1,9 @@
 """Live feeding under pressure: ``python -m benchmarks.live [--seconds N] [--batch ROWS] [--json]``.
 
-Two phases on a local Ray, with the `tiny` preset. In the first the generator is the slow one (the NumPy reference) and
-the consumer takes what it can; in the second the consumer takes a batch every ``--pause`` seconds and the generators
-could make far more. Memory that no other process shares, of this process and all of Ray's, is summed every few seconds:
-flat means that nothing grows with what has been generated.
+Two phases on a local Ray, with the `tiny` preset. In the first the generator is the slow one (one actor of the NumPy
+reference) and the consumer takes what it can; in the second the consumer takes a batch every ``--pause`` seconds and
+the generators could make far more. Memory that no other process shares, of this process and all of Ray's, is summed
+every few seconds: flat means that nothing grows with what has been generated.
 """
 
 from __future__ import annotations
@@ -42,12 +42,15 @@ def main() -> None:
     options = arguments.parse_args()
     result: dict[str, Any] = {"cpus": os.cpu_count(), "load": os.getloadavg()}
     with ray_session():
-        for name, backend, pause in (("slow generator", "reference", 0.0), ("slow consumer", "auto", options.pause)):
-            result[name] = phase(backend, pause, options)
+        for name, backend, actors, pause in (
+            ("slow generator", "reference", 1, 0.0),
+            ("slow consumer", "auto", None, options.pause),
+        ):
+            result[name] = phase(backend, actors, pause, options)
     print(json.dumps(result, indent=2) if options.json else as_text(result))
 
 
-def phase(backend: str, pause: float, options: argparse.Namespace) -> dict[str, Any]:
+def phase(backend: str, actors: int | None, pause: float, options: argparse.Namespace) -> dict[str, Any]:
     """Feed for ``options.seconds`` and say what was counted and how memory went."""
     with tempfile.TemporaryDirectory() as folder:
         lake = Lake.open(f"{folder}/lake")
@@ -68,6 +71,7 @@ def phase(backend: str, pause: float, options: argparse.Namespace) -> dict[str, 
             shard_sequences=SHARD,
             buffer_bytes=options.buffer_bytes,
             backend=backend,
+            actors=actors,
         )
         with live_stream(lake, config, request, "benchmark") as stream:
             assert stream is not None, "a new lake has no dataset"
