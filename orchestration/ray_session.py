@@ -22,6 +22,7 @@ from ray.exceptions import RayError
 
 from orchestration.errors import ClusterLostError
 from orchestration.head_watch import Head, await_cluster, joined_head, leave_without_head
+from orchestration.progress import console
 from orchestration.ray_job import inside_ray_job
 
 CGROUP_QUOTA = Path("/sys/fs/cgroup/cpu.max")
@@ -31,6 +32,9 @@ OUR_PACKAGES = ("generator", "datalake", "trainer", "orchestration")
 # Two Train workers plus their data tasks hang on two logical CPUs, so a laptop's Ray gets some to spare;
 # how many processes really compute at once is decided by `compute_cores`.
 LOCAL_LOGICAL_CPUS = 4
+
+START_ATTEMPTS = 3
+START_TIMEOUT = "timed out during startup"
 
 # A report is no durable commit, but a controller that looks often restarts from the newest checkpoint sooner.
 _TRAIN_ENVIRONMENT = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5"}
@@ -83,9 +87,7 @@ def ray_session() -> Iterator[None]:
                 options["runtime_env"] = {"py_modules": modules}
             _join(address, options)
         else:
-            # "local" and not the default: a stale address file of an earlier cluster would mislead the default.
-            num_cpus = max(LOCAL_LOGICAL_CPUS, local_cores())
-            ray.init(address="local", num_cpus=num_cpus, include_dashboard=False, **options)
+            _start(options)
     with leave_without_head(joined_head()):
         try:
             yield
@@ -100,6 +102,25 @@ def ray_session() -> Iterator[None]:
             raise
         else:
             ray.shutdown()
+
+
+def _start(options: dict[str, Any]) -> None:
+    num_cpus = max(LOCAL_LOGICAL_CPUS, local_cores())
+    for attempt in range(1, START_ATTEMPTS + 1):
+        try:
+            # "local" and not the default: a stale address file of an earlier cluster would mislead the default.
+            ray.init(address="local", num_cpus=num_cpus, include_dashboard=False, **options)
+        except Exception as error:  # Ray has no narrower type for it
+            if START_TIMEOUT not in str(error):
+                raise
+            if attempt == START_ATTEMPTS:
+                raise ClusterLostError(
+                    f"Ray did not start on this machine within 30 s, {attempt} times: it may be too busy or out of "
+                    "memory; wait, or set RAY_ADDRESS to a running cluster, then run the same command again"
+                ) from error
+            console.print("Ray did not start within the 30 s it gives itself: this machine is busy; once more")
+        else:
+            return
 
 
 def _join(address: str, options: dict[str, Any]) -> None:
