@@ -32,7 +32,7 @@ def test_a_start_that_took_too_long_is_tried_again(starts, capsys):
 
 def test_three_are_told_in_one_line(starts):
     starts += [Exception(BUSY)] * 3
-    with pytest.raises(ClusterLostError, match="3 times.*RAY_ADDRESS"):
+    with pytest.raises(ClusterLostError, match=r"3 times.*RAY_ADDRESS"):
         module._start({})
     assert starts == []
 
