@@ -1,11 +1,11 @@
 """What feeding costs the step loop: tensors in memory, the local reader and Ray Data, turn by turn under Ray Train.
 
-    python -m benchmarks.ingest [--workers N] [--turns N] [--steps N] [--threads N] [--out FILE] [--lake URI] [--json]
+    python -m benchmarks.ingest [--workers N] [--turns N] [--steps N] [--settle N] [--threads N] [--out FILE] [--lake URI] [--json]
 
 Every turn is the beginning of a long run by the trainer's own `run_training`; only the source of its batches differs.
 One worker with all cores takes memory, reader and Ray Data in turn, two DDP workers memory and Ray Data, so that all
-meet the same neighbours on the machine. The steps up to the first log line, where a stream starts, are shown apart
-("first batch"). Medians over turns, with minimum and maximum; ratios are of turns that followed each other. CPU seconds
+meet the same neighbours on the machine. The first ``--settle`` steps, in which a stream starts its processes and reads
+ahead, are shown apart ("at first"). Medians over turns, with minimum and maximum; ratios are of turns that followed each other. CPU seconds
 are those of all processes of this Ray, from a turn's first log line to its last: what feeding costs, whoever else is on
 the machine.
 """
@@ -41,7 +41,7 @@ SHARD = 1024
 VOCAB = 258
 BATCH = 8
 LOG_EVERY = 10
-MOST_STEPS = 400  # of a turn
+MOST_STEPS = 1000  # of a turn
 RUN_STEPS = 20_000  # of the run that a turn is the beginning of: a stream that is not about to end, as in earnest
 
 
@@ -104,7 +104,9 @@ def worker(job: dict[str, Any]) -> None:
             )
             if number and rank == 0:
                 with Path(job["out"]).open("a") as out:
-                    out.write(json.dumps({"world": world, "way": way, "turn": number, **summed(seen)}) + "\n")
+                    out.write(
+                        json.dumps({"world": world, "way": way, "turn": number, **summed(seen, job["settle"])}) + "\n"
+                    )
 
 
 def cpu_seconds(pid: int) -> float:
@@ -122,16 +124,19 @@ def cpu_seconds(pid: int) -> float:
     return sum(ticks.get(each, 0) for each in ours) / os.sysconf("SC_CLK_TCK")
 
 
-def summed(steps: list[dict[str, Any]]) -> dict[str, float]:
-    """Tokens per second and data-wait share of all log intervals but the first, and the wait within the first."""
+def summed(steps: list[dict[str, Any]], settle: int) -> dict[str, float]:
+    """Tokens per second and data-wait share of the log intervals after step ``settle``; tokens per second until then,
+    and the wait within the first interval."""
     tokens = steps[0]["tokens"]
     seconds = [tokens / each["tokens_per_s"] for each in steps]
     waits = [each["data_wait"] * length for each, length in zip(steps, seconds, strict=True)]
+    start = max(1, sum(each["step"] <= settle for each in steps))
     return {
-        "tokens_per_s": tokens * (len(steps) - 1) / sum(seconds[1:]),
-        "data_wait": sum(waits[1:]) / sum(seconds[1:]),
+        "tokens_per_s": tokens * (len(steps) - start) / sum(seconds[start:]),
+        "start_tokens_per_s": tokens * start / sum(seconds[:start]),
+        "data_wait": sum(waits[start:]) / sum(seconds[start:]),
         "first_batch_s": waits[0],
-        "cpu_s": steps[-1]["cpu_s"] - steps[0]["cpu_s"],
+        "cpu_s": steps[-1]["cpu_s"] - steps[start - 1]["cpu_s"],
     }
 
 
@@ -161,7 +166,7 @@ def figures_of(turns: list[dict[str, Any]]) -> dict[str, Any]:
     for way, found in by_way.items():
         figures[way] = {
             key: spread([turn[key] for turn in found])
-            for key in ("tokens_per_s", "data_wait", "first_batch_s", "cpu_s")
+            for key in ("tokens_per_s", "start_tokens_per_s", "data_wait", "first_batch_s", "cpu_s")
         }
         pairs = list(zip(found, by_way["memory"], strict=False))
         figures[way]["of_memory"] = spread([mine["tokens_per_s"] / base["tokens_per_s"] for mine, base in pairs])
@@ -181,7 +186,8 @@ def as_text(result: dict[str, Any]) -> str:
                 f" ({speed['min']:,.0f}–{speed['max']:,.0f})"
                 f"  {ratio['median']:.3f} of memory ({ratio['min']:.3f}–{ratio['max']:.3f})"
                 f"  CPU {each['cpu_of_memory']['median']:.3f} of memory's"
-                f"  data wait {wait['median']:.2%} (to {wait['max']:.2%})  first batch {first['median']:.2f} s"
+                f"  data wait {wait['median']:.2%} (to {wait['max']:.2%})  first batch {first['median']:.2f} s,"
+                f" at first {each['start_tokens_per_s']['median']:,.0f} tokens/s"
             )
     return "\n".join(lines)
 
@@ -189,7 +195,8 @@ def as_text(result: dict[str, Any]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.ingest", description=__doc__.split("\n")[0])
     parser.add_argument("--turns", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=40, help=f"of a turn, {MOST_STEPS} at most")
+    parser.add_argument("--steps", type=int, default=500, help=f"of a turn, {MOST_STEPS} at most")
+    parser.add_argument("--settle", type=int, default=250, help="steps of a turn that are shown apart")
     parser.add_argument("--dim", type=int, default=128)
     parser.add_argument("--layers", type=int, default=2)
     parser.add_argument("--lake", help="a folder or s3://bucket/prefix; a temporary folder if left out")
@@ -200,6 +207,8 @@ def main() -> None:
     options = parser.parse_args()
     if not 2 * LOG_EVERY <= options.steps < MOST_STEPS:
         parser.error(f"--steps {options.steps}: must lie in {2 * LOG_EVERY} to {MOST_STEPS - 1}")
+    if not 0 <= options.settle <= options.steps - LOG_EVERY:
+        parser.error(f"--settle {options.settle}: must lie in 0 to {options.steps - LOG_EVERY}")
     config = {
         "model": {"depth": 1, "dim": options.dim, "layers": options.layers},
         "data": [{"dataset": "ingest@1"}],
@@ -217,6 +226,7 @@ def main() -> None:
             "config": config,
             "turns": options.turns,
             "steps": options.steps,
+            "settle": options.settle,
             "driver": os.getpid(),
             "threads": options.threads,
             "out": options.out or f"{scratch}/turns.jsonl",

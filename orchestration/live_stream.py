@@ -16,7 +16,8 @@ from ray.exceptions import ObjectLostError, RayTaskError
 from datalake import Caretaker, Plan, ShardRef, read_shard
 from datalake.shard_format import tokens_of
 from orchestration.live_feed import Held
-from orchestration.stream import open_reader, steps_table, stream_steps
+from orchestration.step_rows import consecutive, open_reader, steps_table
+from orchestration.stream import stream_steps
 from trainer import Batch, TrainDataset
 
 # A task that waits for the feed costs a process, not a core: one reads while the next one waits.
@@ -94,8 +95,8 @@ def load_live_steps(
     world: int,
     rank: int,
 ) -> pa.Table:
-    """``orchestration.stream.load_steps`` where source ``live``, in shards of ``shard`` rows, is still being made."""
-    rows_R2 = np.concatenate([plan.rank_rows(int(step), world, rank) for step in steps])
+    """``load_steps`` where source ``live``, in shards of ``shard`` rows, is still being made."""
+    rows_R2 = plan.rank_stretch(consecutive(steps), world, rank)
     rows_of_live = rows_R2[rows_R2[:, 0] == live, 1]
     firsts = np.unique(rows_of_live // shard * shard).tolist()
     # Asked even where it needs no shard: the feed also bounds how far batches run ahead.

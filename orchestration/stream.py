@@ -10,14 +10,14 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import Protocol
 
 import numpy as np
 import pyarrow as pa
 import ray
 import ray.data
 
-from datalake import Caretaker, DatasetReader, Plan, load_manifest
+from datalake import Plan
+from orchestration.step_rows import load_steps
 from trainer import Batch, TrainDataset
 
 # Large enough that a task's overhead vanishes, small enough that the first batch comes soon.
@@ -26,46 +26,11 @@ BLOCK_BYTES = 1 << 20
 # A block is read by a task that mostly waits for the store: it must fit beside the training workers' CPUs.
 TASK_CPUS = 0.25
 
+# Each task is a process that imports us, and a rank is fed by far less than one: without a limit Ray Data starts as
+# many as fit in the cluster, to read the whole run ahead.
+TASKS = 2
+
 PREFETCH_BATCHES = 8
-
-
-@functools.lru_cache(maxsize=8)
-def open_reader(lake_uri: str, manifest_digest: str, care: Caretaker) -> DatasetReader:
-    """One reader per worker process and dataset version, so that a shard is fetched and verified once per process."""
-    store = care.open(lake_uri).store
-    return care.reader(store, load_manifest(store, manifest_digest))
-
-
-class RowReader(Protocol):
-    """What gives the tokens of one source's rows, uint16 [N, seq_len], for int64 [N]."""
-
-    def rows(self, indices: np.ndarray) -> np.ndarray: ...
-
-
-def load_steps(
-    steps: Sequence[int], *, sources: Sequence[tuple[str, str, Caretaker]], plan: Plan, world: int, rank: int
-) -> pa.Table:
-    """Read one rank's rows of `steps`; columns step, source, row (int64) and tokens (fixed-size binary, uint16 LE).
-
-    `sources` are (lake address, manifest digest, caretaker) in the plan's order.
-    """
-    readers = [open_reader(*source) for source in sources]
-    rows_R2 = np.concatenate([plan.rank_rows(int(step), world, rank) for step in steps])
-    return steps_table(steps, rows_R2, readers, readers[0].manifest.seq_len)
-
-
-def steps_table(steps: Sequence[int], rows_R2: np.ndarray, readers: Sequence[RowReader], seq_len: int) -> pa.Table:
-    """The table of ``load_steps`` from its rows, int64 [R, 2] of (source, row), and one reader per source."""
-    tokens_RT = np.empty((len(rows_R2), seq_len), dtype="<u2")
-    for source, reader in enumerate(readers):
-        (chosen,) = np.nonzero(rows_R2[:, 0] == source)
-        if len(chosen):
-            tokens_RT[chosen] = reader.rows(rows_R2[chosen, 1])
-    step_R = np.repeat(np.asarray(steps, dtype=np.int64), len(rows_R2) // len(steps))
-    tokens = pa.FixedSizeBinaryArray.from_buffers(
-        pa.binary(2 * seq_len), len(rows_R2), [None, pa.py_buffer(tokens_RT.tobytes())]
-    )
-    return pa.table({"step": step_R, "source": rows_R2[:, 0], "row": rows_R2[:, 1], "tokens": tokens})
 
 
 def ray_data_batches(
@@ -91,7 +56,7 @@ def stream_steps(
     steps_per_block: int,
     rank_batch: int,
     seq_len: int,
-    tasks: int | None = None,
+    tasks: int = TASKS,
     prefetch: int = PREFETCH_BATCHES,
 ) -> Iterator[Batch]:
     """The batches of `steps` (consecutive) from Ray Data tasks, at most `tasks` at once, that `load` a few steps each.

@@ -115,6 +115,25 @@ def test_rank_slices_make_the_global_batch(step: int, batch: int, world: int) ->
     assert max(map(len, parts)) - min(map(len, parts)) <= (batch % world != 0), "equal steps, if the world divides"
 
 
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 400), st.integers(1, 40), st.integers(1, 30), st.integers(1, 4))
+def test_a_stretch_is_its_steps_one_by_one(first: int, steps: int, batch: int, world: int) -> None:
+    """Across epochs, a change of weights, and a source that is not read at first."""
+    sources = [PlanSource(37, 3), PlanSource(11, 1), PlanSource(5, 0)]
+    plan = Plan(sources, seed=9, batch=batch, schedule=[(first + steps // 2 + 1, [1, 1, 1])], block_rows=4)
+    stretch = range(first, first + steps)
+    assert plan.stretch(stretch).tolist() == [plan.rows(step).tolist() for step in stretch]
+    for rank in range(world):
+        parts = [plan.rank_rows(step, world, rank).tolist() for step in stretch]
+        assert plan.rank_stretch(stretch, world, rank).tolist() == [row for part in parts for row in part]
+
+
+@pytest.mark.parametrize("steps", [range(0), range(4, 2), range(0, 10, 2)])
+def test_what_is_no_stretch(steps: range) -> None:
+    with pytest.raises(PlanError, match="one after the other"):
+        Plan([PlanSource(10, 1)], seed=0, batch=2).stretch(steps)
+
+
 def test_any_step_at_once_equals_reading_from_the_start() -> None:
     arguments = ([PlanSource(500, 2, "a"), PlanSource(77, 1, "b")], 11, 24, [(30, (1, 1))])
     read = [Plan(*arguments).rows(0)]

@@ -15,7 +15,7 @@ from datalake.errors import CorruptShardError
 from generator import parse_spec
 from orchestration.errors import InvalidRequestError
 from orchestration.generate_job import GenerateRequest, run_generation
-from orchestration.stream import load_steps
+from orchestration.step_rows import load_steps
 from orchestration.train_job import train_on_ray
 from tests.ray_fixtures import TINY_SPEC, inline_toml
 from trainer import load_metrics, parse_config, run_training

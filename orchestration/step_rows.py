@@ -1,0 +1,58 @@
+"""The rows of a few steps, read in a Ray task: without PyTorch, which would cost each such process seconds."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+import pyarrow as pa
+
+from datalake import Caretaker, DatasetReader, Plan, load_manifest
+
+
+@functools.lru_cache(maxsize=8)
+def open_reader(lake_uri: str, manifest_digest: str, care: Caretaker) -> DatasetReader:
+    """One reader per worker process and dataset version, so that a shard is fetched and verified once per process."""
+    store = care.open(lake_uri).store
+    return care.reader(store, load_manifest(store, manifest_digest))
+
+
+class RowReader(Protocol):
+    """What gives the tokens of one source's rows, uint16 [N, seq_len], for int64 [N]."""
+
+    def rows(self, indices: np.ndarray) -> np.ndarray: ...
+
+
+def load_steps(
+    steps: Sequence[int], *, sources: Sequence[tuple[str, str, Caretaker]], plan: Plan, world: int, rank: int
+) -> pa.Table:
+    """Read one rank's rows of `steps`; columns step, source, row (int64) and tokens (fixed-size binary, uint16 LE).
+
+    `sources` are (lake address, manifest digest, caretaker) in the plan's order.
+    """
+    readers = [open_reader(*source) for source in sources]
+    rows_R2 = plan.rank_stretch(consecutive(steps), world, rank)
+    return steps_table(steps, rows_R2, readers, readers[0].manifest.seq_len)
+
+
+def consecutive(steps: Sequence[int]) -> range:
+    """The steps of a block as the range that they are."""
+    stretch = range(int(steps[0]), int(steps[0]) + len(steps))
+    assert int(steps[-1]) == stretch[-1], f"a block of steps {steps[0]} to {steps[-1]} has {len(steps)}"
+    return stretch
+
+
+def steps_table(steps: Sequence[int], rows_R2: np.ndarray, readers: Sequence[RowReader], seq_len: int) -> pa.Table:
+    """The table of ``load_steps`` from its rows, int64 [R, 2] of (source, row), and one reader per source."""
+    tokens_RT = np.empty((len(rows_R2), seq_len), dtype="<u2")
+    for source, reader in enumerate(readers):
+        (chosen,) = np.nonzero(rows_R2[:, 0] == source)
+        if len(chosen):
+            tokens_RT[chosen] = reader.rows(rows_R2[chosen, 1])
+    step_R = np.repeat(np.asarray(steps, dtype=np.int64), len(rows_R2) // len(steps))
+    tokens = pa.FixedSizeBinaryArray.from_buffers(
+        pa.binary(2 * seq_len), len(rows_R2), [None, pa.py_buffer(tokens_RT.tobytes())]
+    )
+    return pa.table({"step": step_R, "source": rows_R2[:, 0], "row": rows_R2[:, 1], "tokens": tokens})
