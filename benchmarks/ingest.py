@@ -1,13 +1,13 @@
 """What feeding costs the step loop: tensors in memory, the local reader and Ray Data, turn by turn under Ray Train.
 
-    python -m benchmarks.ingest [--workers N] [--turns N] [--steps N] [--settle N] [--threads N] [--out FILE] [--lake URI] [--json]
+    python -m benchmarks.ingest [--workers N] [--turns N] [--steps N] [--settle N] [--out FILE] [--lake URI] [--json]
 
 Every turn is the beginning of a long run by the trainer's own `run_training`; only the source of its batches differs.
 One worker with all cores takes memory, reader and Ray Data in turn, two DDP workers memory and Ray Data, so that all
 meet the same neighbours on the machine. The first ``--settle`` steps, in which a stream starts its processes and reads
-ahead, are shown apart ("at first"). Medians over turns, with minimum and maximum; ratios are of turns that followed each other. CPU seconds
-are those of all processes of this Ray, from a turn's first log line to its last: what feeding costs, whoever else is on
-the machine.
+ahead, are shown apart ("at first"). Medians over turns, with minimum and maximum; ratios are of turns that followed
+each other. CPU seconds are those of all processes of this Ray in the measured steps: what feeding costs, whoever else
+is on the machine.
 """
 
 from __future__ import annotations
