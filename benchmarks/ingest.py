@@ -1,6 +1,7 @@
 """What feeding costs the step loop: tensors in memory, the local reader and Ray Data, turn by turn under Ray Train.
 
-    python -m benchmarks.ingest [--workers N] [--turns N] [--steps N] [--settle N] [--out FILE] [--lake URI] [--json]
+    python -m benchmarks.ingest [--workers N] [--turns N] [--steps N] [--settle N] [--threads N] [--out FILE]
+                                [--lake URI] [--json]
 
 Every turn is the beginning of a long run by the trainer's own `run_training`; only the source of its batches differs.
 One worker with all cores takes memory, reader and Ray Data in turn, two DDP workers memory and Ray Data, so that all

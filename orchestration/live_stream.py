@@ -20,9 +20,6 @@ from orchestration.step_rows import consecutive, open_reader, steps_table
 from orchestration.stream import stream_steps
 from trainer import Batch, TrainDataset
 
-# A task that waits for the feed costs a process, not a core: one reads while the next one waits.
-LOAD_TASKS = 2
-
 # Shards read back from the lake are kept per process: a window's rows come from the same few shards.
 KEPT_SHARDS = 64
 
@@ -75,7 +72,7 @@ class LiveStream:
         # No prefetch: the first batch must not wait for later ones, whose shards the bound may forbid until then.
         # Tasks run ahead all the same, as far as the feed lets them.
         blocks = (range(start_step, steps), self.steps_per_task)
-        stream = stream_steps(load, *blocks, share, seq_len, tasks=LOAD_TASKS, prefetch=0)
+        stream = stream_steps(load, *blocks, share, seq_len, prefetch=0)
         for step in range(start_step, steps):
             asked = clock()
             batch = next(stream)

@@ -27,7 +27,7 @@ BLOCK_BYTES = 1 << 20
 TASK_CPUS = 0.25
 
 # Each task is a process that imports us, and a rank is fed by far less than one: without a limit Ray Data starts as
-# many as fit in the cluster, to read the whole run ahead.
+# many as fit in the cluster, to read the whole run ahead. One reads while the next waits, for a store or a live feed.
 TASKS = 2
 
 PREFETCH_BATCHES = 8
@@ -56,10 +56,9 @@ def stream_steps(
     steps_per_block: int,
     rank_batch: int,
     seq_len: int,
-    tasks: int = TASKS,
     prefetch: int = PREFETCH_BATCHES,
 ) -> Iterator[Batch]:
-    """The batches of `steps` (consecutive) from Ray Data tasks, at most `tasks` at once, that `load` a few steps each.
+    """The batches of `steps` (consecutive) from Ray Data tasks, at most TASKS at once, that `load` a few steps each.
 
     No task loads more than `steps_per_block` steps, and they start in the order of their steps. With `prefetch` batches
     Ray Data yields none before it holds that many.
@@ -75,7 +74,7 @@ def stream_steps(
             lambda batch: load(batch["id"] + steps.start),
             batch_size=None,
             num_cpus=TASK_CPUS,
-            compute=ray.data.TaskPoolStrategy(tasks),
+            compute=ray.data.TaskPoolStrategy(TASKS),
         )
         .iter_batches(batch_size=rank_batch, batch_format="pyarrow", prefetch_batches=prefetch)
     )
