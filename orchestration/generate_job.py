@@ -244,7 +244,7 @@ def _make_shards(
         make_actor,
         room=lambda: room_for_actors(request, options),
         fault=held.fault,
-        task_name=lambda shard: f"shard {source.data_digest[:8]}/{shard[0]:012d}",
+        task_name=f"shard of {source.data_digest[:8]}",
     )
     pool.make(layout, on_made, look)
     return made

@@ -36,8 +36,12 @@ LOCAL_LOGICAL_CPUS = 4
 START_ATTEMPTS = 3
 START_TIMEOUT = "timed out during startup"
 
-# A report is no durable commit, but a controller that looks often restarts from the newest checkpoint sooner.
-_TRAIN_ENVIRONMENT = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5"}
+_ENVIRONMENT = {
+    # A report is no durable commit, but a controller that looks often restarts from the newest checkpoint sooner.
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
+    # Ray's processes have tens of threads, and glibc's arena for each fills with holes while rows come and go.
+    "MALLOC_ARENA_MAX": "2",
+}
 
 
 def local_cores() -> int:
@@ -75,7 +79,7 @@ def ray_session() -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    for name, value in _TRAIN_ENVIRONMENT.items():
+    for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     # Ray's own warnings are about its internals; our stages say what is going on.
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}

@@ -42,14 +42,15 @@ class _Member:
 
 class ShardPool:
     """``make_actor(number)`` starts an actor with ``make(first, rows)``; ``room()`` is how many there should be now;
-    ``fault(kind, **facts)`` hears of deaths; ``task_name(shard)`` is what the dashboard shows."""
+    ``fault(kind, **facts)`` hears of deaths; ``task_name`` is what the dashboard shows, one for all shards since Ray
+    keeps counters for every name."""
 
     def __init__(
         self,
         make_actor: Callable[[int], Any],
         room: Callable[[], int],
         fault: Callable[..., None],
-        task_name: Callable[[Shard], str],
+        task_name: str,
     ) -> None:
         self._make_actor, self._room, self._fault, self._task_name = make_actor, room, fault, task_name
         self._working: list[_Member] = []
@@ -118,7 +119,7 @@ class ShardPool:
             for member in self._working:
                 if waiting and len(member.tasks) <= depth:
                     shard = waiting.popleft()
-                    task = member.handle.make.options(name=self._task_name(shard))
+                    task = member.handle.make.options(name=self._task_name)
                     member.tasks[task.remote(*shard)] = shard
 
     def _welcome(self, ref: ray.ObjectRef) -> None:
