@@ -62,15 +62,15 @@ class Watch:
 class ArmWorker:
     """Trains one run after another in its own process."""
 
-    def __init__(self, lake_uri: str, threads: int, board: Any) -> None:
-        self._lake, self._threads, self._board = Lake.open(lake_uri), threads, board
+    def __init__(self, lake_uri: str, threads: int) -> None:
+        self._lake, self._threads = Lake.open(lake_uri), threads
 
     def ready(self) -> bool:
         """Answered once the actor has its place."""
         return True
 
-    def train(self, config: dict[str, Any], run: str) -> dict[str, Any]:
-        """Train or resume `run`; its result as a record."""
+    def train(self, config: dict[str, Any], run: str, board: Any) -> dict[str, Any]:
+        """Train or resume `run`, telling `board` of steps; its result as a record."""
         last = time.monotonic()
 
         def tell(event: dict[str, Any]) -> None:
@@ -78,7 +78,7 @@ class ArmWorker:
             now = time.monotonic()
             if event["event"] == "step" and now - last >= EVENT_S:
                 last = now
-                self._board.push.remote({"run": run, "step": event["step"]})
+                board.push.remote({"run": run, "step": event["step"]})
 
         parsed = TrainConfig.model_validate(config)
         result = run_training(parsed, self._lake, run, threads=self._threads, on_event=tell, care=caretaker())
@@ -99,7 +99,7 @@ class Pool:
         self._board: Any = ray.remote(num_cpus=0)(EventBoard).remote()
         options: dict[str, Any] = {"num_cpus": 1 if gpus else threads, "num_gpus": 1 / arms_per_gpu if gpus else 0}
         worker: Any = ray.remote(max_restarts=-1, max_task_retries=DEATHS, **options)(ArmWorker)
-        self._actors = [worker.remote(lake.store.uri, threads, self._board) for _ in range(self.slots)]
+        self._actors = [worker.remote(lake.store.uri, threads) for _ in range(self.slots)]
 
     def __enter__(self) -> Pool:
         return self
@@ -146,7 +146,8 @@ class Pool:
                     )
                 elif free and (job.needs is None or need is not None):
                     actor = free.pop()
-                    ref = actor.train.options(name=job.run).remote(job.config.model_dump(mode="json"), job.run)
+                    config = job.config.model_dump(mode="json")
+                    ref = actor.train.options(name=job.run).remote(config, job.run, self._board)
                     working[ref] = (actor, waiting.pop(job.run))
             pending = [*starting, *working]
             ready = ray.wait(pending, num_returns=1, timeout=POLL_S)[0] if pending else []

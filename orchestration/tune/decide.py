@@ -34,13 +34,19 @@ def decide(candidate: Mapping[int, float], incumbent: Mapping[int, float], alpha
         difference=found,
         alpha=alpha,
         improved=improved,
-        verdict=_verdict(found, improved),
+        verdict=_verdict(found, improved) if found and found.t else _too_few(candidate, incumbent),
     )
 
 
-def _verdict(found: Estimate | None, improved: bool) -> str:
-    if found is None or found.t is None:
-        return "no effect found: fewer than two pairs of runs finished"
+def _too_few(candidate: Mapping[int, float], incumbent: Mapping[int, float]) -> str:
+    return (
+        f"no effect found: two pairs are needed; seeds with a score: {len(candidate)} of the candidate, "
+        f"{len(incumbent)} of the incumbent; if a gate refused the others, give `train` more steps"
+    )
+
+
+def _verdict(found: Estimate, improved: bool) -> str:
+    assert found.t is not None
     interval = (
         f"{found.mean:+.4f} nats per token, {found.t.level:.0%} interval [{found.t.low:+.4f}, {found.t.high:+.4f}], "
         f"{len(found.seeds)} paired seeds"

@@ -117,8 +117,8 @@ def _shown(search: Callable[..., None], advance: Callable[[float, str], None]) -
             point = ", ".join(f"{name} {value:g}" for name, value in trial.values.items())
             took = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in trial.seconds.items())
             console.print(f"  trial {len(ended)}: {score}  ({point})  {took}")
-            best = min((each.loss for each in ended if each.loss is not None), default=math.nan)
-            advance(len(ended), f"best {best:.4f}")
+            losses = [each.loss for each in ended if each.loss is not None]
+            advance(len(ended), f"best {min(losses):.4f}" if losses else "none scored yet")
 
         search(known, both)
 

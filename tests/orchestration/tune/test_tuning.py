@@ -173,6 +173,7 @@ def test_only_an_interval_below_zero_is_an_improvement():
     assert not decide(base, shifted, 0.05).improved
     assert not decide({0: 1.0}, base, 0.05).improved, "one pair decides nothing"
     assert not decide({}, {}, 0.05).improved
+    assert "1 of the candidate, 5 of the incumbent" in decide({0: 1.0}, base, 0.05).verdict
 
 
 def test_a_wrong_dimension_is_refused():
