@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 
@@ -13,16 +13,10 @@ from datalake.lake import Lake
 from orchestration.run_view import view_run
 from tests.faults.processes import kill_tree
 from tests.faults.schedule import SHARD, SPEC
-from tests.faults.world import HEAD_CPUS, World, world
+from tests.faults.world import HEAD_CPUS, World
 
 SHARDS = 160
 CPUS_PER_ACTOR = HEAD_CPUS // 2
-
-
-@pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    with world(tmp_path_factory.mktemp("site")) as started:
-        yield started
 
 
 def generate(site: World, lake: Lake, *options: str) -> subprocess.Popen[str]:

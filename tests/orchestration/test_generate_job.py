@@ -52,6 +52,19 @@ def test_the_tokens_do_not_depend_on_how_they_were_made(tmp_path, undisturbed, c
         assert result.manifest.digest == manifest.digest
 
 
+def test_ray_counts_all_shards_of_a_dataset_under_one_name(tmp_path, ray_cluster):
+    from ray.util.state import list_tasks
+
+    _, result = generate(tmp_path / "lake", seed=17)
+    shards, digest = len(result.manifest.shards), result.manifest.source.data_digest[:8]
+    deadline = time.monotonic() + 60
+    names = []
+    while len(names) < shards and time.monotonic() < deadline:  # workers report once a second
+        time.sleep(0.2)
+        names = [task.name for task in list_tasks(address=ray_cluster.dashboard, limit=10_000) if digest in task.name]
+    assert names == [f"shard of {digest}"] * shards
+
+
 def test_s3_holds_the_same_bytes_as_a_folder(s3_lake_uri, undisturbed):
     manifest, tokens = undisturbed
     lake, result = generate(s3_lake_uri)
