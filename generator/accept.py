@@ -138,21 +138,21 @@ def hopeless(spec: BaseSpec, sequence: int) -> BandError:
     return BandError(_refusal(spec, f"sequence {sequence} met it in none of {MAX_ATTEMPTS} attempts"))
 
 
-def _refusal(spec: BaseSpec, finding: str) -> str:
+def _refusal(spec: BaseSpec, finding: str, least: float = MIN_RATE) -> str:
     band = spec.accept_band
     assert band is not None
     return (
         f"band: [{band.low:g}, {band.high:g}] of {band.score} is hardly met: {finding}; needed is at least "
-        f"{MIN_RATE:g}; widen or move the band (`morphogen profile` shows the scores)"
+        f"{least:g}; widen or move the band (`morphogen profile` shows the scores)"
     )
 
 
-def refuse_rare(spec: BaseSpec, acceptance: Acceptance) -> None:
-    """BandError when fewer than MIN_RATE of the candidates were accepted."""
-    if acceptance.rate < MIN_RATE:
+def refuse_rare(spec: BaseSpec, acceptance: Acceptance, least: float = MIN_RATE) -> None:
+    """BandError when less than this share of the candidates was accepted."""
+    if acceptance.rate < least:
         kind = "rules" if spec.rule_group > 1 else "candidates"
         finding = f"measured acceptance {acceptance.rate:.5f} ({acceptance.accepted} of {acceptance.candidates} {kind})"
-        raise BandError(_refusal(spec, finding))
+        raise BandError(_refusal(spec, finding, least))
 
 
 def empty(spec: BaseSpec, count: int) -> Candidates:

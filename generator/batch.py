@@ -12,7 +12,7 @@ from importlib.util import find_spec
 import numpy as np
 import pyarrow as pa
 
-from .accept import Acceptance, Candidates, probe, refuse_rare, search
+from .accept import MIN_RATE, Acceptance, Candidates, probe, refuse_rare, search
 from .errors import BackendError, RangeError
 from .pipeline import search_beside
 from .registry import GenerationSpec, family_of
@@ -134,11 +134,14 @@ def measure_acceptance(spec: GenerationSpec, seed: int = 0, candidates: int = 40
 
 
 @lru_cache(maxsize=64)
-def check_acceptance(spec: GenerationSpec, backend: str = "auto") -> None:
-    """BandError, with the measured acceptance, when fewer than 1 in 1,000 candidates meet the band."""
+def check_acceptance(spec: GenerationSpec, backend: str = "auto", least: float = MIN_RATE) -> None:
+    """BandError, with the measured acceptance, when less than this share of the candidates meets the band.
+
+    With several sequences per rule it is a share of the rules.
+    """
     if spec.accept_band is not None:
         simulate = partial(family_of(spec).simulate, spec, 0, backend=choose_backend(backend))
-        refuse_rare(spec, probe(spec, simulate, CHECK_CANDIDATES, enough=ENOUGH))
+        refuse_rare(spec, probe(spec, simulate, CHECK_CANDIDATES, enough=ENOUGH), least)
 
 
 def sample_frames(spec: GenerationSpec, seed: int, ids: list[int]) -> np.ndarray:

@@ -9,7 +9,7 @@ fails is an outcome, and so are the runs that needed it.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -108,16 +108,14 @@ class Pool:
         for actor in self._actors:
             ray.kill(actor)
 
-    def map(self, function: Callable[..., Any], calls: Sequence[tuple[Any, ...]]) -> list[Any]:
-        """``function(lake, *call)`` of each call, in order; a call that raises gives its exception."""
+    def map(self, function: Callable[..., Any], calls: Sequence[tuple[Any, ...]]) -> Iterator[Any]:
+        """``function(lake, *call)`` of each call, in order, as they end; a call that raises gives its exception."""
         refs = [self._actors[i % self.slots].call.remote(function, *call) for i, call in enumerate(calls)]
-        results: list[Any] = []
         for ref in refs:
             try:
-                results.append(ray.get(ref))
+                yield ray.get(ref)
             except RayError as error:
-                results.append(error)
-        return results
+                yield error
 
     def run(self, jobs: Sequence[Job], watch: Watch | None = None) -> dict[str, Outcome]:
         """Have every job; by run name. Jobs of the same run are one. Never raises for a run that fails."""

@@ -103,7 +103,7 @@ class Proxy:
         batch = settings.train["batch_sequences"]
         try:
             spec = spec_at(self._job.base, self._values)
-            check_acceptance(spec)
+            check_acceptance(spec, least=settings.min_acceptance)
             budget = settings.train["steps"] * batch * self._job.length
             steps = max(1, round(self._share * budget / (batch * spec.seq_len)))
             data = generate_here(self._lake, spec, 0, steps * batch, settings.threads)

@@ -55,9 +55,8 @@ def run_tune(lake: Lake, params: str, corpus: str, settings: TuneSettings) -> Tu
         threads=settings.threads,
         penalty=penalty,
     )
-    with stage(f"search {target.params}", settings.trials) as advance:
-        shown = _shown(search, advance)
-        return tune(lake, record, target, shown, _confirm(lake, job), seeds=settings.seeds, alpha=settings.alpha)
+    shown = _shown(search, f"search {target.params}", settings.trials)
+    return tune(lake, record, target, shown, _confirm(lake, job), seeds=settings.seeds, alpha=settings.alpha)
 
 
 def _target(lake: Lake, params: str, alias: str) -> Target:
@@ -89,23 +88,24 @@ def _share(lake: Lake, message: str, default: float) -> float:
 def _confirm(lake: Lake, job: ProxyJob) -> Confirm:
     def confirm(values: Mapping[str, int | float] | None, seeds: Sequence[int]) -> dict[int, float]:
         who = "incumbent" if values is None else "candidate"
-        with Pool(lake, job.settings.threads) as pool:
-            found = pool.map(score_in_full, [(job, values, seed) for seed in seeds])
         losses: dict[int, float] = {}
-        for seed, outcome in zip(seeds, found, strict=True):
-            loss, refused = (None, str(outcome)) if isinstance(outcome, Exception) else outcome
-            if loss is None:
-                console.print(f"  {who}, seed {seed}: no score: {refused}")
-            else:
-                losses[seed] = loss
-                console.print(f"  {who}, seed {seed}: {loss:.4f}")
+        with stage(f"confirm {who}", len(seeds)) as advance, Pool(lake, job.settings.threads) as pool:
+            found = pool.map(score_in_full, [(job, values, seed) for seed in seeds])
+            for ended, (seed, outcome) in enumerate(zip(seeds, found, strict=True), 1):
+                loss, refused = (None, str(outcome)) if isinstance(outcome, Exception) else outcome
+                if loss is None:
+                    console.print(f"  {who}, seed {seed}: no score: {refused}")
+                else:
+                    losses[seed] = loss
+                    console.print(f"  {who}, seed {seed}: {loss:.4f}")
+                advance(ended, "")
         return losses
 
     return confirm
 
 
-def _shown(search: Callable[..., None], advance: Callable[[float, str], None]) -> Callable[..., None]:
-    """The search, with each trial's score and latency shown as it ends."""
+def _shown(search: Callable[..., None], title: str, trials: int) -> Callable[..., None]:
+    """The search as a stage, with each trial's score and latency shown as it ends."""
 
     def shown(known: Sequence[Trial], tell: Callable[[Trial], None]) -> None:
         ended = list(known)
@@ -120,6 +120,7 @@ def _shown(search: Callable[..., None], advance: Callable[[float, str], None]) -
             losses = [each.loss for each in ended if each.loss is not None]
             advance(len(ended), f"best {min(losses):.4f}" if losses else "none scored yet")
 
-        search(known, both)
+        with stage(title, trials) as advance:
+            search(known, both)
 
     return shown

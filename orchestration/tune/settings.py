@@ -32,7 +32,8 @@ class TuneSettings(Frozen):
     ``train`` is the proxy's ``TrainConfig`` table, whose ``steps`` are the whole budget: a proposal's share of its
     tokens is synthetic, the rest the target's. ``seed`` is the search's, in proposals and proxies; confirmation is on
     ``seeds``. ``rungs`` evaluations of the language run are where ASHA may stop a trial; ``share`` is the incumbent's
-    where no tuning has set one.
+    where no tuning has set one. A proposal whose band accepts less than ``min_acceptance`` is refused: its trial would
+    be spent waiting for data.
     """
 
     space: Space = Field(default_factory=lambda: dict(DEFAULT_SPACE))
@@ -46,6 +47,7 @@ class TuneSettings(Frozen):
     what: str = "attn"
     rungs: int = Field(default=3, ge=1, le=20)
     gate_sequences: int = Field(default=64, ge=1)
+    min_acceptance: float = Field(default=0.02, ge=0.001, le=1)
     threads: int = Field(default=1, ge=1)
 
 

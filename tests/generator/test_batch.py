@@ -96,6 +96,13 @@ def test_a_band_that_rules_hardly_meet_is_refused_with_the_measure():
             act()
 
 
+def test_more_can_be_asked_of_a_band():
+    spec = parse_spec({"band": {"low": 0.5, "high": 1.0}})
+    check_acceptance(spec, least=0.3)
+    with pytest.raises(BandError, match=r"needed is at least 0\.9"):
+        check_acceptance(spec, least=0.9)
+
+
 def test_measured_acceptance_is_the_published_one():
     spec = parse_spec({"compat": True, "band": {"low": 0.5, "high": 1.0}})
     assert measure_acceptance(spec).rate == pytest.approx(0.454, abs=0.025)
