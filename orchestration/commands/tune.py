@@ -64,4 +64,6 @@ def tune(
     latency = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in result.latency.items())
     typer.echo(f"median latency from spec to score: {latency or 'none scored'}")
     typer.echo(result.verdict)
+    if result.control is not None:
+        typer.echo(result.control.verdict)
     typer.echo(f"{result.promoted}, alias {result.alias}" if result.promoted else "nothing moved")

@@ -38,6 +38,29 @@ def decide(candidate: Mapping[int, float], incumbent: Mapping[int, float], alpha
     )
 
 
+class Control(Record):
+    """Losses by seed without synthetic data, at the same total budget, and how the candidate compares to them."""
+
+    losses: dict[int, float]
+    difference: Estimate | None
+    verdict: str
+
+
+def compare_to_none(candidate: Mapping[int, float], losses: Mapping[int, float], alpha: float) -> Control:
+    """Whether synthetic data pays at all here. It decides nothing: an incumbent can be beaten by using less of it."""
+    paired = {seed: candidate[seed] - losses[seed] for seed in sorted(candidate.keys() & losses.keys())}
+    found = estimate(paired, alpha)
+    if found is None or found.t is None:
+        says = "not compared to no synthetic data: two pairs are needed"
+    elif found.t.low > 0:
+        says = f"worse than no synthetic data at the same budget: {_interval(found)}"
+    elif found.t.high < 0:
+        says = f"better than no synthetic data at the same budget: {_interval(found)}"
+    else:
+        says = f"no difference found to no synthetic data at the same budget: {_interval(found)}"
+    return Control(losses=dict(losses), difference=found, verdict=says)
+
+
 def _too_few(candidate: Mapping[int, float], incumbent: Mapping[int, float]) -> str:
     return (
         f"no effect found: two pairs are needed; seeds with a score: {len(candidate)} of the candidate, "
@@ -47,12 +70,16 @@ def _too_few(candidate: Mapping[int, float], incumbent: Mapping[int, float]) -> 
 
 def _verdict(found: Estimate, improved: bool) -> str:
     assert found.t is not None
-    interval = (
+    if improved:
+        return f"better than the incumbent: {_interval(found)}"
+    if found.t.low > 0:
+        return f"no improvement found, the incumbent is better: {_interval(found)}"
+    return f"no effect found: {_interval(found)}"
+
+
+def _interval(found: Estimate) -> str:
+    assert found.t is not None
+    return (
         f"{found.mean:+.4f} nats per token, {found.t.level:.0%} interval [{found.t.low:+.4f}, {found.t.high:+.4f}], "
         f"{len(found.seeds)} paired seeds"
     )
-    if improved:
-        return f"better than the incumbent: {interval}"
-    if found.t.low > 0:
-        return f"no improvement found, the incumbent is better: {interval}"
-    return f"no effect found: {interval}"

@@ -55,7 +55,7 @@ class Progress:
 
 
 class Proxy:
-    """One proposal (None: the incumbent) at one seed, advanced from rung to rung."""
+    """One proposal (None: the incumbent) at one seed, advanced from rung to rung; a share of 0 is language alone."""
 
     def __init__(
         self,
@@ -101,6 +101,9 @@ class Proxy:
         began = self._clock()
         settings = self._job.settings
         batch = settings.train["batch_sequences"]
+        if self._share == 0:
+            self._language = self._language_config(None)
+            return None
         try:
             spec = spec_at(self._job.base, self._values)
             check_acceptance(spec, least=settings.min_acceptance)
@@ -124,16 +127,21 @@ class Proxy:
         if not scores["gate"]["passed"]:
             found = scores["gate"]
             return f"gate: synthetic loss {found['loss']:.3f} is not under the unigram entropy {found['entropy']:.3f}"
+        self._language = self._language_config({"source": learned.model, "what": settings.what})
+        return None
+
+    def _language_config(self, transfer: dict[str, Any] | None) -> TrainConfig:
+        """The run over what is left of the budget."""
+        settings = self._job.settings
         left = max(1, round((1 - self._share) * settings.train["steps"]))
-        self._language = self._config(
+        return self._config(
             left,
             self._job.train,
             self._job.heldout,
             settings.train.get("eval_sequences", 256),
             eval_every=-(-left // settings.rungs),
-            transfer={"source": learned.model, "what": settings.what},
+            transfer=transfer,
         )
-        return None
 
     def _train_to(self, config: TrainConfig, rung: int) -> tuple[float, int]:
         """The held-out loss at a rung, and its step."""

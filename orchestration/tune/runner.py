@@ -14,7 +14,7 @@ from orchestration.tune.promote import Target, alias_of
 from orchestration.tune.proxy import ProxyJob, score_in_full
 from orchestration.tune.ray_search import ProxyStart, ray_search
 from orchestration.tune.settings import TuneSettings
-from orchestration.tune.tuning import Confirm, Trial, TuneResult, begin, run_of, tune
+from orchestration.tune.tuning import NO_SYNTHETIC, Confirm, Trial, TuneResult, begin, run_of, tune
 
 
 def run_tune(lake: Lake, params: str, corpus: str, settings: TuneSettings) -> TuneResult:
@@ -87,7 +87,7 @@ def _share(lake: Lake, message: str, default: float) -> float:
 
 def _confirm(lake: Lake, job: ProxyJob) -> Confirm:
     def confirm(values: Mapping[str, int | float] | None, seeds: Sequence[int]) -> dict[int, float]:
-        who = "incumbent" if values is None else "candidate"
+        who = "incumbent" if values is None else "no synthetic data" if values == NO_SYNTHETIC else "candidate"
         losses: dict[int, float] = {}
         with stage(f"confirm {who}", len(seeds)) as advance, Pool(lake, job.settings.threads) as pool:
             found = pool.map(score_in_full, [(job, values, seed) for seed in seeds])

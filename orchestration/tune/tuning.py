@@ -15,7 +15,7 @@ from pydantic import Field
 from datalake import Lake, Run
 from datalake.errors import Conflict
 from orchestration.experiment.result import Record
-from orchestration.tune.decide import Confirmation, decide
+from orchestration.tune.decide import Confirmation, Control, compare_to_none, decide
 from orchestration.tune.promote import Target, promote
 from orchestration.tune.space import Values, spec_at
 
@@ -36,7 +36,10 @@ class Trial(Record):
 
 
 class TuneResult(Record):
-    """What a tuning came to; ``promoted`` is the new ``NAME@V``, None where nothing moved."""
+    """What a tuning came to; ``promoted`` is the new ``NAME@V``, None where nothing moved.
+
+    ``control`` says of a candidate that beat the incumbent how it does against no synthetic data at all.
+    """
 
     run: str
     params: str
@@ -45,6 +48,7 @@ class TuneResult(Record):
     trials: tuple[Trial, ...]
     best: Trial | None
     confirmation: Confirmation | None
+    control: Control | None = None
     promoted: str | None
     verdict: str
 
@@ -62,6 +66,9 @@ Confirm = Callable[[Mapping[str, int | float] | None, Sequence[int]], Mapping[in
 """``confirm(values, seeds)``: losses by seed at the full budget, for the incumbent where values are None. A seed whose
 run failed is left out."""
 
+NO_SYNTHETIC: Mapping[str, float] = {"share": 0.0}
+"""The values of a run that spends its whole budget on the target."""
+
 
 def tune(
     lake: Lake,
@@ -73,7 +80,10 @@ def tune(
     seeds: Sequence[int],
     alpha: float = 0.05,
 ) -> TuneResult:
-    """Search, confirm, promote; ``record`` is the tuning's run, begun by ``begin``. A finished one is returned."""
+    """Search, confirm, promote; ``record`` is the tuning's run, begun by ``begin``. A finished one is returned.
+
+    ``confirm`` is also asked for NO_SYNTHETIC, once a candidate has beaten the incumbent.
+    """
     if record.status == "finished":
         return TuneResult.model_validate(record.state["result"])
     trials = [Trial.model_validate(each) for each in record.state.get("trials", ())]
@@ -85,7 +95,7 @@ def tune(
     search(tuple(trials), tell)
     scored = [trial for trial in trials if trial.loss is not None]
     best = min(scored, key=lambda trial: trial.loss or 0.0, default=None)
-    confirmation, promoted = None, None
+    confirmation, control, promoted = None, None, None
     if best is None:
         verdict = "no effect found: no proposal was scored in full"
     else:
@@ -93,8 +103,9 @@ def tune(
         verdict = confirmation.verdict
         record.append(confirmation=confirmation.model_dump(mode="json"), message="confirmation")
     if best is not None and confirmation is not None and confirmation.improved:
+        control = compare_to_none(confirmation.candidate, confirm(NO_SYNTHETIC, seeds), alpha)
         spec = spec_at(lake.params.get(target.incumbent).spec, best.values).model_dump(mode="json")
-        message = evidence(record.name, target.incumbent, best.values, confirmation)
+        message = evidence(record.name, target.incumbent, best.values, confirmation, control)
         try:
             promoted = promote(lake, target, spec, message).ref
         except Conflict as conflict:
@@ -107,6 +118,7 @@ def tune(
         trials=tuple(trials),
         best=best,
         confirmation=confirmation,
+        control=control,
         promoted=promoted,
         verdict=verdict,
     )
@@ -114,10 +126,12 @@ def tune(
     return result
 
 
-def evidence(run: str, incumbent: str, values: Values | Mapping[str, Any], confirmation: Confirmation) -> str:
+def evidence(
+    run: str, incumbent: str, values: Values | Mapping[str, Any], confirmation: Confirmation, control: Control
+) -> str:
     """The message of a promoted version: what was found against what, and the run that holds every number behind it."""
     share = f", share {values['share']:g}" if "share" in values else ""
-    return f"tuned: {confirmation.verdict}; incumbent {incumbent}{share}; run {run}"
+    return f"tuned: {confirmation.verdict}; {control.verdict}; incumbent {incumbent}{share}; run {run}"
 
 
 def run_of(message: str) -> str | None:

@@ -96,7 +96,7 @@ def test_a_tuning_with_real_proxies_ends_and_is_found_again(ray_cluster, tmp_pat
     assert result.latency.keys() >= {"generate", "pre", "language", "total"}
     assert result.confirmation.candidate.keys() == result.confirmation.incumbent.keys() == {11, 12}
     moved = result.promoted is not None
-    assert moved == result.confirmation.improved
+    assert moved == result.confirmation.improved == (result.control is not None)
     assert lake.params.aliases("rules") == ({"tuned-text": 2} if moved else {})
     if not moved:
         runs = {run: lake.runs.get(run).state["attempts"] for run in lake.runs.list()}

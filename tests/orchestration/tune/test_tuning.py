@@ -15,7 +15,7 @@ from orchestration.tune.ask_tell import ask_tell
 from orchestration.tune.decide import decide
 from orchestration.tune.promote import Target, alias_of, promote
 from orchestration.tune.space import DEFAULT_SPACE, Dimension, check_space, spec_at
-from orchestration.tune.tuning import Trial, TuneResult, begin, run_of, tune
+from orchestration.tune.tuning import NO_SYNTHETIC, Trial, TuneResult, begin, run_of, tune
 from tests.ray_fixtures import TINY_SPEC
 
 # A proxy's losses scatter as much from seed to seed; what seeds share (data order, initial weights) cancels in pairs.
@@ -33,15 +33,18 @@ def lake(tmp_path):
 
 
 class Landscape:
-    """Losses at points of SPACE: lowest at OPTIMUM, by `depth` below its edge; `depth` 0 is the null."""
+    """Losses at points of SPACE: lowest at OPTIMUM, by `depth` below its edge; `depth` 0 is the null. Without synthetic
+    data the loss is `alone`."""
 
-    def __init__(self, depth: float, seed: int) -> None:
-        self.depth, self.seed = depth, seed
+    def __init__(self, depth: float, seed: int, alone: float = 2.0) -> None:
+        self.depth, self.seed, self.alone = depth, seed, alone
         self._draws = np.random.default_rng(seed)
 
     def truth(self, values) -> float:
         if values is None:
             return 2.0
+        if values == NO_SYNTHETIC:
+            return self.alone
         distance = np.mean(
             [((values[name] - best) / (SPACE[name].high - SPACE[name].low)) ** 2 for name, best in OPTIMUM.items()]
         )
@@ -164,6 +167,21 @@ def test_of_two_tuners_on_one_set_one_wins_and_the_other_says_so(lake):
     assert "another came first" in result.verdict
     assert lake.params.get("rules@tuned-text").message == "tuned: first; run other"
     assert len(lake.params.history("rules")) == 2
+
+
+@pytest.mark.parametrize(
+    ("alone", "says"),
+    [(1.9, "worse than no synthetic data"), (2.1, "better than no synthetic data"), (None, "no difference found")],
+)
+def test_an_improvement_is_also_held_against_no_synthetic_data(lake, alone, says):
+    landscape = Landscape(depth=0.05, seed=0)
+    best = tuned(lake, registered(lake, "before"), landscape).best
+    landscape = Landscape(depth=0.05, seed=0, alone=alone or landscape.truth(best.values))
+    result = tuned(lake, registered(lake, "rules"), landscape)
+    assert result.promoted == "rules@2", "it is the incumbent that has to be beaten"
+    assert result.control.verdict.startswith(says)
+    assert result.control.verdict in lake.params.get("rules@2").message
+    assert result.control.losses.keys() == set(SEEDS)
 
 
 def test_only_an_interval_below_zero_is_an_improvement():
