@@ -36,6 +36,9 @@ LOCAL_LOGICAL_CPUS = 4
 START_ATTEMPTS = 3
 START_TIMEOUT = "timed out during startup"
 
+API_SERVER = "RAY_API_SERVER_ADDRESS"
+NOBODY = "http://127.0.0.1:9"
+
 _ENVIRONMENT = {
     # A report is no durable commit, but a controller that looks often restarts from the newest checkpoint sooner.
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
@@ -108,12 +111,31 @@ def ray_session() -> Iterator[None]:
             ray.shutdown()
 
 
+@contextmanager
+def _no_dashboard() -> Iterator[None]:
+    """Let the processes started meanwhile know that this Ray has no dashboard.
+
+    Ray Train asks the dashboard whether its controller lives. Told nothing it looks for one for 40 s, and a training
+    that is over sooner waits 12 s for that; told of another cluster's, it would take its own controller for dead.
+    """
+    before = os.environ.get(API_SERVER)
+    os.environ[API_SERVER] = NOBODY
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[API_SERVER]
+        else:
+            os.environ[API_SERVER] = before
+
+
 def _start(options: dict[str, Any]) -> None:
     num_cpus = max(LOCAL_LOGICAL_CPUS, local_cores())
     for attempt in range(1, START_ATTEMPTS + 1):
         try:
             # "local" and not the default: a stale address file of an earlier cluster would mislead the default.
-            ray.init(address="local", num_cpus=num_cpus, include_dashboard=False, **options)
+            with _no_dashboard():
+                ray.init(address="local", num_cpus=num_cpus, include_dashboard=False, **options)
         except Exception as error:  # Ray has no narrower type for it
             if START_TIMEOUT not in str(error):
                 raise

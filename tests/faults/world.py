@@ -13,6 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from datalake.lake import Lake
+from orchestration.ray_session import API_SERVER, NOBODY
 from tests.faults.lake.fault_proxy import proxy_loop
 from tests.faults.processes import kill_tree, titled
 from tests.faults.rows import FOLDER, PACE
@@ -50,6 +51,7 @@ class World:
             "RAY_AUTH_TOKEN": secrets.token_hex(32),
             "PYTHONPATH": f"{INSIDE}{os.pathsep}{ROOT}",
             "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
+            API_SERVER: NOBODY,  # the head has no dashboard
             "RAY_worker_niceness": "0",  # Ray's default of 15 starves its workers on a busy machine
             FOLDER: str(self.rows),
             PACE: str(STEP_S),

@@ -1,6 +1,9 @@
-"""A machine too busy for Ray's own 30 s: tried again, then told in one line; anything else is raised as it is."""
+"""A machine too busy for Ray's own 30 s: tried again, then told in one line; anything else is raised as it is. And what
+the processes of a Ray of one's own are told."""
 
 from __future__ import annotations
+
+import os
 
 import pytest
 
@@ -35,6 +38,18 @@ def test_three_are_told_in_one_line(starts):
     with pytest.raises(ClusterLostError, match=r"3 times.*RAY_ADDRESS"):
         module._start({})
     assert starts == []
+
+
+@pytest.mark.parametrize("before", [None, "http://another-cluster:8265"])
+def test_a_ray_without_dashboard_says_so_to_its_processes_and_to_nobody_else(monkeypatch, before):
+    monkeypatch.delenv(module.API_SERVER, raising=False)
+    if before:
+        monkeypatch.setenv(module.API_SERVER, before)
+    told = []
+    monkeypatch.setattr(module.ray, "init", lambda **_: told.append(os.environ[module.API_SERVER]))
+    module._start({})
+    assert told == [module.NOBODY]
+    assert os.environ.get(module.API_SERVER) == before
 
 
 def test_another_failure_is_not_repeated(starts):
