@@ -25,6 +25,7 @@ TOY = DemoSettings(
     shard_sequences=16,
     model={"depth": 1, "dim": 16, "heads": 2},
     batch_sequences=4,
+    workers=1,  # three trainings start here, and a process takes seconds to
     synthetic_steps=16,
     text_steps=16,
     text_files=tuple(sorted(path for name in ("json", "email", "http") for path in (LIBRARY / name).glob("*.py"))),
