@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from datalake.ambient import Ambient
+from datalake.canonical import canonical_json
 from datalake.version_log import LogEntry, VersionLog
 
 _ABSENT = object()
@@ -37,7 +38,7 @@ def _differences(path: str, old: Any, new: Any) -> Iterator[FieldChange]:
         yield FieldChange(path, None, new, added=True)
     elif new is _ABSENT:
         yield FieldChange(path, old, None, removed=True)
-    elif type(old) is not type(new) or old != new:  # 1 and 1.0 and true are three specs
+    elif canonical_json(old) != canonical_json(new):  # 1 and 1.0 and true are three specs, also within lists
         yield FieldChange(path, old, new)
 
 

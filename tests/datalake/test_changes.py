@@ -6,7 +6,7 @@ import tempfile
 from itertools import islice
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
@@ -39,6 +39,7 @@ specs = st.dictionaries(st.sampled_from("abc"), json_values, max_size=3)
 
 
 @settings(max_examples=100, deadline=None)
+@example({"a": [False]}, {"a": [0]})
 @given(specs, specs)
 def test_a_diff_is_empty_for_equal_specs_only_and_reads_both_ways(old, new) -> None:
     forth, back = diff_specs(old, new), diff_specs(new, old)

@@ -8,7 +8,8 @@ from tests.faults.schedule import STEPS, Outcome, Schedule, run_schedule
 from tests.faults.world import World, can_mount
 
 SOAK_SEEDS = range(100, 130)
-QUICK = Schedule(344, "s3", Schedule.of(344).faults)  # an actor killed, a worker killed, a driver preempted
+# An actor killed and a worker killed; what a preempted driver does is short in tests/orchestration/test_runs.py.
+QUICK = Schedule(344, "s3", Schedule.of(344).faults[:2])
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +36,7 @@ def check(site: World, schedule: Schedule, undisturbed: Outcome) -> None:
 
 
 @pytest.mark.timeout(900)
-def test_a_schedule_of_three_faults_changes_nothing(site: World, undisturbed: Outcome) -> None:
+def test_a_schedule_of_two_faults_changes_nothing(site: World, undisturbed: Outcome) -> None:
     check(site, QUICK, undisturbed)
 
 

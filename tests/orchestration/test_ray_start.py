@@ -1,5 +1,4 @@
-"""A machine too busy for Ray's own 30 s: tried again, then told in one line; anything else is raised as it is. And what
-the processes of a Ray of one's own are told."""
+"""A Ray of one's own: started again where a busy machine took over 30 s; its processes know it has no dashboard."""
 
 from __future__ import annotations
 
