@@ -8,7 +8,7 @@ from tests.faults.schedule import STEPS, Outcome, Schedule, run_schedule
 from tests.faults.world import World, can_mount
 
 SOAK_SEEDS = range(100, 130)
-# An actor killed and a worker killed; what a preempted driver does is short in tests/orchestration/test_runs.py.
+# An actor killed and a worker killed: two to three minutes, by itself for who changes the drivers.
 QUICK = Schedule(344, "s3", Schedule.of(344).faults[:2])
 
 
@@ -35,6 +35,7 @@ def check(site: World, schedule: Schedule, undisturbed: Outcome) -> None:
     assert outcome.model == undisturbed.model
 
 
+@pytest.mark.soak
 @pytest.mark.timeout(900)
 def test_a_schedule_of_two_faults_changes_nothing(site: World, undisturbed: Outcome) -> None:
     check(site, QUICK, undisturbed)

@@ -91,7 +91,6 @@ def test_workers_that_share_the_model_s_rows_train_alike(lake):
     )
 
 
-@pytest.mark.soak  # the short tests have tests/faults/test_pipeline_faults.py
 def test_neither_a_killed_worker_nor_lost_shards_change_a_bit(lake, undisturbed, ray_cluster, tmp_path):
     config = parse_config(CONFIG)
     killed = []
