@@ -25,8 +25,7 @@ class Confirmation(Record):
 
 def decide(candidate: Mapping[int, float], incumbent: Mapping[int, float], alpha: float) -> Confirmation:
     """Compare losses (nats per token) of equal seeds; improved only if the t interval lies wholly below zero."""
-    paired = {seed: candidate[seed] - incumbent[seed] for seed in sorted(candidate.keys() & incumbent.keys())}
-    found = estimate(paired, alpha)
+    found = _paired_difference(candidate, incumbent, alpha)
     improved = found is not None and found.t is not None and found.t.high < 0
     return Confirmation(
         candidate=dict(candidate),
@@ -48,8 +47,7 @@ class Control(Record):
 
 def compare_to_none(candidate: Mapping[int, float], losses: Mapping[int, float], alpha: float) -> Control:
     """Whether synthetic data pays at all here. It decides nothing: an incumbent can be beaten by using less of it."""
-    paired = {seed: candidate[seed] - losses[seed] for seed in sorted(candidate.keys() & losses.keys())}
-    found = estimate(paired, alpha)
+    found = _paired_difference(candidate, losses, alpha)
     if found is None or found.t is None:
         says = "not compared to no synthetic data: two pairs are needed"
     elif found.t.low > 0:
@@ -59,6 +57,10 @@ def compare_to_none(candidate: Mapping[int, float], losses: Mapping[int, float],
     else:
         says = f"no difference found to no synthetic data at the same budget: {_interval(found)}"
     return Control(losses=dict(losses), difference=found, verdict=says)
+
+
+def _paired_difference(ours: Mapping[int, float], theirs: Mapping[int, float], alpha: float) -> Estimate | None:
+    return estimate({seed: ours[seed] - theirs[seed] for seed in sorted(ours.keys() & theirs.keys())}, alpha)
 
 
 def _too_few(candidate: Mapping[int, float], incumbent: Mapping[int, float]) -> str:
