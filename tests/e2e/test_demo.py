@@ -1,4 +1,4 @@
-"""The demo at toy size: killed in training and run again, it ends with the datasets that an undisturbed one has."""
+"""The demo at toy size: killed twice and run again, it ends with the datasets that an undisturbed one has."""
 
 from __future__ import annotations
 
@@ -61,8 +61,9 @@ def dataset_digests(lake: Lake) -> dict[str, str]:
 
 
 @pytest.mark.timeout(600)
-def test_killed_in_training_it_ends_with_the_same_datasets(ray_cluster, tmp_path):
+def test_killed_twice_it_ends_with_the_same_datasets(ray_cluster, tmp_path):
     folder, report = tmp_path / "lake", tmp_path / "report.html"
+    kill_when("data/*/*.parquet", folder, report, ray_cluster.address)
     kill_when("checkpoints/*/*/*", folder, report, ray_cluster.address)
     assert not report.exists()
 
