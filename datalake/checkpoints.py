@@ -8,8 +8,11 @@ from typing import NamedTuple
 from pydantic import BaseModel, ConfigDict, Field
 
 from datalake.canonical import sha256_hex
+from datalake.content import Content, ContentReader, content_sha256, object_sha256
 from datalake.errors import CorruptObjectError, NotFoundError
 from datalake.store import Store
+
+GO_BACK = "resume the run, which goes back to the newest checkpoint that verifies"
 
 
 class Checkpoint(BaseModel):
@@ -39,14 +42,17 @@ class SkippedCheckpoint(NamedTuple):
     problem: str
 
 
-def upload_files(store: Store, prefix: str, files: Mapping[str, bytes]) -> dict[str, str]:
-    """Create ``prefix/name`` for each file and read it back; returns names to SHA-256. Raises CorruptObjectError."""
+def upload_files(store: Store, prefix: str, files: Mapping[str, Content]) -> dict[str, str]:
+    """Create ``prefix/name`` for each file and read it back; returns names to SHA-256.
+
+    Raises CorruptObjectError, and ObjectTooLargeError for a file that the store does not take in one request.
+    """
     digests = {}
     for name, data in files.items():
         key = f"{prefix}/{name}"
         store.put_if_absent(key, data)
-        digests[name] = sha256_hex(data)
-        if sha256_hex(store.get(key)) != digests[name]:
+        digests[name] = content_sha256(data)
+        if object_sha256(store, key)[0] != digests[name]:
             raise CorruptObjectError(
                 f"object {key} reads back other than it was written ({len(data)} bytes): the store is losing data; "
                 f"run `morphogen probe` on it"
@@ -67,6 +73,14 @@ class CheckpointFiles(Mapping[str, bytes]):
     def __getitem__(self, name: str) -> bytes:
         return read_verified(self._store, f"{self._checkpoint.key_prefix}/{name}", self._checkpoint.files[name])
 
+    def open(self, name: str) -> ContentReader:
+        """The file, to be read once from front to back and right if ``finish`` says so. Raises as asking for it does.
+
+        A file of gigabytes is never held whole this way.
+        """
+        key = f"{self._checkpoint.key_prefix}/{name}"
+        return ContentReader.of_object(self._store, key, self._checkpoint.files[name], advice=GO_BACK)
+
     def __contains__(self, name: object) -> bool:
         return name in self._checkpoint.files
 
@@ -82,8 +96,7 @@ def read_verified(store: Store, key: str, sha256: str) -> bytes:
     data = store.get(key)
     if (found := sha256_hex(data)) != sha256:
         raise CorruptObjectError(
-            f"object {key} is corrupt: expected SHA-256 {sha256}, found {found} in {len(data)} bytes: resume the run, "
-            "which goes back to the newest checkpoint that verifies"
+            f"object {key} is corrupt: expected SHA-256 {sha256}, found {found} in {len(data)} bytes: {GO_BACK}"
         )
     return data
 
@@ -95,9 +108,9 @@ def check_files(store: Store, checkpoint: Checkpoint) -> str | None:
         wanted["metrics.jsonl"] = checkpoint.metrics
     for name, expected in wanted.items():
         try:
-            data = store.get(f"{checkpoint.key_prefix}/{name}")
+            found, size = object_sha256(store, f"{checkpoint.key_prefix}/{name}")
         except NotFoundError:
             return f"{name} is missing"
-        if (found := sha256_hex(data)) != expected:
-            return f"{name} is corrupt: {len(data)} bytes with SHA-256 {found}, expected {expected}"
+        if found != expected:
+            return f"{name} is corrupt: {size} bytes with SHA-256 {found}, expected {expected}"
     return None

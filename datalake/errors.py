@@ -23,6 +23,10 @@ class StoreUnavailableError(DatalakeError):
     """The store did not answer, or kept answering with server errors, after all retries."""
 
 
+class ObjectTooLargeError(DatalakeError):
+    """The store takes no object of this size in one request."""
+
+
 class CredentialsError(DatalakeError):
     """The store refused the credentials, or none were found."""
 

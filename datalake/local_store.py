@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from datalake.content import Content, buffers_of
 from datalake.errors import LakePathError, StoreUnavailableError
 from datalake.names import check_key, check_prefix
 from datalake.store import ObjectInfo, missing
@@ -47,7 +48,7 @@ class LocalStore:
                     f"lake {self.root}: {folder} is a file; give a folder, or a path where one can be made"
                 )
 
-    def put_if_absent(self, key: str, data: bytes) -> bool:
+    def put_if_absent(self, key: str, data: Content) -> bool:
         target = self._path(key)
         self._guard.check(self, key)
         if target.exists():  # saves writing and syncing a file that cannot win
@@ -130,13 +131,14 @@ class LocalStore:
         return self.root / check_key(key)
 
     @contextmanager
-    def _finished_file(self, data: bytes) -> Iterator[Path]:
+    def _finished_file(self, data: Content) -> Iterator[Path]:
         folder = self.root / _TEMP
         _make_folders(folder)
         temporary = folder / uuid.uuid4().hex
         try:
             with temporary.open("xb") as file:
-                file.write(data)
+                for buffer in buffers_of(data):
+                    file.write(buffer)
                 file.flush()
                 os.fsync(file.fileno())
             yield temporary

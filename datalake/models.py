@@ -7,11 +7,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from datalake.ambient import Ambient
-from datalake.canonical import digest_of, sha256_hex
+from datalake.canonical import digest_of
+from datalake.content import Content, ContentReader, content_sha256
 from datalake.errors import CorruptObjectError, NotFoundError
 from datalake.names import check_name, parse_ref
 from datalake.store import Store, ensure_content
 from datalake.versioned import Record, Version, VersionedNames, VersionedRepository, empty_state
+
+FileList = dict[str, dict[str, Any]]
+"""File names to ``{"sha256", "bytes"}``."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +46,7 @@ class ModelRepository(VersionedRepository[ModelVersion]):
     def publish(
         self,
         name: str,
-        files: Mapping[str, bytes],
+        files: Mapping[str, Content],
         *,
         run: str,
         datasets: Sequence[str] = (),
@@ -55,25 +59,42 @@ class ModelRepository(VersionedRepository[ModelVersion]):
         """Store ``files`` and make them the next version of ``name``.
 
         A publication equal in files and origins to an existing version (a job run again) returns that version.
+        Raises ObjectTooLargeError for a file that the store does not take in one request.
         """
-        check_name(run, "run")
-        for what, refs in (("dataset", datasets), ("parameter set", params), ("model", parents)):
-            for ref in refs:
-                parse_ref(ref, what)
-        listed = {key: {"sha256": sha256_hex(data), "bytes": len(data)} for key, data in sorted(files.items())}
-        origin = {
-            "files": listed,
-            "run": run,
-            "datasets": list(datasets),
-            "spec_digests": list(spec_digests),
-            "params": list(params),
-            "parents": list(parents),
-        }
+        listed = list_files(files)
+        origin = _origin(listed, run, datasets, spec_digests, params, parents)
+        for filename, data in files.items():
+            self.put_file(name, listed, filename, data)
+        return self._add(name, origin, metrics, message)
+
+    def put_file(self, name: str, listed: FileList, filename: str, data: Content) -> None:
+        """Store one of the files ``listed`` for a version that ``add_version`` will make; ObjectTooLargeError.
+
+        A caller that cannot hold all files at once stores them one by one; nothing shows them before the version.
+        """
+        self.versioned.log(name)  # refuses a bad name
+        ensure_content(self._store, f"{_prefix(name, listed)}/{filename}", data, CorruptObjectError)
+
+    def add_version(
+        self,
+        name: str,
+        listed: FileList,
+        *,
+        run: str,
+        datasets: Sequence[str] = (),
+        spec_digests: Sequence[str] = (),
+        params: Sequence[str] = (),
+        metrics: Mapping[str, Any] | None = None,
+        parents: Sequence[str] = (),
+        message: str = "",
+    ) -> ModelVersion:
+        """``publish`` for files that ``put_file`` has stored."""
+        return self._add(name, _origin(listed, run, datasets, spec_digests, params, parents), metrics, message)
+
+    def _add(self, name: str, origin: dict[str, Any], metrics: Mapping[str, Any] | None, message: str) -> ModelVersion:
         digest = digest_of(origin)  # without metrics, which may hold times: a job run again publishes nothing new
         log = self.versioned.log(name)
-        prefix = f"model-files/{name}/{digest_of(listed)}"
-        for key, data in files.items():
-            ensure_content(self._store, f"{prefix}/{key}", data, CorruptObjectError)
+        prefix = _prefix(name, origin["files"])
 
         def add(state: dict[str, Any] | None) -> dict[str, Any] | None:
             state = state or empty_state()
@@ -92,17 +113,61 @@ class ModelRepository(VersionedRepository[ModelVersion]):
         return ModelVersion(name=name, **{**record, **lists})
 
     def open_file(self, version: ModelVersion | str, filename: str) -> bytes:
-        """A file's bytes, verified. Raises NotFoundError or CorruptObjectError."""
+        """A file's bytes, verified: for small ones. Raises NotFoundError or CorruptObjectError."""
+        reader = self.open_reader(version, filename)
+        data = reader.read(reader.size)
+        reader.finish()
+        return data
+
+    def open_reader(self, version: ModelVersion | str, filename: str) -> ContentReader:
+        """A file to be read once from front to back and right if ``finish`` says so; it is never held whole.
+
+        Raises NotFoundError; reading raises CorruptObjectError.
+        """
         if isinstance(version, str):
             version = self.get(version)
         if filename not in version.files:
             raise NotFoundError(f"model {version.ref} has no file {filename!r}: it has {', '.join(version.files)}")
-        key = f"{version.key_prefix}/{filename}"
-        data = self._store.get(key)
-        expected = version.files[filename]["sha256"]
-        if (found := sha256_hex(data)) != expected:
-            raise CorruptObjectError(
-                f"object {key} of model {version.ref} is corrupt: expected SHA-256 {expected}, found {found} in "
-                f"{len(data)} bytes: move it away and publish again from run {version.run!r}"
-            )
-        return data
+        return ContentReader.of_object(
+            self._store,
+            f"{version.key_prefix}/{filename}",
+            version.files[filename]["sha256"],
+            what=f" of model {version.ref}",
+            advice=f"move it away and publish again from run {version.run!r}",
+        )
+
+    def read_range(self, version: ModelVersion, filename: str, start: int, length: int) -> bytes:
+        """Some bytes of a file of ``version``, unverified: to look into its header before it is read."""
+        return self._store.get_range(f"{version.key_prefix}/{filename}", start, length)
+
+
+def list_files(files: Mapping[str, Content]) -> FileList:
+    """SHA-256 and size of each file by name: what names a version's files, before they are stored."""
+    return {name: {"sha256": content_sha256(data), "bytes": len(data)} for name, data in sorted(files.items())}
+
+
+def _prefix(name: str, listed: FileList) -> str:
+    return f"model-files/{name}/{digest_of(dict(sorted(listed.items())))}"
+
+
+def _origin(
+    listed: FileList,
+    run: str,
+    datasets: Sequence[str],
+    spec_digests: Sequence[str],
+    params: Sequence[str],
+    parents: Sequence[str],
+) -> dict[str, Any]:
+    """What a version is known by; InvalidNameError for a reference that cannot be one."""
+    check_name(run, "run")
+    for what, refs in (("dataset", datasets), ("parameter set", params), ("model", parents)):
+        for ref in refs:
+            parse_ref(ref, what)
+    return {
+        "files": dict(sorted(listed.items())),
+        "run": run,
+        "datasets": list(datasets),
+        "spec_digests": list(spec_digests),
+        "params": list(params),
+        "parents": list(parents),
+    }

@@ -9,6 +9,7 @@ from itertools import count
 from typing import Any, TypeVar
 
 from datalake.ambient import Ambient
+from datalake.content import Content
 from datalake.errors import CorruptShardError, DatalakeError, StoreUnavailableError
 from datalake.store import ObjectInfo, Store
 
@@ -106,7 +107,7 @@ class PatientStore:
     def uri(self) -> str:
         return self._store.uri
 
-    def put_if_absent(self, key: str, data: bytes) -> bool:
+    def put_if_absent(self, key: str, data: Content) -> bool:
         return self._patience.outlast(lambda: self._store.put_if_absent(key, data))
 
     def get(self, key: str) -> bytes:

@@ -22,6 +22,7 @@ from datalake.checkpoints import (
     read_verified,
     upload_files,
 )
+from datalake.content import Content
 from datalake.errors import NotFoundError, RunConflictError, RunFencedError
 from datalake.pulses import Pulse, write_pulse
 from datalake.store import Store
@@ -139,7 +140,7 @@ class Run:
         """Mark the run failed, with one line that says why; ``start`` takes it up again."""
         self.append(status="failed", error=error, message="fail")
 
-    def add_checkpoint(self, step: int, files: Mapping[str, bytes], metrics: bytes | None = None) -> Checkpoint:
+    def add_checkpoint(self, step: int, files: Mapping[str, Content], metrics: bytes | None = None) -> Checkpoint:
         """Upload ``files``, read them back, then name them in the log as the checkpoint of ``step``.
 
         ``metrics`` is the JSON-lines chunk since the checkpoint that this one goes on from (the last one added or
@@ -154,10 +155,10 @@ class Run:
         """A fresh place for the files of a checkpoint of ``step``."""
         return f"checkpoints/{self.name}/{step:08d}-{self._ambient.nonce()}"
 
-    def upload_checkpoint(self, prefix: str, files: Mapping[str, bytes]) -> dict[str, str]:
+    def upload_checkpoint(self, prefix: str, files: Mapping[str, Content]) -> dict[str, str]:
         """Upload some of a checkpoint's files and read them back; returns names to SHA-256. Any worker may do this.
 
-        Nothing names them yet. Raises CorruptObjectError if what was read back differs.
+        Nothing names them yet. Raises CorruptObjectError if what was read back differs, and ObjectTooLargeError.
         """
         return upload_files(self._store, prefix, files)
 

@@ -19,11 +19,13 @@ from botocore import exceptions as boto_errors
 from urllib3.exceptions import HTTPError
 
 from datalake.ambient import Ambient
+from datalake.content import Content, Pieces
 from datalake.errors import (
     BucketNotFoundError,
     CredentialsError,
     DatalakeError,
     LakePathError,
+    ObjectTooLargeError,
     StoreUnavailableError,
 )
 from datalake.events import tell
@@ -36,6 +38,7 @@ from datalake.verdict import WriteGuard
 _T = TypeVar("_T")
 _ABSENT = {"NoSuchKey", "404", "NotFound"}
 _TAKEN = {"PreconditionFailed", "412"}
+_TOO_LARGE = {"EntityTooLarge", "413"}
 _BUSY = {
     "ConditionalRequestConflict", "OperationAborted", "RequestTimeout", "RequestTimeoutException", "SlowDown",
     "Throttling", "ThrottlingException", "TooManyRequests", "409", "429",
@@ -96,16 +99,22 @@ class S3Store:
             attempts=3,
         )
 
-    def put_if_absent(self, key: str, data: bytes) -> bool:
+    def put_if_absent(self, key: str, data: Content) -> bool:
         full = self._full(check_key(key))
         self._guard.check(self, key)
 
         def put() -> bool:
+            body = data.open() if isinstance(data, Pieces) else data
             try:
-                self._client().put_object(Bucket=self._bucket, Key=full, Body=data, IfNoneMatch="*")
+                self._client().put_object(Bucket=self._bucket, Key=full, Body=body, IfNoneMatch="*")
             except boto_errors.ClientError as error:
                 if _code(error) in _TAKEN:
                     return False
+                if _code(error) in _TOO_LARGE:
+                    raise ObjectTooLargeError(
+                        f"object {key} of lake {self.uri}: the store takes no {len(data)} bytes in one request "
+                        f"({_code(error)}): raise its limit, or write smaller objects"
+                    ) from error
                 raise
             return True
 

@@ -12,6 +12,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
+from datalake.content import Content, Pieces, object_sha256
 from datalake.errors import DatalakeError, LakePathError, NotFoundError
 
 
@@ -34,9 +35,10 @@ class Store(Protocol):
         """The address that ``open_store`` takes."""
         ...
 
-    def put_if_absent(self, key: str, data: bytes) -> bool:
+    def put_if_absent(self, key: str, data: Content) -> bool:
         """Create the object. True: this call created it. False: one was there, whose bytes may differ.
 
+        ObjectTooLargeError if the store takes no object of this size in one request.
         After a lost response the retry meets its own object and reports False; ``ensure`` tells the two apart.
         """
         ...
@@ -123,12 +125,16 @@ def open_store(uri: str) -> Store:
     return store
 
 
-def ensure(store: Store, key: str, data: bytes) -> bool:
+def ensure(store: Store, key: str, data: Content) -> bool:
     """Create the object, or find that it is there with the same bytes: True. False: other bytes are there."""
-    return store.put_if_absent(key, data) or store.get(key) == data
+    if store.put_if_absent(key, data):
+        return True
+    if isinstance(data, Pieces):
+        return store.size(key) == len(data) and object_sha256(store, key)[0] == data.sha256
+    return store.get(key) == data
 
 
-def ensure_content(store: Store, key: str, data: bytes, error: type[DatalakeError]) -> None:
+def ensure_content(store: Store, key: str, data: Content, error: type[DatalakeError]) -> None:
     """``ensure`` for content-addressed objects, where other bytes can only mean damage: raises ``error``."""
     if not ensure(store, key, data):
         raise error(
