@@ -101,9 +101,9 @@ class RegistryClient:
         """The latest version of every parameter set, by name."""
         return [_version(item) for item in self._pages("/params")]
 
-    def names(self) -> Iterator[str]:
-        """Every name, sorted."""
-        return (version.name for version in self.list())
+    def names(self, after: str = "") -> Iterator[str]:
+        """Every name that sorts after ``after``, sorted."""
+        return (version.name for version in self.list() if version.name > after)
 
     def digests(self, name: str) -> Sequence[str]:
         """The spec digest of every version of ``name``, oldest first. Raises NotFoundError."""

@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from datalake.content import Content, buffers_of
 from datalake.errors import LakePathError, StoreUnavailableError
-from datalake.names import check_key, check_prefix
+from datalake.names import check_key, check_prefix, is_key
 from datalake.store import ObjectInfo, missing
 from datalake.verdict import WriteGuard
 
@@ -41,9 +42,11 @@ class LocalStore:
     def check(self) -> None:
         """Raise LakePathError if the root, or the nearest existing folder above it, is not a folder."""
         for folder in (self.root, *self.root.parents):
-            if folder.is_dir():
+            with self._translated():
+                kind = _kind(folder)
+            if kind == "folder":
                 return
-            if folder.exists() or folder.is_symlink():
+            if kind == "other":
                 raise LakePathError(
                     f"lake {self.root}: {folder} is a file; give a folder, or a path where one can be made"
                 )
@@ -51,7 +54,7 @@ class LocalStore:
     def put_if_absent(self, key: str, data: Content) -> bool:
         target = self._path(key)
         self._guard.check(self, key)
-        if target.exists():  # saves writing and syncing a file that cannot win
+        if self.exists(key):  # saves writing and syncing a file that cannot win
             return False
         with self._translated(), self._finished_file(data) as temporary:
             _make_folders(target.parent)
@@ -80,7 +83,8 @@ class LocalStore:
             return file.read(length)
 
     def exists(self, key: str) -> bool:
-        return self._path(key).is_file()
+        with self._translated():
+            return self._path(key).is_file()
 
     def size(self, key: str) -> int:
         with self._translated(key):
@@ -90,25 +94,29 @@ class LocalStore:
         check_prefix(prefix)
         base = prefix.rpartition("/")[0]
         folder = self.root / base if base else self.root
-        for key in _walk(folder, f"{base}/" if base else ""):
-            if key.startswith(prefix) and key > start_after:
-                yield key
+        with self._translated():
+            for key in _walk(folder, f"{base}/" if base else ""):
+                if key.startswith(prefix) and key > start_after:
+                    yield key
 
     def children(self, prefix: str = "") -> Iterator[str]:
         check_prefix(prefix)
-        yield from sorted(entry.name for entry in _entries(self.root / prefix) if entry.is_dir())
+        with self._translated():
+            names = sorted(entry.name for entry in _entries(self.root / prefix) if entry.is_dir())
+        yield from (name for name in names if any(self.list(f"{prefix}{name}/")))
 
     def infos(self, prefix: str = "") -> Iterator[ObjectInfo]:
         for key in self.list(prefix):
-            with suppress(FileNotFoundError):  # removed since it was listed
+            with self._translated(), suppress(FileNotFoundError):  # removed since it was listed
                 yield _info(key, (self.root / key).stat())
 
     def leftovers(self) -> Iterator[ObjectInfo]:
         """Temporary files: each was given up by a process that died, or is being written at this moment."""
-        with suppress(FileNotFoundError):
+        with self._translated(), suppress(FileNotFoundError):
             for path in sorted((self.root / _TEMP).iterdir()):
                 with suppress(FileNotFoundError):
-                    yield _info(path.name, path.stat())
+                    if path.is_file():
+                        yield _info(path.name, path.stat())
 
     def discard(self, leftover: str) -> None:
         with self._translated():
@@ -171,6 +179,14 @@ class LocalStore:
         )
 
 
+def _kind(path: Path) -> Literal["folder", "other", "none"]:
+    """What is at ``path``; a link to nothing is no folder. Raises OSError if that may not be known."""
+    try:
+        return "folder" if stat.S_ISDIR(path.stat().st_mode) else "other"
+    except (FileNotFoundError, NotADirectoryError):
+        return "other" if path.is_symlink() else "none"
+
+
 def _info(key: str, found: os.stat_result) -> ObjectInfo:
     return ObjectInfo(key, found.st_size, datetime.fromtimestamp(found.st_mtime, UTC))
 
@@ -193,9 +209,13 @@ def _sync_folder(folder: Path) -> None:
 
 
 def _entries(folder: Path) -> list[os.DirEntry[str]]:
+    """The files and folders in ``folder`` that can belong to a lake, in the order of keys.
+
+    Whatever else someone put there is left out: other names (``.DS_Store``, ``lost+found``), links to nothing, sockets.
+    """
     try:
         with os.scandir(folder) as found:
-            entries = [entry for entry in found if not entry.name.startswith(".")]
+            entries = [entry for entry in found if is_key(entry.name) and (entry.is_dir() or entry.is_file())]
     except (FileNotFoundError, NotADirectoryError):
         return []
     # A folder sorts as "name/", which puts the keys below it where whole keys sorted by code point would be.

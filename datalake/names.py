@@ -66,12 +66,23 @@ def parse_ref(ref: str, what: str = "reference") -> Ref:
 
 def check_key(key: str) -> str:
     """Return ``key``; raise InvalidNameError unless it is a relative path of plain segments, at most 700 characters."""
-    if not isinstance(key, str) or len(key) > _MAX_KEY or not all(_SEGMENT.fullmatch(part) for part in key.split("/")):
+    if not isinstance(key, str) or not is_key(key):
         raise InvalidNameError(
             f"object key {_shown(key)} is not allowed: use segments of A-Z a-z 0-9 . _ - joined by '/', "
             f"none empty or starting with a dot, at most {_MAX_KEY} characters"
         )
     return key
+
+
+def is_key(key: str) -> bool:
+    """Whether ``key`` can be an object of a lake. What cannot, such as a file that someone put into the folder, or the
+    empty object by which a console marks a folder (``params/``), is none of ours: listings leave it out."""
+    return len(key) <= _MAX_KEY and all(_SEGMENT.fullmatch(part) for part in key.split("/"))
+
+
+def is_name(name: str) -> bool:
+    """Whether ``name`` is one that ``check_name`` accepts."""
+    return _NAME.fullmatch(name) is not None
 
 
 def check_prefix(prefix: str) -> str:

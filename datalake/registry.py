@@ -71,10 +71,6 @@ class ParameterRegistry(VersionedRepository[ParameterVersion]):
         entry = log.update(add, message)
         return self._version(name, entry.state["versions"][taken[0] - 1])
 
-    def names(self) -> Iterator[str]:
-        """Every name, sorted."""
-        return self.versioned.names()
-
     def digests(self, name: str) -> Sequence[str]:
         """The spec digest of every version of ``name``, oldest first, without reading specs. Raises NotFoundError."""
         return [record["digest"] for record in self.versioned.state(name)["versions"]]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from datalake.ambient import Ambient
@@ -13,7 +13,7 @@ from datalake.names import check_name
 from datalake.pulses import Pulse, read_pulse
 from datalake.runs import Run, State, fenced_error
 from datalake.store import Store
-from datalake.version_log import VersionLog
+from datalake.version_log import VersionLog, logged_names
 
 
 class RunRepository:
@@ -110,9 +110,13 @@ class RunRepository:
             raise NotFoundError(f"no run named {run!r} in lake {self._store.uri}: its runs are {list(self.list())}")
         return Run(self._store, self._ambient, log, head.state, lease=None)
 
+    def names(self, after: str = "") -> Iterator[str]:
+        """The names of the runs that sort after ``after``, sorted, looked at as they are asked for."""
+        return logged_names(self._store, "runs", self._ambient, after)
+
     def list(self) -> list[str]:
         """The names of all runs, sorted."""
-        return [*self._store.children("runs/")]
+        return [*self.names()]
 
 
 def _brief(value: Any) -> str:

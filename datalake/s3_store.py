@@ -29,7 +29,7 @@ from datalake.errors import (
     StoreUnavailableError,
 )
 from datalake.events import tell
-from datalake.names import check_key, check_prefix
+from datalake.names import check_key, check_prefix, is_key
 from datalake.retry import RetryBudget, RetryPolicy
 from datalake.s3_client import is_aws, make_client
 from datalake.store import ObjectInfo, missing
@@ -172,13 +172,15 @@ class S3Store:
         pages = self._pages(prefix, StartAfter=self._full(start_after) if start_after else "")
         cut = len(self._full(""))
         # Sorted here because not every server sorts by whole key (SeaweedFS goes folder by folder).
-        return iter(sorted(item["Key"][cut:] for page in pages for item in page.get("Contents", ())))
+        keys = (item["Key"][cut:] for page in pages for item in page.get("Contents", ()))
+        return iter(sorted(key for key in keys if is_key(key)))
 
     def infos(self, prefix: str = "") -> Iterator[ObjectInfo]:
         check_prefix(prefix)
         items = [item for page in self._pages(prefix) for item in page.get("Contents", ())]
         cut = len(self._full(""))
-        return iter(sorted(ObjectInfo(item["Key"][cut:], item["Size"], item["LastModified"]) for item in items))
+        infos = (ObjectInfo(item["Key"][cut:], item["Size"], item["LastModified"]) for item in items)
+        return iter(sorted(info for info in infos if is_key(info.key)))
 
     def leftovers(self) -> Iterator[ObjectInfo]:
         return iter(())  # every write is one request: it is there or it is not
@@ -190,7 +192,8 @@ class S3Store:
         check_prefix(prefix)
         cut = len(self._full(prefix))
         pages = self._pages(prefix, Delimiter="/")
-        return iter(sorted(item["Prefix"][cut:-1] for page in pages for item in page.get("CommonPrefixes", ())))
+        names = (item["Prefix"][cut:-1] for page in pages for item in page.get("CommonPrefixes", ()))
+        return iter(sorted(name for name in names if is_key(name)))
 
     def delete(self, key: str) -> None:
         full = self._full(check_key(key))

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,12 +19,14 @@ from datalake.ambient import Ambient
 from datalake.canonical import canonical_json, parse_json
 from datalake.errors import Conflict, CorruptObjectError, NotFoundError
 from datalake.events import tell
-from datalake.names import check_name
+from datalake.names import check_name, is_name
 from datalake.store import Store, ensure
 
 _FORMAT = 1
 _REBASES = 200  # contended appends to one log; far beyond what writers of one name do to each other
 _DIGITS = 8
+_ENTRY = re.compile(r"([0-9]{8})\.json")
+_LOOKS_AT_ONCE = 16
 
 
 @dataclass(frozen=True)
@@ -54,12 +58,17 @@ class VersionLog:
         """The newest entry, or None for an empty log: one listing from the last entry seen, at most one read."""
         prefix = f"{self.kind}/{self.name}/"
         seen = self._seen
-        last = None
-        for last in self._store.list(prefix, start_after=self._key(seen.number) if seen else ""):  # noqa: B007
-            pass
-        if last is not None:
-            self._seen = self.entry(self._number(last))
+        last = 0
+        for key in self._store.list(prefix, start_after=self._key(seen.number) if seen else ""):
+            if found := _ENTRY.fullmatch(key, len(prefix)):  # else a file that someone put beside the entries
+                last = int(found[1])
+        if last:
+            self._seen = self.entry(last)
         return self._seen
+
+    def has_entries(self) -> bool:
+        """Whether the log has an entry: one request where it has, one more where it seems to have none."""
+        return self._store.exists(self._key(1)) or self.head() is not None
 
     def entry(self, number: int) -> LogEntry:
         """Entry ``number``. Raises NotFoundError, or CorruptObjectError if it is not a log entry."""
@@ -154,8 +163,16 @@ class VersionLog:
     def _key(self, number: int) -> str:
         return f"{self.kind}/{self.name}/{number:0{_DIGITS}d}.json"
 
-    def _number(self, key: str) -> int:
-        stem = key.rpartition("/")[2].removesuffix(".json")
-        if len(stem) != _DIGITS or not stem.isdigit():
-            raise CorruptObjectError(f"object {key} does not belong in a version log: move it out of {self.kind}/")
-        return int(stem)
+
+def logged_names(store: Store, kind: str, ambient: Ambient, after: str = "") -> Iterator[str]:
+    """The names of one kind that have an entry and sort after ``after``, sorted; looked at as they are asked for.
+
+    A name exists when it has an entry. A folder without one is what a process leaves that was killed before its first
+    write, or what a person made.
+    """
+    listed = [name for name in store.children(f"{kind}/") if name > after and is_name(name)]
+    with ThreadPoolExecutor(_LOOKS_AT_ONCE) as pool:
+        for start in range(0, len(listed), _LOOKS_AT_ONCE):
+            some = listed[start : start + _LOOKS_AT_ONCE]
+            there = pool.map(lambda name: VersionLog(store, kind, name, ambient).has_entries(), some)
+            yield from (name for name, has_entries in zip(some, there, strict=True) if has_entries)

@@ -14,7 +14,7 @@ from datalake.ambient import Ambient
 from datalake.errors import Conflict, NotFoundError
 from datalake.names import check_alias, check_name, parse_ref
 from datalake.store import Store
-from datalake.version_log import VersionLog
+from datalake.version_log import VersionLog, logged_names
 
 Record = dict[str, Any]
 
@@ -58,9 +58,9 @@ class VersionedNames:
         """The version log of ``name``."""
         return VersionLog(self.store, self.kind, check_name(name, self.noun), self.ambient)
 
-    def names(self) -> Iterator[str]:
-        """Every name, sorted."""
-        return self.store.children(f"{self.kind}/")
+    def names(self, after: str = "") -> Iterator[str]:
+        """Every name that sorts after ``after``, sorted, looked at as it is asked for; see ``logged_names``."""
+        return logged_names(self.store, self.kind, self.ambient, after)
 
     def state(self, name: str) -> dict[str, Any]:
         """The newest state of ``name``. Raises NotFoundError if there is none."""
@@ -143,9 +143,13 @@ class VersionedRepository(Generic[_V]):
         """The version that ``NAME@V``, ``NAME@ALIAS`` or ``NAME`` (the latest) means. Raises NotFoundError."""
         return self._version(ref.partition("@")[0], self.versioned.resolve(ref))
 
+    def names(self, after: str = "") -> Iterator[str]:
+        """Every name that sorts after ``after``, sorted, looked at as it is asked for."""
+        return self.versioned.names(after)
+
     def list(self) -> list[_V]:
         """The latest version of every name, sorted by name."""
-        return [self.get(name) for name in self.versioned.names()]
+        return [self.get(name) for name in self.names()]
 
     def history(self, name: str) -> Sequence[_V]:
         """Every version of ``name``, oldest first. Raises NotFoundError."""

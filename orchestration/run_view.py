@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from datetime import datetime
 from typing import Any
 
 from datalake import Lake, Run
-from datalake.errors import NotFoundError
 from orchestration.holder import describe, is_gone
 from orchestration.run_hold import lease_seconds
 
@@ -17,11 +15,7 @@ HIDDEN = {"lease", "checkpoints", "holder"}
 
 def view_runs(lake: Lake) -> list[dict[str, Any]]:
     """``view_run`` of every run, by name."""
-    views = []
-    for name in lake.runs.list():
-        with suppress(NotFoundError):  # its folder is there already, its first entry not yet
-            views.append(view_run(lake, name))
-    return views
+    return [view_run(lake, name) for name in lake.runs.names()]
 
 
 def view_run(lake: Lake, name: str) -> dict[str, Any]:

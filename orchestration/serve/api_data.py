@@ -31,7 +31,7 @@ def list_datasets(
     request: Request, app: ServedDep, _who: Reader, limit: Limit = DEFAULT_LIMIT, cursor: Cursor = None
 ) -> Response:
     """The latest version of every dataset, by name."""
-    items, more = page_of_names(app.lake.store.children("datasets/"), cursor, limit, app.lake.datasets.get)
+    items, more = page_of_names(app.lake.datasets.names, cursor, limit, app.lake.datasets.get)
     return answer(request, DatasetPage(items=[_out(item) for item in items], next=more))
 
 

@@ -29,7 +29,7 @@ def list_models(
     request: Request, app: ServedDep, _who: Reader, limit: Limit = DEFAULT_LIMIT, cursor: Cursor = None
 ) -> Response:
     """The latest version of every model, by name."""
-    items, more = page_of_names(app.lake.store.children("models/"), cursor, limit, app.lake.models.get)
+    items, more = page_of_names(app.lake.models.names, cursor, limit, app.lake.models.get)
     return answer(request, ModelPage(items=[_out(item) for item in items], next=more))
 
 

@@ -32,7 +32,7 @@ def list_params(
     request: Request, app: ServedDep, _who: Reader, limit: Limit = DEFAULT_LIMIT, cursor: Cursor = None
 ) -> Response:
     """The latest version of every parameter set, by name."""
-    items, more = page_of_names(app.lake.store.children("params/"), cursor, limit, app.lake.params.get)
+    items, more = page_of_names(app.lake.params.names, cursor, limit, app.lake.params.get)
     return answer(request, ParameterPage(items=[_out(item) for item in items], next=more))
 
 

@@ -21,7 +21,7 @@ def list_runs(
     request: Request, app: ServedDep, _who: Reader, limit: Limit = DEFAULT_LIMIT, cursor: Cursor = None
 ) -> Response:
     """Every run, by name."""
-    items, more = page_of_names(app.lake.runs.list(), cursor, limit, lambda name: run_state(app.lake, name))
+    items, more = page_of_names(app.lake.runs.names, cursor, limit, lambda name: run_state(app.lake, name))
     summaries = [RunSummary(**item.model_dump(include=set(RunSummary.model_fields))) for item in items]
     return answer(request, RunPage(items=summaries, next=more))
 

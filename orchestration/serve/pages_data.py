@@ -55,7 +55,7 @@ class Sequence:
 @router.get("")
 def datasets_page(request: Request, app: ServedDep, _who: PageReader, cursor: Cursor = None) -> Response:
     """All datasets."""
-    items, more = page_of_names(app.lake.store.children("datasets/"), cursor, _PAGE, app.lake.datasets.get)
+    items, more = page_of_names(app.lake.datasets.names, cursor, _PAGE, app.lake.datasets.get)
     return render(request, "datasets_list.html", items=items, next=more)
 
 

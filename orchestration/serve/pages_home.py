@@ -15,9 +15,9 @@ def home(request: Request, app: ServedDep, _who: PageReader) -> Response:
     """What the lake holds, by kind, newest names first within reach of one look."""
     lake = app.lake
     kinds = [
-        ("Parameter sets", "/params", list(lake.store.children("params/"))),
-        ("Datasets", "/datasets", list(lake.store.children("datasets/"))),
-        ("Models", "/models", list(lake.store.children("models/"))),
+        ("Parameter sets", "/params", list(lake.params.names())),
+        ("Datasets", "/datasets", list(lake.datasets.names())),
+        ("Models", "/models", list(lake.models.names())),
         ("Runs", "/runs", lake.runs.list()),
     ]
     return render(request, "home.html", kinds=kinds, lake=lake.uri)

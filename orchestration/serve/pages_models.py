@@ -19,7 +19,7 @@ _PAGE = 50
 @router.get("")
 def models_page(request: Request, app: ServedDep, _who: PageReader, cursor: Cursor = None) -> Response:
     """All models."""
-    items, more = page_of_names(app.lake.store.children("models/"), cursor, _PAGE, app.lake.models.get)
+    items, more = page_of_names(app.lake.models.names, cursor, _PAGE, app.lake.models.get)
     return render(request, "models_list.html", items=items, next=more)
 
 

@@ -19,7 +19,7 @@ _PAGE = 50
 @router.get("")
 def params_page(request: Request, app: ServedDep, _who: PageReader, cursor: Cursor = None) -> Response:
     """All parameter sets."""
-    items, more = page_of_names(app.lake.store.children("params/"), cursor, _PAGE, app.lake.params.get)
+    items, more = page_of_names(app.lake.params.names, cursor, _PAGE, app.lake.params.get)
     return render(request, "params_list.html", items=items, next=more)
 
 

@@ -25,7 +25,7 @@ _POINTS = 600  # of a curve: more than there are pixels across
 @router.get("")
 def runs_page(request: Request, app: ServedDep, _who: PageReader, cursor: Cursor = None) -> Response:
     """All runs."""
-    items, more = page_of_names(app.lake.runs.list(), cursor, _PAGE, lambda name: run_state(app.lake, name))
+    items, more = page_of_names(app.lake.runs.names, cursor, _PAGE, lambda name: run_state(app.lake, name))
     return render(request, "runs_list.html", items=items, next=more)
 
 

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 from typing import Annotated, TypeVar
 
 from fastapi import Query
@@ -22,11 +23,10 @@ DEFAULT_LIMIT = 100
 
 
 def page_of_names(
-    names: Iterable[str], cursor: str | None, limit: int, load: Callable[[str], _T]
+    names: Callable[[str], Iterator[str]], cursor: str | None, limit: int, load: Callable[[str], _T]
 ) -> tuple[list[_T], str | None]:
-    """The page of sorted ``names`` after ``cursor``, each loaded, and the next cursor."""
-    after = _decode(cursor) if cursor else ""
-    chosen = [name for name in names if name > after][: limit + 1]
+    """The page of sorted names after ``cursor``, each loaded, and the next cursor; ``names(after)`` gives them."""
+    chosen = [*islice(names(_decode(cursor) if cursor else ""), limit + 1)]
     more = encode_cursor(chosen[limit - 1]) if len(chosen) > limit else None
     return [load(name) for name in chosen[:limit]], more
 
