@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import tomllib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +20,7 @@ from orchestration.errors import InvalidRequestError
 from orchestration.progress import console as progress_console
 from orchestration.ray_job import inside_ray_job
 from orchestration.stopping import GraceOver, Stop, stoppable
+from orchestration.toml_files import read_toml
 
 LakeUri = Annotated[
     str, typer.Option("--lake", envvar="MORPHOGEN_LAKE", metavar="URI", help="A folder or s3://bucket/prefix.")
@@ -54,18 +54,6 @@ def _opened(uri: str) -> Lake:
             "set --lake or MORPHOGEN_LAKE to s3://bucket/prefix or to an absolute folder that all nodes share"
         )
     return Lake.open(os.path.abspath(path))
-
-
-def read_toml(path: Path) -> dict[str, Any]:
-    """Read a TOML file of settings."""
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InvalidRequestError(
-            f"{path}: cannot be read ({error.strerror}); give the path of a readable TOML file"
-        ) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InvalidRequestError(f"{path}: is not TOML ({error}); mend the file") from error
 
 
 def spec_from(source: str, lake: str | None = None) -> GenerationSpec:

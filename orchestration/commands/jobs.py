@@ -20,10 +20,10 @@ from orchestration.commands.common import (
     open_lake,
     print_json,
     print_summary,
-    read_toml,
 )
 from orchestration.commands.live import BufferBytes, LiveFlag, LiveReport, report_live, take_live
 from orchestration.progress import stage
+from orchestration.toml_files import read_toml
 
 if TYPE_CHECKING:
     from datalake import Lake

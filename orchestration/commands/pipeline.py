@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from orchestration.commands.common import DEFAULT_LAKE, AsJson, LakeUri, job, open_lake, print_json, read_toml
+from orchestration.commands.common import DEFAULT_LAKE, AsJson, LakeUri, job, open_lake, print_json
+from orchestration.toml_files import read_toml
 
 if TYPE_CHECKING:
     from datalake import Lake

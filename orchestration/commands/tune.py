@@ -14,9 +14,9 @@ from orchestration.commands.common import (
     open_lake,
     print_json,
     print_table,
-    read_toml,
     resumable,
 )
+from orchestration.toml_files import read_toml
 
 
 def tune(

@@ -6,7 +6,6 @@ serves both. What a factor or the seed decides may not stand in them. ``experime
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -14,9 +13,10 @@ from typing import Any, Self
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from datalake import check_name, digest_of, sha256_hex
-from orchestration.errors import ExperimentError
+from orchestration.errors import ExperimentError, InvalidRequestError
 from orchestration.experiment.levels import BUILT_IN, FIRST, LEVELS, Factors, cells, effective_optimizer, staged
 from orchestration.experiment.result import FACTOR_ORDER
+from orchestration.toml_files import parse_toml, read_settings
 from trainer.frozen import Frozen, Listed
 
 Table = dict[str, Any]
@@ -125,12 +125,10 @@ class ExperimentFile(Frozen):
     def load(cls, path: Path) -> ExperimentFile:
         """Read and check the file. Raises ExperimentError in one line, a clause per problem."""
         try:
-            data = path.read_bytes()
-            table = tomllib.loads(data.decode())
-        except OSError as error:
-            raise ExperimentError(f"{path}: cannot be read ({error.strerror}); give a readable TOML file") from error
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise ExperimentError(f"{path}: is not TOML ({error}); mend the file") from error
+            data = read_settings(path)
+            table = parse_toml(data, path)
+        except InvalidRequestError as error:
+            raise ExperimentError(str(error)) from error
         table.setdefault("name", path.stem)
         return cls.parse(table, folder=path.absolute().parent, file_digest=sha256_hex(data))
 

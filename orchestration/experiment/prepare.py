@@ -22,6 +22,7 @@ from orchestration.experiment.file import Corpus, ExperimentFile
 from orchestration.experiment.levels import mixed
 from orchestration.generate_job import GenerateRequest, run_generation
 from orchestration.progress import corpus_stages, stage
+from orchestration.toml_files import read_toml
 
 STDLIB = "python:stdlib"
 
@@ -92,8 +93,6 @@ def read_spec(lake: Lake, source: str | Mapping[str, Any], folder: Path) -> Gene
     if not isinstance(source, str):
         return parse_spec(source)
     if source.endswith(".toml"):
-        from orchestration.commands.common import read_toml
-
         return parse_spec(read_toml(folder / source))
     if source in list_presets():
         return load_preset(source)
