@@ -25,10 +25,10 @@ ASK_EVERY_S = 1.0
 
 
 class Head:
-    """One address (host:port, with or without a scheme), since when nobody has answered there, and the last error."""
+    """One address (host:port), since when nobody has answered there, and the last error."""
 
     def __init__(self, address: str, clock: Callable[[], float] = time.monotonic) -> None:
-        self.address = address.rpartition("/")[2]
+        self.address = address
         self._clock = clock
         self._lock = threading.Lock()
         self._asked: float | None = None
@@ -77,10 +77,7 @@ _joined: Head | None = None
 def joined_head() -> Head:
     """The head of the Ray that this process has joined."""
     global _joined
-    address = os.environ.get("RAY_ADDRESS", "")
-    if not address.startswith("ray://"):  # a Ray client reaches no more of the cluster than that
-        address = ray.get_runtime_context().gcs_address
-    head = Head(address)
+    head = Head(ray.get_runtime_context().gcs_address)
     if _joined is None or _joined.address != head.address:
         _joined = head
     return _joined

@@ -13,16 +13,19 @@ import signal
 import socket
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import ray
+from ray._private import services
+from ray._raylet import GcsClient
 from ray.exceptions import RayError
 
 from orchestration.errors import ClusterLostError
 from orchestration.head_watch import Head, await_cluster, joined_head, leave_without_head
 from orchestration.progress import console
+from orchestration.ray_address import cannot_join, check_head, cluster_address
 from orchestration.ray_job import inside_ray_job
 
 CGROUP_QUOTA = Path("/sys/fs/cgroup/cpu.max")
@@ -59,7 +62,7 @@ def local_cores() -> int:
 
 def compute_cores() -> int:
     """Cores worth a compute-bound worker each: the cluster's CPUs, or this machine's when Ray is the local one."""
-    if os.environ.get("RAY_ADDRESS"):
+    if cluster_address():
         return max(1, int(ray.cluster_resources().get("CPU", 1)))
     return local_cores()
 
@@ -71,7 +74,7 @@ def cluster_facts() -> dict[str, Any]:
         "nodes": sum(bool(node["Alive"]) for node in ray.nodes()),
         "cpus": int(total.get("CPU", 0)),
         "gpus": int(total.get("GPU", 0)),
-        "cluster": os.environ.get("RAY_ADDRESS") or "local",
+        "cluster": cluster_address() or "local",
         "driver": socket.gethostname(),
     }
 
@@ -86,7 +89,7 @@ def ray_session() -> Iterator[None]:
         os.environ.setdefault(name, value)
     # Ray's own warnings are about its internals; our stages say what is going on.
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-    address = os.environ.get("RAY_ADDRESS")
+    address = cluster_address()
     with _our_sigterm():
         if address:
             if not inside_ray_job():
@@ -138,7 +141,11 @@ def _start(options: dict[str, Any]) -> None:
                 ray.init(address="local", num_cpus=num_cpus, include_dashboard=False, **options)
         except Exception as error:  # Ray has no narrower type for it
             if START_TIMEOUT not in str(error):
-                raise
+                said = (str(error).strip().splitlines() or [""])[0]
+                raise ClusterLostError(
+                    f"Ray cannot start on this machine ({type(error).__name__}: {said}): mend that, or set RAY_ADDRESS "
+                    "to a running cluster"
+                ) from error
             if attempt == START_ATTEMPTS:
                 raise ClusterLostError(
                     f"Ray did not start on this machine within 30 s, {attempt} times: it may be too busy or out of "
@@ -150,23 +157,26 @@ def _start(options: dict[str, Any]) -> None:
 
 
 def _join(address: str, options: dict[str, Any]) -> None:
-    with ExitStack() as watch:
-        if ":" in address:  # and not "auto"
-            head = Head(address)
-            if not head.wait():
-                raise _nobody_at(address, head.error)
-            watch.enter_context(leave_without_head(head))
-        try:
+    address = _found_head() if address == "auto" else address
+    check_head(address)
+    try:
+        with leave_without_head(Head(address)):
+            if not GcsClient(address=address).cluster_id:
+                raise ConnectionError("its head does not say which cluster it is of")
             ray.init(address=address, **options)
-        except (ConnectionError, TimeoutError) as error:
-            raise _nobody_at(address, error) from error
+    except Exception as error:  # Ray has no one type for what can be wrong with a cluster
+        raise cannot_join(address, error) from error
 
 
-def _nobody_at(address: str, error: Exception | None) -> ClusterLostError:
-    return ClusterLostError(
-        f"RAY_ADDRESS = {address}: no Ray head answers there ({(str(error).splitlines() or [''])[0]}); "
-        "start it or give another address, then run the same command again"
-    )
+def _found_head() -> str:
+    """What "auto" means: the cluster that a Ray of this machine belongs to."""
+    address = services.find_bootstrap_address(None)
+    if address is None:
+        raise ClusterLostError(
+            "RAY_ADDRESS = auto: no Ray runs on this machine; start one with `ray start`, give HOST:PORT of a "
+            "cluster's head, or unset the variable"
+        )
+    return address
 
 
 @contextmanager

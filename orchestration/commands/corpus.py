@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from contextlib import ExitStack
 from dataclasses import asdict
 from enum import StrEnum
@@ -25,6 +24,7 @@ from orchestration.corpus import add_corpus
 from orchestration.corpus_files import Mapper
 from orchestration.corpus_profile import SCORED_TOKENS, CorpusProfile, known_bands, profile_corpus
 from orchestration.progress import corpus_stages
+from orchestration.ray_address import cluster_address
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -72,7 +72,7 @@ def add(
     opened = open_lake(lake, to_write=True)
     with resumable(), ExitStack() as stack:
         mapper: Mapper = map
-        if ray or (ray is None and os.environ.get("RAY_ADDRESS")):
+        if ray or (ray is None and cluster_address()):
             from orchestration.ray_map import ray_map
             from orchestration.ray_session import ray_session
 

@@ -36,7 +36,7 @@ def address_of(server: socket.socket) -> str:
 
 def test_silence_counts_from_the_first_question_that_nobody_answered(listener):
     clock = Clock()
-    head = Head(f"ray://{address_of(listener)}", clock)
+    head = Head(address_of(listener), clock)
     assert head.silence() == 0
     listener.close()
     clock.now = 0.5

@@ -53,6 +53,6 @@ def test_a_ray_without_dashboard_says_so_to_its_processes_and_to_nobody_else(mon
 
 def test_another_failure_is_not_repeated(starts):
     starts += [ValueError("num_cpus"), None]
-    with pytest.raises(ValueError, match="num_cpus"):
+    with pytest.raises(ClusterLostError, match="ValueError: num_cpus"):
         module._start({})
     assert starts == [None]
