@@ -19,7 +19,7 @@ from typing import Any
 
 import ray
 from ray._private import services
-from ray._raylet import GcsClient
+from ray._raylet import GcsClient  # type: ignore[attr-defined]  # compiled
 from ray.exceptions import RayError
 
 from orchestration.errors import ClusterLostError

@@ -8,6 +8,7 @@ import re
 import shlex
 import tomllib
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ import typer
 import yaml
 
 from orchestration.cli import app
+from orchestration.drain import MARGIN_S
+from orchestration.stopping import GRACE_S
 
 ROOT = Path(__file__).resolve().parents[1]
 INFRA = ROOT / "infra"
@@ -89,6 +92,15 @@ def test_a_file_that_the_entrypoint_reads_is_mounted_on_the_head(job):
     for word in shlex.split(job["spec"]["entrypoint"]):
         if word.startswith("/"):
             assert volumes[mounts[str(Path(word).parent)]] == job["metadata"]["name"]
+
+
+def test_a_pod_has_time_to_end_its_job_and_a_hook_that_asks_for_it(job):
+    for _, pod in pods(job):
+        assert pod["terminationGracePeriodSeconds"] >= GRACE_S + MARGIN_S + 20
+        for container in pod["containers"]:
+            python, dash_m, module = container["lifecycle"]["preStop"]["exec"]["command"]
+            assert (python, dash_m) == ("python", "-m")
+            assert find_spec(module) is not None
 
 
 def test_a_job_cleans_up_and_knows_its_lake(job):

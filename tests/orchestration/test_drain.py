@@ -1,0 +1,63 @@
+"""The hook of a pod that is about to be killed: drivers below it are asked to stop, and only they."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from orchestration.drain import is_driver, is_working, main
+
+DRIVER = """
+import signal, sys, time
+def stop(*_):
+    print("checkpointed", flush=True)
+    sys.exit(143)
+signal.signal(signal.SIGTERM, stop)
+print("ready", flush=True)
+time.sleep(60)
+"""
+
+
+def test_a_driver_ends_by_itself_and_a_neighbour_is_left_alone(tmp_path):
+    package = tmp_path / "orchestration"
+    package.mkdir()
+    (package / "__main__.py").write_text(DRIVER)
+    start = {"cwd": tmp_path, "stdout": subprocess.PIPE, "text": True, "env": {**os.environ, "PYTHONPATH": ""}}
+    driver = subprocess.Popen([sys.executable, "-m", "orchestration", "train", "x.toml"], **start)
+    neighbour = subprocess.Popen([sys.executable, "-c", DRIVER], **start)
+    try:
+        assert [process.stdout.readline() for process in (driver, neighbour)] == ["ready\n", "ready\n"]
+        assert main(["--below", str(os.getpid())]) == 0
+        assert driver.stdout.read() == "checkpointed\n"
+        assert neighbour.poll() is None
+    finally:
+        for process in (driver, neighbour):
+            process.kill()
+            process.communicate()
+
+
+@pytest.mark.parametrize(
+    ("command", "ours"),
+    [
+        (["python", "-m", "orchestration", "generate", "code@1"], True),
+        (["/usr/bin/python3.11", "/usr/local/bin/morphogen", "train", "x.toml"], True),
+        (["morphogen", "runs", "list"], True),
+        (["/bin/sh", "-c", "python -m orchestration generate code@1"], False),
+        (["python", "-m", "orchestration.drain"], False),
+        (["python", "-m", "http.server"], False),
+        (["ls", "/data", "morphogen"], False),
+        ([], False),
+    ],
+)
+def test_which_processes_are_drivers(command, ours):
+    assert is_driver(command) == ours
+
+
+@pytest.mark.parametrize(
+    ("command", "busy"), [(["ray::IDLE"], False), (["ray::RayTrainWorker"], True), (["raylet"], False), ([], False)]
+)
+def test_which_workers_are_busy(command, busy):
+    assert is_working(command) == busy
