@@ -18,7 +18,10 @@ from datalake.manifest import load_manifest
 from datalake.store import ObjectInfo
 from datalake.verdict import VERDICT_KEY
 
-SWEPT = ("data/", "manifests/", "specs/", "tokenizers/", "model-files/", "checkpoints/", "quarantine/", "probe/")
+SWEPT = (
+    *("data/", "manifests/", "specs/", "tokenizers/", "model-files/", "checkpoints/", "quarantine/", "probe/"),
+    "access/sessions/",  # where browser sessions were kept before they were signed
+)
 DEFAULT_GRACE = timedelta(days=7)
 SHORTEST_GRACE = timedelta(hours=1)
 

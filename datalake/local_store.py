@@ -13,6 +13,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -90,14 +91,13 @@ class LocalStore:
         with self._translated(key):
             return self._path(key).stat().st_size
 
-    def list(self, prefix: str = "", start_after: str = "") -> Iterator[str]:
+    def list(self, prefix: str = "", start_after: str = "", limit: int | None = None) -> Iterator[str]:
         check_prefix(prefix)
         base = prefix.rpartition("/")[0]
         folder = self.root / base if base else self.root
+        keys = _walk(folder, f"{base}/" if base else "")
         with self._translated():
-            for key in _walk(folder, f"{base}/" if base else ""):
-                if key.startswith(prefix) and key > start_after:
-                    yield key
+            yield from islice((key for key in keys if key.startswith(prefix) and key > start_after), limit)
 
     def children(self, prefix: str = "") -> Iterator[str]:
         check_prefix(prefix)

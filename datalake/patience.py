@@ -122,8 +122,8 @@ class PatientStore:
     def size(self, key: str) -> int:
         return self._patience.outlast(lambda: self._store.size(key))
 
-    def list(self, prefix: str = "", start_after: str = "") -> Iterator[str]:
-        return iter(self._patience.outlast(lambda: [*self._store.list(prefix, start_after)]))
+    def list(self, prefix: str = "", start_after: str = "", limit: int | None = None) -> Iterator[str]:
+        return iter(self._patience.outlast(lambda: [*self._store.list(prefix, start_after, limit)]))
 
     def infos(self, prefix: str = "") -> Iterator[ObjectInfo]:
         return iter(self._patience.outlast(lambda: [*self._store.infos(prefix)]))

@@ -167,9 +167,9 @@ class S3Store:
 
         return self._answer(head, key)
 
-    def list(self, prefix: str = "", start_after: str = "") -> Iterator[str]:
+    def list(self, prefix: str = "", start_after: str = "", limit: int | None = None) -> Iterator[str]:
         check_prefix(prefix)
-        pages = self._pages(prefix, StartAfter=self._full(start_after) if start_after else "")
+        pages = self._pages(prefix, limit, StartAfter=self._full(start_after) if start_after else "")
         cut = len(self._full(""))
         # Sorted here because not every server sorts by whole key (SeaweedFS goes folder by folder).
         keys = (item["Key"][cut:] for page in pages for item in page.get("Contents", ()))
@@ -228,8 +228,10 @@ class S3Store:
                 self._client_of = (os.getpid(), make_client())
             return self._client_of[1]
 
-    def _pages(self, prefix: str, **arguments: str) -> Sequence[Any]:
-        wanted = {name: value for name, value in arguments.items() if value}
+    def _pages(self, prefix: str, limit: int | None = None, **arguments: str) -> Sequence[Any]:
+        wanted: dict[str, Any] = {name: value for name, value in arguments.items() if value}
+        if limit is not None:
+            wanted["PaginationConfig"] = {"MaxItems": limit, "PageSize": min(limit, 1000)}
 
         def read() -> Sequence[Any]:
             pager = self._client().get_paginator("list_objects_v2")

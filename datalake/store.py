@@ -59,8 +59,11 @@ class Store(Protocol):
         """An object's size in bytes. Raises NotFoundError."""
         ...
 
-    def list(self, prefix: str = "", start_after: str = "") -> Iterator[str]:
-        """Keys that start with ``prefix`` and sort after ``start_after``, sorted by code point."""
+    def list(self, prefix: str = "", start_after: str = "", limit: int | None = None) -> Iterator[str]:
+        """Keys that start with ``prefix`` and sort after ``start_after``, sorted by code point.
+
+        With ``limit`` only that many of one folder's objects, the first; up to 1,000 are one request.
+        """
         ...
 
     def infos(self, prefix: str = "") -> Iterator[ObjectInfo]:

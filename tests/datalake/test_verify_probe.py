@@ -70,8 +70,8 @@ class OverwritingStore(LocalStore):
 class HidingStore(LocalStore):
     """A server whose listings lag behind."""
 
-    def list(self, prefix: str = "", start_after: str = ""):
-        return iter(list(super().list(prefix, start_after))[:-1])
+    def list(self, prefix: str = "", start_after: str = "", limit: int | None = None):
+        return iter(list(super().list(prefix, start_after, limit))[:-1])
 
 
 @pytest.mark.parametrize(
@@ -97,8 +97,8 @@ class ForgetfulCacheStore(LocalStore):
             self.absent.add(key)
         return key not in self.absent
 
-    def list(self, prefix: str = "", start_after: str = ""):
-        return (key for key in super().list(prefix, start_after) if key not in self.absent)
+    def list(self, prefix: str = "", start_after: str = "", limit: int | None = None):
+        return (key for key in super().list(prefix, start_after, limit) if key not in self.absent)
 
 
 def test_probe_finds_out_a_cache_that_remembers_absence(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import httpx
 import pytest
@@ -106,8 +106,6 @@ def test_tokens_expire_and_sessions_die_with_their_token(tmp_path):
     with pytest.raises(AccessError):
         access.authenticate(text[:-1] + ("0" if text[-1] != "0" else "1"))
 
-    from datetime import UTC, datetime
-
     later = Ambient(clock=lambda: datetime.now(UTC) + timedelta(hours=2))
     then = AccessControl(lake.store, later, refresh_s=0.0)
     assert then.authenticate(text).id == token.id
@@ -206,3 +204,61 @@ def test_tokens_are_made_listed_and_revoked_by_command(tmp_path, capsys):
     assert text.strip() not in call("list", "--json")[0]
     assert "no token" in refused(capsys, "--lake", lake, "tokens", "revoke", "0" * 12)
     assert "allowed" in refused(capsys, "--lake", lake, "tokens", "create", "../x")
+
+
+def test_sessions_are_signed_and_only_an_early_end_is_stored(lake_uri: str):
+    """600 log-ins leave nothing; a log-out leaves one object, which goes once its session would have expired."""
+    moment = [datetime(2026, 11, 27, 12, 0, tzinfo=UTC)]
+    lake = Lake.open(lake_uri, Ambient(clock=lambda: moment[0]))
+    token, text = TokenLog(lake.store, lake.ambient).create("ada", "admin")
+    here, there = (AccessControl(lake.store, lake.ambient, refresh_s=0.0) for _ in range(2))
+    before = [*lake.store.list()]
+    opened = [here.open_session(here.authenticate(text), timedelta(hours=12)) for _ in range(600)]
+    assert [*lake.store.list()] == before
+    assert len({session.id for session, _ in opened}) == 600
+    session, cookie = opened[0]
+    assert (session.role, session.parent, session.name) == ("reader", token.id, "ada")
+    assert there.authenticate(cookie, session=True) == session, "another replica can check it"
+
+    here.close_session(session)
+    for replica in (here, there):
+        with pytest.raises(AccessError):
+            replica.authenticate(cookie, session=True)
+        assert replica.authenticate(opened[1][1], session=True).id == opened[1][0].id
+    [ended] = {*lake.store.list()} - {*before}
+    assert len(lake.store.get(ended)) < 10
+    moment[0] += timedelta(hours=14)
+    later, _ = here.open_session(here.authenticate(text), timedelta(hours=12))
+    here.close_session(later)
+    assert len({*lake.store.list()} - {*before}) == 1
+    assert not lake.store.exists(ended)
+
+
+def test_a_session_that_was_tampered_with_is_refused(tmp_path):
+    lake = Lake.open(str(tmp_path / "lake"))
+    log = TokenLog(lake.store, lake.ambient)
+    access = AccessControl(lake.store, lake.ambient, refresh_s=0.0)
+    token, text = log.create("ada", "reader")
+    other, _ = log.create("eve", "admin")
+    _, cookie = access.open_session(token, timedelta(minutes=1))
+    kind, parent, number, begins, ends, signature = cookie.split("_")
+    forged = [
+        [kind, other.id, number, begins, ends, signature],
+        [kind, parent, number, begins, str(int(ends) + 86_400), signature],
+        [kind, parent, "0" * 32, begins, ends, signature],
+        [kind, parent, number, begins, ends, "0" * 64],
+        [kind, "0" * 12, number, begins, ends, signature],
+        [kind, parent, number, begins, ends],
+        ["mg", parent, number, begins, ends, signature],
+        [],
+    ]
+    assert access.authenticate(cookie, session=True).id == number
+    for parts in forged:
+        with pytest.raises(AccessError):
+            access.authenticate("_".join(parts), session=True)
+    for bearer in (cookie, text[:-1]):
+        with pytest.raises(AccessError):
+            access.authenticate(bearer)
+    log.revoke(token.id)
+    with pytest.raises(AccessError):
+        access.authenticate(cookie, session=True)

@@ -106,8 +106,8 @@ class OverwritingStore(LocalStore):
 class LaggingStore(LocalStore):
     """Listings that now and then do not show the newest object."""
 
-    def list(self, prefix: str = "", start_after: str = ""):
-        keys = list(super().list(prefix, start_after))
+    def list(self, prefix: str = "", start_after: str = "", limit: int | None = None):
+        keys = list(super().list(prefix, start_after, limit))
         return iter(keys[:-1] if random.random() < 0.1 else keys)
 
 
