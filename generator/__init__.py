@@ -4,13 +4,13 @@ Sequence ``i`` of a spec is a pure function of (spec, seed, i): no I/O, no Ray, 
 The NumPy reference defines the answer; every other backend equals it bit for bit.
 """
 
-from .accept import Acceptance
-from .batch import check_acceptance, generate_batch, measure_acceptance, sample_frames
-from .errors import BackendError, BandError, GeneratorError, RangeError, ScoreDefinitionError, SpecError
-from .presets import list_presets, load_preset, preset_text
-from .profile import profile_spec
-from .registry import GenerationSpec, parse_spec
-from .tokens import decode_tokens, encode_frames, unigram_entropy_nats
+from generator.accept import Acceptance
+from generator.batch import check_acceptance, generate_batch, measure_acceptance, sample_frames
+from generator.errors import BackendError, BandError, GeneratorError, RangeError, ScoreDefinitionError, SpecError
+from generator.presets import list_presets, load_preset, preset_text
+from generator.profile import profile_spec
+from generator.registry import GenerationSpec, parse_spec
+from generator.tokens import decode_tokens, encode_frames, unigram_entropy_nats
 
 # Raised whenever any sequence of any spec would come out different.
 GENERATOR_VERSION = "1"

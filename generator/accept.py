@@ -11,10 +11,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .errors import BandError
-from .rules import TRIES_PER_RULE
-from .score import score_content
-from .spec import BaseSpec, Simulated
+from generator.errors import BandError
+from generator.rules import TRIES_PER_RULE
+from generator.score import score_content
+from generator.spec import BaseSpec, Simulated
 
 # With one candidate in 1,000 accepted, a sequence finds none among so many once in 10**14.
 MAX_ATTEMPTS = 1 << 15

@@ -12,11 +12,11 @@ from importlib.util import find_spec
 import numpy as np
 import pyarrow as pa
 
-from .accept import MIN_RATE, Acceptance, Candidates, probe, refuse_rare, search
-from .errors import BackendError, RangeError
-from .pipeline import search_beside
-from .registry import GenerationSpec, family_of
-from .spec import BaseSpec
+from generator.accept import MIN_RATE, Acceptance, Candidates, probe, refuse_rare, search
+from generator.errors import BackendError, RangeError
+from generator.pipeline import search_beside
+from generator.registry import GenerationSpec, family_of
+from generator.spec import BaseSpec
 
 BACKENDS = ("numba", "reference", "triton")
 # Ids a thread takes at a time. The last few of a run are redrawn in ever smaller calls: short runs waste a fifth.
@@ -34,13 +34,13 @@ def choose_backend(backend: str) -> str:
     if backend == "auto":
         # Asking PyTorch costs seconds of import: ask only where there is an NVIDIA driver.
         if os.path.exists("/proc/driver/nvidia/version") and find_spec("torch") and find_spec("triton"):
-            from .triton_backend import available
+            from generator.triton_backend import available
 
             if available():
                 return "triton"
         return "numba" if find_spec("numba") else "reference"
     if backend == "triton":
-        from .triton_backend import available
+        from generator.triton_backend import available
 
         if not available():
             raise BackendError(
@@ -146,7 +146,7 @@ def check_acceptance(spec: GenerationSpec, backend: str = "auto", least: float =
 
 def sample_frames(spec: GenerationSpec, seed: int, ids: list[int]) -> np.ndarray:
     """The full frames that the accepted sequences `ids` show: uint8 [n, F, *grid]."""
-    from .tokens import decode_tokens
+    from generator.tokens import decode_tokens
 
     rows = [generate_batch(spec, seed, i, 1, threads=1)["tokens"][0].as_py() for i in ids]
     return np.stack([decode_tokens(spec, np.frombuffer(row, dtype="<u2")) for row in rows])

@@ -6,10 +6,10 @@ to `embed` channels, a pointwise layer to `hidden`, ReLU, a pointwise layer to C
 
 import numpy as np
 
-from .families.nca import NcaSpec
-from .lattice import TRUNCATED_STD, Lattice, neighbor_offsets
-from .rules import Rules
-from .tables import WEIGHT_STEPS
+from generator.families.nca import NcaSpec
+from generator.lattice import TRUNCATED_STD, Lattice, neighbor_offsets
+from generator.rules import Rules
+from generator.tables import WEIGHT_STEPS
 
 
 def one_hot(cells: np.ndarray, colors: int, channel_wrap: bool) -> np.ndarray:

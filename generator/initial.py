@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from . import philox
-from .tables import COLOR_Q
+from generator import philox
+from generator.tables import COLOR_Q
 
 
 def cumulative_colors(seed: int, ids_N: np.ndarray, attempts_N: np.ndarray, colors: int) -> np.ndarray:

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .families.nca import NcaSpec
-from .lattice import Lattice, neighbor_offsets
-from .simd import INDEX_LANES
+from generator.families.nca import NcaSpec
+from generator.lattice import Lattice, neighbor_offsets
+from generator.simd import INDEX_LANES
 
 # Tables of one rule should leave room in a 32 KiB first-level cache for states, indices and hidden units.
 TABLE_BYTES = 16 * 1024

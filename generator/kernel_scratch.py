@@ -4,8 +4,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .kernel_plan import KernelPlan
-from .simd import INDEX_LANES, LANES
+from generator.kernel_plan import KernelPlan
+from generator.simd import INDEX_LANES, LANES
 
 
 class Scratch(NamedTuple):

@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .tables import WEIGHT_MAX, WEIGHT_STEPS, WEIGHT_VARIANCE
+from generator.tables import WEIGHT_MAX, WEIGHT_STEPS, WEIGHT_VARIANCE
 
 if TYPE_CHECKING:
-    from .families.nca import NcaSpec
+    from generator.families.nca import NcaSpec
 
 HIDDEN_MAX = 255
 LOGIT_LIMIT = 1 << 22

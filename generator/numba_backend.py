@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from .families.nca import NcaSpec
-from .kernel_plan import kernel_plan
-from .kernel_scratch import allocate
-from .lattice import Lattice
-from .numba_kernel import build_kernel
-from .rules import rule_address
+from generator.families.nca import NcaSpec
+from generator.kernel_plan import kernel_plan
+from generator.kernel_scratch import allocate
+from generator.lattice import Lattice
+from generator.numba_kernel import build_kernel
+from generator.rules import rule_address
 
 # Threads that meet a spec together should compile it once.
 _BUILDING = Lock()

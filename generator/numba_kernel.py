@@ -11,10 +11,10 @@ from collections.abc import Callable
 import numba
 import numpy as np
 
-from . import philox, simd, tables
-from .kernel_plan import KernelPlan
-from .simd import INDEX_LANES, LANES, add_row, fold_row, hidden_units, join_neighbors, next_colors
-from .tables import COLOR_Q, WEIGHT_Q
+from generator import philox, simd, tables
+from generator.kernel_plan import KernelPlan
+from generator.simd import INDEX_LANES, LANES, add_row, fold_row, hidden_units, join_neighbors, next_colors
+from generator.tables import COLOR_Q, WEIGHT_Q
 
 # Numba renews its disk cache when this file changes or a constant below does: this one stands for the other files whose
 # contents end up in the machine code.

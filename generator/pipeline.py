@@ -9,8 +9,8 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 
 import numpy as np
 
-from .accept import MAX_ATTEMPTS, Candidates, Simulate, empty, hopeless, judge, put, take
-from .spec import BaseSpec, Simulated
+from generator.accept import MAX_ATTEMPTS, Candidates, Simulate, empty, hopeless, judge, put, take
+from generator.spec import BaseSpec, Simulated
 
 DEVICE_BATCH = 16_384
 SCORE_SLICE = 256

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from .batch import choose_backend
-from .registry import GenerationSpec, family_of
-from .score import score_content
-from .tokens import decode_tokens, unigram_entropy_nats
+from generator.batch import choose_backend
+from generator.registry import GenerationSpec, family_of
+from generator.score import score_content
+from generator.tokens import decode_tokens, unigram_entropy_nats
 
 BIN_EDGES = np.round(np.linspace(0.0, 1.1, 45), 3)
 BANDS = ((0.0, 0.2), (0.2, 0.3), (0.3, 0.4), (0.4, 0.5), (0.5, 1.1))

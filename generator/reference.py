@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from .families.nca import NcaSpec
-from .lattice import HIDDEN_MAX, Lattice, neighbor_offsets
-from .rules import draw_cells, draw_noise, draw_rules, fold_tables, rule_address
+from generator.families.nca import NcaSpec
+from generator.lattice import HIDDEN_MAX, Lattice, neighbor_offsets
+from generator.rules import draw_cells, draw_noise, draw_rules, fold_tables, rule_address
 
 
 def step_logits(spec: NcaSpec, tables_NKCH: np.ndarray, second_NHC: np.ndarray, cells: np.ndarray) -> np.ndarray:

@@ -9,9 +9,9 @@ from typing import Annotated, Any
 
 from pydantic import Field, TypeAdapter, ValidationError
 
-from .errors import SpecError
-from .families import dyck, eca, iid, nca, shuffle_dyck, shuffled
-from .spec import BaseSpec
+from generator.errors import SpecError
+from generator.families import dyck, eca, iid, nca, shuffle_dyck, shuffled
+from generator.spec import BaseSpec
 
 GenerationSpec = Annotated[
     nca.NcaSpec | dyck.DyckSpec | shuffle_dyck.ShuffleDyckSpec | eca.EcaSpec | shuffled.ShuffledSpec | iid.IidSpec,

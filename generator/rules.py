@@ -4,11 +4,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from . import philox
-from .families.nca import NcaSpec
-from .initial import colors_from_words, cumulative_colors
-from .lattice import Lattice
-from .tables import WEIGHT_Q
+from generator import philox
+from generator.families.nca import NcaSpec
+from generator.initial import colors_from_words, cumulative_colors
+from generator.lattice import Lattice
+from generator.tables import WEIGHT_Q
 
 TRIES_PER_RULE = 8
 

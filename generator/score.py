@@ -10,9 +10,9 @@ from functools import lru_cache
 
 import numpy as np
 
-from . import philox
-from .errors import ScoreDefinitionError
-from .spec import BaseSpec
+from generator import philox
+from generator.errors import ScoreDefinitionError
+from generator.spec import BaseSpec
 
 GZIP_WBITS = 31
 IID_SAMPLES = 64

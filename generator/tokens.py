@@ -6,8 +6,8 @@ to end, cut to seq_len.
 
 import numpy as np
 
-from .errors import RangeError
-from .spec import BaseSpec, GridSpec
+from generator.errors import RangeError
+from generator.spec import BaseSpec, GridSpec
 
 
 def _split_patches(spec: GridSpec, frames: np.ndarray) -> np.ndarray:

@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from .errors import BackendError
-from .families.nca import NcaSpec
-from .kernel_plan import patch_positions
-from .lattice import Lattice, neighbor_offsets
-from .rules import rule_address
-from .tables import COLOR_Q, WEIGHT_Q
+from generator.errors import BackendError
+from generator.families.nca import NcaSpec
+from generator.kernel_plan import patch_positions
+from generator.lattice import Lattice, neighbor_offsets
+from generator.rules import rule_address
+from generator.tables import COLOR_Q, WEIGHT_Q
 
 # Beyond this many hidden values a program's registers spill; such grids belong on the CPU.
 MAX_HIDDEN_VALUES = 1 << 17
@@ -139,7 +139,7 @@ def launch(spec: NcaSpec, seed: int, ids_N: np.ndarray, attempts_N: np.ndarray) 
     device. N * frames * frame_tokens stays below 2**31, the reach of the kernel's positions."""
     import torch
 
-    from .triton_kernel import run_sequences
+    from generator.triton_kernel import run_sequences
 
     ready = _prepare(spec)
     groups, tries = rule_address(spec, np.asarray(ids_N, np.int64), np.asarray(attempts_N, np.int64))

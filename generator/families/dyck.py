@@ -11,8 +11,8 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import Field
 
-from .. import philox
-from ..spec import BaseSpec, Simulated
+from generator import philox
+from generator.spec import BaseSpec, Simulated
 
 
 class BracketSpec(BaseSpec):

@@ -5,10 +5,10 @@ from typing import Literal
 import numpy as np
 from pydantic import Field
 
-from .. import philox
-from ..initial import colors_from_words
-from ..spec import GridSpec, Simulated
-from ..tokens import frames_to_tokens
+from generator import philox
+from generator.initial import colors_from_words
+from generator.spec import GridSpec, Simulated
+from generator.tokens import frames_to_tokens
 
 
 class EcaSpec(GridSpec):

@@ -4,10 +4,10 @@ from typing import Literal
 
 import numpy as np
 
-from .. import philox
-from ..initial import colors_from_words, cumulative_colors
-from ..spec import GridSpec, Simulated
-from ..tokens import frames_to_tokens
+from generator import philox
+from generator.initial import colors_from_words, cumulative_colors
+from generator.spec import GridSpec, Simulated
+from generator.tokens import frames_to_tokens
 
 
 class IidSpec(GridSpec):

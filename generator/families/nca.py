@@ -5,9 +5,9 @@ from typing import Any, Literal, Self
 import numpy as np
 from pydantic import Field, field_validator, model_validator
 
-from ..lattice import LOGIT_LIMIT, Lattice
-from ..spec import FrozenModel, GridSpec, Simulated
-from ..tokens import frames_to_tokens
+from generator.lattice import LOGIT_LIMIT, Lattice
+from generator.spec import FrozenModel, GridSpec, Simulated
+from generator.tokens import frames_to_tokens
 
 # Keeps the block number of the noise stream within 32 bits at 256 colours.
 MAX_UPDATES = 1 << 27
@@ -71,13 +71,13 @@ class NcaSpec(GridSpec):
 def simulate(spec: NcaSpec, seed: int, ids_N: np.ndarray, attempts_N: np.ndarray, backend: str) -> Simulated:
     """Tokens and scored content of each (id, attempt), by the backend named."""
     if backend == "numba":
-        from ..numba_backend import simulate_tokens
+        from generator.numba_backend import simulate_tokens
 
         return Simulated(*simulate_tokens(spec, seed, ids_N, attempts_N))
     if backend == "triton":
-        from ..triton_backend import simulate_tokens as simulate_on_device
+        from generator.triton_backend import simulate_tokens as simulate_on_device
 
         return Simulated(*simulate_on_device(spec, seed, ids_N, attempts_N))
-    from ..reference import simulate_frames
+    from generator.reference import simulate_frames
 
     return Simulated(*frames_to_tokens(spec, simulate_frames(spec, seed, ids_N, attempts_N)))

@@ -7,8 +7,8 @@ from typing import Literal
 
 import numpy as np
 
-from ..spec import Simulated
-from .dyck import BracketSpec, fill_brackets
+from generator.families.dyck import BracketSpec, fill_brackets
+from generator.spec import Simulated
 
 
 class ShuffleDyckSpec(BracketSpec):

@@ -9,8 +9,8 @@ from typing import Any, Literal, Self
 import numpy as np
 from pydantic import SerializeAsAny, field_validator, model_validator
 
-from .. import philox
-from ..spec import Band, BaseSpec, GridSpec, Simulated
+from generator import philox
+from generator.spec import Band, BaseSpec, GridSpec, Simulated
 
 
 class ShuffledSpec(BaseSpec):
@@ -23,7 +23,7 @@ class ShuffledSpec(BaseSpec):
     @field_validator("base", mode="before")
     @classmethod
     def _parse_base(cls, value: Any) -> BaseSpec:
-        from ..registry import parse_spec
+        from generator.registry import parse_spec
 
         base: BaseSpec = value if isinstance(value, BaseSpec) else parse_spec(value)
         if isinstance(base, ShuffledSpec):
@@ -75,7 +75,7 @@ class ShuffledSpec(BaseSpec):
 
 def simulate(spec: ShuffledSpec, seed: int, ids_N: np.ndarray, attempts_N: np.ndarray, backend: str) -> Simulated:
     """The base's candidates, content sorted by 64-bit keys from the SHUFFLE stream (two words each, first high)."""
-    from ..registry import family_of
+    from generator.registry import family_of
 
     made = family_of(spec.base).simulate(spec.base, seed, ids_N, attempts_N, backend)
     where = np.flatnonzero(spec.content_mask())

@@ -3,8 +3,8 @@
 import tomllib
 from importlib.resources import files
 
-from ..errors import SpecError
-from ..registry import GenerationSpec, parse_spec
+from generator.errors import SpecError
+from generator.registry import GenerationSpec, parse_spec
 
 
 def list_presets() -> list[str]:
