@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import Any
 
 from datalake import Lake
-from datalake.ambient import Ambient
-from datalake.local_store import LocalStore
-from orchestration.corpus import add_corpus, stdlib_files
+from datalake.clock import Ambient
+from datalake.store.local import LocalStore
+from orchestration.corpus.add import add_corpus, stdlib_files
 from trainer import Batch, local_batches, parse_config, run_training
 
 SLOW = ("checkpoints/", "runs/")

@@ -27,7 +27,7 @@ from generator import generate_batch, load_preset, measure_acceptance
 from generator.batch import choose_backend, thread_count
 from generator.families import nca
 from generator.families.nca import NcaSpec
-from generator.lattice import Lattice
+from generator.nca.lattice import Lattice
 from generator.score import score_content
 
 RUNS = 7
@@ -84,7 +84,7 @@ def device_simulation(spec: NcaSpec, count: int) -> Callable[[int], object]:
     """The launch alone, tokens left in device memory."""
     import torch
 
-    from generator.triton_backend import launch
+    from generator.nca.triton_backend import launch
 
     def run(number: int) -> object:
         ids = np.arange(number * count, (number + 1) * count, dtype=np.int64)

@@ -12,7 +12,7 @@ from collections.abc import Callable
 import numpy as np
 from scipy import stats
 
-from orchestration.experiment.statistics import RESAMPLES, bootstrap_bounds, t_bounds
+from orchestration.experiment.analysis.statistics import RESAMPLES, bootstrap_bounds, t_bounds
 
 SIMULATIONS, ALPHA = 1000, 0.05
 NOISE: dict[str, Callable[[np.random.Generator, tuple[int, int]], np.ndarray]] = {

@@ -20,10 +20,10 @@ from typing import Any
 
 from datalake import Lake
 from generator import load_preset
-from orchestration.live_job import live_stream
-from orchestration.live_request import LiveRequest
-from orchestration.live_stream import ask
-from orchestration.ray_session import ray_session
+from orchestration.cluster.session import ray_session
+from orchestration.live.config import LiveRequest
+from orchestration.live.job import live_stream
+from orchestration.live.stream import ask
 from trainer import parse_config
 from trainer.inputs import open_inputs
 

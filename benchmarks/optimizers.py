@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from datalake import Lake
-from orchestration.corpus import add_corpus, stdlib_files
+from orchestration.corpus.add import add_corpus, stdlib_files
 from trainer import load_metrics, parse_config, run_training
 
 RATES = {"adamw": (1e-3, 2e-3, 3e-3, 4e-3), "muon": (4e-3, 8e-3, 1.6e-2, 3.2e-2)}

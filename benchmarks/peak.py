@@ -10,7 +10,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from generator.simd import LANES, constant, dot_plain, dot_vnni
+from generator.nca.simd import LANES, constant, dot_plain, dot_vnni
 
 CHAINS = 12
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from datalake.ranges import PART_BYTES
+from datalake.store.ranges import PART_BYTES
 
 SIZES = {"164 M": 164e6, "100 B": 100e9, "10 T": 10e12}
 SEQ_LEN = 1024

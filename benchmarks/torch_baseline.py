@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from generator.families.nca import NcaSpec
-from generator.lattice import neighbor_offsets
+from generator.nca.lattice import neighbor_offsets
 
 
 class TorchBaseline:

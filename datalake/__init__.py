@@ -4,34 +4,34 @@ Objects are created once and never changed; version logs order them; manifests n
 The plan turns (manifests, mixture, seed, step) into rows.
 """
 
-from datalake.ambient import Ambient
 from datalake.canonical import canonical_json, digest_of, sha256_hex
-from datalake.caretaker import Caretaker, DamagePolicy
-from datalake.changes import Change, FieldChange, diff_specs
-from datalake.checkpoints import Checkpoint, SkippedCheckpoint
-from datalake.datasets import DatasetRepository, DatasetVersion
+from datalake.clock import Ambient
 from datalake.errors import DatalakeError
-from datalake.healing import Healer, HealReport, Repair, heal_dataset
 from datalake.lake import Lake
-from datalake.ledger import Ledger
-from datalake.lineage import lineage
-from datalake.manifest import Manifest, content_digest, load_manifest, save_manifest
-from datalake.models import ModelRepository, ModelVersion
+from datalake.log.changes import Change, FieldChange, diff_specs
+from datalake.maintenance.damage_policy import Caretaker, DamagePolicy
+from datalake.maintenance.healing import Healer, HealReport, Repair, heal_dataset
+from datalake.maintenance.ledger import Ledger
+from datalake.maintenance.lineage import lineage
+from datalake.maintenance.verify import RateLimit, ShardProblem, VerifyOptions, VerifyReport, verify_dataset
 from datalake.names import check_name, parse_ref
-from datalake.node_cache import NodeCache
-from datalake.plan import Plan, PlanSource, Position
-from datalake.probe import ProbeReport, probe_store
-from datalake.promise import Promise
-from datalake.pulses import Pulse
-from datalake.reader import DatasetReader
-from datalake.registry import ParameterRegistry, ParameterVersion
-from datalake.run_repository import RunRepository
-from datalake.runs import Run
-from datalake.shards import ShardRef, read_shard, repair_shard, shard_ref_if_valid, write_shard
-from datalake.source import Source, shard_key, shard_layout
-from datalake.store import Store, open_store
-from datalake.verdict import Verdict, read_verdict, record_verdict
-from datalake.verify import RateLimit, ShardProblem, VerifyOptions, VerifyReport, verify_dataset
+from datalake.plan.plan import Plan, PlanSource, Position
+from datalake.reading.node_cache import NodeCache
+from datalake.reading.reader import DatasetReader
+from datalake.registry.datasets import DatasetRepository, DatasetVersion
+from datalake.registry.models import ModelRepository, ModelVersion
+from datalake.registry.params import ParameterRegistry, ParameterVersion
+from datalake.runs.checkpoints import Checkpoint, SkippedCheckpoint
+from datalake.runs.heartbeat import Pulse
+from datalake.runs.repository import RunRepository
+from datalake.runs.run import Run
+from datalake.shards.manifest import Manifest, content_digest, load_manifest, save_manifest
+from datalake.shards.planned import Promise
+from datalake.shards.shards import ShardRef, read_shard, repair_shard, shard_ref_if_valid, write_shard
+from datalake.shards.source import Source, shard_key, shard_layout
+from datalake.store.interface import Store, open_store
+from datalake.store.probe import ProbeReport, probe_store
+from datalake.store.verdict import Verdict, read_verdict, record_verdict
 
 __all__ = [
     "Ambient",

@@ -16,7 +16,7 @@ from datalake.canonical import sha256_hex
 from datalake.errors import CorruptObjectError
 
 if TYPE_CHECKING:
-    from datalake.store import Store
+    from datalake.store.interface import Store
 
 CHUNK_BYTES = 8 << 20
 _AHEAD = 4  # chunks asked of an object store at once: one connection to it is slow, several are not

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
-from datalake.ambient import Ambient
-from datalake.datasets import DatasetRepository
-from datalake.models import ModelRepository
-from datalake.registry import ParameterRegistry
-from datalake.run_repository import RunRepository
-from datalake.store import Store, open_store
-from datalake.verdict import check_writable
+from datalake.clock import Ambient
+from datalake.registry.datasets import DatasetRepository
+from datalake.registry.models import ModelRepository
+from datalake.registry.params import ParameterRegistry
+from datalake.runs.repository import RunRepository
+from datalake.store.interface import Store, open_store
+from datalake.store.verdict import check_writable
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from generator.errors import BandError
-from generator.rules import TRIES_PER_RULE
+from generator.nca.rules import TRIES_PER_RULE
 from generator.score import score_content
 from generator.spec import BaseSpec, Simulated
 

@@ -34,13 +34,13 @@ def choose_backend(backend: str) -> str:
     if backend == "auto":
         # Asking PyTorch costs seconds of import: ask only where there is an NVIDIA driver.
         if os.path.exists("/proc/driver/nvidia/version") and find_spec("torch") and find_spec("triton"):
-            from generator.triton_backend import available
+            from generator.nca.triton_backend import available
 
             if available():
                 return "triton"
         return "numba" if find_spec("numba") else "reference"
     if backend == "triton":
-        from generator.triton_backend import available
+        from generator.nca.triton_backend import available
 
         if not available():
             raise BackendError(

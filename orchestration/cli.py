@@ -74,7 +74,8 @@ def root(
 def main(arguments: list[str] | None = None) -> None:
     """Run one command; a user's mistake ends as one line on standard error and exit code 2.
 
-    A job that was told to stop ends with 3, 130 or 143 (``orchestration.stopping``), one whose cluster is gone with 4.
+    A job that was told to stop ends with 3, 130 or 143 (``orchestration.runs.signals``), one whose cluster is gone
+    with 4.
     """
     try:
         app(arguments)

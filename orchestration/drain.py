@@ -17,7 +17,7 @@ from itertools import pairwise
 
 import psutil
 
-from orchestration.stopping import grace_seconds
+from orchestration.runs.signals import grace_seconds
 
 MARGIN_S = 10.0  # between the end of a job's own grace and the kill: Ray is shut down, the last bytes are sent
 LOOK_S = 0.5

@@ -18,7 +18,7 @@ import yaml
 
 from orchestration.cli import app
 from orchestration.drain import MARGIN_S
-from orchestration.stopping import GRACE_S
+from orchestration.runs.signals import GRACE_S
 
 ROOT = Path(__file__).resolve().parents[1]
 INFRA = ROOT / "infra"

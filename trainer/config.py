@@ -11,8 +11,8 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
 
+from trainer.config_model import Frozen, Listed
 from trainer.errors import ConfigError
-from trainer.frozen import Frozen, Listed
 from trainer.mask import LossMask
 from trainer.model_config import ModelConfig, ModelShape
 from trainer.recipe import AverageConfig, MuonConfig, OptimizerConfig, ScheduleConfig, TransferConfig

@@ -6,7 +6,7 @@ from typing import Self
 
 from pydantic import Field, model_validator
 
-from trainer.frozen import Frozen
+from trainer.config_model import Frozen
 
 
 class ModelConfig(Frozen):

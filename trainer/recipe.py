@@ -6,7 +6,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from trainer.frozen import Frozen, Pair
+from trainer.config_model import Frozen, Pair
 
 
 class MuonConfig(Frozen):

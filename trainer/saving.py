@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from datalake.runs import METRICS
+from datalake.runs.run import METRICS
 from trainer.checkpoint import Snapshot, encode
 from trainer.metrics import Record, encode_records
 from trainer.ranks import Ranks

@@ -5,7 +5,7 @@ from typing import Any, Literal, Self
 import numpy as np
 from pydantic import Field, field_validator, model_validator
 
-from generator.lattice import LOGIT_LIMIT, Lattice
+from generator.nca.lattice import LOGIT_LIMIT, Lattice
 from generator.spec import FrozenModel, GridSpec, Simulated
 from generator.tokens import frames_to_tokens
 
@@ -71,13 +71,13 @@ class NcaSpec(GridSpec):
 def simulate(spec: NcaSpec, seed: int, ids_N: np.ndarray, attempts_N: np.ndarray, backend: str) -> Simulated:
     """Tokens and scored content of each (id, attempt), by the backend named."""
     if backend == "numba":
-        from generator.numba_backend import simulate_tokens
+        from generator.nca.numba_backend import simulate_tokens
 
         return Simulated(*simulate_tokens(spec, seed, ids_N, attempts_N))
     if backend == "triton":
-        from generator.triton_backend import simulate_tokens as simulate_on_device
+        from generator.nca.triton_backend import simulate_tokens as simulate_on_device
 
         return Simulated(*simulate_on_device(spec, seed, ids_N, attempts_N))
-    from generator.reference import simulate_frames
+    from generator.nca.reference import simulate_frames
 
     return Simulated(*frames_to_tokens(spec, simulate_frames(spec, seed, ids_N, attempts_N)))

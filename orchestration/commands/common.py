@@ -16,10 +16,10 @@ from rich.table import Table
 from datalake import Lake
 from generator import GenerationSpec, parse_spec
 from generator.presets import list_presets, load_preset
+from orchestration.cluster.submitted import inside_ray_job
+from orchestration.console.progress import console as progress_console
 from orchestration.errors import InvalidRequestError
-from orchestration.progress import console as progress_console
-from orchestration.ray_job import inside_ray_job
-from orchestration.stopping import GraceOver, Stop, stoppable
+from orchestration.runs.signals import GraceOver, Stop, stoppable
 from orchestration.toml_files import read_toml
 
 LakeUri = Annotated[

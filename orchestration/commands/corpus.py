@@ -20,10 +20,10 @@ from orchestration.commands.common import (
     print_table,
     resumable,
 )
-from orchestration.corpus import add_corpus
-from orchestration.corpus_files import Mapper
-from orchestration.corpus_profile import SCORED_TOKENS, CorpusProfile, known_bands, profile_corpus
-from orchestration.progress import corpus_stages
+from orchestration.console.progress import corpus_stages
+from orchestration.corpus.add import add_corpus
+from orchestration.corpus.files import Mapper
+from orchestration.corpus.profile import SCORED_TOKENS, CorpusProfile, known_bands, profile_corpus
 from orchestration.ray_address import cluster_address
 
 app = typer.Typer(no_args_is_help=True)
@@ -73,8 +73,8 @@ def add(
     with resumable(), ExitStack() as stack:
         mapper: Mapper = map
         if ray or (ray is None and cluster_address()):
-            from orchestration.ray_map import ray_map
-            from orchestration.ray_session import ray_session
+            from orchestration.cluster.map import ray_map
+            from orchestration.cluster.session import ray_session
 
             stack.enter_context(ray_session())
             mapper = ray_map

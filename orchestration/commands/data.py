@@ -27,14 +27,14 @@ from datalake import (
     read_shard,
     verify_dataset,
 )
-from datalake.datasets import DatasetVersion
-from datalake.garbage import find_garbage, sweep
+from datalake.maintenance.garbage import find_garbage, sweep
+from datalake.registry.datasets import DatasetVersion
 from generator import decode_tokens, parse_spec
 from orchestration.commands import data_files
 from orchestration.commands.common import DEFAULT_LAKE, AsJson, LakeUri, open_lake, print_json, print_table
-from orchestration.heal import recompute
-from orchestration.progress import console, stage
-from orchestration.tokens import load_tokenizer
+from orchestration.console.progress import console, stage
+from orchestration.corpus.tokenizers import load_tokenizer
+from orchestration.generation.recompute import recompute
 
 app = typer.Typer(no_args_is_help=True)
 app.command()(data_files.export)

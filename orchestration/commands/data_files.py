@@ -9,10 +9,10 @@ from typing import Annotated
 
 import typer
 
-from datalake.export import export_dataset
-from datalake.importing import ImportOptions
+from datalake.maintenance.export import export_dataset
+from datalake.maintenance.importing import ImportOptions
 from orchestration.commands.common import DEFAULT_LAKE, AsJson, LakeUri, Message, open_lake, print_json
-from orchestration.progress import stage
+from orchestration.console.progress import stage
 
 Reference = Annotated[str, typer.Argument(help="DATASET, DATASET@VERSION or DATASET@ALIAS.")]
 
@@ -58,7 +58,7 @@ def import_(
     as_json: AsJson = False,
 ) -> None:
     """Take tokenised Parquet from elsewhere into the lake as a text dataset."""
-    from orchestration.import_tokens import import_tokens
+    from orchestration.corpus.import_tokens import import_tokens
 
     options = ImportOptions(column=column, seq_len=seq_len, end_of_text=end_of_text, vocab_size=vocab_size)
     with stage(f"import {name}", 1) as advance:

@@ -8,8 +8,8 @@ from typing import Annotated, Any
 import typer
 
 from orchestration.commands.common import DEFAULT_LAKE, AsJson, LakeUri, open_lake, print_json, print_table, resumable
+from orchestration.console.progress import console, stage
 from orchestration.errors import EvaluationError
-from orchestration.progress import console, stage
 
 
 def evaluate(
@@ -43,9 +43,9 @@ def evaluate(
         raise EvaluationError(f"precision = {precision!r}: must be auto, fp32 or bf16")
     opened_lake = open_lake(lake)
     # torch takes seconds to import: what a typo could spoil has been checked before.
-    from orchestration import evaluation
-    from orchestration import pass_at as passing
-    from orchestration.sandbox import Limits, protection
+    from orchestration.evaluation import models as evaluation
+    from orchestration.evaluation import pass_at_k as passing
+    from orchestration.evaluation.sandbox import Limits, protection
 
     if tasks:
         evaluation.check_harness()

@@ -32,19 +32,19 @@ def experiment(
 
     Exit status 1 if an arm failed; run the same command again to try it once more.
     """
-    from orchestration.experiment.file import ExperimentFile
+    from orchestration.experiment.config.file import ExperimentFile
 
     loaded = ExperimentFile.load(file)
     opened = open_lake(lake)
     if dry_run:
         _print_plan(loaded, opened, as_json)
         return
-    from orchestration.experiment.analysis import analyse
-    from orchestration.experiment.markdown import to_markdown
-    from orchestration.experiment.report import write_report
-    from orchestration.experiment.runner import run_experiment
-    from orchestration.progress import console
-    from orchestration.ray_session import ray_session
+    from orchestration.cluster.session import ray_session
+    from orchestration.console.progress import console
+    from orchestration.experiment.analysis.analyse import analyse
+    from orchestration.experiment.report.markdown import to_markdown
+    from orchestration.experiment.report.write import write_report
+    from orchestration.experiment.run.runner import run_experiment
 
     with resumable(), ray_session():
         result = run_experiment(opened, loaded)
@@ -70,8 +70,8 @@ def experiment(
 
 
 def _print_plan(loaded: Any, opened: Any, as_json: bool) -> None:
-    from orchestration.experiment.dryrun import dry_run
-    from orchestration.experiment.runner import detectable_effect, say_effect
+    from orchestration.experiment.run.dryrun import dry_run
+    from orchestration.experiment.run.runner import detectable_effect, say_effect
 
     plan = dry_run(opened, loaded) | {"detectable_effect": say_effect(detectable_effect(loaded))}
     if as_json:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from datalake import DamagePolicy
-from datalake.caretaker import OnDamage
+from datalake.maintenance.damage_policy import OnDamage
 from orchestration.commands.common import (
     DEFAULT_LAKE,
     AsJson,
@@ -22,13 +22,13 @@ from orchestration.commands.common import (
     print_summary,
 )
 from orchestration.commands.live import BufferBytes, LiveFlag, LiveReport, report_live, take_live
-from orchestration.progress import stage
+from orchestration.console.progress import stage
 from orchestration.toml_files import read_toml
 
 if TYPE_CHECKING:
     from datalake import Lake
-    from orchestration.generate_job import GenerateRequest
-    from orchestration.live_request import LiveRequest
+    from orchestration.generation.job import GenerateRequest
+    from orchestration.live.config import LiveRequest
     from trainer import TrainConfig, TrainResult
     from trainer.parallel import Parallel
 
@@ -68,7 +68,7 @@ def generate(
     opened = open_lake(lake, to_write=True)
     registered = opened.params.get(params)
     # Ray takes seconds to import: everything that a typo could spoil has been checked before.
-    from orchestration.generate_job import GenerateRequest
+    from orchestration.generation.job import GenerateRequest
 
     request = GenerateRequest(
         *(registered, tokens, dataset, seed, shard_sequences, actors, backend, message),
@@ -80,8 +80,8 @@ def generate(
 
 def generate_run(lake: Lake, request: GenerateRequest, run: str | None) -> dict[str, Any]:
     """Generate with progress shown; returns what is to be printed."""
-    from orchestration.generate_job import run_generation
-    from orchestration.ray_session import ray_session
+    from orchestration.cluster.session import ray_session
+    from orchestration.generation.job import run_generation
 
     started = time.monotonic()
     with job() as stop, ray_session(), stage(f"generate {request.params.ref}", request.tokens) as advance:
@@ -111,7 +111,7 @@ def train(
     as_json: AsJson = False,
 ) -> None:
     """Train (or resume, or show the finished) run described by CONFIG.toml."""
-    from orchestration.run_names import default_run_name
+    from orchestration.runs.names import default_run_name
     from trainer import parse_config
 
     table = read_toml(config_file)
@@ -140,7 +140,7 @@ def train_run(
     wandb: str | None = None,
 ) -> TrainResult:
     """Train with progress shown, on Ray (also while generating) or in this process."""
-    from orchestration.training_view import training_display
+    from orchestration.console.training import training_display
     from trainer.wandb_run import wandb_listening
 
     with (
@@ -154,12 +154,12 @@ def train_run(
             logged(event)
 
         if not ray:
-            from orchestration.train_local import train_here
+            from orchestration.training.local import train_here
 
             return train_here(lake, config, run, on_event=on_event, damage=damage, stop=stop)
-        from orchestration.live_job import train_live
-        from orchestration.ray_session import ray_session
-        from orchestration.train_job import default_workers
+        from orchestration.cluster.session import ray_session
+        from orchestration.live.job import train_live
+        from orchestration.training.ray_train import default_workers
 
         with ray_session():
             count, on_gpu = default_workers(config, workers, gpu)
@@ -181,8 +181,8 @@ def demo(
     as_json: AsJson = False,
 ) -> None:
     """Do the whole job at laptop size: parameters, sequences, text, pre-pre-training, transfer, report."""
-    from orchestration.demo import DEMO, run_demo
-    from orchestration.ray_session import ray_session
+    from orchestration.cluster.session import ray_session
+    from orchestration.pipeline.demo import DEMO, run_demo
 
     opened = open_lake(lake, to_write=True)
     with job() as stop, ray_session():

@@ -11,7 +11,7 @@ from rich.tree import Tree
 from datalake import lineage as trace_lineage
 from datalake import probe_store, record_verdict
 from orchestration.commands.common import DEFAULT_LAKE, AsJson, LakeUri, open_lake, print_json, result_console
-from orchestration.progress import stage
+from orchestration.console.progress import stage
 
 
 def lineage(

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from orchestration.console.progress import console
 from orchestration.errors import InvalidRequestError
-from orchestration.live_request import LiveRequest, parse_live
-from orchestration.progress import console
+from orchestration.live.config import LiveRequest, parse_live
 
 if TYPE_CHECKING:
     from trainer import TrainResult
@@ -43,7 +43,7 @@ def report_live(result: TrainResult, report: Path | None, as_json: bool) -> dict
     live = record["facts"].get("live")
     if live is None:  # the dataset was there already
         return record
-    from orchestration.live_report import render_live
+    from orchestration.reports.live_page import render_live
 
     path = report or Path(f"{result.run}-live.html")
     path.write_text(render_live(result.run, live), encoding="utf-8")

@@ -10,7 +10,7 @@ import typer
 from generator import generate_batch
 from generator.profile import profile_spec
 from orchestration.commands.common import DEFAULT_LAKE, AsJson, LakeUri, print_json, print_table, spec_from
-from orchestration.progress import console
+from orchestration.console.progress import console
 
 Source = Annotated[
     str, typer.Argument(metavar="SPEC.toml|PRESET|NAME@V", help="A spec file, a preset, or a registered version.")
@@ -30,7 +30,7 @@ def preview(
     lake: LakeUri = DEFAULT_LAKE,
 ) -> None:
     """Draw accepted trajectories: frames over time, the score beside each; or let them play."""
-    from orchestration.picture import animation_of, sheet_of  # brings matplotlib
+    from orchestration.reports.picture import animation_of, sheet_of  # brings matplotlib
 
     spec = spec_from(source, lake)
     table = generate_batch(spec, seed, 0, sequences)

@@ -14,7 +14,7 @@ from datalake import lineage
 from orchestration.commands.common import DEFAULT_LAKE, AsJson, LakeUri, open_lake, print_json, print_table
 from orchestration.commands.evaluate import evaluate
 from orchestration.errors import InvalidRequestError
-from orchestration.hf_folder import hf_files
+from orchestration.evaluation.hf_export import hf_files
 
 app = typer.Typer(no_args_is_help=True)
 app.command()(evaluate)

@@ -12,7 +12,7 @@ from orchestration.toml_files import read_toml
 
 if TYPE_CHECKING:
     from datalake import Lake
-    from orchestration.pipeline_config import PipelineConfig
+    from orchestration.pipeline.config import PipelineConfig
 
 
 def pipeline(
@@ -28,7 +28,7 @@ def pipeline(
     as_json: AsJson = False,
 ) -> None:
     """Generate, train, carry over, evaluate and publish as PIPELINE.toml says; what is done is not done again."""
-    from orchestration.pipeline_config import parse_pipeline
+    from orchestration.pipeline.config import parse_pipeline
 
     config = parse_pipeline(read_toml(file), file.stem)
     settings = {"actors": actors, "backend": backend, "workers": workers, "gpu": gpu}
@@ -37,8 +37,8 @@ def pipeline(
 
 def pipeline_run(lake: Lake, config: PipelineConfig, run: str | None, settings: dict[str, Any]) -> dict[str, Any]:
     """Run a pipeline with progress shown; returns its result."""
-    from orchestration.pipeline_job import PipelineSettings, run_pipeline
-    from orchestration.ray_session import ray_session
+    from orchestration.cluster.session import ray_session
+    from orchestration.pipeline.job import PipelineSettings, run_pipeline
 
     with job() as stop, ray_session():
         return run_pipeline(lake, config, run, settings=PipelineSettings(**settings), stop=stop)

@@ -19,7 +19,7 @@ from orchestration.commands.common import (
     print_table,
 )
 from orchestration.errors import InvalidRequestError
-from orchestration.run_view import progress_text, view_run, view_runs
+from orchestration.runs.view import progress_text, view_run, view_runs
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -135,7 +135,7 @@ def resume(
     """Go on with a run from its record, to its end, here or on RAY_ADDRESS."""
     opened = open_lake(lake, to_write=True)
     state = opened.runs.get(run).state
-    from orchestration.resume import resume_run  # after a typo in the name has been found: it imports much
+    from orchestration.jobs import resume_run  # after a typo in the name has been found: it imports much
 
     overrides = {"workers": workers, "actors": actors}
     changes = {field: value for field, value in overrides.items() if value is not None}

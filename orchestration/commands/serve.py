@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from datalake.access import TokenLog
+from datalake.registry.access import TokenLog
 from orchestration.commands.common import DEFAULT_LAKE, AsJson, LakeUri, open_lake, print_json, print_table
 from orchestration.errors import InvalidRequestError
 

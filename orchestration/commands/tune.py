@@ -41,7 +41,7 @@ def tune(
     opened.params.get(params)
     opened.datasets.get(target)
     # Ray takes seconds to import: everything that a typo could spoil has been checked before.
-    from orchestration.ray_session import ray_session
+    from orchestration.cluster.session import ray_session
     from orchestration.tune.runner import run_tune
 
     with resumable(), ray_session():

@@ -1,8 +1,8 @@
 """What an experiment measured, as frozen values that survive JSON: written by the runner, read by checks and report.
 
 Nothing here refuses a suspicious measurement: a curve without its tail must be storable to be caught and named (see
-``orchestration.experiment.checks``). Only what cannot be a measurement at all is refused: a wrong type, an unknown
-field, a number that is not finite (a run that diverged is a failed arm).
+``orchestration.experiment.analysis.checks``). Only what cannot be a measurement at all is refused: a wrong type, an
+unknown field, a number that is not finite (a run that diverged is a failed arm).
 """
 
 from __future__ import annotations
@@ -97,8 +97,8 @@ class ArmResult(Record):
     """One arm as it was run, or why it was not.
 
     ``shared_hash`` is the SHA-256 of the canonical JSON of ``config`` less what factors and seed set. ``checks`` holds
-    what compared arms must have in common, by the names in ``orchestration.experiment.checks.EQUAL``. ``gated`` says
-    that the pre-pre-training is claimed to teach something, so that its gate must be passed; controls that cannot be
+    what compared arms must have in common, by the names in ``experiment.analysis.checks.EQUAL``. ``gated`` says that
+    the pre-pre-training is claimed to teach something, so that its gate must be passed; controls that cannot be
     learned (iid, shuffled) or have no synthetic task (none, stats, text) are not.
     """
 

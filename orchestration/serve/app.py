@@ -3,16 +3,30 @@
 from __future__ import annotations
 
 from typing import Any
+from urllib.parse import quote
 
-from fastapi import APIRouter, FastAPI
+from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.openapi.utils import get_openapi
+from fastapi.responses import RedirectResponse
 
 from datalake import Lake
-from datalake.access import AccessControl
-from orchestration.serve import api_data, api_models, api_params, api_runs, api_service, pages, problems
-from orchestration.serve.api_aliases import alias_router
+from datalake.registry.access import AccessControl
+from orchestration.serve import problems
+from orchestration.serve.api import data as api_data
+from orchestration.serve.api import models as api_models
+from orchestration.serve.api import params as api_params
+from orchestration.serve.api import runs as api_runs
+from orchestration.serve.api import service as api_service
+from orchestration.serve.api.aliases import alias_router
+from orchestration.serve.api.schemas import Problem
 from orchestration.serve.gate import Gate
-from orchestration.serve.schemas import Problem
+from orchestration.serve.pages import data as pages_data
+from orchestration.serve.pages import home as pages_home
+from orchestration.serve.pages import login
+from orchestration.serve.pages import models as pages_models
+from orchestration.serve.pages import params as pages_params
+from orchestration.serve.pages import runs as pages_runs
+from orchestration.serve.pages.render import LoginNeededError, error_page
 from orchestration.serve.settings import Served, ServeSettings
 
 API = "/api/v1"
@@ -55,11 +69,23 @@ def create_app(lake: Lake, settings: ServeSettings | None = None, *, loopback_on
     ):
         api.include_router(router)
     app.include_router(api)
-    pages.install(app)
-    problems.install(app, pages.error_page)
+    _install_pages(app)
+    problems.install(app, error_page)
     app.add_middleware(Gate, max_body=settings.max_body, hosts=LOOPBACK_HOSTS if loopback_only else None)
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
     return app
+
+
+def _install_pages(app: FastAPI) -> None:
+    """Add the pages and what they answer instead of problems."""
+    for module in (pages_home, pages_params, pages_data, pages_models, pages_runs, login):
+        app.include_router(module.router, include_in_schema=False)
+
+    async def to_login(request: Request, _error: Exception) -> Response:
+        target = request.url.path + (f"?{request.url.query}" if request.url.query else "")
+        return RedirectResponse(f"/login?next={quote(target, safe='')}", 303)
+
+    app.add_exception_handler(LoginNeededError, to_login)
 
 
 def _openapi(app: FastAPI) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from fastapi import Depends, Request
 from fastapi.security import APIKeyCookie, HTTPBearer
 from fastapi.security.utils import get_authorization_scheme_param
 
-from datalake.access import ROLES, AccessError, Role, RoleError, Token
+from datalake.registry.access import ROLES, AccessError, Role, RoleError, Token
 from orchestration.serve.settings import Served, ServedDep
 
 COOKIE = "morphogen_session"

@@ -11,7 +11,7 @@ from fastapi.responses import FileResponse, RedirectResponse, StreamingResponse
 
 from datalake import Store
 from datalake.errors import MissingShardError
-from orchestration.serve.etags import IMMUTABLE
+from orchestration.serve.api.etags import IMMUTABLE
 from orchestration.serve.settings import Served
 
 _CHUNK = 4 << 20

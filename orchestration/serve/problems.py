@@ -15,7 +15,6 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
-from datalake.access import AccessError, RoleError
 from datalake.errors import (
     BucketNotFoundError,
     Conflict,
@@ -27,6 +26,7 @@ from datalake.errors import (
     ProbeError,
     StoreUnavailableError,
 )
+from datalake.registry.access import AccessError, RoleError
 from generator.errors import GeneratorError
 from orchestration.errors import InvalidRequestError, OrchestrationError
 

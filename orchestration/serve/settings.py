@@ -9,7 +9,7 @@ from typing import Annotated
 from fastapi import Depends, Request
 
 from datalake import Lake
-from datalake.access import AccessControl
+from datalake.registry.access import AccessControl
 
 
 @dataclass(frozen=True)

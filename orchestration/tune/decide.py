@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from orchestration.experiment.analysis.statistics import Estimate, estimate
 from orchestration.experiment.result import Record
-from orchestration.experiment.statistics import Estimate, estimate
 
 
 class Confirmation(Record):

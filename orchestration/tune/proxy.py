@@ -16,9 +16,9 @@ from typing import Any
 from datalake import DatasetVersion, Lake, Manifest, content_digest, shard_layout
 from generator import GenerationSpec, check_acceptance
 from generator.errors import GeneratorError
-from orchestration.heal import caretaker
-from orchestration.run_names import default_run_name
-from orchestration.shard_worker import ShardWorker, synthetic_source
+from orchestration.generation.recompute import caretaker
+from orchestration.generation.worker import ShardWorker, synthetic_source
+from orchestration.runs.names import default_run_name
 from orchestration.tune.settings import TuneSettings
 from orchestration.tune.space import Values, spec_at
 from trainer import TrainConfig, TrainResult, parse_config, run_training

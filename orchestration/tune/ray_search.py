@@ -19,7 +19,7 @@ from ray.tune.search import ConcurrencyLimiter
 from ray.tune.search.optuna import OptunaSearch
 
 from datalake import Lake
-from orchestration.ray_session import compute_cores
+from orchestration.cluster.session import compute_cores
 from orchestration.tune.ask_tell import STARTUP_TRIALS
 from orchestration.tune.proxy import Progress, Proxy, ProxyJob
 from orchestration.tune.space import Dimension, rounded

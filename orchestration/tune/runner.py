@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 
 from datalake import Lake, Run, digest_of
 from datalake.errors import NotFoundError
+from orchestration.console.progress import console, stage
 from orchestration.errors import InvalidRequestError
-from orchestration.experiment.pool import Pool
-from orchestration.progress import console, stage
+from orchestration.experiment.run.pool import Pool
 from orchestration.tune.promote import Target, alias_of
 from orchestration.tune.proxy import ProxyJob, score_in_full
 from orchestration.tune.ray_search import ProxyStart, ray_search

@@ -10,8 +10,8 @@ from pydantic import Field, ValidationError
 from orchestration.errors import InvalidRequestError
 from orchestration.tune.space import DEFAULT_SPACE, Space, check_space
 from trainer.config import parse_config
+from trainer.config_model import Frozen
 from trainer.errors import ConfigError
-from trainer.frozen import Frozen
 
 Table = dict[str, Any]
 

@@ -9,7 +9,7 @@ from pydantic import model_validator
 
 from generator import GenerationSpec, parse_spec
 from orchestration.errors import InvalidRequestError
-from trainer.frozen import Frozen
+from trainer.config_model import Frozen
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution

@@ -6,11 +6,11 @@ import numpy as np
 import pyarrow as pa
 
 from datalake.canonical import digest_of
-from datalake.datasets import DatasetVersion
 from datalake.lake import Lake
-from datalake.manifest import Manifest, content_digest
-from datalake.shards import write_shard
-from datalake.source import Source, shard_layout
+from datalake.registry.datasets import DatasetVersion
+from datalake.shards.manifest import Manifest, content_digest
+from datalake.shards.shards import write_shard
+from datalake.shards.source import Source, shard_layout
 
 SEQ_LEN = 16
 VOCAB = 1000

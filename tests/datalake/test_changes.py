@@ -10,11 +10,11 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from datalake.ambient import Ambient
-from datalake.changes import FieldChange, diff_specs
+from datalake.clock import Ambient
 from datalake.errors import Conflict, NotFoundError
 from datalake.lake import Lake
-from datalake.store import open_store
+from datalake.log.changes import FieldChange, diff_specs
+from datalake.store.interface import open_store
 
 
 def test_fields_that_differ() -> None:

@@ -15,11 +15,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from datalake.errors import ImportRefusedError, LakePathError
-from datalake.export import export_dataset
-from datalake.importing import ImportOptions, import_parquet
 from datalake.lake import Lake
-from datalake.reader import DatasetReader
-from datalake.verify import verify_dataset
+from datalake.maintenance.export import export_dataset
+from datalake.maintenance.importing import ImportOptions, import_parquet
+from datalake.maintenance.verify import verify_dataset
+from datalake.reading.reader import DatasetReader
 from tests.datalake.helpers import SEQ_LEN, make_manifest, make_tokens
 
 

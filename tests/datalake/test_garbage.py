@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from datalake.ambient import Ambient
+from datalake.clock import Ambient
 from datalake.errors import CorruptObjectError, GraceError
-from datalake.garbage import find_garbage, sweep
 from datalake.lake import Lake
-from datalake.shards import write_shard
-from datalake.store import open_store
-from datalake.verify import verify_dataset
+from datalake.maintenance.garbage import find_garbage, sweep
+from datalake.maintenance.verify import verify_dataset
+from datalake.shards.shards import write_shard
+from datalake.store.interface import open_store
 from tests.datalake.helpers import make_dataset, make_manifest, make_source, make_table
 
 DAY = timedelta(days=1)

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from datalake.ambient import Ambient
+from datalake.clock import Ambient
 from datalake.errors import StoreUnavailableError
-from datalake.store import open_store
-from datalake.version_log import VersionLog
+from datalake.log.version_log import VersionLog
+from datalake.store.interface import open_store
 from tests.s3server import S3Server
 
 _BODY = random.Random(0).randbytes(300_000)

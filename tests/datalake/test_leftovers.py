@@ -11,13 +11,13 @@ import boto3
 import pytest
 from starlette.testclient import TestClient
 
-from datalake.access import TokenLog
-from datalake.ambient import Ambient
+from datalake.clock import Ambient
 from datalake.errors import LakePathError, NotFoundError
-from datalake.garbage import find_garbage, sweep
 from datalake.lake import Lake
-from datalake.lineage import lineage
-from orchestration.run_view import view_runs
+from datalake.maintenance.garbage import find_garbage, sweep
+from datalake.maintenance.lineage import lineage
+from datalake.registry.access import TokenLog
+from orchestration.runs.view import view_runs
 from orchestration.serve.app import create_app
 from tests.datalake.helpers import make_manifest
 from tests.other_user import as_nobody, open_folder

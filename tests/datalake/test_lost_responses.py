@@ -9,10 +9,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from datalake.ambient import Ambient
+from datalake.clock import Ambient
 from datalake.lake import Lake
-from datalake.shards import write_shard
-from datalake.version_log import VersionLog
+from datalake.log.version_log import VersionLog
+from datalake.shards.shards import write_shard
 from tests.datalake.helpers import make_source, make_table
 from tests.s3server import S3Server
 

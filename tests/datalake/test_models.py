@@ -8,7 +8,7 @@ import pytest
 
 from datalake.errors import CorruptObjectError, InvalidNameError, NotFoundError
 from datalake.lake import Lake
-from datalake.lineage import lineage
+from datalake.maintenance.lineage import lineage
 from tests.datalake.helpers import make_dataset, make_source
 
 FILES = {"model.safetensors": b"\x00\x01weights", "config.json": b"{}"}

@@ -10,18 +10,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from datalake import node_cache
 from datalake.errors import LakePathError, StoreUnavailableError
 from datalake.lake import Lake
-from datalake.local_store import LocalStore
-from datalake.manifest import Manifest, load_manifest
-from datalake.node_cache import NodeCache, default_cache
-from datalake.ranges import get_in_parts
-from datalake.reader import DatasetReader
-from datalake.retry import RetryBudget
-from datalake.s3_store import S3Store
-from datalake.shards import ShardRef
-from datalake.store import open_store
+from datalake.reading import node_cache
+from datalake.reading.node_cache import NodeCache, default_cache
+from datalake.reading.reader import DatasetReader
+from datalake.shards.manifest import Manifest, load_manifest
+from datalake.shards.shards import ShardRef
+from datalake.store.interface import open_store
+from datalake.store.local import LocalStore
+from datalake.store.ranges import get_in_parts
+from datalake.store.retry import RetryBudget
+from datalake.store.s3 import S3Store
 from tests.datalake.helpers import SEQ_LEN, make_manifest, make_tokens
 
 ROW = 2 * SEQ_LEN

@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from datalake.errors import PlanError
-from datalake.mixture import CYCLE, Mixture, bit_reversed
-from datalake.permutation import derive_key, permute
-from datalake.plan import Plan, PlanSource
+from datalake.plan.mixture import CYCLE, Mixture, bit_reversed
+from datalake.plan.permutation import derive_key, permute
+from datalake.plan.plan import Plan, PlanSource
 
 
 @settings(max_examples=80, deadline=None)

@@ -11,7 +11,7 @@ import pytest
 
 from datalake.errors import CorruptShardError, ManifestError, MissingShardError
 from datalake.lake import Lake
-from datalake.reader import DatasetReader
+from datalake.reading.reader import DatasetReader
 from tests.datalake.helpers import SEQ_LEN, make_manifest, make_tokens
 
 

@@ -205,7 +205,7 @@ def test_anybody_may_ask_a_running_run_to_stop(tmp_path) -> None:
 
 
 def test_faults_are_counted_and_the_newest_kept(tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr("datalake.runs.FAULTS_KEPT", 3)
+    monkeypatch.setattr("datalake.runs.run.FAULTS_KEPT", 3)
     runs = Lake.open(str(tmp_path)).runs
     run = runs.start("r", "train", CONFIG, INPUTS)
     for number in range(5):

@@ -11,13 +11,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from datalake.ambient import Ambient
+from datalake.clock import Ambient
 from datalake.errors import CorruptShardError, ManifestError, MissingShardError, ShardConflictError
 from datalake.lake import Lake
-from datalake.manifest import Manifest, content_digest
-from datalake.shard_format import tokens_of
-from datalake.shards import read_shard, repair_shard, shard_ref_if_valid, write_shard
-from datalake.source import Source, shard_key, shard_layout
+from datalake.shards.manifest import Manifest, content_digest
+from datalake.shards.shard_format import tokens_of
+from datalake.shards.shards import read_shard, repair_shard, shard_ref_if_valid, write_shard
+from datalake.shards.source import Source, shard_key, shard_layout
 from tests.datalake.helpers import SEQ_LEN, VOCAB, make_manifest, make_source, make_table, make_tokens
 
 

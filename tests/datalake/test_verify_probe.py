@@ -9,12 +9,12 @@ import pytest
 
 from datalake.errors import ProbeError
 from datalake.lake import Lake
-from datalake.local_store import LocalStore
-from datalake.manifest import Manifest
-from datalake.probe import ProbeReport, probe_store
-from datalake.store import open_store
-from datalake.verdict import read_verdict, record_verdict
-from datalake.verify import verify_dataset
+from datalake.maintenance.verify import verify_dataset
+from datalake.shards.manifest import Manifest
+from datalake.store.interface import open_store
+from datalake.store.local import LocalStore
+from datalake.store.probe import ProbeReport, probe_store
+from datalake.store.verdict import read_verdict, record_verdict
 from tests.datalake.helpers import make_manifest
 
 

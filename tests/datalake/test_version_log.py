@@ -12,11 +12,11 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, rule
 
-from datalake.ambient import Ambient
+from datalake.clock import Ambient
 from datalake.errors import Conflict, CorruptObjectError, InvalidNameError, NotFoundError
-from datalake.local_store import LocalStore
-from datalake.store import Store, open_store
-from datalake.version_log import VersionLog
+from datalake.log.version_log import VersionLog
+from datalake.store.interface import Store, open_store
+from datalake.store.local import LocalStore
 
 
 def make_log(store: Store, name: str = "x") -> VersionLog:

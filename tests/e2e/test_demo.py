@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from datalake import Lake, lineage
-from orchestration.demo import DemoSettings, _corpus, _generate, _register, run_demo
+from orchestration.pipeline.demo import DemoSettings, _corpus, _generate, _register, run_demo
 from tests.ray_fixtures import ROOT
 
 LIBRARY = Path(json.__file__).parents[1]
@@ -35,8 +35,8 @@ PROGRAM = """
 import sys
 from pathlib import Path
 from datalake import Lake
-from orchestration.demo import run_demo
-from orchestration.ray_session import ray_session
+from orchestration.pipeline.demo import run_demo
+from orchestration.cluster.session import ray_session
 from tests.e2e.test_demo import TOY
 with ray_session():
     run_demo(Lake.open(sys.argv[1]), TOY, Path(sys.argv[2]))

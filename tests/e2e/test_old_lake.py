@@ -23,13 +23,13 @@ from datalake import (
     verify_dataset,
     write_shard,
 )
-from datalake.access import AccessControl, AccessError, TokenLog
-from datalake.ambient import Ambient
-from datalake.garbage import find_garbage, sweep
-from datalake.store import open_store
+from datalake.clock import Ambient
+from datalake.maintenance.garbage import find_garbage, sweep
+from datalake.registry.access import AccessControl, AccessError, TokenLog
+from datalake.store.interface import open_store
 from generator import GENERATOR_VERSION, generate_batch, parse_spec
-from orchestration.heal import recompute
-from orchestration.run_view import view_runs
+from orchestration.generation.recompute import recompute
+from orchestration.runs.view import view_runs
 from trainer import load_metrics, parse_config, run_training
 
 OLD = Path(__file__).resolve().parents[1] / "golden" / "lake-v0"

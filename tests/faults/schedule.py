@@ -13,7 +13,7 @@ from typing import Any
 
 from datalake.errors import NotFoundError
 from datalake.lake import Lake
-from datalake.verify import verify_dataset
+from datalake.maintenance.verify import verify_dataset
 from tests.faults.faults import KINDS, LASTING, Fault, Undo, draw, strike
 from tests.faults.rows import global_batches, read_seen
 from tests.faults.world import World

@@ -10,7 +10,7 @@ import pytest
 
 from datalake.errors import NotFoundError
 from datalake.lake import Lake
-from orchestration.run_view import view_run
+from orchestration.runs.view import view_run
 from tests.faults.processes import kill_tree
 from tests.faults.schedule import SHARD, SPEC
 from tests.faults.world import HEAD_CPUS, World

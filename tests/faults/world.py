@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from datalake.lake import Lake
-from orchestration.ray_session import API_SERVER, NOBODY
+from orchestration.cluster.session import API_SERVER, NOBODY
 from tests.faults.lake.fault_proxy import proxy_loop
 from tests.faults.processes import kill_tree, titled
 from tests.faults.rows import FOLDER, PACE

@@ -43,8 +43,8 @@ def test_the_kernel_compiles_for_hopper():
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    from generator.triton_backend import kernel_constants, launch_options
-    from generator.triton_kernel import run_sequences
+    from generator.nca.triton_backend import kernel_constants, launch_options
+    from generator.nca.triton_kernel import run_sequences
 
     fields = {"grid": [8, 8], "colors": 4, "compat": True, "temperature": 0.1, "identity_bias": 0.5}
     constants = kernel_constants(parse_spec(fields))
@@ -58,7 +58,7 @@ def test_the_kernel_compiles_for_hopper():
 
 
 def test_without_a_device_the_backend_is_refused_in_one_line():
-    from generator.triton_backend import available
+    from generator.nca.triton_backend import available
 
     if available():
         pytest.skip("there is a device")

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 
 from datalake import DatasetReader, DatasetVersion, Lake, Manifest, content_digest, read_shard, verify_dataset
 from datalake.errors import InvalidNameError
-from orchestration.corpus import add_corpus, stdlib_files
-from orchestration.corpus_files import find_files, split_of, survey_files
+from orchestration.corpus.add import add_corpus, stdlib_files
+from orchestration.corpus.files import find_files, split_of, survey_files
+from orchestration.corpus.tokenizers import BpeTokenizer, ByteTokenizer, load_tokenizer, tokenizer_key, train_bpe
 from orchestration.errors import CorpusError, TokenizerError
-from orchestration.tokens import BpeTokenizer, ByteTokenizer, load_tokenizer, tokenizer_key, train_bpe
 
 ROOT = Path(__file__).resolve().parents[2]
 EOT = 256
@@ -208,7 +208,7 @@ def test_text_that_spells_the_end_of_text_does_not_end():
 
 def test_a_bpe_is_the_same_in_every_process():
     code = (
-        "from pathlib import Path; from orchestration.tokens import train_bpe; "
+        "from pathlib import Path; from orchestration.corpus.tokenizers import train_bpe; "
         "texts = [path.read_bytes() for path in sorted(Path('datalake').glob('*.py'))]; "
         "print(train_bpe(texts, 1024).digest)"
     )

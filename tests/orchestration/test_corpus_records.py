@@ -12,11 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from datalake import DatasetReader, Lake
-from orchestration.corpus import CorpusResult, add_corpus
-from orchestration.corpus_files import find_files, survey_files
-from orchestration.corpus_profile import profile_corpus
+from orchestration.corpus.add import CorpusResult, add_corpus
+from orchestration.corpus.files import find_files, survey_files
+from orchestration.corpus.packing import packer
+from orchestration.corpus.profile import profile_corpus
 from orchestration.errors import CorpusError
-from orchestration.packing import packer
 
 TEXTS = [f"Eintrag {number}: " + "wächst und wächst, " * (number % 7 + 1) for number in range(60)]
 
@@ -143,7 +143,7 @@ def test_the_packing_is_part_of_what_a_corpus_is(lake, tmp_path):
 
 @pytest.mark.usefixtures("ray_cluster")
 def test_ray_gives_the_same_bytes_and_the_same_errors(lake, tmp_path):
-    from orchestration.ray_map import ray_map
+    from orchestration.cluster.map import ray_map
 
     write_records(tmp_path / "in", "jsonl", TEXTS)
     write_records(tmp_path / "in" / "more", "parquet", [text[::-1] for text in TEXTS])

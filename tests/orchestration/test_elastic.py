@@ -8,10 +8,10 @@ import pytest
 
 from datalake import Lake
 from generator import parse_spec
-from orchestration import train_job
 from orchestration.errors import TrainingFailedError
-from orchestration.generate_job import GenerateRequest, run_generation
-from orchestration.train_job import train_on_ray
+from orchestration.generation.job import GenerateRequest, run_generation
+from orchestration.training import ray_train as train_job
+from orchestration.training.ray_train import train_on_ray
 from tests.faults.processes import end
 from tests.faults.rows import FOLDER, PACE, global_batches, read_seen, watch
 from tests.ray_fixtures import TINY_SPEC

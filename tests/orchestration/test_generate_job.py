@@ -13,7 +13,7 @@ import pytest
 from datalake import DatasetReader, Lake
 from generator import generate_batch, parse_spec
 from orchestration.errors import InvalidRequestError
-from orchestration.generate_job import GenerateRequest, run_generation
+from orchestration.generation.job import GenerateRequest, run_generation
 from tests.ray_fixtures import TINY_SPEC
 
 TOKENS = 700 * TINY_SPEC["seq_len"]

@@ -9,9 +9,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from orchestration import head_watch
+from orchestration.cluster import head as head_watch
+from orchestration.cluster.head import Head, check_cluster, leave_without_head
 from orchestration.errors import ClusterLostError
-from orchestration.head_watch import Head, check_cluster, leave_without_head
 
 
 class Clock:

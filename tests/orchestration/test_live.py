@@ -13,10 +13,10 @@ import pytest
 from datalake import Lake
 from generator import parse_spec
 from orchestration.errors import InvalidRequestError
-from orchestration.generate_job import GenerateRequest, run_generation
-from orchestration.live_job import live_stream
-from orchestration.live_request import LiveRequest
-from orchestration.live_stream import ask
+from orchestration.generation.job import GenerateRequest, run_generation
+from orchestration.live.config import LiveRequest
+from orchestration.live.job import live_stream
+from orchestration.live.stream import ask
 from tests.ray_fixtures import TINY_SPEC
 from trainer import load_metrics, local_batches, parse_config, run_training
 from trainer.inputs import open_inputs

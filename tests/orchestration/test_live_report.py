@@ -9,9 +9,9 @@ from xml.etree import ElementTree
 import pytest
 
 from orchestration.errors import InvalidRequestError
-from orchestration.live_record import SAMPLES, LiveRecord
-from orchestration.live_report import render_live
-from orchestration.live_request import parse_live
+from orchestration.live.config import parse_live
+from orchestration.live.stats import SAMPLES, LiveRecord
+from orchestration.reports.live_page import render_live
 
 MIB = 1 << 20
 

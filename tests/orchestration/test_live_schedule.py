@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from datalake import Plan, PlanSource, Promise
 from orchestration.errors import InvalidRequestError
-from orchestration.live_schedule import TOKEN_BYTES, Schedule, steps_per_task
+from orchestration.live.schedule import TOKEN_BYTES, Schedule, steps_per_task
 from tests.datalake.helpers import make_source
 
 SEQ_LEN = 4

@@ -8,9 +8,9 @@ import signal
 
 import pytest
 
-from orchestration.generate_job import GenerateRequest, run_generation
-from orchestration.live_job import train_live
-from orchestration.train_job import train_on_ray
+from orchestration.generation.job import GenerateRequest, run_generation
+from orchestration.live.job import train_live
+from orchestration.training.ray_train import train_on_ray
 from tests.orchestration.test_live import CONFIG, REQUEST, SEQ_LEN, SEQUENCES, SHARD, curve, new_lake
 from tests.orchestration.test_train_job import kill_one_training_worker
 from tests.ray_fixtures import toml_of

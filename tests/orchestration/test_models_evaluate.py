@@ -13,10 +13,10 @@ import torch
 
 from datalake import Lake
 from orchestration.cli import main
-from orchestration.corpus import add_corpus
+from orchestration.corpus.add import add_corpus
 from orchestration.errors import EvaluationError
-from orchestration.pass_at import Problem, judge, read_problems
-from orchestration.sandbox import Limits
+from orchestration.evaluation.pass_at_k import Problem, judge, read_problems
+from orchestration.evaluation.sandbox import Limits
 from tests.trainer.lake_data import add_dataset, patterned, tiny_config, tiny_lake
 from trainer import run_training
 

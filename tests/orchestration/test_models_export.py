@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 
 from datalake import Lake
 from orchestration.cli import main
-from orchestration.corpus import add_corpus
-from orchestration.hf_folder import tokenizer_files
-from orchestration.tokens import ByteTokenizer, TextTokenizer, load_tokenizer, train_bpe
+from orchestration.corpus.add import add_corpus
+from orchestration.corpus.tokenizers import ByteTokenizer, TextTokenizer, load_tokenizer, train_bpe
+from orchestration.evaluation.hf_export import tokenizer_files
 from tests.trainer.lake_data import tiny_config, tiny_lake
 from trainer import hf_layout, run_training
 

@@ -8,7 +8,7 @@ from PIL import Image
 
 from generator import decode_tokens, generate_batch, parse_spec
 from orchestration.errors import PictureError
-from orchestration.picture import PALETTE, animation, palette, sheet_of, trajectory_sheet
+from orchestration.reports.picture import PALETTE, animation, palette, sheet_of, trajectory_sheet
 
 # Linear-RGB matrices at full severity from Machado, Oliveira and Fernandes (2009), table 1.
 DEFICIENCIES = {

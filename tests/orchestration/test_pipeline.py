@@ -11,8 +11,8 @@ import pytest
 
 from datalake import Lake, lineage
 from orchestration.errors import InvalidRequestError
-from orchestration.pipeline_config import parse_pipeline
-from orchestration.run_view import view_run
+from orchestration.pipeline.config import parse_pipeline
+from orchestration.runs.view import view_run
 from tests.ray_fixtures import TINY_SPEC, inline_toml
 from tests.trainer.lake_data import add_dataset, patterned
 from trainer.errors import ConfigError

@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from orchestration import ray_session as module
+from orchestration.cluster import session as module
 from orchestration.errors import ClusterLostError
 
 BUSY = "The current node timed out during startup. This could happen because some of the raylet failed to startup."

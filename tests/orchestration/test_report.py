@@ -6,10 +6,10 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from orchestration.demo_report import verdict
-from orchestration.picture import trajectory_sheet
-from orchestration.report_charts import heldout_points, tokens_to_reach, training_points
-from orchestration.report_page import ReportPage, render
+from orchestration.pipeline.demo_report import verdict
+from orchestration.reports.demo_charts import heldout_points, tokens_to_reach, training_points
+from orchestration.reports.demo_page import ReportPage, render
+from orchestration.reports.picture import trajectory_sheet
 
 VOID = {"meta", "img", "link", "br", "path", "use", "rect", "stop"}
 

@@ -15,11 +15,11 @@ import torch
 from datalake import Lake
 from datalake.errors import NotFoundError, RunFencedError, RunHeldError
 from orchestration.errors import JobStopped
-from orchestration.holder import this_process
-from orchestration.run_hold import hold
-from orchestration.run_view import view_run
-from orchestration.stopping import Stop
-from orchestration.train_local import train_here
+from orchestration.runs.lease import hold
+from orchestration.runs.owner import this_process
+from orchestration.runs.signals import Stop
+from orchestration.runs.view import view_run
+from orchestration.training.local import train_here
 from tests.trainer.lake_data import tiny_lake
 from trainer import load_metrics, parse_config
 
@@ -147,7 +147,7 @@ def test_of_two_drivers_one_goes_on_also_when_the_first_was_frozen(lake, morphog
 
 def test_a_dead_owner_on_this_machine_is_not_waited_for(tmp_path, monkeypatch):
     monkeypatch.setenv("MORPHOGEN_LEASE_S", "3600")
-    program = "import sys; from datalake import Lake; from orchestration.run_hold import hold\n"
+    program = "import sys; from datalake import Lake; from orchestration.runs.lease import hold\n"
     program += "with hold(Lake.open(sys.argv[1]), 'r', 'job', {'n': 1}, {'datasets': []}): sys.stdin.read()"
     lake = Lake.open(str(tmp_path))
     owner = subprocess.Popen([sys.executable, "-c", program, lake.uri], stdin=subprocess.PIPE)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestration.sandbox import Limits, protection, run_python
+from orchestration.evaluation.sandbox import Limits, protection, run_python
 
 QUICK = Limits(seconds=1.0, memory_mib=256)
 

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 from datalake import DatasetReader, Lake
-from orchestration.corpus import add_corpus
+from orchestration.corpus.add import add_corpus
+from orchestration.corpus.tokenizer_files import read_tokenizer
+from orchestration.corpus.tokenizers import BpeTokenizer, load_tokenizer
 from orchestration.errors import TokenizerError
-from orchestration.tokenizer_files import read_tokenizer
-from orchestration.tokens import BpeTokenizer, load_tokenizer
 
 GPT2_SPLIT = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"""
 CORPUS = [path.read_text() for path in sorted(Path(__file__).parent.glob("*.py"))]

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from orchestration.errors import ExperimentError, InvalidRequestError
-from orchestration.experiment.file import ExperimentFile
+from orchestration.experiment.config.file import ExperimentFile
 from orchestration.toml_files import MAX_BYTES, read_toml
 
 SPEC = b'family = "nca"\ngrid = [4, 4]\n'

@@ -14,9 +14,9 @@ from datalake import DamagePolicy, Lake
 from datalake.errors import CorruptShardError
 from generator import parse_spec
 from orchestration.errors import InvalidRequestError
-from orchestration.generate_job import GenerateRequest, run_generation
-from orchestration.step_rows import load_steps
-from orchestration.train_job import train_on_ray
+from orchestration.generation.job import GenerateRequest, run_generation
+from orchestration.training.ray_train import train_on_ray
+from orchestration.training.step_rows import load_steps
 from tests.ray_fixtures import TINY_SPEC, inline_toml
 from trainer import load_metrics, parse_config, run_training
 from trainer.inputs import open_inputs

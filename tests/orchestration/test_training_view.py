@@ -13,7 +13,7 @@ import pytest
 from rich.console import Console
 
 from orchestration.cli import main
-from orchestration.training_view import TrainingView, training_display
+from orchestration.console.training import TrainingView, training_display
 from tests.ray_fixtures import toml_of
 from tests.trainer.lake_data import tiny_config, tiny_lake
 from trainer import run_training

@@ -18,7 +18,7 @@ import httpx
 import pytest
 
 from datalake import Lake, open_store
-from datalake.access import TokenLog
+from datalake.registry.access import TokenLog
 from tests.s3server import S3Server
 from tests.serve.lake_content import fill
 

@@ -8,7 +8,7 @@ import pyarrow as pa
 from datalake import Lake, Manifest, Source, content_digest, shard_layout, write_shard
 from datalake.canonical import digest_of
 from generator import GENERATOR_VERSION, generate_batch, parse_spec
-from orchestration.holder import this_process
+from orchestration.runs.owner import this_process
 
 SPEC = {
     "family": "nca",

@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from datalake import Ambient, Lake
-from datalake.access import AccessControl, AccessError, TokenLog
+from datalake.registry.access import AccessControl, AccessError, TokenLog
 from orchestration.cli import main
 from tests.serve.conftest import API, Site
 from tests.serve.lake_content import SPEC

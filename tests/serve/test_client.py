@@ -9,9 +9,9 @@ from dataclasses import replace
 import pytest
 
 from datalake import ParameterRegistry
-from datalake.access import AccessError, RoleError
-from datalake.client import ApiError, RegistryClient, SpecRejectedError
 from datalake.errors import Conflict, DatalakeError, InvalidNameError, NotFoundError, StoreUnavailableError
+from datalake.registry.access import AccessError, RoleError
+from datalake.registry.http_client import ApiError, RegistryClient, SpecRejectedError
 from generator import parse_spec
 from tests.ray_fixtures import free_port
 from tests.serve.conftest import Site

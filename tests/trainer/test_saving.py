@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from datalake import Lake
-from datalake.ambient import Ambient
+from datalake.clock import Ambient
 from datalake.errors import CorruptObjectError, RunFencedError, StoreUnavailableError
-from datalake.local_store import LocalStore
+from datalake.store.local import LocalStore
 from tests.trainer.lake_data import curve, tiny_config, tiny_lake
 from trainer import TrainResult, load_metrics, run_training
 from trainer.errors import DivergedError

@@ -13,7 +13,7 @@ from safetensors.torch import load
 
 from datalake import Lake
 from datalake.errors import StoreUnavailableError
-from datalake.local_store import LocalStore
+from datalake.store.local import LocalStore
 from tests.trainer.lake_data import add_dataset, curve, eval_curve, patterned, tiny_config, tiny_lake
 from tests.trainer.test_ranks import WORLD, free_port, train
 from trainer import hf_layout, load_metrics

@@ -20,13 +20,13 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from datalake.ambient import Ambient
+from datalake.clock import Ambient
 from datalake.errors import Conflict, StoreUnavailableError
-from datalake.local_store import LocalStore
-from datalake.retry import RetryPolicy
-from datalake.s3_store import S3Store
-from datalake.store import Store
-from datalake.version_log import VersionLog
+from datalake.log.version_log import VersionLog
+from datalake.store.interface import Store
+from datalake.store.local import LocalStore
+from datalake.store.retry import RetryPolicy
+from datalake.store.s3 import S3Store
 from tests.faults.lake.linearizability import Call
 
 NAME = "shared"

@@ -17,10 +17,10 @@ from pathlib import Path
 import boto3
 from botocore.config import Config
 
-from datalake.ambient import Ambient
-from datalake.s3_store import S3Store
-from datalake.store import Store, open_store
-from datalake.version_log import VersionLog
+from datalake.clock import Ambient
+from datalake.log.version_log import VersionLog
+from datalake.store.interface import Store, open_store
+from datalake.store.s3 import S3Store
 from tests.faults.lake.clients import (
     HURRY,
     NAME,

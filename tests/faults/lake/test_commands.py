@@ -11,19 +11,19 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from datalake.garbage import live_keys
 from datalake.lake import Lake
-from datalake.manifest import Manifest, content_digest
-from datalake.probe import ProbeReport
-from datalake.shards import write_shard
-from datalake.source import shard_layout
-from datalake.verdict import record_verdict
+from datalake.maintenance.garbage import live_keys
+from datalake.shards.manifest import Manifest, content_digest
+from datalake.shards.shards import write_shard
+from datalake.shards.source import shard_layout
+from datalake.store.probe import ProbeReport
+from datalake.store.verdict import record_verdict
 from generator import parse_spec
 from generator.presets import load_preset
 from orchestration.cli import main
-from orchestration.heal import recompute
-from orchestration.shard_worker import synthetic_source
-from orchestration.tokens import load_tokenizer, train_bpe
+from orchestration.corpus.tokenizers import load_tokenizer, train_bpe
+from orchestration.generation.recompute import recompute
+from orchestration.generation.worker import synthetic_source
 
 
 @pytest.fixture

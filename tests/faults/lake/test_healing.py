@@ -8,22 +8,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from datalake.ambient import Ambient
-from datalake.caretaker import DamagePolicy
+from datalake.clock import Ambient
 from datalake.errors import CorruptShardError, CredentialsError, MissingShardError, UnhealableError
-from datalake.healing import Healer, heal_dataset
 from datalake.lake import Lake
-from datalake.ledger import Ledger
-from datalake.local_store import LocalStore
-from datalake.manifest import Manifest, content_digest
-from datalake.plan import Plan, PlanSource
-from datalake.reader import DatasetReader
-from datalake.shards import write_shard
-from datalake.source import Source, shard_layout
-from datalake.verify import RateLimit, VerifyOptions, verify_dataset
+from datalake.maintenance.damage_policy import DamagePolicy
+from datalake.maintenance.healing import Healer, heal_dataset
+from datalake.maintenance.ledger import Ledger
+from datalake.maintenance.verify import RateLimit, VerifyOptions, verify_dataset
+from datalake.plan.plan import Plan, PlanSource
+from datalake.reading.reader import DatasetReader
+from datalake.shards.manifest import Manifest, content_digest
+from datalake.shards.shards import write_shard
+from datalake.shards.source import Source, shard_layout
+from datalake.store.local import LocalStore
 from generator import parse_spec
-from orchestration.heal import caretaker, recompute
-from orchestration.shard_worker import synthetic_source
+from orchestration.generation.recompute import caretaker, recompute
+from orchestration.generation.worker import synthetic_source
 from tests.datalake.helpers import make_manifest, make_source, make_table
 
 SEQUENCES, SHARD = 300, 8

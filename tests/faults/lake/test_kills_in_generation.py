@@ -13,7 +13,7 @@ import pytest
 
 from datalake.errors import StoreUnavailableError
 from datalake.lake import Lake
-from datalake.verify import verify_dataset
+from datalake.maintenance.verify import verify_dataset
 from tests.faults.lake.schedules import ROOT
 from tests.faults.lake.writer import generate
 from tests.s3server import S3Server

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from datalake.local_store import LocalStore
+from datalake.store.local import LocalStore
 from tests.faults.lake.clients import Script, history_of, run_client
 from tests.faults.lake.fault_proxy import FAULTS, proxy_loop
 from tests.faults.lake.linearizability import linear_order

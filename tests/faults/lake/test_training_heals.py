@@ -13,10 +13,10 @@ import pytest
 
 from datalake import Ambient, Caretaker, DamagePolicy, Lake
 from datalake.errors import CorruptShardError, DamagePolicyError, MissingShardError, StoreUnavailableError
-from datalake.retry import RetryPolicy
-from datalake.s3_store import S3Store
-from datalake.source import Source
-from datalake.verify import verify_dataset
+from datalake.maintenance.verify import verify_dataset
+from datalake.shards.source import Source
+from datalake.store.retry import RetryPolicy
+from datalake.store.s3 import S3Store
 from tests.s3server import S3Server
 from tests.trainer.lake_data import SEQ_LEN, add_dataset, patterned, tiny_config, tiny_lake
 from trainer import load_metrics, run_training

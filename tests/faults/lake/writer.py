@@ -13,9 +13,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from datalake.lake import Lake
-from datalake.manifest import Manifest, content_digest
-from datalake.shards import repair_shard, shard_ref_if_valid
-from datalake.source import shard_layout
+from datalake.shards.manifest import Manifest, content_digest
+from datalake.shards.shards import repair_shard, shard_ref_if_valid
+from datalake.shards.source import shard_layout
 from tests.datalake.helpers import SEQ_LEN, VOCAB, make_source, make_table
 
 ROWS = 64

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from orchestration.experiment.config.shared import shared_hash
 from orchestration.experiment.result import (
     NOT_APPLICABLE,
     Arm,
@@ -16,7 +17,6 @@ from orchestration.experiment.result import (
     LabelCheck,
     SweepTrial,
 )
-from orchestration.experiment.shared import shared_hash
 
 STEPS, EVERY, BATCH, SEQ_LEN = 100, 10, 16, 64
 TOKENS = STEPS * BATCH * SEQ_LEN

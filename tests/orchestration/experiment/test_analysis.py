@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from orchestration.experiment.analysis import analyse
-from orchestration.experiment.compare import comparisons
-from orchestration.experiment.curves import area, reaches, tokens_to_reach
-from orchestration.experiment.pairs import partner, short_labels
+from orchestration.experiment.analysis.analyse import analyse
+from orchestration.experiment.analysis.compare import comparisons
+from orchestration.experiment.analysis.curves import area, reaches, tokens_to_reach
+from orchestration.experiment.analysis.pairs import partner, short_labels
+from orchestration.experiment.analysis.statistics import minimum_detectable_effect
 from orchestration.experiment.result import Arm, Cost, CurvePoint
-from orchestration.experiment.statistics import minimum_detectable_effect
 from tests.orchestration.experiment.builder import PRE_TOKENS, TOKENS, arm_result, experiment, spoil
 
 EXPERIMENTS = 100

@@ -4,11 +4,11 @@ import copy
 
 import pytest
 
-from orchestration.experiment.analysis import analyse
-from orchestration.experiment.checks import EQUAL, check_arms
-from orchestration.experiment.markdown import to_markdown
+from orchestration.experiment.analysis.analyse import analyse
+from orchestration.experiment.analysis.checks import EQUAL, check_arms
+from orchestration.experiment.config.shared import differences, shared_hash
+from orchestration.experiment.report.markdown import to_markdown
 from orchestration.experiment.result import Gate, LabelCheck, SweepTrial
-from orchestration.experiment.shared import differences, shared_hash
 from tests.orchestration.experiment.builder import LEAVE_OUT, experiment, spoil
 
 CLEAN = experiment({"nca": -0.02, "shuffled": 0.0}, optimizers=("adamw", "muon"))

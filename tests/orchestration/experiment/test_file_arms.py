@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orchestration.errors import ExperimentError
-from orchestration.experiment.configs import Refs, has_stage, language_config, pre_config, shared_hash
-from orchestration.experiment.file import ExperimentFile
-from orchestration.experiment.levels import LEVELS, cells, effective_optimizer
-from orchestration.run_names import default_run_name
+from orchestration.experiment.config.configs import Refs, has_stage, language_config, pre_config, shared_hash
+from orchestration.experiment.config.file import ExperimentFile
+from orchestration.experiment.config.levels import LEVELS, cells, effective_optimizer
+from orchestration.runs.names import default_run_name
 
 TABLE = {
     "name": "t",

@@ -6,12 +6,12 @@ from html.parser import HTMLParser
 
 import pytest
 
-from orchestration.experiment.analysis import Analysis, analyse
-from orchestration.experiment.markdown import to_markdown
-from orchestration.experiment.page import render
-from orchestration.experiment.report import write_report
+from orchestration.experiment.analysis.analyse import Analysis, analyse
+from orchestration.experiment.analysis.statistics import minimum_detectable_effect
+from orchestration.experiment.report.markdown import to_markdown
+from orchestration.experiment.report.page import render
+from orchestration.experiment.report.write import write_report
 from orchestration.experiment.result import ExperimentResult
-from orchestration.experiment.statistics import minimum_detectable_effect
 from tests.orchestration.experiment.builder import experiment, spoil
 
 CLEAN = experiment(

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from datalake import Lake
-from orchestration.experiment.checks import check_arms
-from orchestration.experiment.file import ExperimentFile
-from orchestration.experiment.runner import run_experiment
+from orchestration.experiment.analysis.checks import check_arms
+from orchestration.experiment.config.file import ExperimentFile
+from orchestration.experiment.run.runner import run_experiment
 
 LIBRARY = Path(json.__file__).parents[1]
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from orchestration.errors import ExperimentError
-from orchestration.experiment.statistics import (
+from orchestration.experiment.analysis.statistics import (
     bootstrap_bounds,
     estimate,
     holm,

@@ -10,7 +10,7 @@ import pytest
 
 from datalake import Lake
 from generator import parse_spec
-from orchestration.corpus import add_corpus
+from orchestration.corpus.add import add_corpus
 from orchestration.errors import InvalidRequestError
 from orchestration.tune.proxy import Progress
 from orchestration.tune.ray_search import ray_search

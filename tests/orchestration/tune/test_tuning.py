@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from datalake import Lake
-from datalake.version_log import VersionLog
+from datalake.log.version_log import VersionLog
 from generator import parse_spec
 from orchestration.errors import InvalidRequestError
 from orchestration.tune.ask_tell import ask_tell

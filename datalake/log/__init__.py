@@ -1,0 +1,1 @@
+"""Version logs: linearizable, append-only histories made of create-if-absent objects."""

@@ -1,0 +1,1 @@
+"""Keeping a lake whole: verification, healing, garbage collection, import, export and lineage."""

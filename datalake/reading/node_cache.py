@@ -1,0 +1,187 @@
+"""A read cache on a node's local disk: the token rows of verified shards as bare files, memory-mapped by all processes.
+
+A shard's file is named by the shard's SHA-256 and made once per node: whoever needs it first holds the shard's lock
+(which the kernel frees if that process dies), fetches and verifies the shard, and writes the rows; everyone else waits
+and maps the file. The file ends in a trailer with a checksum and the boot it was written in. Within that boot a file
+is whole, since it was renamed when complete; after a power cut it may not be, so a file of another boot is checked
+once before it is trusted. Removing a file that others have mapped is safe: their mapping stays.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import struct
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+from datalake.errors import LakePathError
+from datalake.shards.shards import ShardRef
+from datalake.store.interface import Store
+
+_TRAILER = struct.Struct("<8sII16s")  # magic, CRC-32 of the rows, rows, boot id
+_MAGIC = b"mgcache1"
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+_UNKNOWN_BOOT = bytes(16)
+
+
+def this_boot() -> bytes:
+    """16 bytes that differ from boot to boot; zeros, which are never trusted, where the system does not say."""
+    try:
+        return bytes.fromhex(_BOOT_ID.read_text().strip().replace("-", ""))[:16].ljust(16, b"\0")
+    except (OSError, ValueError):
+        return _UNKNOWN_BOOT
+
+
+def default_cache(store: Store) -> NodeCache | None:
+    """The cache that this node's jobs share for a store on the network; for a local folder, which it would copy, none.
+
+    ``MORPHOGEN_CACHE`` names its folder (``off``: no cache; default: ``morphogen`` in ``XDG_CACHE_HOME`` or
+    ``~/.cache``), ``MORPHOGEN_CACHE_GB`` its size (default: a tenth of the disk, at most 20). Raises LakePathError if
+    what they say cannot be used.
+    """
+    named = os.environ.get("MORPHOGEN_CACHE")
+    if not store.uri.startswith("s3://") or named == "off":
+        return None
+    home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    size = os.environ.get("MORPHOGEN_CACHE_GB")
+    try:
+        max_bytes = int(float(size or 20) * 1e9)
+    except ValueError:
+        raise LakePathError(f"MORPHOGEN_CACHE_GB = {size!r}: expected a number of gigabytes, such as 20") from None
+    try:
+        cache = NodeCache(Path(named or f"{home}/morphogen").expanduser(), max_bytes)
+    except LakePathError:
+        if named:
+            raise
+        return None  # nobody asked for one: a home that cannot be written, as in some containers, costs only speed
+    if not size:
+        cache.max_bytes = min(max_bytes, shutil.disk_usage(cache.folder).total // 10)
+    return cache
+
+
+class NodeCache:
+    """Rows by shard below ``folder``, at most ``max_bytes`` of them. Picklable; processes share it by its folder.
+
+    Raises LakePathError if the folder cannot be used. A disk that fills up costs speed, not the job.
+    """
+
+    def __init__(self, folder: Path, max_bytes: int) -> None:
+        self.folder = Path(folder)
+        self.max_bytes = max_bytes
+        try:
+            (self.folder / "locks").mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise LakePathError(
+                f"cache folder {self.folder}: {error.strerror}: name a folder on local disk that you may write in "
+                "MORPHOGEN_CACHE, or set it to off"
+            ) from error
+        self._boot = this_boot()
+
+    def __reduce__(self) -> tuple[type[NodeCache], tuple[Path, int]]:
+        return NodeCache, (self.folder, self.max_bytes)
+
+    def rows(self, ref: ShardRef, seq_len: int, fetch: Callable[[], np.ndarray]) -> np.ndarray:
+        """The shard's tokens, uint16 [rows, seq_len], read-only; ``fetch`` gives them if this node does not have them.
+
+        Raises what ``fetch`` raises.
+        """
+        path = self.folder / f"{ref.sha256}.u16"
+        mapped = self._open(path, ref.rows, seq_len)
+        if mapped is not None:
+            return mapped
+        with self._locked(ref.sha256[:3]):
+            mapped = self._open(path, ref.rows, seq_len)  # another may have filled it while this one waited
+            if mapped is not None:
+                return mapped
+            rows = fetch()
+            try:
+                self._fill(path, rows)
+                self._make_room(keep=path)
+            except OSError:  # disk full, folder removed: the rows are at hand, only not cached
+                return rows
+        mapped = self._open(path, ref.rows, seq_len)
+        return rows if mapped is None else mapped
+
+    def bytes_used(self) -> int:
+        """Size of all files in the cache."""
+        return sum(size for _, size, _ in self._files())
+
+    def _open(self, path: Path, rows: int, seq_len: int) -> np.ndarray | None:
+        """The mapped rows, None if the file is absent or not what it should be (then it is removed)."""
+        try:
+            with path.open("r+b") as file:
+                if os.fstat(file.fileno()).st_size == rows * seq_len * 2 + _TRAILER.size and self._trusted(file, rows):
+                    os.utime(file.fileno())  # the least recently opened is the first to go
+                    # As a plain array: every slice of a memmap would pay for its being one.
+                    return np.asarray(np.memmap(file, dtype="<u2", mode="r", shape=(rows, seq_len)))
+        except FileNotFoundError:
+            return None
+        path.unlink(missing_ok=True)
+        return None
+
+    def _trusted(self, file: BinaryIO, rows: int) -> bool:
+        file.seek(-_TRAILER.size, os.SEEK_END)
+        magic, checksum, count, boot = _TRAILER.unpack(file.read(_TRAILER.size))
+        if (magic, count) != (_MAGIC, rows):
+            return False
+        if boot == self._boot != _UNKNOWN_BOOT:
+            return True
+        file.seek(0)
+        found, left = 0, os.fstat(file.fileno()).st_size - _TRAILER.size
+        while left:
+            part = file.read(min(left, 1 << 22))
+            found, left = zlib.crc32(part, found), left - len(part)
+        if found != checksum:
+            return False
+        file.seek(-_TRAILER.size, os.SEEK_END)
+        file.write(_TRAILER.pack(_MAGIC, checksum, rows, self._boot))
+        file.flush()
+        return True
+
+    def _fill(self, path: Path, rows: np.ndarray) -> None:
+        data = np.ascontiguousarray(rows, dtype="<u2")
+        part = path.with_suffix(".part")
+        try:
+            with part.open("wb") as file:
+                file.write(data.data)
+                file.write(_TRAILER.pack(_MAGIC, zlib.crc32(data.data), len(data), self._boot))
+            part.replace(path)
+        except OSError:
+            part.unlink(missing_ok=True)
+            raise
+
+    def _make_room(self, keep: Path) -> None:
+        with self._locked("room"):
+            files = sorted(self._files())
+            used = sum(size for _, size, _ in files)
+            for _, size, path in files:
+                if used <= self.max_bytes:
+                    return
+                if path != keep:
+                    path.unlink(missing_ok=True)
+                    used -= size
+
+    def _files(self) -> Iterator[tuple[int, int, Path]]:
+        """(time last opened in ns, size, path) of every file but the locks."""
+        with os.scandir(self.folder) as entries:
+            for entry in entries:
+                if entry.name.endswith((".u16", ".part")):
+                    try:
+                        found = entry.stat()
+                    except FileNotFoundError:  # another process made room
+                        continue
+                    yield found.st_mtime_ns, found.st_size, Path(entry.path)
+
+    @contextmanager
+    def _locked(self, name: str) -> Iterator[None]:
+        """Hold a lock of the node: among processes and threads alike, since each opens the file for itself."""
+        with (self.folder / "locks" / name).open("wb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield

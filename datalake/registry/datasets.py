@@ -1,0 +1,93 @@
+"""The dataset repository: names whose versions are manifests."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from datalake.clock import Ambient
+from datalake.errors import Conflict, ManifestError
+from datalake.log.versioned import Record, Version, VersionedNames, VersionedRepository, empty_state
+from datalake.names import parse_ref
+from datalake.shards.manifest import Manifest, load_manifest, save_manifest
+from datalake.store.interface import Store
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetVersion(Version):
+    """One immutable version of a dataset. ``digest`` is its manifest's; ``params`` the ``NAME@V`` it was made by."""
+
+    kind: str
+    params: str | None
+    sequences: int
+    tokens: int
+
+
+class DatasetRepository(VersionedRepository[DatasetVersion]):
+    """Datasets of one lake."""
+
+    def __init__(self, store: Store, ambient: Ambient) -> None:
+        super().__init__(VersionedNames(store, "datasets", "dataset", "data", ambient))
+        self._store = store
+
+    def commit(
+        self, name: str, manifest: Manifest, params: str | None = None, message: str = "", version: int | None = None
+    ) -> DatasetVersion:
+        """Make ``manifest`` the next version of ``name``, all its shards being in the store.
+
+        If some version of ``name`` has this manifest already, that version is returned and nothing is stored: of
+        commits that race with the same data, one version remains. Raises ManifestError naming a shard that is absent,
+        and Conflict if ``version`` is given and the manifest would become, or is, another one.
+        """
+        if params is not None:
+            parse_ref(params, "parameter set")
+        log = self.versioned.log(name)
+        self._check_shards(manifest)
+        save_manifest(self._store, manifest)
+
+        def add(state: dict[str, object] | None) -> dict[str, object] | None:
+            known: dict = state or empty_state()
+            there = [record["version"] for record in known["versions"] if record["digest"] == manifest.digest]
+            found = there[0] if there else len(known["versions"]) + 1
+            if version not in (None, found):
+                raise Conflict(
+                    f"this data {'is' if there else 'would be'} {name}@{found}, not {name}@{version}: "
+                    f"name it as {name}@{found}",
+                    expected=version or 0,
+                    found=found,
+                )
+            if there:
+                return None
+            known["versions"].append(
+                {
+                    **self.versioned.stamp(len(known["versions"]) + 1, message),
+                    "digest": manifest.digest,
+                    "kind": manifest.kind,
+                    "params": params,
+                    "sequences": manifest.sequences,
+                    "tokens": manifest.tokens,
+                }
+            )
+            return known
+
+        entry = log.update(add, message)
+        return self._version(name, next(r for r in entry.state["versions"] if r["digest"] == manifest.digest))
+
+    def _version(self, name: str, record: Record) -> DatasetVersion:
+        return DatasetVersion(name=name, **record)
+
+    def manifest(self, version: DatasetVersion | str) -> Manifest:
+        """The manifest of a version or reference. Raises NotFoundError or CorruptObjectError."""
+        if isinstance(version, str):
+            version = self.get(version)
+        return load_manifest(self._store, version.digest)
+
+    def _check_shards(self, manifest: Manifest) -> None:
+        """A listing per folder costs one request per thousand shards, and no commit can then name a hole."""
+        folders = {ref.key.rpartition("/")[0] + "/" for ref in manifest.shards}
+        there = {key for folder in folders for key in self._store.list(folder)}
+        absent = [ref.key for ref in manifest.shards if ref.key not in there]
+        if absent:
+            raise ManifestError(
+                f"{len(absent)} of {len(manifest.shards)} shards are not in lake {self._store.uri}, the first is "
+                f"{absent[0]}: write them before committing"
+            )

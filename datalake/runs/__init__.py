@@ -1,0 +1,1 @@
+"""Runs as the lake records them: their log, heartbeats and checkpoints."""

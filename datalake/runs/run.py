@@ -1,0 +1,269 @@
+"""One run: what a job is doing, as a version log that any process can take over and only one can write.
+
+``RunRepository.start`` takes the run over by writing a fresh *lease*; every later change checks that the lease is still
+its own, so a driver that was presumed dead and comes back is fenced off at its next write. A checkpoint's files are
+uploaded beside, under a fresh key, read back, and only then named in the log. Threads may share a ``Run``: the log
+takes their changes one at a time, and it knows the newest state that either met.
+"""
+
+from __future__ import annotations
+
+import copy
+import threading
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+from datalake.clock import Ambient
+from datalake.content import Content
+from datalake.errors import NotFoundError, RunConflictError, RunFencedError
+from datalake.log.version_log import LogEntry, VersionLog
+from datalake.runs.checkpoints import (
+    Checkpoint,
+    CheckpointFiles,
+    SkippedCheckpoint,
+    check_files,
+    read_verified,
+    upload_files,
+)
+from datalake.runs.heartbeat import Pulse, write_pulse
+from datalake.store.interface import Store
+
+State = dict[str, Any]
+METRICS = "metrics.jsonl"
+# Not append()'s to change.
+_OWNED = {"kind", "config", "config_digest", "inputs", "attempts", "lease", "checkpoints", "repairs", "faults", "stop"}
+FAULTS_KEPT = 200  # every entry of the log holds them all; ``fault_count`` goes on counting
+
+
+class Run:
+    """One run, as of the last call that read or wrote its log. Picklable: workers share their driver's lease."""
+
+    def __init__(self, store: Store, ambient: Ambient, log: VersionLog, state: State, lease: str | None) -> None:
+        self._store = store
+        self._ambient = ambient
+        self._log = log
+        self._state = state
+        self._lease = lease
+        self._parent: str | None = None  # key_prefix of the checkpoint that the next one goes on from
+        self._number = 0  # the entry that the state is of
+        self._knowing = threading.Lock()
+        self.name = log.name
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_knowing"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _knowing=threading.Lock())
+
+    @property
+    def state(self) -> State:
+        """A copy of the newest state known here: kind, status, config, inputs, attempts, checkpoints, result, …"""
+        return copy.deepcopy(self._state)
+
+    @property
+    def status(self) -> str:
+        """``running``, ``finished``, ``failed`` or ``stopped``."""
+        return self._state["status"]
+
+    @property
+    def lease(self) -> str | None:
+        """What lets this object write to the run; None for one that only looks."""
+        return self._lease
+
+    @property
+    def is_mine(self) -> bool:
+        """Whether the newest state known here still has this object's lease."""
+        return self._lease is not None and self._state["lease"] == self._lease
+
+    @property
+    def checkpoints(self) -> tuple[Checkpoint, ...]:
+        """All checkpoints that have their files, in the order in which they were made."""
+        return tuple(checkpoint for checkpoint in self._recorded() if not checkpoint.dropped)
+
+    def another_hold(self) -> Run:
+        """The same run, as held by this process, for another thread to note things in."""
+        log = VersionLog(self._store, "runs", self.name, self._ambient)
+        return Run(self._store, self._ambient, log, self.state, self._lease)
+
+    def refresh(self) -> Run:
+        """Read the newest state; returns self."""
+        head = self._log.head()
+        if head is None:
+            raise NotFoundError(f"run {self.name!r} is gone from lake {self._store.uri}: restore it from a copy")
+        self._know(head)
+        return self
+
+    def append(self, *, message: str = "", **changes: Any) -> None:
+        """Set fields of the state (JSON values; not those that the run itself keeps, such as ``config``).
+
+        Raises RunFencedError if another process has taken the run over, RunConflictError if it is finished.
+        """
+        if owned := sorted(_OWNED & changes.keys()):
+            raise RunConflictError(f"run {self.name!r} keeps {', '.join(owned)} itself: append() cannot set them")
+        self._change(lambda state: {**state, **changes}, message or f"set {', '.join(sorted(changes))}")
+
+    def add_repair(self, repair: Mapping[str, Any]) -> None:
+        """Note in the state's list ``repairs`` that a shard was healed for this run. Raises as ``append`` does."""
+        item = dict(repair)
+        self._change(lambda state: {**state, "repairs": [*state.get("repairs", ()), item]}, f"repair {item.get('key')}")
+
+    def beat(self, number: int, progress: Mapping[str, Any]) -> None:
+        """Show that the owner lives and how far it is (``datalake.runs.heartbeat``); the log is not touched."""
+        time = self._ambient.timestamp()
+        write_pulse(
+            self._store, self.name, Pulse(lease=self._lease or "", beat=number, time=time, progress=dict(progress))
+        )
+
+    def add_fault(self, kind: str, facts: Mapping[str, Any], *, new_attempt: bool = False) -> None:
+        """Note in the state's list ``faults`` what went wrong and was survived; the newest 200 are kept.
+
+        ``new_attempt`` counts one more attempt: the same owner begins again. Raises as ``append`` does.
+        """
+        item = {"kind": kind, "time": self._ambient.timestamp(), **facts}
+
+        def note(state: State) -> State:
+            faults = [*state.get("faults", ()), item][-FAULTS_KEPT:]
+            counts = {"fault_count": state.get("fault_count", 0) + 1, "attempts": state["attempts"] + new_attempt}
+            return {**state, **counts, "faults": faults}
+
+        self._change(note, f"fault {kind}")
+
+    def stop(self, reason: str, **changes: Any) -> None:
+        """Mark the run stopped, with one line that says why; ``start`` takes it up again."""
+        self.append(status="stopped", error=reason, message="stop", **changes)
+
+    def finish(self, result: Mapping[str, Any] | None = None) -> None:
+        """Mark the run finished, with its result (JSON); nothing can be appended after that."""
+        self.append(status="finished", result=dict(result or {}), message="finish")
+
+    def fail(self, error: str) -> None:
+        """Mark the run failed, with one line that says why; ``start`` takes it up again."""
+        self.append(status="failed", error=error, message="fail")
+
+    def add_checkpoint(self, step: int, files: Mapping[str, Content], metrics: bytes | None = None) -> Checkpoint:
+        """Upload ``files``, read them back, then name them in the log as the checkpoint of ``step``.
+
+        ``metrics`` is the JSON-lines chunk since the checkpoint that this one goes on from (the last one added or
+        resumed from through this object). Raises as ``append`` does, and CorruptObjectError if what was read back
+        differs.
+        """
+        prefix = self.checkpoint_prefix(step)
+        extra = {} if metrics is None else {METRICS: metrics}
+        return self.name_checkpoint(step, prefix, self.upload_checkpoint(prefix, {**files, **extra}))
+
+    def checkpoint_prefix(self, step: int) -> str:
+        """A fresh place for the files of a checkpoint of ``step``."""
+        return f"checkpoints/{self.name}/{step:08d}-{self._ambient.nonce()}"
+
+    def upload_checkpoint(self, prefix: str, files: Mapping[str, Content]) -> dict[str, str]:
+        """Upload some of a checkpoint's files and read them back; returns names to SHA-256. Any worker may do this.
+
+        Nothing names them yet. Raises CorruptObjectError if what was read back differs, and ObjectTooLargeError.
+        """
+        return upload_files(self._store, prefix, files)
+
+    def name_checkpoint(self, step: int, prefix: str, digests: Mapping[str, str]) -> Checkpoint:
+        """Name in the log, as the checkpoint of ``step``, files that have been uploaded and read back.
+
+        A file ``metrics.jsonl`` is its metrics, see ``add_checkpoint``. Raises as ``append`` does.
+        """
+        files = dict(digests)
+        checkpoint = Checkpoint(
+            step=step,
+            key_prefix=prefix,
+            metrics=files.pop(METRICS, None),
+            files=files,
+            parent=self._parent,
+            time=self._ambient.timestamp(),
+        )
+        item = checkpoint.model_dump(mode="json")
+        self._change(lambda state: {**state, "checkpoints": [*state["checkpoints"], item]}, f"checkpoint {step}")
+        self._parent = prefix
+        return checkpoint
+
+    def drop_checkpoints(self, dropped: Collection[Checkpoint]) -> None:
+        """Let go of these checkpoints: the log stops naming their files, then the files are deleted.
+
+        Their metrics stay. A crash in between leaves files that nothing names. Raises as ``append`` does.
+        """
+        prefixes = {checkpoint.key_prefix for checkpoint in dropped}
+        if not prefixes:
+            return
+
+        def forget(state: State) -> State:
+            items = [
+                {**item, "files": {}, "dropped": True} if item["key_prefix"] in prefixes else item
+                for item in state["checkpoints"]
+            ]
+            return {**state, "checkpoints": items}
+
+        self._change(forget, f"drop {len(prefixes)} checkpoints")
+        for checkpoint in dropped:
+            for name in checkpoint.files:
+                self._store.delete(f"{checkpoint.key_prefix}/{name}")
+
+    def latest_valid_checkpoint(self) -> tuple[Checkpoint | None, list[SkippedCheckpoint]]:
+        """The newest checkpoint whose files all verify (None: start from nothing), and the newer ones that do not.
+
+        The next ``add_checkpoint`` goes on from it.
+        """
+        skipped: list[SkippedCheckpoint] = []
+        for checkpoint in reversed(self.checkpoints):
+            problem = check_files(self._store, checkpoint)
+            if problem is None:
+                self._parent = checkpoint.key_prefix
+                return checkpoint, skipped
+            skipped.append(SkippedCheckpoint(checkpoint.step, checkpoint.key_prefix, problem))
+        self._parent = None
+        return None, skipped
+
+    def read_checkpoint(self, checkpoint: Checkpoint) -> dict[str, bytes]:
+        """A checkpoint's files, verified. Raises NotFoundError or CorruptObjectError."""
+        return dict(self.open_checkpoint(checkpoint))
+
+    def open_checkpoint(self, checkpoint: Checkpoint) -> CheckpointFiles:
+        """A checkpoint's files, each to be read and verified when it is asked for."""
+        return CheckpointFiles(self._store, checkpoint)
+
+    def metrics_chunks(self) -> Sequence[bytes]:
+        """The metrics of the run's history, oldest first: chunks of the newest checkpoint and those it goes on from.
+
+        Steps that were run and lost before a resume are in no chunk of this chain, so no step appears twice.
+        Raises NotFoundError or CorruptObjectError.
+        """
+        known = {checkpoint.key_prefix: checkpoint for checkpoint in self._recorded()}
+        chain: list[bytes] = []
+        current = next(reversed(known.values()), None)
+        while current is not None:
+            if current.metrics is not None:
+                chain.append(read_verified(self._store, f"{current.key_prefix}/{METRICS}", current.metrics))
+            current = known[current.parent] if current.parent else None
+        return chain[::-1]
+
+    def _recorded(self) -> list[Checkpoint]:
+        return [Checkpoint.model_validate(item) for item in self._state["checkpoints"]]
+
+    def _change(self, change: Any, message: str) -> None:
+        def fenced(state: State | None) -> State:
+            if state is not None and state["status"] == "finished":
+                raise RunConflictError(f"run {self.name!r} is finished: use another run name for more work")
+            if state is None or self._lease is None or state["lease"] != self._lease:
+                raise fenced_error(self.name, state)
+            return change(state)
+
+        self._know(self._log.update(fenced, message))
+
+    def _know(self, entry: LogEntry) -> None:
+        # Two threads may come back from the log in either order; no lock is held while they are there, since a store
+        # that is away can make one of them note, through this object, that it waits.
+        with self._knowing:
+            if entry.number > self._number:
+                self._number, self._state = entry.number, entry.state
+
+
+def fenced_error(run: str, state: State | None) -> RunFencedError:
+    """The error of a writer whose lease is not the run's any more; ``state`` is the newest."""
+    return RunFencedError(
+        f"run {run!r} belongs to another process now (attempt {state['attempts'] if state else '?'}): this one stops; "
+        "`morphogen runs show` says who works on it"
+    )

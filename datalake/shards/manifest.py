@@ -1,0 +1,161 @@
+"""The manifest: the immutable list of a dataset version's shards, stored under its own digest.
+
+It holds no name and no time, so the same data has the same manifest whoever commits it, and racing commits agree.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
+from itertools import islice
+from typing import Literal
+
+from pyarrow import Table
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from datalake.canonical import canonical_json, sha256_hex
+from datalake.errors import CorruptObjectError, ManifestError
+from datalake.shards.planned import Promise
+from datalake.shards.shard_format import token_bytes
+from datalake.shards.shards import ShardRef, read_shard
+from datalake.shards.source import Source
+from datalake.store.interface import Store, ensure_content
+
+Progress = Callable[[int, int], None]  # (shards done, shards in all)
+
+
+class Manifest(BaseModel):
+    """One dataset version's content. Row ``i`` of the dataset is sequence id ``i``, whatever the sharding.
+
+    ``tokens`` = ``sequences`` * ``seq_len``; ``text_bytes`` is the UTF-8 size of what a text dataset represents;
+    ``content_digest`` is the SHA-256 over all token bytes in sequence order.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format: Literal[1] = 1
+    kind: Literal["synthetic", "text"]
+    source: Source
+    seq_len: int = Field(ge=1)
+    vocab_size: int = Field(ge=1, le=65_536)
+    sequences: int = Field(ge=1)
+    tokens: int = Field(ge=1)
+    text_bytes: int | None = None
+    content_digest: str = Field(pattern="^[0-9a-f]{64}$")
+    shards: tuple[ShardRef, ...] = Field(min_length=1)
+
+    @classmethod
+    def build(
+        cls,
+        source: Source,
+        shards: Iterable[ShardRef],
+        *,
+        seq_len: int,
+        vocab_size: int,
+        content_digest: str,
+        text_bytes: int | None = None,
+    ) -> Manifest:
+        """The manifest of ``shards`` (any order), with the sums filled in. Raises ManifestError if they leave gaps."""
+        ordered = tuple(sorted(shards, key=lambda ref: ref.first))
+        sequences = sum(ref.rows for ref in ordered)
+        try:
+            return cls(
+                kind=source.kind,
+                source=source,
+                seq_len=seq_len,
+                vocab_size=vocab_size,
+                sequences=sequences,
+                tokens=sequences * seq_len,
+                text_bytes=text_bytes,
+                content_digest=content_digest,
+                shards=ordered,
+            )
+        except ValidationError as error:
+            raise ManifestError(f"these shards make no manifest: {_one_line(error)}") from error
+
+    @model_validator(mode="after")
+    def _adds_up(self) -> Manifest:
+        expected = 0
+        for ref in self.shards:
+            if ref.first != expected:
+                raise ValueError(f"shard {ref.key} starts at sequence {ref.first}, expected {expected}")
+            expected += ref.rows
+        if (self.sequences, self.tokens) != (expected, expected * self.seq_len):
+            raise ValueError(
+                f"{self.sequences} sequences and {self.tokens} tokens, but the shards hold {expected} rows"
+            )
+        if self.kind != self.source.kind:
+            raise ValueError(f"kind {self.kind} of a {self.source.kind} source")
+        return self
+
+    @cached_property
+    def canonical(self) -> bytes:
+        """Canonical JSON, the bytes that are stored."""
+        return canonical_json(self.model_dump(mode="json"))
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of ``canonical``."""
+        return sha256_hex(self.canonical)
+
+    @cached_property
+    def identity(self) -> str:
+        """SHA-256 of what fixes the rows: for synthetic data known before they are made (``Promise.identity``)."""
+        if self.kind == "text":
+            return self.digest
+        promise = Promise(
+            source=self.source, sequences=self.sequences, seq_len=self.seq_len, vocab_size=self.vocab_size
+        )
+        return promise.identity
+
+    @property
+    def key(self) -> str:
+        """``manifests/<digest>.json``."""
+        return f"manifests/{self.digest}.json"
+
+
+def save_manifest(store: Store, manifest: Manifest) -> None:
+    """Store a manifest under its digest; one that is there already is fine."""
+    ensure_content(store, manifest.key, manifest.canonical, CorruptObjectError)
+
+
+def load_manifest(store: Store, digest: str) -> Manifest:
+    """The manifest with this digest. Raises NotFoundError, or CorruptObjectError if the bytes do not match."""
+    key = f"manifests/{digest}.json"
+    data = store.get(key)
+    if (found := sha256_hex(data)) != digest:
+        raise CorruptObjectError(
+            f"manifest {key} is corrupt (its digest is {found}): restore it from a copy of the lake"
+        )
+    try:
+        return Manifest.model_validate_json(data)
+    except ValidationError as error:
+        raise CorruptObjectError(f"manifest {key} is not in a format this version reads: {_one_line(error)}") from error
+
+
+def read_shards(store: Store, shards: Sequence[ShardRef], ahead: int = 4) -> Iterator[tuple[ShardRef, Table]]:
+    """Verified tables in order, up to ``ahead`` of them fetched in the background."""
+    with ThreadPoolExecutor(max_workers=ahead) as pool:
+        waiting = iter(shards)
+        pending = [(ref, pool.submit(read_shard, store, ref)) for ref in islice(waiting, ahead)]
+        while pending:
+            ref, table = pending.pop(0)
+            yield ref, table.result()
+            pending += [(ref, pool.submit(read_shard, store, ref)) for ref in islice(waiting, 1)]
+
+
+def content_digest(store: Store, shards: Sequence[ShardRef], progress: Progress | None = None) -> str:
+    """SHA-256 over the token bytes of ``shards`` in sequence order, each shard verified on the way."""
+    digest = hashlib.sha256()
+    ordered = sorted(shards, key=lambda ref: ref.first)
+    for done, (_, table) in enumerate(read_shards(store, ordered), start=1):
+        digest.update(token_bytes(table))
+        if progress is not None:
+            progress(done, len(ordered))
+    return digest.hexdigest()
+
+
+def _one_line(error: ValidationError) -> str:
+    return "; ".join(f"{'.'.join(map(str, item['loc'])) or 'manifest'}: {item['msg']}" for item in error.errors())

@@ -1,0 +1,163 @@
+"""Shards in the store: write one once, read one only if it is exactly what its manifest says."""
+
+from __future__ import annotations
+
+from pyarrow import ArrowException, Table
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass
+
+from datalake.canonical import sha256_hex
+from datalake.clock import Ambient
+from datalake.errors import (
+    CorruptObjectError,
+    CorruptShardError,
+    MissingShardError,
+    NotFoundError,
+    ShardConflictError,
+)
+from datalake.events import tell
+from datalake.names import check_key
+from datalake.shards.shard_format import check_table, decode_shard, encode_shard, footer_matches
+from datalake.shards.source import Source, shard_key
+from datalake.store.interface import Store
+from datalake.store.ranges import get_in_parts
+
+
+# Slots and no model: a manifest of a million shards opens in half the time and memory.
+@dataclass(frozen=True, slots=True, config=ConfigDict(extra="forbid"))
+class ShardRef:
+    """How a manifest names a shard: its key, first sequence id, rows, size in bytes and SHA-256 of the file."""
+
+    key: str
+    first: int = Field(ge=0)
+    rows: int = Field(ge=1)
+    bytes: int = Field(ge=1)
+    sha256: str = Field(pattern="^[0-9a-f]{64}$")
+
+
+def write_shard(store: Store, source: Source, table: Table, first: int) -> ShardRef:
+    """Write the shard of ``source`` that starts at ``first``, if absent, and say what is there.
+
+    An object already there is accepted if it is the same shard with the same rows: then its own bytes are what the
+    reference names (another version of pyarrow may have laid them out otherwise). Anything else, such as a file cut
+    short, raises ShardConflictError; ``repair_shard`` replaces it.
+    """
+    key = shard_key(source, first, table.num_rows)
+    data = encode_shard(source, table, first)
+    if store.put_if_absent(key, data):
+        tell("shard_written", shard=key, rows=table.num_rows, bytes=len(data))
+        return _ref(key, first, table.num_rows, data)
+    found = store.get(key)
+    if found == data or _valid_rows(source, first, found) == table.num_rows:
+        return _ref(key, first, table.num_rows, found)
+    raise ShardConflictError(
+        f"shard {key} is there with other bytes (expected {len(data)} bytes, SHA-256 {sha256_hex(data)}; found "
+        f"{len(found)}, {sha256_hex(found)}): it is damaged; move the object away and run again to write it anew"
+    )
+
+
+def repair_shard(store: Store, source: Source, table: Table, first: int, ambient: Ambient) -> ShardRef:
+    """Write the shard even if a damaged object holds its key; the damaged bytes are kept under ``quarantine/``."""
+    check_table(source, table, first)  # so that a conflict below can only be about what the store holds
+    try:
+        return write_shard(store, source, table, first)
+    except ShardConflictError:
+        key = shard_key(source, first, table.num_rows)
+        data = encode_shard(source, table, first)
+        put_back(store, key, data, ambient)
+        return _ref(key, first, table.num_rows, data)
+
+
+def put_back(store: Store, key: str, data: bytes, ambient: Ambient) -> tuple[bool, str | None]:
+    """Make ``data`` the shard at ``key``, and read it back. Returns whether it had to be written, and where the damaged
+    bytes that held the key are kept, if any did.
+
+    The one place where a key's bytes change, allowed because its content is a pure function of its name: those who race
+    for one shard write the same bytes. Raises CorruptObjectError if the store does not keep them.
+    """
+    written, quarantine = store.put_if_absent(key, data), None
+    if not written:
+        try:
+            damaged = store.get(key)
+        except NotFoundError:  # removed by another healer or by hand, just now
+            damaged = b""
+        if damaged != data:
+            quarantine = f"quarantine/{ambient.nonce()}/{key}"
+            store.put_if_absent(quarantine, damaged)
+            store.replace(key, data)
+            written = True
+    if store.get(key) != data:
+        raise CorruptObjectError(
+            f"object {key} reads back other than it was written: the store is losing data; run `morphogen probe`"
+        )
+    return written, quarantine
+
+
+def shard_ref_if_valid(store: Store, source: Source, first: int, rows: int) -> ShardRef | None:
+    """The shard's reference if it is in the store and intact by its own footer, else None (write it, then)."""
+    key = shard_key(source, first, rows)
+    try:
+        data = store.get(key)
+    except NotFoundError:
+        return None
+    return _ref(key, first, rows, data) if _valid_rows(source, first, data) == rows else None
+
+
+def fetch_shard(store: Store, ref: ShardRef) -> bytes:
+    """The shard file's bytes, exactly as the manifest names them. Raises MissingShardError or CorruptShardError."""
+    check_key(ref.key)
+    what_to_do = "run `morphogen data heal` to restore what can be computed again"
+    try:
+        data = get_in_parts(store, ref.key, ref.bytes)
+        if (found := sha256_hex(data)) != ref.sha256:
+            data = store.get(ref.key)  # a repair may have come between the parts, or a bit flipped on the way
+            found = sha256_hex(data)
+    except NotFoundError as error:
+        raise MissingShardError(
+            f"shard {ref.key} is missing from lake {store.uri} (sequences {ref.first} to {ref.first + ref.rows - 1}): "
+            f"{what_to_do}",
+            key=ref.key,
+            expected=ref.sha256,
+        ) from error
+    if found != ref.sha256:
+        raise CorruptShardError(
+            f"shard {ref.key} is corrupt: expected {ref.bytes} bytes with SHA-256 {ref.sha256}, found {len(data)} with "
+            f"{found}: {what_to_do}",
+            key=ref.key,
+            expected=ref.sha256,
+            found=found,
+        )
+    return data
+
+
+def read_shard(store: Store, ref: ShardRef, verify: bool = True) -> Table:
+    """The shard's table. Raises MissingShardError or CorruptShardError.
+
+    ``verify=False`` skips the file's SHA-256, for a caller that has just checked these bytes itself.
+    """
+    data = fetch_shard(store, ref) if verify else store.get(ref.key)
+    try:
+        table = decode_shard(data)
+    except (ArrowException, OSError) as error:
+        raise CorruptShardError(
+            f"shard {ref.key} has the expected digest but is not Parquet ({error}): its manifest is wrong", key=ref.key
+        ) from error
+    if table.num_rows != ref.rows:
+        raise CorruptShardError(
+            f"shard {ref.key} has {table.num_rows} rows, its manifest says {ref.rows}: the manifest is wrong",
+            key=ref.key,
+        )
+    return table
+
+
+def _ref(key: str, first: int, rows: int, data: bytes) -> ShardRef:
+    return ShardRef(key=key, first=first, rows=rows, bytes=len(data), sha256=sha256_hex(data))
+
+
+def _valid_rows(source: Source, first: int, data: bytes) -> int:
+    """Rows of a file that is the shard of ``source`` at ``first``, intact; 0 if it is not."""
+    try:
+        table = decode_shard(data)
+        return table.num_rows if footer_matches(source, first, table) else 0
+    except (ArrowException, OSError, AttributeError, IndexError):  # what damaged bytes make Arrow and us raise
+        return 0

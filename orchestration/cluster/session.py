@@ -1,0 +1,188 @@
+"""One place that starts or joins Ray.
+
+``RAY_ADDRESS`` names a cluster to join; without it a local one is started for the command and stopped after it.
+Inside ``ray job submit`` the job's own cluster is joined and its working directory is what the workers import.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+import signal
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray._private import services
+from ray._raylet import GcsClient  # type: ignore[attr-defined]  # compiled
+from ray.exceptions import RayError
+
+from orchestration.cluster.head import Head, await_cluster, joined_head, leave_without_head
+from orchestration.cluster.submitted import inside_ray_job
+from orchestration.console.progress import console
+from orchestration.errors import ClusterLostError
+from orchestration.ray_address import cannot_join, check_head, cluster_address
+
+CGROUP_QUOTA = Path("/sys/fs/cgroup/cpu.max")
+
+OUR_PACKAGES = ("generator", "datalake", "trainer", "orchestration")
+
+# Two Train workers plus their data tasks hang on two logical CPUs, so a laptop's Ray gets some to spare;
+# how many processes really compute at once is decided by `compute_cores`.
+LOCAL_LOGICAL_CPUS = 4
+
+START_ATTEMPTS = 3
+START_TIMEOUT = "timed out during startup"
+
+API_SERVER = "RAY_API_SERVER_ADDRESS"
+NOBODY = "http://127.0.0.1:9"
+
+_ENVIRONMENT = {
+    # A report is no durable commit, but a controller that looks often restarts from the newest checkpoint sooner.
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
+    # Ray's processes have tens of threads, and glibc's arena for each fills with holes while rows come and go.
+    "MALLOC_ARENA_MAX": "2",
+}
+
+
+def local_cores() -> int:
+    """Cores this process may use: its CPU affinity, or less where a container's quota (cgroup v2) allows less."""
+    cores = len(os.sched_getaffinity(0))
+    try:
+        quota, period = CGROUP_QUOTA.read_text().split()
+    except (OSError, ValueError):
+        return cores
+    return cores if quota == "max" else max(1, min(cores, int(quota) // int(period)))
+
+
+def compute_cores() -> int:
+    """Cores worth a compute-bound worker each: the cluster's CPUs, or this machine's when Ray is the local one."""
+    if cluster_address():
+        return max(1, int(ray.cluster_resources().get("CPU", 1)))
+    return local_cores()
+
+
+def cluster_facts() -> dict[str, Any]:
+    """What the cluster that Ray is connected to has, for a run's record."""
+    total = ray.cluster_resources()
+    return {
+        "nodes": sum(bool(node["Alive"]) for node in ray.nodes()),
+        "cpus": int(total.get("CPU", 0)),
+        "gpus": int(total.get("GPU", 0)),
+        "cluster": cluster_address() or "local",
+        "driver": socket.gethostname(),
+    }
+
+
+@contextmanager
+def ray_session() -> Iterator[None]:
+    """Join ``RAY_ADDRESS`` or start a local Ray; a Ray that the caller already initialised is left alone."""
+    if ray.is_initialized():
+        yield
+        return
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    # Ray's own warnings are about its internals; our stages say what is going on.
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    address = cluster_address()
+    with _our_sigterm():
+        if address:
+            if not inside_ray_job():
+                modules = [importlib.import_module(name) for name in OUR_PACKAGES]
+                options["runtime_env"] = {"py_modules": modules}
+            _join(address, options)
+        else:
+            _start(options)
+    with leave_without_head(joined_head()):
+        try:
+            yield
+        except ClusterLostError:
+            raise  # nothing answers that could be told
+        except RayError:
+            await_cluster()
+            ray.shutdown()
+            raise
+        except BaseException:
+            ray.shutdown()
+            raise
+        else:
+            ray.shutdown()
+
+
+@contextmanager
+def _no_dashboard() -> Iterator[None]:
+    """Let the processes started meanwhile know that this Ray has no dashboard.
+
+    Ray Train asks the dashboard whether its controller lives. Told nothing it looks for one for 40 s, and a training
+    that is over sooner waits 12 s for that; told of another cluster's, it would take its own controller for dead.
+    """
+    before = os.environ.get(API_SERVER)
+    os.environ[API_SERVER] = NOBODY
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[API_SERVER]
+        else:
+            os.environ[API_SERVER] = before
+
+
+def _start(options: dict[str, Any]) -> None:
+    num_cpus = max(LOCAL_LOGICAL_CPUS, local_cores())
+    for attempt in range(1, START_ATTEMPTS + 1):
+        try:
+            # "local" and not the default: a stale address file of an earlier cluster would mislead the default.
+            with _no_dashboard():
+                ray.init(address="local", num_cpus=num_cpus, include_dashboard=False, **options)
+        except Exception as error:  # Ray has no narrower type for it
+            if START_TIMEOUT not in str(error):
+                said = (str(error).strip().splitlines() or [""])[0]
+                raise ClusterLostError(
+                    f"Ray cannot start on this machine ({type(error).__name__}: {said}): mend that, or set RAY_ADDRESS "
+                    "to a running cluster"
+                ) from error
+            if attempt == START_ATTEMPTS:
+                raise ClusterLostError(
+                    f"Ray did not start on this machine within 30 s, {attempt} times: it may be too busy or out of "
+                    "memory; wait, or set RAY_ADDRESS to a running cluster, then run the same command again"
+                ) from error
+            console.print("Ray did not start within the 30 s it gives itself: this machine is busy; once more")
+        else:
+            return
+
+
+def _join(address: str, options: dict[str, Any]) -> None:
+    address = _found_head() if address == "auto" else address
+    check_head(address)
+    try:
+        with leave_without_head(Head(address)):
+            if not GcsClient(address=address).cluster_id:
+                raise ConnectionError("its head does not say which cluster it is of")
+            ray.init(address=address, **options)
+    except Exception as error:  # Ray has no one type for what can be wrong with a cluster
+        raise cannot_join(address, error) from error
+
+
+def _found_head() -> str:
+    """What "auto" means: the cluster that a Ray of this machine belongs to."""
+    address = services.find_bootstrap_address(None)
+    if address is None:
+        raise ClusterLostError(
+            "RAY_ADDRESS = auto: no Ray runs on this machine; start one with `ray start`, give HOST:PORT of a "
+            "cluster's head, or unset the variable"
+        )
+    return address
+
+
+@contextmanager
+def _our_sigterm() -> Iterator[None]:
+    """ray.init replaces the handler of SIGTERM by one that exits at once; put back the one that stops a job well."""
+    handler = signal.getsignal(signal.SIGTERM)
+    yield
+    if threading.current_thread() is threading.main_thread() and callable(handler):
+        signal.signal(signal.SIGTERM, handler)

@@ -1,0 +1,105 @@
+"""A model version as the folder that transformers opens: its published files, and the tokenizer of its text."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+from datalake import Lake, ModelVersion
+from orchestration.corpus.tokenizers import (
+    END_OF_TEXT,
+    BpeTokenizer,
+    ByteTokenizer,
+    TextTokenizer,
+    byte_characters,
+    load_tokenizer,
+)
+from orchestration.errors import TokenizerError
+
+CONFIG = "config.json"
+TOKENIZER = "tokenizer.json"
+TOKENIZER_CONFIG = "tokenizer_config.json"
+GENERATION_CONFIG = "generation_config.json"
+
+
+def hf_files(lake: Lake, version: ModelVersion) -> tuple[dict[str, bytes], str]:
+    """The folder's files by name, verified, and a sentence on why there is no tokenizer among them, or ""."""
+    # Published files already are in this layout.
+    files = {name: lake.models.open_file(version, name) for name in version.files}
+    text = model_text(lake, version)
+    if text.tokenizer is not None:
+        files |= tokenizer_files(text.tokenizer, json.loads(files[CONFIG])["max_position_embeddings"])
+    return files, text.why_none
+
+
+@dataclass(frozen=True)
+class ModelText:
+    """The tokenizer behind a model, or None and a sentence that says why there is none."""
+
+    tokenizer: TextTokenizer | None
+    why_none: str = ""
+
+
+def model_text(lake: Lake, version: ModelVersion) -> ModelText:
+    """The one tokenizer of the text datasets that ``version`` was trained on."""
+    found: dict[str, TextTokenizer] = {}
+    for ref in version.datasets:
+        spec = lake.datasets.manifest(ref).source.spec
+        if "tokenizer" in spec:
+            tokenizer = load_tokenizer(lake.store, spec)
+            found[json.dumps(tokenizer.describe(), sort_keys=True)] = tokenizer
+    if len(found) == 1:
+        return ModelText(next(iter(found.values())))
+    trained_on = ", ".join(version.datasets) or "no recorded dataset"
+    if found:
+        return ModelText(None, f"{version.ref} was trained on text of {len(found)} tokenizers ({trained_on})")
+    return ModelText(None, f"{version.ref} was trained on {trained_on}, which no tokenizer of ours made")
+
+
+def tokenizer_files(tokenizer: TextTokenizer, max_length: int) -> dict[str, bytes]:
+    """``tokenizer.json``, ``tokenizer_config.json`` and ``generation_config.json``, which ends at the end of text.
+
+    Any text gets the ids that it has in our corpora; so text that spells out the end-of-text token is split like any
+    other (``split_special_tokens``). In our rows a text begins after the end of the one before, so the end-of-text
+    token also stands for the beginning, and for padding. ``max_length`` in tokens. Raises TokenizerError for a
+    tokenizer of a kind that this layout does not know.
+    """
+    config = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "bos_token": tokenizer.end_token,
+        "eos_token": tokenizer.end_token,
+        "pad_token": tokenizer.end_token,
+        "add_bos_token": False,
+        "model_max_length": max_length,
+        "clean_up_tokenization_spaces": False,
+        "split_special_tokens": True,
+    }
+    end = tokenizer.end_of_text
+    generation = {"bos_token_id": end, "eos_token_id": end, "pad_token_id": end}
+    return {
+        TOKENIZER: _tokenizer_json(tokenizer),
+        TOKENIZER_CONFIG: json.dumps(config, indent=2).encode(),
+        GENERATION_CONFIG: json.dumps(generation, indent=2).encode(),
+    }
+
+
+def _tokenizer_json(tokenizer: TextTokenizer) -> bytes:
+    if isinstance(tokenizer, BpeTokenizer):
+        return tokenizer.json_bytes
+    if isinstance(tokenizer, ByteTokenizer):
+        return _bytes_as_bpe().to_str().encode()
+    raise TokenizerError(
+        f"tokenizer = {tokenizer.describe()['tokenizer']!r}: only 'bytes' and 'bpe:N' can be written for transformers; "
+        "export the weights alone"
+    )
+
+
+def _bytes_as_bpe() -> Tokenizer:
+    """Token = byte value, as a byte-level BPE that merges nothing."""
+    tokenizer = Tokenizer(models.BPE(vocab={piece: value for value, piece in enumerate(byte_characters())}, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens([END_OF_TEXT])
+    return tokenizer

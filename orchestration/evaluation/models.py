@@ -1,0 +1,158 @@
+"""Evaluating a published model: held-out loss on datasets of the lake, and tasks of lm-evaluation-harness."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from datalake import Lake, ModelVersion
+from orchestration.corpus.tokenizers import TextTokenizer
+from orchestration.errors import EvaluationError
+from orchestration.evaluation.hf_export import hf_files, model_text
+from orchestration.generation.recompute import caretaker
+from trainer import Llama, TrainDataset, evaluate, hf_layout
+from trainer.precision import Precision, exact, pick_device, resolve_precision
+from trainer.ranks import Ranks
+
+Advance = Callable[[float, str], None]
+
+
+@dataclass(frozen=True)
+class OpenModel:
+    """A model version, opened: weights on ``device``, and the tokenizer of its text or why there is none."""
+
+    version: ModelVersion
+    model: Llama
+    context: int
+    device: torch.device
+    precision: Precision
+    tokenizer: TextTokenizer | None
+    why_none: str
+
+    def text_tokenizer(self) -> TextTokenizer:
+        """The tokenizer; EvaluationError where there is none, since then the model cannot be prompted with text."""
+        if self.tokenizer is None:
+            raise EvaluationError(f"{self.why_none}: it cannot be asked in text; take a model trained on a text corpus")
+        return self.tokenizer
+
+
+def open_model(lake: Lake, ref: str, *, device: str | None = None, precision: str = "auto") -> OpenModel:
+    """Open a model version, its files verified; ``device`` defaults to CUDA where there is one."""
+    version = lake.models.get(ref)
+    config, weights = (lake.models.open_file(version, name) for name in (hf_layout.CONFIG, hf_layout.WEIGHTS))
+    text = model_text(lake, version)
+    place = pick_device(device)
+    return OpenModel(
+        version=version,
+        model=hf_layout.from_files(config, weights).to(place),
+        context=json.loads(config)["max_position_embeddings"],
+        device=place,
+        precision=resolve_precision(precision, place),
+        tokenizer=text.tokenizer,
+        why_none=text.why_none,
+    )
+
+
+def open_dataset(lake: Lake, opened: OpenModel, ref: str) -> TrainDataset:
+    """A dataset to score ``opened`` on; EvaluationError where its tokens mean something else to the model."""
+    version = lake.datasets.get(ref)
+    manifest = lake.datasets.manifest(version)
+    if manifest.vocab_size > opened.model.shape.vocab_size:
+        raise EvaluationError(
+            f"dataset {version.ref}: has a vocabulary of {manifest.vocab_size}, {opened.version.ref} of "
+            f"{opened.model.shape.vocab_size}; evaluate on data of the model's own vocabulary"
+        )
+    spec = manifest.source.spec
+    if opened.tokenizer is not None and "tokenizer" in spec:
+        ours = opened.tokenizer.describe()
+        theirs = {key: spec.get(key) for key in ours}
+        if theirs != ours:
+            raise EvaluationError(
+                f"dataset {version.ref}: is tokenised by {_named(theirs)}, {opened.version.ref} reads {_named(ours)}; "
+                "evaluate on text of the model's own tokenizer"
+            )
+    return TrainDataset(version.ref, manifest, lake.store, version.params, caretaker())
+
+
+def held_out(
+    opened: OpenModel, datasets: Sequence[TrainDataset], sequences: int | None, advance: Advance
+) -> dict[str, Any]:
+    """What ``trainer.evaluate`` says of the first ``sequences`` rows (or all) of each dataset, by "NAME@VERSION"."""
+    found = {}
+    for done, dataset in enumerate(datasets, start=1):
+        limit = sequences or dataset.manifest.sequences
+        with exact(opened.device, None):
+            ranks = Ranks(0, 1, opened.device)
+            scores = evaluate(opened.model, dataset, limit, opened.precision, opened.device, ranks)
+        found[dataset.ref] = scores
+        advance(done, f"{dataset.ref} loss {scores['loss']:.4f}")
+    return found
+
+
+def _named(tokenizer: dict[str, Any]) -> str:
+    digest = tokenizer.get("tokenizer_digest")
+    return f"{tokenizer['tokenizer']}" + (f" ({digest[:12]})" if digest else "")
+
+
+@dataclass(frozen=True)
+class TaskOptions:
+    """Of lm-evaluation-harness; ``include`` is a folder of task files of one's own, ``limit`` questions per task."""
+
+    include: Path | None = None
+    fewshot: int | None = None
+    limit: int | None = None
+    batch_size: int = 8
+
+
+def check_harness() -> None:
+    """EvaluationError unless lm-evaluation-harness is installed; told before anything is computed."""
+    for package in ("lm_eval", "accelerate"):  # the harness opens folders of transformers through accelerate
+        if importlib.util.find_spec(package) is None:
+            raise EvaluationError(
+                f"tasks: package {package} of lm-evaluation-harness is not installed; install the extra 'eval': "
+                "pip install 'morphogen[eval]'"
+            )
+
+
+def run_tasks(lake: Lake, opened: OpenModel, tasks: Sequence[str], options: TaskOptions) -> dict[str, Any]:
+    """lm-evaluation-harness on the exported model: its results by task, its versions of the tasks, its own version.
+
+    The model goes the way of any other: through a folder that transformers opens. EvaluationError for unknown tasks and
+    for a model without a tokenizer.
+    """
+    check_harness()
+    opened.text_tokenizer()
+    import lm_eval  # type: ignore[import-not-found, import-untyped, unused-ignore]
+    from lm_eval.tasks import TaskManager  # type: ignore[import-not-found, import-untyped, unused-ignore]
+
+    manager = TaskManager(include_path=str(options.include) if options.include else None)
+    found = {task: manager.match_tasks([task]) for task in tasks}  # a task, a group or a pattern of names
+    if unknown := [task for task, names in found.items() if not names]:
+        raise EvaluationError(
+            f"tasks = {unknown[0]!r}: lm-evaluation-harness {lm_eval.__version__} has no such task; list them with "
+            "'lm-eval ls tasks', or name the folder of your own with --include-path"
+        )
+    with tempfile.TemporaryDirectory(prefix="morphogen-tasks-") as folder:
+        for name, data in hf_files(lake, opened.version)[0].items():
+            (Path(folder) / name).write_bytes(data)
+        scores = lm_eval.simple_evaluate(
+            model="hf",
+            model_args={"pretrained": folder, "dtype": "bfloat16" if opened.precision == "bf16" else "float32"},
+            tasks=sorted({name for names in found.values() for name in names}),
+            task_manager=manager,
+            num_fewshot=options.fewshot,
+            limit=options.limit,
+            batch_size=options.batch_size,
+            device=str(opened.device),
+            bootstrap_iters=1000,
+        )
+    if scores is None:  # the harness answers None on ranks other than the first
+        raise EvaluationError("tasks: lm-evaluation-harness gave no results; run this command in a single process")
+    return {"harness": lm_eval.__version__, "results": scores["results"], "versions": scores["versions"]}

@@ -1,0 +1,1 @@
+"""From scores to verdicts: paired differences, intervals, corrections and checks."""

@@ -1,0 +1,249 @@
+"""An experiment as a TOML file: which factors are crossed over which corpus, and the two base configurations.
+
+``[train]`` is the language stage and ``[pre.train]`` the one before it, both as ``TrainConfig`` tables; ``[model]``
+serves both. What a factor or the seed decides may not stand in them. ``experiments/`` has examples with comments.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+from pydantic import Field, ValidationError, field_validator, model_validator
+
+from datalake import check_name, digest_of, sha256_hex
+from orchestration.errors import ExperimentError, InvalidRequestError
+from orchestration.experiment.config.levels import BUILT_IN, FIRST, LEVELS, Factors, cells, effective_optimizer, staged
+from orchestration.experiment.result import FACTOR_ORDER
+from orchestration.toml_files import parse_toml, read_settings
+from trainer.config_model import Frozen, Listed
+
+Table = dict[str, Any]
+
+# Set by factors, seeds and the prepared data; anything else of a TrainConfig may stand in a base table.
+RESERVED = ("model", "data", "eval", "seed", "publish", "tensorboard")
+
+
+class Corpus(Frozen):
+    """The target: datasets ``name`` and ``heldout`` of the lake, added from ``paths`` if there are any.
+
+    A path is a file or folder, relative to the experiment's file, or ``python:stdlib``, the running interpreter's own
+    library. Without paths ``name`` may be ``NAME@V``.
+    """
+
+    name: str
+    heldout: str | None = None
+    paths: Listed[str] = ()
+    patterns: Listed[str] = ("*",)
+    tokenizer: str = "bytes"
+    seq_len: int = Field(default=512, ge=2)
+    heldout_fraction: float = Field(default=0.05, gt=0, lt=1)
+
+    @model_validator(mode="after")
+    def _names(self) -> Self:
+        if self.paths:
+            check_name(self.name, "corpus")
+            if self.heldout is not None:
+                raise ValueError(f"heldout = {self.heldout!r}: a corpus added from paths makes its own; leave it out")
+        return self
+
+
+class Pre(Frozen):
+    """The stage before language. ``spec`` (a table, preset, file or ``NAME@V``) is level ``nca`` and what ``shuffled``,
+    ``iid`` and ``stats`` are made of; ``specs`` names further levels; ``corpus`` is level ``text``, by default the
+    target.
+
+    ``tokens`` are generated once for all seeds: by default as many as the stage reads. ``optimizers`` holds, by name,
+    what an optimiser brings along, its rate among it.
+    """
+
+    spec: str | Table | None = None
+    specs: dict[str, str | Table] = Field(default_factory=dict)
+    corpus: str | None = None
+    tokens: int | None = Field(default=None, ge=1)
+    gate_sequences: int = Field(default=256, ge=1)
+    seed: int = Field(default=0, ge=0)
+    train: Table = Field(default_factory=dict)
+    optimizers: dict[str, Table] = Field(default_factory=dict)
+
+
+class Mixing(Frozen):
+    """How synthetic data is mixed into the language run: its share of the rows, and where an annealed one ends."""
+
+    share: float = Field(default=0.2, gt=0, lt=1)
+    until_fraction: float = Field(default=0.5, gt=0, le=1)
+
+
+class Sweep(Frozen):
+    """Rates tried for every cell: as many for each optimiser, at a seed that is not reported, for ``steps`` updates."""
+
+    lr: dict[str, Listed[float]]
+    seed: int = Field(ge=0)
+    steps: int | None = Field(default=None, ge=1)
+
+
+class Power(Frozen):
+    """What the smallest detectable effect is computed from; ``sd`` is of a paired difference, in nats per token."""
+
+    sd: float | None = Field(default=None, gt=0)
+    source: str = "assumed"
+    alpha: float = Field(default=0.05, gt=0, lt=1)
+    power: float = Field(default=0.8, gt=0, lt=1)
+
+
+class Machine(Frozen):
+    """CPU threads of an arm (bits depend on it, so it is fixed), and how many arms share a GPU."""
+
+    threads: int = Field(default=1, ge=1)
+    arms_per_gpu: int = Field(default=1, ge=1)
+
+
+class ExperimentFile(Frozen):
+    """The file, checked. ``digest`` is of what it says, ``file_digest`` of its bytes."""
+
+    name: str
+    question: str = ""
+    seeds: Listed[int] = Field(min_length=1)
+    factors: dict[str, Listed[str]]
+    treatment: str = "pre"
+    baseline: dict[str, str] = Field(default_factory=dict)
+    corpus: Corpus
+    model: Table
+    pre: Pre = Pre()
+    train: Table
+    optimizers: dict[str, Table] = Field(default_factory=dict)
+    mixing: Mixing = Mixing()
+    sweep: Sweep | None = None
+    power: Power = Power()
+    machine: Machine = Machine()
+    publish: bool = True
+    folder: Path = Field(default=Path(), exclude=True)
+    file_digest: str = Field(default="", exclude=True)
+
+    @classmethod
+    def load(cls, path: Path) -> ExperimentFile:
+        """Read and check the file. Raises ExperimentError in one line, a clause per problem."""
+        try:
+            data = read_settings(path)
+            table = parse_toml(data, path)
+        except InvalidRequestError as error:
+            raise ExperimentError(str(error)) from error
+        table.setdefault("name", path.stem)
+        return cls.parse(table, folder=path.absolute().parent, file_digest=sha256_hex(data))
+
+    @classmethod
+    def parse(cls, table: Mapping[str, Any], folder: Path = Path(), file_digest: str = "") -> ExperimentFile:
+        """Check a parsed table. Raises ExperimentError."""
+        from orchestration.experiment.config.configs import check_configs
+
+        for private in ("folder", "file_digest"):
+            if private in table:
+                raise ExperimentError(f"{private}: unknown field; remove it")
+        try:
+            file = cls.model_validate({**table, "folder": folder, "file_digest": file_digest})
+        except ValidationError as error:
+            raise ExperimentError("; ".join(_problem(item) for item in error.errors())) from error
+        check_configs(file)
+        return file
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the canonical JSON of what the file says, defaults included."""
+        return digest_of(self.model_dump(mode="json"))
+
+    @property
+    def cells(self) -> list[Factors]:
+        """The cells that are arms, without seeds."""
+        return list(cells(self.factors))
+
+    @property
+    def reference(self) -> dict[str, str]:
+        """The baseline's level of every factor: ``none`` of ``pre`` if crossed, otherwise the first one given."""
+        first = {name: (self.factors.get(name) or (FIRST[name],))[0] for name in FACTOR_ORDER}
+        if "none" in self.factors["pre"]:
+            first["pre"] = "none"
+        return first | self.baseline
+
+    @field_validator("name")
+    @classmethod
+    def _name(cls, value: str) -> str:
+        return check_name(value, "experiment")
+
+    @model_validator(mode="after")
+    def _factors(self) -> Self:
+        if "pre" not in self.factors:
+            raise ValueError("factors.pre: missing; list its levels, 'none' among them")
+        for name, levels in self.factors.items():
+            if name not in FACTOR_ORDER:
+                raise ValueError(f"factors.{name}: no factor; the factors are {', '.join(FACTOR_ORDER)}")
+            allowed = (*BUILT_IN, *self.pre.specs) if name == "pre" else LEVELS[name]
+            _check_levels(f"factors.{name}", levels, allowed)
+        _check_levels("seeds", [str(seed) for seed in self.seeds])
+        if min(self.seeds) < 0:
+            raise ValueError(f"seeds = {list(self.seeds)}: a seed is at least 0; change it")
+        if taken := sorted({*self.pre.specs} & {*BUILT_IN} - {"dyck", "shuffle-dyck"}):
+            raise ValueError(f"pre.specs.{taken[0]}: the name of a built-in level; give the spec another name")
+        if self.treatment not in self.factors:
+            raise ValueError(f"treatment = {self.treatment!r}: not crossed; name one of {', '.join(self.factors)}")
+        for name, level in self.baseline.items():
+            if level not in self.factors.get(name, ()):
+                raise ValueError(
+                    f"baseline.{name} = {level!r}: not a level of that factor in this file; add or mend it"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _stages(self) -> Self:
+        for place, table in (("train", self.train), ("pre.train", self.pre.train)):
+            for key in RESERVED:
+                if key in table:
+                    raise ValueError(f"{place}.{key}: set by the experiment itself; remove it")
+        needs_spec = {"nca", "shuffled", "iid", "stats"} & {*self.factors["pre"]}
+        if needs_spec and self.pre.spec is None:
+            raise ValueError(f"pre.spec: missing, but level {min(needs_spec)!r} of factors.pre needs it; give a spec")
+        if {*self.factors["pre"]} - {"none"} and "steps" not in self.pre.train and self._has_stage():
+            raise ValueError("pre.train.steps: missing; say how long the pre-pre-training is")
+        return self
+
+    @model_validator(mode="after")
+    def _rates(self) -> Self:
+        if self.sweep is None:
+            return self
+        if self.sweep.seed in self.seeds:
+            raise ValueError(
+                f"sweep.seed = {self.sweep.seed}: also a reported seed; rates must be chosen on another one"
+            )
+        wanted = sorted({effective_optimizer(cell) for cell in self.cells})
+        for name in wanted:
+            if not self.sweep.lr.get(name):
+                raise ValueError(f"sweep.lr.{name}: missing; list as many rates as for the other optimisers")
+        counts = {name: len(self.sweep.lr[name]) for name in wanted}
+        if len({*counts.values()}) > 1:
+            raise ValueError(f"sweep.lr: {counts} rates; every arm gets as many trials, so give each optimiser as many")
+        return self
+
+    def _has_stage(self) -> bool:
+        return any(staged(cell) and cell["pre"] != "none" for cell in self.cells)
+
+
+def _check_levels(place: str, levels: Sequence[str], allowed: Sequence[str] | None = None) -> None:
+    if not levels:
+        raise ValueError(f"{place}: empty; give at least one level")
+    for level in levels:
+        if allowed is not None and level not in allowed:
+            raise ValueError(f"{place}: {level!r} is no level; allowed are {', '.join(allowed)}")
+    if len({*levels}) < len(levels):
+        raise ValueError(f"{place} = {list(levels)}: one is there twice; remove it")
+
+
+def _problem(item: Any) -> str:
+    field = ".".join(str(part) for part in item["loc"] if part not in ("str", "dict[str,any]"))
+    if item["type"] == "value_error":
+        message = item["msg"].removeprefix("Value error, ")
+        return f"{field}: {message}" if field and not message.startswith(field) else message
+    if item["type"] == "extra_forbidden":
+        return f"{field}: unknown field; remove it or check its spelling"
+    if item["type"] == "missing":
+        return f"{field}: missing; give it a value"
+    return f"{field} = {item['input']!r}: {item['msg'][0].lower()}{item['msg'][1:]}; change it"

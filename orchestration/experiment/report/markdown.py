@@ -1,0 +1,87 @@
+"""The report as Markdown for a pull request: the verdict, the table that decides, the costs, the problems."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from html import escape
+
+from orchestration.experiment.analysis.analyse import Analysis
+from orchestration.experiment.analysis.compare import Comparison
+from orchestration.experiment.analysis.pairs import seeds_of, short_labels
+from orchestration.experiment.report.tables import (
+    Rows,
+    arm_table,
+    comparison_table,
+    effect_table,
+    reach_table,
+    run_table,
+)
+from orchestration.experiment.result import ExperimentResult
+
+DECIDING = 7  # columns of the comparison table that fit a pull request
+
+
+def to_markdown(result: ExperimentResult, analysis: Analysis) -> str:
+    """A page of GitHub's Markdown."""
+    names = short_labels(result)
+    stated = result.minimum_detectable_effect
+    lost = sum(arm.status != "finished" for arm in result.arms)
+    blocks = [
+        f"### {result.name}",
+        f"**{analysis.verdict}**",
+        (
+            f"{len(result.arms)} runs ({lost} failed or missing), {len(seeds_of(result))} paired seeds. "
+            + (
+                f"Stated before the runs: finds {stated.effect:.4f} nats with power {stated.power:g} at an SD of "
+                f"{stated.sd:g} ({stated.source}), alpha {stated.alpha:g} over {stated.comparisons} comparisons."
+                if stated
+                else "No smallest detectable effect was stated before the runs."
+            )
+            + (
+                f" As it turned out: SD {seen.sd:.2g}, so {seen.effect:.4f} nats."
+                if (seen := analysis.observed)
+                else ""
+            )
+        ),
+        *(
+            _block(
+                f"Problems ({effect})",
+                [f"- {_text(problem)}" for problem in analysis.problems if problem.effect == effect],
+            )
+            for effect in ("refused", "incomplete", "void", "warned")
+        ),
+        _rows("Against the baseline", comparison_table(_family(analysis, "baseline"), names), DECIDING),
+        _rows("Against controls", comparison_table(_family(analysis, "control"), names), DECIDING),
+        _rows("To the baseline’s final loss", reach_table(_family(analysis, "baseline"), names)),
+        _rows("Factors (descriptive, not corrected)", effect_table(analysis)),
+        _folded(_rows("Arms", arm_table(analysis, names)), "every arm"),
+        _folded(_rows("Runs", run_table(result, names)), "every run"),
+        f"```\n{result.command}\n```",
+        f"File digest `{result.file_digest}`; {result.started} to {result.finished}; {result.machine}.",
+    ]
+    return "\n\n".join(block for block in blocks if block) + "\n"
+
+
+def _text(value: object) -> str:
+    """On one line, and nothing in it is markup: an error's message may hold anything."""
+    return escape(" ".join(str(value).split()), quote=False).replace("|", "\\|")
+
+
+def _family(analysis: Analysis, family: str) -> list[Comparison]:
+    return [each for each in analysis.comparisons if each.family == family]
+
+
+def _block(title: str, lines: Sequence[str]) -> str:
+    return "\n".join([f"**{title}**", "", *lines]) if lines else ""
+
+
+def _rows(title: str, rows: Rows, columns: int | None = None) -> str:
+    head, body = rows
+    if not body:
+        return ""
+    lines = [head[:columns], ["---"] * len(head[:columns]), *(row[:columns] for row in body)]
+    return _block(title, ["| " + " | ".join(_text(cell) for cell in line) + " |" for line in lines])
+
+
+def _folded(block: str, summary: str) -> str:
+    return f"<details><summary>{summary}</summary>\n\n{block}\n\n</details>" if block else ""

@@ -1,0 +1,1 @@
+"""Running an experiment's arms and collecting their scores."""

@@ -1,0 +1,185 @@
+"""An arm's result, gathered from the records of its runs: what really ran, not what was planned."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from datalake import DatasetReader, Lake, Run
+from datalake.canonical import canonical_json
+from orchestration.experiment.config.configs import shared_hash
+from orchestration.experiment.config.file import ExperimentFile
+from orchestration.experiment.result import Arm, ArmResult, Cost, CurvePoint, Gate, LabelCheck, SweepTrial
+from trainer import TrainConfig, TrainResult, load_metrics
+from trainer.inputs import Inputs, open_inputs
+
+LABEL_ROWS = 64
+
+CONTROLS = ("none", "stats", "text", "shuffled", "iid")
+"""Levels of ``pre`` that claim to teach nothing, so that no gate can void them."""
+
+
+def arm_result(
+    lake: Lake,
+    file: ExperimentFile,
+    arm: Arm,
+    run: str,
+    pre_run: str | None,
+    sweep: Sequence[SweepTrial],
+    labels: LabelCheck | None,
+) -> ArmResult:
+    """The result of an arm whose runs have finished. Raises what the lake raises about records that are not there."""
+    record = lake.runs.get(run)
+    config, result = _ran(record)
+    (scores,) = result.evals.values()
+    inputs = open_inputs(config, lake)
+    language, mixed_in = costs(lake, run, config, result, inputs)
+    gate, in_context, pre, pre_config = None, None, mixed_in, None
+    if pre_run is not None:
+        earlier = lake.runs.get(pre_run)
+        pre_config, before = _ran(earlier)
+        pre, _ = costs(lake, pre_run, pre_config, before, open_inputs(pre_config, lake))
+        gate, in_context = gate_of(pre_run, before)
+    return ArmResult(
+        arm=arm,
+        status="finished",
+        run=run,
+        model=result.model,
+        config=record.state["config"],
+        pre_config=None if pre_config is None else pre_config.model_dump(mode="json"),
+        shared_hash=shared_hash(file, record.state["config"]),
+        checks=checks_of(lake, record, config, result, inputs, lr_trials=max(1, len(sweep))),
+        labels=labels,
+        curve=curve_of(lake, run, inputs),
+        final_loss=scores["loss"],
+        bits_per_byte=scores.get("bits_per_byte"),
+        in_context=in_context,
+        gated=pre_run is not None and arm.factors["pre"] not in CONTROLS,
+        gate=gate,
+        language=language,
+        pre=pre,
+        sweep=tuple(sweep),
+    )
+
+
+def checks_of(
+    lake: Lake, record: Run, config: TrainConfig, result: TrainResult, inputs: Inputs, lr_trials: int
+) -> dict[str, str | int | float]:
+    """What compared arms must have in common, by name."""
+    (eval_ref,) = config.eval
+    (scores,) = result.evals.values()
+    recorded = record.state["inputs"]
+    read = _language_rows(inputs, result.step)
+    return {
+        "parameters": result.facts["parameters"],
+        "plan_digest": recorded["plan"],
+        "batch_sequences": config.batch_sequences,
+        "schedule": _json(config.schedule.model_dump(mode="json")),
+        "steps": result.step,
+        "epochs": round(read / inputs.train[0].manifest.sequences, 6),
+        "averaging": _json(config.average.model_dump(mode="json") if config.average else None),
+        "eval_digest": recorded["digests"][eval_ref],
+        "eval_sequences": scores["sequences"],
+        "seq_len": lake.datasets.manifest(eval_ref).seq_len,
+        "precision": result.facts["precision"],
+        "lr_trials": lr_trials,
+    }
+
+
+def curve_of(lake: Lake, run: str, inputs: Inputs) -> tuple[CurvePoint, ...]:
+    """Every held-out evaluation of a run with one evaluation set, over language tokens and time trained."""
+    seconds, tokens, points = 0.0, 0, []
+    for row in load_metrics(lake, run):
+        if "loss" in row:
+            seconds += (row["tokens"] - tokens) / row["tokens_per_s"]
+            tokens = row["tokens"]
+        else:
+            (scores,) = row["eval"].values()
+            language = _language_rows(inputs, row["step"]) * (inputs.seq_len - 1)
+            points.append(CurvePoint(step=row["step"], tokens=language, loss=scores["loss"], seconds=seconds))
+    return tuple(points)
+
+
+def costs(lake: Lake, run: str, config: TrainConfig, result: TrainResult, inputs: Inputs) -> tuple[Cost, Cost | None]:
+    """Of the first dataset, and of what was mixed into it, which shares the run's time by tokens."""
+    seconds, tokens = 0.0, 0
+    for row in load_metrics(lake, run):
+        if "loss" in row:
+            seconds += (row["tokens"] - tokens) / row["tokens_per_s"]
+            tokens = row["tokens"]
+    every = result.step * config.batch_sequences * (inputs.seq_len - 1)
+    first = _language_rows(inputs, result.step) * (inputs.seq_len - 1)
+
+    def part(count: int) -> Cost:
+        flops = float(count * result.facts["flops_per_token"])
+        return Cost(tokens=count, flops=flops, seconds=seconds * count / every)
+
+    return part(first), part(every - first) if every > first else None
+
+
+def gate_of(run: str, result: TrainResult) -> tuple[Gate | None, tuple[float, ...] | None]:
+    """The gate of a pre-pre-training run and its loss by frame; None for text, which has neither."""
+    ((dataset, scores),) = result.evals.items()
+    gate = None
+    if (found := scores.get("gate")) is not None:
+        gate = Gate(
+            learned=found["passed"],
+            loss=found["loss"],
+            unigram_entropy=found["entropy"],
+            dataset=dataset,
+            run=run,
+        )
+    frames = scores.get("frames")
+    return gate, tuple(frames) if frames else None
+
+
+def check_labels(lake: Lake, model: str, dataset: str, sequences: int) -> dict[str, Any]:
+    """A ``LabelCheck`` as a mapping: the published model's loss against the token read, the next, the one after."""
+    import torch
+
+    from trainer import hf_layout
+    from trainer.precision import pick_device
+
+    version = lake.models.get(model)
+    files = {name: lake.models.open_file(version, name) for name in (hf_layout.CONFIG, hf_layout.WEIGHTS)}
+    device = pick_device(None)
+    network = hf_layout.from_files(files[hf_layout.CONFIG], files[hf_layout.WEIGHTS]).eval().to(device)
+    manifest = lake.datasets.manifest(dataset)
+    rows = min(sequences, LABEL_ROWS, manifest.sequences)
+    tokens_BT = torch.from_numpy(DatasetReader(lake.store, manifest).rows(np.arange(rows)).astype(np.int64)).to(device)
+    sums = dict.fromkeys(("same", "next", "after_next"), 0.0)
+    with torch.no_grad():
+        for row_T in tokens_BT:
+            log_TV = network.logits(row_T[None]).double().log_softmax(-1)[0]
+            for shift, name in enumerate(sums):
+                targets = row_T[shift:]
+                sums[name] -= float(log_TV[: len(targets)].gather(1, targets[:, None]).mean())
+    return {name: total / rows for name, total in sums.items()} | {"sequences": rows}
+
+
+def failed(arm: Arm, run: str, error: str, sweep: Sequence[SweepTrial] = ()) -> ArmResult:
+    """An arm that came to nothing, and why."""
+    return ArmResult(arm=arm, status="failed", run=run, error=error, sweep=tuple(sweep))
+
+
+def _ran(record: Run) -> tuple[TrainConfig, TrainResult]:
+    return TrainConfig.model_validate(record.state["config"]), TrainResult.from_record(record.state["result"])
+
+
+def _language_rows(inputs: Inputs, step: int) -> int:
+    """Rows of the first dataset read before ``step``."""
+    epoch, row = inputs.plan.position(step)[0]
+    return epoch * inputs.train[0].manifest.sequences + row
+
+
+def _json(value: Mapping[str, Any] | None) -> str:
+    return canonical_json(value).decode()
+
+
+def loss_of(result: TrainResult) -> float:
+    """The last held-out loss of a run with one evaluation set; infinite if it is no number."""
+    (scores,) = result.evals.values()
+    return scores["loss"] if math.isfinite(scores["loss"]) else math.inf

@@ -1,0 +1,217 @@
+"""An experiment from file to result: say what can be found, prepare data, choose rates, train the arms, gather.
+
+Every run is named by its configuration's digest, so whatever an earlier experiment, another arm or a killed attempt of
+this one has trained is found in the lake and not trained again.
+"""
+
+from __future__ import annotations
+
+import platform
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import version
+
+from datalake import Lake
+from orchestration.cluster.session import local_cores
+from orchestration.console.progress import console
+from orchestration.errors import ExperimentError
+from orchestration.experiment.analysis.statistics import minimum_detectable_effect
+from orchestration.experiment.config.configs import Refs, has_stage, language_config, pre_config, shared_without
+from orchestration.experiment.config.file import ExperimentFile
+from orchestration.experiment.config.levels import effective_optimizer
+from orchestration.experiment.result import (
+    Arm,
+    ArmResult,
+    DetectableEffect,
+    ExperimentResult,
+    LabelCheck,
+    SweepTrial,
+)
+from orchestration.experiment.run.collect import arm_result, check_labels, failed, loss_of
+from orchestration.experiment.run.pool import Job, Outcome, Pool
+from orchestration.experiment.run.prepare import prepare
+from orchestration.experiment.run.progress import arms_stage
+from orchestration.runs.names import default_run_name
+from trainer import TrainConfig
+
+KIND = "experiment"
+
+FACTOR_SETS: dict[str, tuple[str, ...]] = {"mixing": ("plan_digest", "epochs")}
+"""Checks that a factor is there to change."""
+
+Factors = Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The runs of one cell at one seed: the one before, if any, and the language run."""
+
+    arm: Arm
+    pre: Job | None
+    language: Job
+    sweep: Sequence[SweepTrial] = ()
+
+
+@dataclass
+class Rates:
+    """What the sweep chose and why, by cell (as sorted pairs)."""
+
+    chosen: dict[tuple[tuple[str, str], ...], float] = field(default_factory=dict)
+    trials: dict[tuple[tuple[str, str], ...], list[SweepTrial]] = field(default_factory=dict)
+
+
+def run_experiment(lake: Lake, file: ExperimentFile, command: Sequence[str] | None = None) -> ExperimentResult:
+    """Run, or go on with, all arms. Ray must be running. A run that fails is an arm that failed, and no exception."""
+    effect = detectable_effect(file)
+    record = lake.runs.start(f"{KIND}-{file.name}-{file.digest[:8]}", KIND, file.model_dump(mode="json"), {})
+    if "started" not in record.state:
+        # Said before any arm runs, and in the lake, where nobody can say it again afterwards.
+        stated = None if effect is None else effect.model_dump(mode="json")
+        record.append(started=lake.ambient.timestamp(), stated=stated, message="what can be found, before the runs")
+    console.print(f"experiment {file.name}: {len(file.cells)} cells × {len(file.seeds)} seeds, lake {lake.uri}")
+    console.print(say_effect(effect))
+    refs = prepare(lake, file)
+    with Pool(lake, file.machine.threads, file.machine.arms_per_gpu) as pool:
+        rates = choose_rates(pool, file, refs)
+        plans = [plan_arm(file, cell, seed, refs, rates) for cell in file.cells for seed in file.seeds]
+        jobs = [job for plan in plans for job in (plan.pre, plan.language) if job is not None]
+        with arms_stage(f"{file.name}: arms", jobs, pool.slots) as watch:
+            outcomes = pool.run(jobs, watch)
+        arms = gather(lake, file, pool, plans, outcomes)
+    lost = sum(arm.status != "finished" for arm in arms)
+    if record.status != "finished":
+        if lost:
+            record.fail(f"{lost} of {len(arms)} arms failed")
+        else:
+            record.finish({"arms": {arm.name: arm.run for arm in arms}, "at": lake.ambient.timestamp()})
+    state = record.state
+    return ExperimentResult(
+        name=file.name,
+        file_digest=file.file_digest,
+        experiment=file.model_dump(mode="json"),
+        treatment=file.treatment,
+        baseline=file.reference,
+        factor_sets=FACTOR_SETS,
+        hash_leaves_out=shared_without(file),
+        alpha=file.power.alpha,
+        arms=tuple(arms),
+        minimum_detectable_effect=DetectableEffect.model_validate(state["stated"]) if state["stated"] else None,
+        started=state["started"],
+        finished=(state["result"] or {}).get("at") or lake.ambient.timestamp(),
+        command=shlex.join(command or ["morphogen", *sys.argv[1:]]),
+        machine=f"{platform.machine()}, {local_cores()} cores, Python {platform.python_version()}",
+        versions={name: version(name) for name in ("ray", "torch", "numpy", "pyarrow")},
+    )
+
+
+def detectable_effect(file: ExperimentFile) -> DetectableEffect | None:
+    """What the design can find; None with one seed or without a standard deviation."""
+    if len(file.seeds) < 2 or file.power.sd is None:
+        return None
+    compared = sum(cell[file.treatment] != file.reference[file.treatment] for cell in file.cells)
+    return minimum_detectable_effect(
+        len(file.seeds),
+        file.power.sd,
+        file.power.alpha,
+        file.power.power,
+        comparisons=max(1, compared),
+        source=file.power.source,
+    )
+
+
+def say_effect(effect: DetectableEffect | None) -> str:
+    """One sentence on what can be found."""
+    if effect is None:
+        return "smallest detectable effect: not stated, which takes two seeds and [power] sd"
+    return (
+        f"smallest detectable effect: {effect.effect:.4f} nats per token, with {effect.seeds} paired seeds whose "
+        f"differences have a standard deviation of {effect.sd:g} ({effect.source}), alpha {effect.alpha:g} over "
+        f"{effect.comparisons} comparisons, power {effect.power:g}"
+    )
+
+
+def plan_arm(file: ExperimentFile, cell: Factors, seed: int, refs: Refs, rates: Rates) -> Plan:
+    """The runs of an arm, at the rate that the sweep chose for its cell."""
+    key = tuple(sorted(cell.items()))
+    arm = Arm(factors=dict(cell), seed=seed)
+    pre = pre_job(file, cell, seed, refs)
+    config = language_config(file, cell, seed, refs, source=_model(pre), rate=rates.chosen.get(key))
+    return Plan(arm, pre, _job("arm", config, pre, f"{arm.label}, seed {seed}"), rates.trials.get(key, ()))
+
+
+def pre_job(file: ExperimentFile, cell: Factors, seed: int, refs: Refs) -> Job | None:
+    """The pre-pre-training of a cell that has one."""
+    if not has_stage(cell):
+        return None
+    return _job("pre", pre_config(file, cell, seed, refs), None, f"{cell['pre']} before language, seed {seed}")
+
+
+def choose_rates(pool: Pool, file: ExperimentFile, refs: Refs) -> Rates:
+    """Try every rate of every cell at the sweep's seed; the lowest held-out loss wins, ties to the lower rate."""
+    rates = Rates()
+    if file.sweep is None:
+        return rates
+    tried: list[tuple[Factors, float, Job]] = []
+    jobs: list[Job] = []
+    for cell in file.cells:
+        pre = pre_job(file, cell, file.sweep.seed, refs)
+        jobs += [pre] if pre else []
+        for rate in sorted(file.sweep.lr[effective_optimizer(cell)]):
+            config = language_config(
+                file, cell, file.sweep.seed, refs, source=_model(pre), rate=rate, steps=file.sweep.steps
+            )
+            label = Arm(factors=dict(cell), seed=file.sweep.seed).label
+            job = _job("arm", config, pre, f"{label}, lr {rate:g}")
+            tried.append((cell, rate, job))
+            jobs.append(job)
+    with arms_stage(f"{file.name}: learning rates", jobs, pool.slots) as watch:
+        outcomes = pool.run(jobs, watch)
+    for tried_cell, rate, job in tried:
+        outcome = outcomes[job.run]
+        loss = loss_of(outcome.result) if outcome.result else None
+        trial = SweepTrial(rate=rate, loss=loss, run=job.run, error=outcome.error)
+        rates.trials.setdefault(tuple(sorted(tried_cell.items())), []).append(trial)
+    for key, trials in rates.trials.items():
+        finished = [(trial.loss, trial.rate) for trial in trials if trial.loss is not None]
+        # With no trial left the arms run at the base table's rate, and fail or finish in the open.
+        if finished:
+            rates.chosen[key] = min(finished)[1]
+    return rates
+
+
+def gather(
+    lake: Lake, file: ExperimentFile, pool: Pool, plans: Sequence[Plan], outcomes: Mapping[str, Outcome]
+) -> list[ArmResult]:
+    """Every arm's result, in the order of the plans."""
+    models = {
+        result.model: (plan.language.config.eval[0], plan.language.config.eval_sequences)
+        for plan in plans
+        if (result := outcomes[plan.language.run].result) is not None and result.model is not None
+    }
+    scored = dict(zip(models, pool.map(check_labels, [(model, *rows) for model, rows in models.items()]), strict=True))
+    arms = []
+    for plan in plans:
+        outcome = outcomes[plan.language.run]
+        if outcome.result is None:
+            arms.append(failed(plan.arm, plan.language.run, outcome.error or "unknown", plan.sweep))
+            continue
+        found = scored[outcome.result.model] if outcome.result.model else None
+        if isinstance(found, Exception):
+            raise ExperimentError(
+                f"run {plan.language.run}: its model cannot be scored again ({found}); see `morphogen data verify`"
+            )
+        labels = None if found is None else LabelCheck.model_validate(found)
+        pre_run = plan.pre.run if plan.pre else None
+        arms.append(arm_result(lake, file, plan.arm, plan.language.run, pre_run, plan.sweep, labels))
+    return arms
+
+
+def _job(stem: str, config: TrainConfig, needs: Job | None, title: str) -> Job:
+    return Job(default_run_name(stem, config), config, needs.run if needs else None, title)
+
+
+def _model(pre: Job | None) -> str | None:
+    """What a run publishes is version 1 of a name made of its own digest."""
+    return None if pre is None else f"{pre.config.publish}@1"

@@ -1,0 +1,256 @@
+"""Generation on a pool of Ray actors: (parameter version, tokens) -> committed dataset version.
+
+Every shard is a pure function of (spec, seed, index range), so nothing depends on the job's bookkeeping: an actor that
+finds the shard already in the lake returns it, one that dies is replaced and its shard is made again, two drivers that
+race write the same bytes. Only the commit makes anything visible; the run's record only tells how it went.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from itertools import chain, count
+from typing import Any
+
+import ray
+
+from datalake import (
+    Lake,
+    Manifest,
+    ShardRef,
+    Source,
+    content_digest,
+    digest_of,
+    shard_layout,
+)
+from datalake.errors import RunHeldError
+from datalake.registry.datasets import DatasetVersion
+from datalake.registry.params import ParameterVersion
+from generator import check_acceptance, parse_spec
+from orchestration.cluster.head import check_cluster
+from orchestration.cluster.session import cluster_facts, compute_cores
+from orchestration.errors import InvalidRequestError
+from orchestration.generation.pool import Made, Shard, ShardPool
+from orchestration.generation.worker import ShardWorker, synthetic_source
+from orchestration.runs.lease import Held, hold
+from orchestration.runs.signals import Stop
+
+DEFAULT_SHARD_SEQUENCES = 4096
+
+
+@dataclass(frozen=True)
+class GenerateRequest:
+    """What `generate` was asked for; `tokens` is rounded up to whole sequences, and the set lends its name."""
+
+    params: ParameterVersion
+    tokens: int
+    dataset: str | None = None
+    seed: int = 0
+    shard_sequences: int = DEFAULT_SHARD_SEQUENCES
+    actors: int | None = None
+    backend: str = "auto"
+    message: str = ""
+    cpus_per_actor: int | None = None
+    gpus_per_actor: float | None = None
+
+    @property
+    def dataset_name(self) -> str:
+        return self.dataset or self.params.name
+
+    def to_config(self) -> dict[str, Any]:
+        """What fixes the result, as JSON; the rest is how."""
+        return {
+            "params": self.params.ref,
+            "tokens": self.tokens,
+            "dataset": self.dataset_name,
+            "seed": self.seed,
+            "shard_sequences": self.shard_sequences,
+        }
+
+    def __post_init__(self) -> None:
+        for field, low, high in (("tokens", 1, 2**62), ("shard_sequences", 1, 2**24), ("seed", 0, 2**63 - 1)):
+            value = getattr(self, field)
+            if not low <= value <= high:
+                raise InvalidRequestError(f"{field} = {value}: expected {low} to {high}; give another value")
+        if self.actors is not None and self.actors < 1:
+            raise InvalidRequestError(f"actors = {self.actors}: expected at least 1; leave it out to use every core")
+        if self.cpus_per_actor is not None and self.cpus_per_actor < 1:
+            raise InvalidRequestError(f"cpus_per_actor = {self.cpus_per_actor}: expected at least 1; leave it out")
+        if self.gpus_per_actor is not None and not (self.gpus_per_actor >= 0 and math.isfinite(self.gpus_per_actor)):
+            raise InvalidRequestError(f"gpus_per_actor = {self.gpus_per_actor}: expected 0 or more; leave it out")
+
+
+@dataclass(frozen=True)
+class GenerateResult:
+    """The committed version, its manifest, how many shards were made now rather than found, and the run's name."""
+
+    dataset: DatasetVersion
+    manifest: Manifest
+    shards_written: int
+    shards_reused: int
+    run: str
+
+    def to_record(self) -> dict[str, Any]:
+        """JSON-able, as the command prints it and the run's record keeps it."""
+        return {
+            "run": self.run,
+            "dataset": self.dataset.ref,
+            "digest": self.manifest.digest,
+            "content_digest": self.manifest.content_digest,
+            "sequences": self.manifest.sequences,
+            "tokens": self.manifest.tokens,
+            "shards": len(self.manifest.shards),
+            "shards_written": self.shards_written,
+            "shards_reused": self.shards_reused,
+        }
+
+
+def run_generation(
+    lake: Lake,
+    request: GenerateRequest,
+    advance: Callable[[float, str], None] = lambda *_: None,
+    *,
+    run: str | None = None,
+    stop: Stop | None = None,
+    parent: str | None = None,
+) -> GenerateResult:
+    """Generate what is missing and commit the dataset version; `advance` is told the tokens done so far.
+
+    Ray must be initialised. The record is run `run`; without a name it is the request's own run, or another one where
+    that is being worked on: generations may race, since what they make is the same.
+
+    Raises BandError before any work when the band is hardly met, GenerationFailedError when a shard cannot be made,
+    JobStopped once `stop` or a request in the lake has ended it, and what `hold` raises.
+    """
+    lake.check_writable()
+    spec = parse_spec(request.params.spec)
+    check_acceptance(spec)
+    source = synthetic_source(spec, request.seed, request.shard_sequences)
+    sequences = math.ceil(request.tokens / spec.seq_len)
+    layout = shard_layout(sequences, request.shard_sequences)
+    options = actor_options(request)
+    with _hold(lake, request, run, stop, parent, options) as held:
+        made = _make_shards(lake, source, layout, request, options, held, advance)
+        refs = [made[first][0] for first, _ in layout]
+        manifest = Manifest.build(
+            source,
+            refs,
+            seq_len=spec.seq_len,
+            vocab_size=spec.vocab_size,
+            content_digest=_content_digest(lake, refs),
+        )
+        dataset = lake.datasets.commit(
+            request.dataset_name, manifest, params=request.params.ref, message=request.message
+        )
+        written = sum(new for _, new in made.values())
+        result = GenerateResult(dataset, manifest, written, len(refs) - written, held.run.name)
+        if not held.finished:
+            held.run.finish(result.to_record())
+    return result
+
+
+@contextmanager
+def _hold(
+    lake: Lake,
+    request: GenerateRequest,
+    run: str | None,
+    stop: Stop | None,
+    parent: str | None,
+    options: dict[str, Any],
+) -> Iterator[Held]:
+    """The request's run; without a name given, the first of its runs (-2, -3, …) that no live process works on."""
+    config = request.to_config()
+    default = f"generate-{request.dataset_name[:100]}-{digest_of(config)[:8]}"
+    names = [run] if run else chain([default], (f"{default}-{number}" for number in count(2)))
+    inputs = {"params": [request.params.ref], "spec_digest": request.params.digest}
+    how = ("actors", "backend", "message", "cpus_per_actor", "gpus_per_actor")
+    settings = {field: getattr(request, field) for field in how}
+    resources = {**cluster_facts(), "per_actor": options, "actors": room_for_actors(request, options)}
+    with ExitStack() as stack:
+        for name in names:
+            try:
+                held = stack.enter_context(
+                    hold(
+                        *(lake, name, "generate", config, inputs),
+                        stop=stop,
+                        settings=settings,
+                        resources=resources,
+                        parent=parent,
+                        wait=run is not None,
+                    )
+                )
+                break
+            except RunHeldError:
+                if run is not None:
+                    raise
+        yield held
+
+
+def actor_options(request: GenerateRequest) -> dict[str, Any]:
+    """CPUs and GPUs of one actor: a GPU where there are any, with its share of the CPUs for scoring, else a CPU."""
+    gpus = int(ray.cluster_resources().get("GPU", 0)) if request.backend in ("auto", "triton") else 0
+    if request.backend == "triton" and not gpus:
+        raise InvalidRequestError("backend = 'triton': this Ray has no GPU; use auto, or join a cluster that has some")
+    per_actor = request.gpus_per_actor if request.gpus_per_actor is not None else float(min(gpus, 1))
+    on_gpus = request.actors or (int(gpus / per_actor) if per_actor else 0)
+    cpus = request.cpus_per_actor or (max(1, compute_cores() // on_gpus) if gpus and on_gpus else 1)
+    return {"num_cpus": cpus, "num_gpus": per_actor}
+
+
+def room_for_actors(request: GenerateRequest, options: dict[str, Any]) -> int:
+    """How many actors there should be now: as asked, or as many as the cluster's GPUs, or else its CPUs, can hold."""
+    if request.actors:
+        return request.actors
+    if options["num_gpus"]:
+        return max(1, int(ray.cluster_resources().get("GPU", 0) / options["num_gpus"]))
+    return max(1, compute_cores() // options["num_cpus"])
+
+
+def _make_shards(
+    lake: Lake,
+    source: Source,
+    layout: Sequence[Shard],
+    request: GenerateRequest,
+    options: dict[str, Any],
+    held: Held,
+    advance: Callable[[float, str], None],
+) -> dict[int, Made]:
+    """Run every shard through a pool. Returns {first: (ref, written)}."""
+    seq_len = request.params.spec["seq_len"]
+    made: dict[int, Made] = {}
+    tokens_done = 0
+    worker: Any = ray.remote(max_restarts=0, max_task_retries=0, **options)(ShardWorker)
+
+    def make_actor(number: int) -> Any:
+        title = f"{request.dataset_name} #{number}"
+        return worker.remote(lake, source, request.backend, options["num_cpus"], title, held.run.name)
+
+    def on_made(shard: Shard, result: Made, note: str) -> None:
+        nonlocal tokens_done
+        made[shard[0]] = result
+        tokens_done += shard[1] * seq_len
+        held.advance(tokens_done, request.tokens, "tokens", f"{len(made)} of {len(layout)} shards, {note}")
+        advance(tokens_done, f"{len(made)} shards, {note}")
+
+    def look() -> None:
+        held.check()
+        check_cluster()
+        if held.stop.is_set():
+            raise held.stop.error(held.run.name, f"has {len(made)} of {len(layout)} shards")
+
+    pool = ShardPool(
+        make_actor,
+        room=lambda: room_for_actors(request, options),
+        fault=held.fault,
+        task_name=f"shard of {source.data_digest[:8]}",
+    )
+    pool.make(layout, on_made, look)
+    return made
+
+
+def _content_digest(lake: Lake, refs: list[ShardRef]) -> str:
+    # In a task, because the driver may sit far from the store and holds no bulk data.
+    task = ray.remote(content_digest).options(num_cpus=1, name="content digest")
+    return ray.get(task.remote(lake.store, refs))

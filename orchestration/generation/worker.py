@@ -1,0 +1,69 @@
+"""The actor that makes a synthetic dataset's shards: simulate, score, write if absent, and tell how it went."""
+
+from __future__ import annotations
+
+import time
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from datalake import Lake, ShardRef, Source, repair_shard, shard_ref_if_valid
+from datalake.events import tell
+from datalake.shards.source import shard_key
+from generator import GENERATOR_VERSION, GenerationSpec, generate_batch, parse_spec
+from orchestration.telemetry import start_telemetry
+
+
+class ShardWorker:
+    """Makes shards of one source; holds nothing between calls but compiled kernels."""
+
+    def __init__(
+        self, lake: Lake, source: Source, backend: str, threads: int, title: str = "", run: str | None = None
+    ) -> None:
+        self._lake, self._source, self._backend, self._threads = lake, source, backend, threads
+        self._title = title
+        if run is not None:
+            start_telemetry(run, actor=title)
+        self._spec = parse_spec(source.spec)
+
+    def __repr__(self) -> str:
+        return f"generate {self._title}"  # Ray's dashboard shows it
+
+    def make(self, first: int, rows: int) -> tuple[ShardRef, bool]:
+        """Return the shard of sequences `first` … `first + rows - 1` and whether it had to be written."""
+        found = shard_ref_if_valid(self._lake.store, self._source, first, rows)
+        if found is not None:
+            return found, False
+        seed = self._source.seed
+        assert seed is not None, "a synthetic source has a seed"
+        began = time.monotonic()
+        table = generate_batch(self._spec, seed, first, rows, backend=self._backend, threads=self._threads)
+        _tell_made(self._source, table, first, time.monotonic() - began)
+        # A damaged object may hold the key; what belongs there is certain, so it is put right, the damage kept aside.
+        return repair_shard(self._lake.store, self._source, table, first, self._lake.ambient), True
+
+
+def _tell_made(source: Source, table: pa.Table, first: int, seconds: float) -> None:
+    candidates = table.num_rows + int(pc.sum(table.column("attempt")).as_py())
+    tell(
+        "shard_made",
+        logger="morphogen.generator",
+        shard=shard_key(source, first, table.num_rows),
+        rows=table.num_rows,
+        tokens=table.num_rows * source.spec["seq_len"],
+        candidates=candidates,
+        acceptance=table.num_rows / candidates,
+        seconds=seconds,
+    )
+
+
+def synthetic_source(spec: GenerationSpec, seed: int, shard_sequences: int) -> Source:
+    """The identity of a synthetic shard stream; parameter names are no part of it, so equal specs share shards."""
+    return Source(
+        kind="synthetic",
+        spec=spec.model_dump(mode="json"),
+        spec_digest=spec.digest,
+        seed=seed,
+        generator=GENERATOR_VERSION,
+        shard_sequences=shard_sequences,
+    )

@@ -1,0 +1,1 @@
+"""Generate, pre-pre-train, transfer, pre-train and evaluate as one job; the demo is one of these."""

@@ -1,0 +1,196 @@
+"""The pipeline: generate, pre-pre-train, carry over into language, evaluate and publish, as one job that resumes.
+
+Every stage is a job with a run of its own that finds what is done and goes on from there; evaluation and publication
+are how each training ends. So the pipeline only says in which order, hands on what each stage made, and keeps a record
+that names them all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from datalake import Lake, digest_of
+from datalake.errors import NotFoundError
+from datalake.registry.params import ParameterVersion
+from generator import parse_spec
+from orchestration.cluster.session import cluster_facts
+from orchestration.console.progress import stage
+from orchestration.console.training import training_display
+from orchestration.errors import JobStopped
+from orchestration.generation.job import GenerateRequest, run_generation
+from orchestration.pipeline.config import PRE, PipelineConfig
+from orchestration.runs.lease import Held, hold
+from orchestration.runs.signals import Stop
+from orchestration.training.ray_train import default_workers, train_on_ray
+from trainer import TrainResult
+
+KIND = "pipeline"
+
+
+@dataclass(frozen=True)
+class PipelineSettings:
+    """What a pipeline runs on; may differ from one attempt to the next. None: from the cluster's resources."""
+
+    actors: int | None = None
+    backend: str = "auto"
+    workers: int | None = None
+    gpu: bool | None = None
+
+
+def run_pipeline(
+    lake: Lake,
+    config: PipelineConfig,
+    run: str | None = None,
+    *,
+    settings: PipelineSettings | None = None,
+    stop: Stop | None = None,
+) -> dict[str, Any]:
+    """Run (or resume, or return the finished) pipeline; returns its record's result. Ray must be initialised.
+
+    The result names run, params, dataset, heldout, and for each training its run, model, step and evals. Raises what
+    the stages raise, and JobStopped once `stop` or a request in the lake has ended it.
+    """
+    config, params = _register(lake, config)
+    fields = config.model_dump(mode="json")
+    settings = settings or PipelineSettings()
+    name = run or default_pipeline_run(config)
+    with hold(
+        *(lake, name, KIND, fields, {"params": [params.ref], "spec_digest": params.digest}),
+        stop=stop,
+        settings=asdict(settings),
+        resources=cluster_facts(),
+    ) as held:
+        if held.finished:
+            return held.run.state["result"]
+        result = _Pipeline(lake, config, params, held, settings).run()
+        held.run.finish(result)
+    return result
+
+
+def default_pipeline_run(config: PipelineConfig) -> str:
+    """The name of a pipeline's run: the same file finds the run it began."""
+    return f"{config.name[:80]}-{digest_of(config.model_dump(mode='json'))[:8]}"
+
+
+def _register(lake: Lake, config: PipelineConfig) -> tuple[PipelineConfig, ParameterVersion]:
+    """The parameter version, registered if the config brings a spec; the config that names it by number."""
+    if isinstance(config.params, str):
+        params = lake.params.get(config.params)
+    else:
+        spec = parse_spec(config.params).model_dump(mode="json")
+        params = lake.params.put(config.dataset, spec, message=f"pipeline {config.name}")
+    return config.model_copy(update={"params": params.ref}), params
+
+
+class _Pipeline:
+    """One attempt at a pipeline that this process holds."""
+
+    def __init__(
+        self, lake: Lake, config: PipelineConfig, params: ParameterVersion, held: Held, settings: PipelineSettings
+    ) -> None:
+        self._lake, self._config, self._params, self._held, self._settings = lake, config, params, held, settings
+        self._stages = 1 + bool(config.generate.heldout_sequences) + len(config.trainings())
+        self._done = 0
+        self._children: dict[str, dict[str, Any]] = dict(held.run.state.get("children", {}))
+
+    def run(self) -> dict[str, Any]:
+        config, generate = self._config, self._config.generate
+        seq_len = self._params.spec["seq_len"]
+        dataset = self._generate("generate", config.dataset, generate.seed, generate.tokens)
+        heldout = None
+        if generate.heldout_sequences:
+            tokens = generate.heldout_sequences * seq_len
+            heldout = self._generate("heldout", f"{config.dataset}-heldout", generate.seed + 1, tokens)
+        model: str | None = None
+        trained: dict[str, Any] = {}
+        for name in config.trainings():
+            result = self._train(name, dataset, heldout, model)
+            if name == PRE:
+                model = result.model
+            facts = {"run": result.run, "model": result.model, "step": result.step, "evals": result.evals}
+            trained[name] = {**facts, "moved": len(result.facts.get("moved", ()))}
+        made = {"params": self._params.ref, "dataset": dataset, "heldout": heldout}
+        return {"run": self._held.run.name, **made, "trainings": trained}
+
+    def _generate(self, name: str, dataset: str, seed: int, tokens: int) -> str:
+        if self._children.get(name, {}).get("done"):  # committed; to read it all again is `data verify`'s work
+            self._done += 1
+            return self._children[name]["dataset"]
+        shards = self._config.generate.shard_sequences
+        settings = self._settings
+        request = GenerateRequest(
+            *(self._params, tokens, dataset, seed, shards, settings.actors, settings.backend),
+            message=f"pipeline {self._held.run.name}",
+        )
+        with self._stage(name) as child, stage(f"{name} {dataset}", tokens) as advance:
+
+            def show(done: float, note: str) -> None:
+                self._progress(f"{name}: {done:,.0f} of {tokens:,} tokens")
+                advance(done, note)
+
+            parent = self._held.run.name
+            result = run_generation(self._lake, request, show, run=child, stop=self._held.stop, parent=parent)
+            self._made(name, child, dataset=result.dataset.ref, digest=result.manifest.digest)
+        return result.dataset.ref
+
+    def _train(self, name: str, dataset: str, heldout: str | None, model: str | None) -> TrainResult:
+        config = self._config.training(name, dataset=dataset, heldout=heldout, model=model)
+        workers, gpu = default_workers(config, self._settings.workers, self._settings.gpu)
+        with self._stage(name) as child, training_display(f"train {name}", config.steps) as shown:
+
+            def on_event(event: dict[str, Any]) -> None:
+                if event["event"] == "step":
+                    self._progress(f"{name}: step {event['step']:,} of {config.steps:,}, loss {event['loss']:.4f}")
+                shown(event)
+
+            result = train_on_ray(
+                *(self._lake, config, child),
+                workers=workers,
+                use_gpu=gpu,
+                on_event=on_event,
+                stop=self._held.stop,
+                parent=self._held.run.name,
+            )
+            self._made(name, child, model=result.model)
+        return result
+
+    @contextmanager
+    def _stage(self, name: str) -> Iterator[str]:
+        """One stage: yields the name of its run, which the record names before it begins; passes on that it stopped."""
+        held = self._held
+        held.check()
+        child = f"{held.run.name}-{name}"
+        if name not in self._children:
+            self._children[name] = {"run": child}
+            held.run.append(children=self._children, message=f"begin {name}")
+        self._progress(name)
+        try:
+            yield child
+        except JobStopped as stopped:
+            raise held.stop.error(held.run.name, f"is in stage {name}, {_where(stopped)}") from stopped
+        self._done += 1
+        self._progress(f"{name} is done")
+
+    def _progress(self, note: str) -> None:
+        self._held.advance(self._done, self._stages, "stages", note)
+
+    def _made(self, name: str, child: str, **product: Any) -> None:
+        """Name what a stage made, and every fault that it met, in the pipeline's record: once."""
+        if "done" in self._children[name]:
+            return
+        try:
+            faults = self._lake.runs.get(child).state.get("faults", [])
+        except NotFoundError:
+            faults = []
+        for fault in faults:
+            self._held.fault(fault["kind"], **{key: value for key, value in fault.items() if key != "kind"}, run=child)
+        self._children[name] |= {**product, "done": True}
+        self._held.run.append(children=self._children, message=f"end {name}")
+
+
+def _where(stopped: JobStopped) -> str:
+    """``run p-pre is at step 3 of 12``, from the message of a stage that stopped."""
+    return str(stopped).rpartition(";")[0].partition("): ")[2]

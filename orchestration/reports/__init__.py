@@ -1,0 +1,1 @@
+"""What all reports share: style, charts and pictures."""

@@ -1,0 +1,236 @@
+"""Holding a run: take it from nobody or from a dead process, beat while working, and leave its record in a true state.
+
+The run's log decides who may write (``datalake.runs.run``); the pulse only tells the living from the dead. An owner
+beats every couple of seconds and at each beat looks whether it was asked to stop or has lost the run. Whoever wants a
+run that somebody holds is refused as soon as a beat is seen, and gets it once none has come for ``LEASE_S``, or at
+once if the owner was a process of this machine that is gone.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from datetime import datetime
+from typing import Any
+
+from datalake import Lake, Run
+from datalake.errors import NotFoundError, RunConflictError, RunFencedError, RunHeldError, StoreUnavailableError
+from orchestration.console.progress import console
+from orchestration.errors import JobStopped
+from orchestration.runs.owner import describe, is_gone, this_process
+from orchestration.runs.signals import GraceOver, Stop, seconds_setting
+from orchestration.telemetry import driver_telemetry
+
+LEASE_S = 15.0
+BEATS_PER_LEASE = 7.5  # every 2 s: several may be late before anyone believes the owner dead
+TICK_S = 0.2
+
+
+def lease_seconds() -> float:
+    """`MORPHOGEN_LEASE_S`: silence after which an owner counts as dead; InvalidRequestError outside 1 to 3,600."""
+    expected = "expected 1 to 3600 seconds; 15 is the default"
+    return seconds_setting("MORPHOGEN_LEASE_S", LEASE_S, lambda seconds: 1 <= seconds <= 3600, expected)
+
+
+class Held:
+    """A run that this process works on, and the thread that beats for it. A finished run is held in name only."""
+
+    def __init__(self, lake: Lake, run: Run, stop: Stop) -> None:
+        self.run = run
+        self.stop = stop
+        self.stopping = threading.Event()  # set soon after ``stop`` is, after a request in the lake, and when lost
+        self.finished = run.status == "finished"
+        self._lake = lake
+        self._progress: dict[str, Any] = {}
+        self._beats = 0
+        self._error: Exception | None = None
+        self._outage: str | None = None
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._live, name=f"beat {run.name}", daemon=True)
+
+    def advance(self, done: float, of: float, unit: str, note: str = "") -> None:
+        """Say how far the job is; the next beat carries it."""
+        self._progress = {"done": done, "of": of, "unit": unit, "note": note}
+
+    def fault(self, kind: str, *, new_attempt: bool = False, **facts: Any) -> None:
+        """Note in the record what went wrong and was survived."""
+        if not self.finished:
+            self.run.add_fault(kind, facts, new_attempt=new_attempt)
+
+    def ask_workers(self) -> None:
+        """Pass the wish to stop on to the workers of this run, which look into its log."""
+        with suppress(RunConflictError):  # it has just finished: nothing is left to stop
+            self._lake.runs.ask_stop(self.run.name, self.stop.reason)
+
+    def check(self) -> None:
+        """Raise RunFencedError if another process has the run now, or what keeps this one from knowing."""
+        if self._error is not None:
+            raise self._error
+
+    def _live(self) -> None:
+        beat_s = lease_seconds() / BEATS_PER_LEASE
+        due = time.monotonic() + beat_s
+        while not self._ended.wait(TICK_S):
+            if self.stop.is_set():
+                self.stopping.set()
+            if time.monotonic() < due:
+                continue
+            due = time.monotonic() + beat_s
+            try:
+                self.beat()
+            except StoreUnavailableError as error:
+                self._outage = str(error)  # the job itself decides whether it can wait for the store
+            except Exception as error:  # noqa: BLE001 - raised in the job's own thread by check()
+                self._error = error
+                self.stopping.set()
+                return
+
+    def beat(self) -> None:
+        """Look at the log (raises RunFencedError if the run is lost, sees a request to stop), then show life."""
+        now = self._lake.runs.get(self.run.name)
+        if now.state["lease"] != self.run.lease:
+            raise RunFencedError(
+                f"run {self.run.name!r} was taken over by {describe(now.state.get('holder') or {})} (attempt "
+                f"{now.state['attempts']}) while this process gave no sign of life: leave it to that one"
+            )
+        if (wish := now.state.get("stop")) and now.status == "running":
+            self.stop.ask(f"asked by {wish['by']}" + (f": {wish['reason']}" if wish.get("reason") else ""))
+            self.stopping.set()
+        self._beats += 1
+        self.run.beat(self._beats, self._progress)
+        if self._outage is not None and now.status == "running":
+            outage, self._outage = self._outage, None
+            self.run.add_fault("store_unavailable", {"error": outage})
+
+    def _begin(self) -> None:
+        if not self.finished:
+            self.beat()
+            self._thread.start()
+
+    def _end(self) -> None:
+        self._ended.set()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def _close(self, mark: Callable[[], None]) -> None:
+        """Leave the record as ``mark`` says, unless it has become another's: then it is not ours to mark."""
+        if self.finished:
+            return
+        try:
+            self.run.beat(self._beats + 1, self._progress)
+            mark()
+        except RunFencedError:
+            console.print(f"run {self.run.name} has another owner now: its record is left to that one")
+        except RunConflictError:
+            return  # a worker has finished it, and what went wrong came after
+
+
+@contextmanager
+def hold(
+    lake: Lake,
+    name: str,
+    kind: str,
+    config: Mapping[str, Any],
+    inputs: Mapping[str, Any],
+    *,
+    stop: Stop | None = None,
+    settings: Mapping[str, Any] | None = None,
+    resources: Mapping[str, Any] | None = None,
+    parent: str | None = None,
+    wait: bool = True,
+) -> Iterator[Held]:
+    """Take the run and hold it for the block, which marks it finished itself; any other end is recorded here.
+
+    ``settings`` is what may differ between attempts, ``resources`` what this one runs on. A run with a ``parent`` is
+    taken without asking: who holds the parent owns its children. With ``wait`` a silent owner is waited for until it
+    counts as dead. Raises RunHeldError if somebody works on it, RunConflictError if it is another job's.
+    """
+    about = {"settings": dict(settings or {}), "resources": dict(resources or {}), "parent": parent}
+    run = _take(lake, name, kind, config, inputs, about | {"holder": this_process()}, wait, force=parent is not None)
+    held = Held(lake, run, stop or Stop())
+    held._begin()
+    try:
+        with driver_telemetry(name):
+            yield held
+    except JobStopped as stopped:
+        held._end()
+        reason = f"stopped ({stopped.reason})"
+        held._close(lambda: run.stop(reason, progress=held._progress))
+        raise
+    except RunFencedError:
+        held._end()
+        raise
+    except (KeyboardInterrupt, SystemExit, GraceOver) as left:
+        held._end()
+        reason = held.stop.reason or type(left).__name__
+        held._close(lambda: run.stop(f"stopped at once ({reason})", progress=held._progress))
+        raise
+    except Exception as error:
+        held._end()
+        line = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+        held._close(lambda: run.fail(line))
+        raise
+    else:
+        held._end()
+        if not held.finished:
+            run.beat(held._beats + 1, held._progress)
+
+
+def _take(
+    lake: Lake,
+    name: str,
+    kind: str,
+    config: Mapping[str, Any],
+    inputs: Mapping[str, Any],
+    about: Mapping[str, Any],
+    wait: bool,
+    *,
+    force: bool,
+) -> Run:
+    while True:
+        try:
+            found = lake.runs.get(name)
+        except NotFoundError:
+            over = ""
+        else:
+            over = found.state["lease"]
+            if found.status == "running" and not force:
+                _check_dead(lake, found, wait)
+        try:
+            return lake.runs.start(name, kind, config, inputs, over=over, about=about)
+        except RunHeldError:
+            continue  # somebody was quicker: look again who that is
+
+
+def _check_dead(lake: Lake, run: Run, wait: bool) -> None:
+    """Return once the owner counts as dead; RunHeldError as soon as it is seen to live."""
+    holder = run.state.get("holder")
+    if not holder or is_gone(holder):  # without one, nobody beats: a library caller that only fencing keeps out
+        return
+    lease_s = lease_seconds()
+    first = _beat_of(lake, run)
+    silence = lease_s
+    if first is not None and (lake.ambient.clock() - datetime.fromisoformat(first[1])).total_seconds() > lease_s:
+        silence = 2 * lease_s / BEATS_PER_LEASE  # long silent by the clocks; if these disagree, a beat will show
+    elif not wait:
+        raise _held_error(run, holder)
+    console.print(f"run {run.name}: looking whether {describe(holder)} still works on it (up to {silence:.0f} s)")
+    until = lake.ambient.monotonic() + silence
+    while lake.ambient.monotonic() < until:
+        lake.ambient.sleep(min(0.5, lease_s / 10))
+        if _beat_of(lake, run) != first:
+            raise _held_error(run, holder)
+
+
+def _beat_of(lake: Lake, run: Run) -> tuple[int, str] | None:
+    pulse = lake.runs.pulse(run.name)
+    return (pulse.beat, pulse.time) if pulse is not None and pulse.lease == run.state["lease"] else None
+
+
+def _held_error(run: Run, holder: dict[str, Any]) -> RunHeldError:
+    return RunHeldError(
+        f"run {run.name!r} is being worked on by {describe(holder)} (attempt {run.state['attempts']}): follow it with "
+        f"`morphogen runs follow {run.name}`, or end it with `morphogen runs stop {run.name}` first"
+    )

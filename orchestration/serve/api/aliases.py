@@ -1,0 +1,75 @@
+"""The API of aliases: of parameter sets, datasets and models alike, moved by compare-and-set."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+
+from datalake import Lake
+from datalake.errors import Conflict, NotFoundError
+from orchestration.serve.api.etags import IfMatch, IfNoneMatch, answer, both_heads, expected_version
+from orchestration.serve.api.idempotency import REPLAYED, AnsweredError, Attempt, IdempotencyKey, attempted
+from orchestration.serve.api.routing import Alias, Name, problems
+from orchestration.serve.api.schemas import AliasesOut, AliasOut, PutAlias
+from orchestration.serve.auth import Reader, Writer
+from orchestration.serve.problems import PreconditionFailedError
+from orchestration.serve.settings import ServedDep
+
+
+def alias_router(kind: str, noun: str, repository: Callable[[Lake], Any]) -> APIRouter:
+    """The routes below ``/<kind>/{name}/aliases``; ``repository`` picks that kind's from a lake."""
+    router = APIRouter(prefix=f"/{kind}/{{name}}/aliases", tags=["aliases"])
+
+    def version_of(app: Any, name: str, alias: str) -> int:
+        aliases = repository(app.lake).aliases(name)
+        if alias not in aliases:
+            raise NotFoundError(f"{noun} {name!r} has no alias {alias!r}: it has {sorted(aliases)}")
+        return aliases[alias]
+
+    @router.get("", response_model=AliasesOut, responses=problems(304, 404), operation_id=f"list_{kind}_aliases")
+    def list_aliases(request: Request, app: ServedDep, _who: Reader, name: Name) -> Response:
+        """Where each alias points."""
+        return answer(request, AliasesOut(name=name, aliases=repository(app.lake).aliases(name)))
+
+    @router.get("/{alias}", response_model=AliasOut, responses=problems(304, 404), operation_id=f"get_{kind}_alias")
+    def get_alias(request: Request, app: ServedDep, _who: Reader, name: Name, alias: Alias) -> Response:
+        """Where one alias points; its ETag is that version's number."""
+        version = version_of(app, name, alias)
+        return answer(request, AliasOut(name=name, alias=alias, version=version), etag=str(version))
+
+    @router.put(
+        "/{alias}", response_model=AliasOut, responses=problems(404, 409, 412), operation_id=f"put_{kind}_alias"
+    )
+    def put_alias(
+        request: Request,
+        app: ServedDep,
+        who: Writer,
+        name: Name,
+        alias: Alias,
+        body: PutAlias,
+        if_match: IfMatch = None,
+        if_none_match: IfNoneMatch = None,
+        idempotency_key: IdempotencyKey = None,
+    ) -> Response:
+        """Point an alias at a version: with If-Match only from where it points, with If-None-Match: * only if new."""
+        asked = [kind, name, alias, body.version, if_match, if_none_match]
+        attempt = Attempt.of(idempotency_key, who.id, asked, body.version)
+        replayed = False
+        try:
+            attempt.look(app.lake, kind, name)
+            expect = expected_version(if_match, if_none_match, lambda: version_of(app, name, alias))
+            attempted(repository(app.lake_as(who.author)), attempt).tag(name, alias, body.version, expect)
+        except AnsweredError:
+            replayed = True
+        except Conflict as error:
+            if (if_match or if_none_match) and not isinstance(error, PreconditionFailedError):
+                raise both_heads(error) from error
+            raise
+        response = answer(request, AliasOut(name=name, alias=alias, version=body.version), etag=str(body.version))
+        if replayed:
+            response.headers[REPLAYED] = "true"
+        return response
+
+    return router

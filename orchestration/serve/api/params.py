@@ -1,0 +1,158 @@
+"""The API of parameter sets: what every generator obeys, changed only by compare-and-set."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import asdict
+from itertools import islice
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query, Request, Response
+
+from datalake import ParameterVersion, diff_specs
+from datalake.errors import Conflict
+from datalake.log.version_log import VersionLog
+from generator import check_acceptance, parse_spec
+from orchestration.serve.api.etags import IfMatch, IfNoneMatch, answer, both_heads, expected_version
+from orchestration.serve.api.idempotency import REPLAYED, AnsweredError, Attempt, IdempotencyKey, attempted
+from orchestration.serve.api.paging import DEFAULT_LIMIT, Cursor, Limit, page_of_names, page_of_rows
+from orchestration.serve.api.routing import SELECTOR, Name, Selector, is_number, problems, reference
+from orchestration.serve.api.schemas import ChangesOut, DiffOut, ParameterPage, ParameterVersionOut, PutSpec
+from orchestration.serve.auth import Principal, Reader, Writer
+from orchestration.serve.problems import PreconditionFailedError
+from orchestration.serve.settings import Served, ServedDep
+
+router = APIRouter(prefix="/params", tags=["parameter sets"])
+_measuring = threading.Semaphore(1)  # measuring a band's acceptance keeps every core busy for seconds
+SelectorQuery = Annotated[str, Query(pattern=SELECTOR, description="Version, alias or `latest`.")]
+
+
+@router.get("", response_model=ParameterPage, responses=problems(304), operation_id="list_params")
+def list_params(
+    request: Request, app: ServedDep, _who: Reader, limit: Limit = DEFAULT_LIMIT, cursor: Cursor = None
+) -> Response:
+    """The latest version of every parameter set, by name."""
+    items, more = page_of_names(app.lake.params.names, cursor, limit, app.lake.params.get)
+    return answer(request, ParameterPage(items=[_out(item) for item in items], next=more))
+
+
+@router.get("/{name}", response_model=ParameterVersionOut, responses=problems(304, 404), operation_id="get_params")
+def get_params(request: Request, app: ServedDep, _who: Reader, name: Name) -> Response:
+    """The latest version. Its ETag is its number: send it as If-Match to put the next one only after this one."""
+    found = app.lake.params.get(name)
+    return answer(request, _out(found), etag=str(found.version))
+
+
+@router.put(
+    "/{name}",
+    response_model=ParameterVersionOut,
+    responses={201: {"model": ParameterVersionOut, "description": "A new version."}, **problems(409, 412)},
+    operation_id="put_params",
+)
+def put_params(
+    request: Request,
+    app: ServedDep,
+    who: Writer,
+    name: Name,
+    body: PutSpec,
+    if_match: IfMatch = None,
+    if_none_match: IfNoneMatch = None,
+    idempotency_key: IdempotencyKey = None,
+) -> Response:
+    """Register a spec as the next version, or find that it is the latest one already (200, nothing stored)."""
+    asked = ["params", name, body.model_dump(mode="json"), if_match, if_none_match]
+    attempt = Attempt.of(idempotency_key, who.id, asked)
+    version, created, replayed = _put(app, who, name, body, attempt, (if_match, if_none_match))
+    response = answer(request, _out(version), etag=str(version.version), status=201 if created else 200)
+    response.headers["Location"] = f"{request.url.path}/versions/{version.version}"
+    if replayed:
+        response.headers[REPLAYED] = "true"
+    return response
+
+
+def _put(
+    app: Served,
+    who: Principal,
+    name: str,
+    body: PutSpec,
+    attempt: Attempt,
+    preconditions: tuple[str | None, str | None],
+) -> tuple[ParameterVersion, bool, bool]:
+    """(version, created, replayed)."""
+    try:
+        attempt.look(app.lake, "params", name)
+        spec = parse_spec(body.spec)
+        with _measuring:
+            check_acceptance(spec)
+        expect = expected_version(*preconditions, lambda: app.lake.params.get(name).version)
+        registry = attempted(app.lake_as(who.author).params, attempt)
+        stored = registry.put(name, spec.model_dump(mode="json"), body.message, expect, body.force)
+    except AnsweredError as done:
+        return app.lake.params.get(reference(name, str(done.version))), done.created, True
+    except Conflict as error:
+        if any(preconditions) and not isinstance(error, PreconditionFailedError):
+            raise both_heads(error) from error
+        raise
+    return stored, attempt.created, False
+
+
+@router.get(
+    "/{name}/versions", response_model=ParameterPage, responses=problems(304, 404), operation_id="params_history"
+)
+def params_history(
+    request: Request, app: ServedDep, _who: Reader, name: Name, limit: Limit = DEFAULT_LIMIT, cursor: Cursor = None
+) -> Response:
+    """Every version, oldest first: when, who, why."""
+    items, more = page_of_rows(app.lake.params.history(name), cursor, limit)
+    return answer(request, ParameterPage(items=[_out(item) for item in items], next=more))
+
+
+@router.get(
+    "/{name}/versions/{selector}",
+    response_model=ParameterVersionOut,
+    responses=problems(304, 404),
+    operation_id="get_params_version",
+)
+def get_params_version(request: Request, app: ServedDep, _who: Reader, name: Name, selector: Selector) -> Response:
+    """One version, by number (never changes), by alias, or `latest`."""
+    found = app.lake.params.get(reference(name, selector))
+    return answer(request, _out(found), etag=str(found.version), immutable=is_number(selector))
+
+
+@router.get("/{name}/diff", response_model=DiffOut, responses=problems(304, 404), operation_id="diff_params")
+def diff_params(
+    request: Request, app: ServedDep, _who: Reader, name: Name, old: SelectorQuery, new: SelectorQuery
+) -> Response:
+    """Two versions, field by field."""
+    before, after = (app.lake.params.get(reference(name, selector)) for selector in (old, new))
+    changes: Any = [asdict(change) for change in diff_specs(before.spec, after.spec)]
+    return answer(request, DiffOut(old=before.ref, new=after.ref, changes=changes))
+
+
+@router.get("/{name}/changes", response_model=ChangesOut, responses=problems(304), operation_id="params_changes")
+def params_changes(
+    request: Request,
+    app: ServedDep,
+    _who: Reader,
+    name: Name,
+    after: Annotated[int | None, Query(ge=0, le=99_999_999, description="The last entry known; none: now.")] = None,
+    limit: Limit = DEFAULT_LIMIT,
+) -> Response:
+    """New versions and moved aliases after an entry of the name's log: ask again and again to follow it."""
+    head = VersionLog(app.lake.store, "params", name, app.lake.ambient).head()
+    newest = head.number if head else 0
+    if after is None or after >= newest:
+        return answer(request, ChangesOut(entry=newest if after is None else after, items=[]))
+    looks = iter([False])
+    told = app.lake.params.watch(name, after, interval=0.0, stop=lambda: next(looks, True))
+    found = list(islice(told, limit + 1))
+    last = max([newest, *(change.entry for change in found)])
+    if len(found) > limit:  # whole entries only, so that the next question begins where this answer ends
+        last = found[limit].entry - 1
+        found = [change for change in found if change.entry <= last]
+    items: Any = [asdict(change) for change in found]
+    return answer(request, ChangesOut(entry=last, items=items))
+
+
+def _out(version: ParameterVersion) -> ParameterVersionOut:
+    return ParameterVersionOut.model_validate(version)

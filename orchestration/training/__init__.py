@@ -1,0 +1,1 @@
+"""Training jobs: on Ray Train, or in this process."""

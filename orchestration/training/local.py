@@ -1,0 +1,59 @@
+"""Training in this one process, without Ray: the same run record, the same ways to stop and go on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any
+
+from datalake import DamagePolicy, Lake
+from orchestration.cluster.session import local_cores
+from orchestration.generation.recompute import caretaker
+from orchestration.runs.lease import hold
+from orchestration.runs.owner import this_process
+from orchestration.runs.signals import Stop
+from orchestration.telemetry import telling_steps
+from trainer import TrainConfig, TrainResult, run_training
+from trainer.inputs import open_inputs
+
+
+def train_here(
+    lake: Lake,
+    config: TrainConfig,
+    run: str,
+    *,
+    on_event: Callable[[dict[str, Any]], None] | None = None,
+    damage: DamagePolicy | None = None,
+    stop: Stop | None = None,
+    parent: str | None = None,
+) -> TrainResult:
+    """Run (or resume, or return the finished) training ``run``. Raises what ``run_training`` and ``hold`` raise, and
+    JobStopped once ``stop`` or a request in the lake has ended it."""
+    lake.check_writable()
+    damage = damage or DamagePolicy()
+    inputs = open_inputs(config, lake).describe()
+    resources = {"cpus": local_cores(), "driver": this_process()["host"]}
+    with hold(
+        *(lake, run, "train", config.model_dump(mode="json"), inputs),
+        stop=stop,
+        settings={"ray": False, "damage": asdict(damage)},
+        resources=resources,
+        parent=parent,
+    ) as held:
+
+        def show(event: dict[str, Any]) -> None:
+            if event["event"] == "step":
+                held.advance(event["step"], config.steps, "steps", f"loss {event['loss']:.4f}")
+            elif event["event"] == "skipped_checkpoint":
+                held.fault("skipped_checkpoint", step=event["step"], problem=event["problem"])
+            if on_event is not None:
+                on_event(event)
+
+        lease = None if held.finished else held.run.lease
+        care = caretaker(damage, show)
+        told = telling_steps(show, config.log_every)
+        result = run_training(config, lake, run, on_event=told, stop=held.stopping, lease=lease, care=care)
+        if result.status == "stopped":
+            held.check()
+            raise held.stop.error(run, f"is at step {result.step} of {config.steps}")
+    return result

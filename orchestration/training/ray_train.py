@@ -1,0 +1,284 @@
+"""Training under Ray Train: the trainer's own step loop in each DDP worker, fed by Ray Data.
+
+The lake's run record is what survives: Ray's checkpoints are not used, since a report is no durable commit. A worker's
+death ends one attempt; the next begins at the newest checkpoint that verifies.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import threading
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+import ray
+import ray.train
+from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
+from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchTrainer
+
+from datalake import DamagePolicy, Lake
+from datalake.errors import DatalakeError, NotFoundError
+from generator.errors import GeneratorError
+from orchestration.cluster.head import await_cluster, check_cluster
+from orchestration.cluster.session import cluster_facts, local_cores
+from orchestration.errors import InvalidRequestError, JobStopped, OrchestrationError, TrainingFailedError
+from orchestration.generation.recompute import caretaker
+from orchestration.live.stream import LiveStream
+from orchestration.runs.lease import Held, hold
+from orchestration.runs.signals import Stop
+from orchestration.telemetry import start_telemetry, telling_steps
+from orchestration.training.events import EventBoard, OnEvent, Teller
+from orchestration.training.ray_data import ray_data_batches
+from orchestration.training.stop_watcher import watching
+from trainer import TrainConfig, TrainResult, run_training
+from trainer.errors import TrainerError
+from trainer.inputs import open_inputs
+from trainer.parallel import Parallel
+
+ATTEMPTS = 4
+CPU_WORKERS = 2
+POLL_S = 0.5
+
+
+def _worker(job: dict[str, Any]) -> None:
+    """One rank. A named error is the user's to mend: it goes to the board before the worker dies of it."""
+    context = ray.train.get_context()
+    rank, world = context.get_world_rank(), context.get_world_size()
+    board, live = job["board"], job["live"]
+    care = caretaker(job["damage"], Teller(board))
+    lake = care.open(job["lake_uri"])
+    start_telemetry(job["run"], rank=rank)
+    config = TrainConfig.model_validate(job["config"])
+    try:
+        with watching(Lake.open(job["lake_uri"]), job["run"], job["lease"], rank) as stop:
+            result = run_training(
+                config,
+                lake,
+                job["run"],
+                batches_factory=live.batches if live else ray_data_batches,
+                promised=live,
+                rank=rank,
+                world=world,
+                parallel=job["parallel"],
+                threads=max(1, local_cores() // context.get_local_world_size()),
+                on_event=telling_steps(Teller(board), config.log_every) if rank == 0 else None,
+                stop=stop,
+                care=care,
+                lease=job["lease"],
+            )
+    except Exception as error:
+        named = _named(error)
+        if named is not None:
+            ray.get(board.fail.remote(named))
+        raise
+    if rank == 0:
+        ray.get(board.finish.remote(result.to_record()))
+
+
+def _named(error: Exception) -> Exception | None:
+    """Our own error inside what Ray made of it, its message one line again; None for others."""
+    cause = error.cause if isinstance(error, RayTaskError) else error
+    if not isinstance(cause, DatalakeError | GeneratorError | TrainerError | OrchestrationError):
+        return None
+    cause.args = (str(cause).splitlines()[0], *cause.args[1:])
+    return cause
+
+
+def train_on_ray(
+    lake: Lake,
+    config: TrainConfig,
+    run: str,
+    *,
+    workers: int = 2,
+    use_gpu: bool = False,
+    parallel: Parallel = "ddp",
+    on_event: OnEvent | None = None,
+    damage: DamagePolicy | None = None,
+    live: LiveStream | None = None,
+    stop: Stop | None = None,
+    parent: str | None = None,
+    settings: Mapping[str, Any] | None = None,
+) -> TrainResult:
+    """Run (or resume, or return the finished) training `run` on `workers` workers. Ray must be initialised.
+
+    Each worker holds the whole model, or with `parallel` = "fsdp" its share of every tensor's rows.
+    `damage` says what a lost shard or an absent store leads to; it is the job's, no part of what names the run. With
+    `live`, one of the datasets is being made meanwhile, and batches come from its stream. `settings` are kept in the
+    record beside this function's own, for whoever resumes the run.
+
+    Raises the worker's own named error if it had one, TrainingFailedError after ATTEMPTS deaths of workers, JobStopped
+    once `stop` or a request in the lake has ended it, and what `hold` raises.
+    """
+    if workers < 1 or config.batch_sequences % workers:
+        raise InvalidRequestError(
+            f"workers = {workers}: batch_sequences = {config.batch_sequences} is not a multiple of it; "
+            "use a number of workers that divides the global batch"
+        )
+    recorded = finished_result(lake, config, run)
+    if recorded is not None:
+        return recorded
+    lake.check_writable()
+    damage = damage or DamagePolicy()
+    # What is wrong with the inputs is known before any worker starts.
+    inputs = open_inputs(config, lake, live.dataset if live else None).describe()
+    fields = config.model_dump(mode="json")
+    own = {"workers": workers, "gpu": use_gpu, "parallel": parallel, "ray": True, "damage": asdict(damage)}
+    with hold(
+        *(lake, run, "train", fields, inputs),
+        stop=stop,
+        settings={**(settings or {}), **own},
+        resources=cluster_facts(),
+        parent=parent,
+    ) as held:
+        scaling = ScalingConfig(num_workers=workers, use_gpu=use_gpu)
+        job = {"damage": damage, "live": live, "parallel": parallel}
+        return _Training(lake, config, held, scaling, job, on_event or (lambda _event: None)).run()
+
+
+class _Training:
+    """The attempts at one run that this driver holds."""
+
+    def __init__(
+        self,
+        lake: Lake,
+        config: TrainConfig,
+        held: Held,
+        scaling: ScalingConfig,
+        job: dict[str, Any],
+        on_event: OnEvent,
+    ) -> None:
+        self._config, self._held, self._scaling, self._on_event = config, held, scaling, on_event
+        self._board: Any = None
+        self._job = {
+            "lake_uri": lake.store.uri,
+            "config": config.model_dump(mode="json"),
+            "run": held.run.name,
+            "lease": held.run.lease,
+            **job,
+        }
+        self._step = 0
+        self._stepping = False
+        self._events: Any = None
+
+    def run(self) -> TrainResult:
+        held, failure = self._held, None
+        if held.finished:
+            return TrainResult.from_record(held.run.state["result"])
+        for attempt in range(1, ATTEMPTS + 1):
+            failure = self._attempt()
+            try:
+                record, error = ray.get(self._board.outcome.remote())
+            except RayActorError as gone:
+                await_cluster()
+                failure, record, error = failure or gone, None, None
+            if error is not None:
+                raise error from failure
+            result = None if record is None else TrainResult.from_record(record)
+            if result is not None and result.status == "finished":
+                return result
+            held.beat()  # sees who asked it to stop, or took it
+            if held.stop.is_set() or result is not None:
+                raise self._stopped()
+            held.fault("worker_lost", new_attempt=True, attempt=attempt, reason=type(failure).__name__)
+            self._on_event({"event": "worker_lost", "attempt": attempt, "reason": type(failure).__name__})
+        raise TrainingFailedError(
+            f"run {held.run.name}: its workers died in {ATTEMPTS} attempts, the last of {_last_line(failure)!r}; "
+            "what was checkpointed is kept: run the same command again to go on"
+        )
+
+    def _attempt(self) -> Exception | None:
+        """One worker group from start to end; returns what ended it, None if it finished or stopped."""
+        self._stepping = asked = False
+        self._board, self._events = ray.remote(num_cpus=0)(EventBoard).remote(self._held.run.name), None
+        with tempfile.TemporaryDirectory(prefix="morphogen-ray-train-", ignore_cleanup_errors=True) as scratch:
+            fit = _Fit(self._job | {"board": self._board}, self._scaling, scratch)
+            while fit.is_alive():
+                fit.join(POLL_S)
+                self._show_events()
+                self._held.check()
+                check_cluster()
+                if self._held.stop.is_set() and not asked:
+                    if not self._stepping:  # workers that have done nothing yet have nothing to keep
+                        raise self._stopped()
+                    asked = True
+                    self._held.ask_workers()
+            self._show_events()
+        return fit.failure
+
+    def _stopped(self) -> JobStopped:
+        return self._held.stop.error(self._held.run.name, f"is at step {self._step} of {self._config.steps}")
+
+    def _show_events(self) -> None:
+        self._events = self._events or self._board.drain.remote()
+        try:
+            events = ray.get(self._events, timeout=10 * POLL_S)
+        except GetTimeoutError:
+            return  # a busy machine; they come with a later look
+        except RayActorError:
+            events = []  # the board's node is gone: its workers cannot end without it, and the next attempt has its own
+        self._events = None
+        for event in events:
+            kind = event["event"]
+            if kind in ("start", "resume", "step", "checkpoint"):
+                self._stepping = True
+                self._step = event["step"]
+                loss = f"loss {event['loss']:.4f}" if kind == "step" else ""
+                self._held.advance(self._step, self._config.steps, "steps", loss)
+            elif kind == "skipped_checkpoint":
+                self._held.fault(kind, step=event["step"], problem=event["problem"])
+            self._on_event(event)
+
+
+class _Fit(threading.Thread):
+    """Ray Train's `fit` beside the main thread, which stays free for signals; Ray would handle SIGINT its own way."""
+
+    def __init__(self, job: dict[str, Any], scaling: ScalingConfig, scratch: str) -> None:
+        super().__init__(name=f"fit {job['run']}", daemon=True)
+        self.failure: Exception | None = None
+        self._trainer = TorchTrainer(
+            _worker,
+            train_loop_config=job,
+            scaling_config=scaling,
+            # Attempts are counted here and not by Ray, which would also repeat the user's own mistakes.
+            run_config=RunConfig(name=job["run"], storage_path=scratch, failure_config=FailureConfig(max_failures=0)),
+        )
+        self.start()
+
+    def run(self) -> None:
+        try:
+            self._trainer.fit()
+        except Exception as error:  # noqa: BLE001 - the main thread asks for it
+            self.failure = error
+
+
+def default_workers(config: TrainConfig, workers: int | None = None, gpu: bool | None = None) -> tuple[int, bool]:
+    """DDP workers and whether each has a GPU, what is None from the cluster: as many GPUs as share the batch evenly,
+    or up to CPU_WORKERS processes where there are none. Ray must be initialised."""
+    gpus = int(ray.cluster_resources().get("GPU", 0))
+    on_gpu = gpus > 0 if gpu is None else gpu
+    most = max(1, gpus) if on_gpu else CPU_WORKERS
+    fitting = [
+        count
+        for count in range(1, min(most, config.batch_sequences) + 1)
+        if config.batch_sequences % count == 0 and config.batch_sequences // count >= config.micro_batches
+    ]
+    return workers or max(fitting, default=1), on_gpu
+
+
+def finished_result(lake: Lake, config: TrainConfig, run: str) -> TrainResult | None:
+    """The result of `run` if it has finished with this config: found here, it costs no start of workers."""
+    try:
+        state = lake.runs.get(run).state
+    except NotFoundError:
+        return None
+    if state["status"] != "finished" or state["config"] != config.model_dump(mode="json"):
+        return None
+    return TrainResult.from_record(state["result"])
+
+
+def _last_line(failure: Exception | None) -> str:
+    """The end of Ray's account of a failure: below its own frames stands what went wrong."""
+    lines = str(failure).strip().splitlines()
+    return lines[-1].strip() if lines else type(failure).__name__
