@@ -187,7 +187,7 @@ def test_only_the_modules_that_the_bucket_policy_knows_replace_or_delete():
     passes on what these call."""
     calls = {
         (path.stem, node.func.attr)
-        for path in (ROOT / "datalake").glob("*.py")
+        for path in (ROOT / "datalake").rglob("*.py")
         for node in ast.walk(ast.parse(path.read_text()))
         if isinstance(node, ast.Call)
         and isinstance(node.func, ast.Attribute)
@@ -196,11 +196,11 @@ def test_only_the_modules_that_the_bucket_policy_knows_replace_or_delete():
     }
     assert calls == {
         ("shards", "replace"),
-        ("pulses", "replace"),
+        ("heartbeat", "replace"),
         ("verdict", "replace"),
-        ("runs", "delete"),
+        ("run", "delete"),
         ("probe", "delete"),
         ("garbage", "delete"),
-        ("patience", "replace"),
-        ("patience", "delete"),
+        ("wait", "replace"),
+        ("wait", "delete"),
     }
