@@ -30,6 +30,10 @@ class GenerationFailedError(OrchestrationError):
     """A shard could not be made although its worker was replaced and tried again."""
 
 
+class WorkerDiedError(OrchestrationError):
+    """The process that worked on a task died, or could not be started, more often than is tolerated."""
+
+
 class TrainingFailedError(OrchestrationError):
     """The training workers died more often than the job tolerates."""
 

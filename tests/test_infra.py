@@ -17,7 +17,7 @@ import typer
 import yaml
 
 from orchestration.cli import app
-from orchestration.drain import MARGIN_S
+from orchestration.cluster.drain import MARGIN_S
 from orchestration.runs.signals import GRACE_S
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -10,6 +10,9 @@ from typing import Any, TypeVar
 import ray
 from ray.exceptions import RayTaskError
 
+from orchestration.cluster.head import check_cluster
+from orchestration.cluster.pool import POLL_S, named_cause
+from orchestration.cluster.resources import Demand, WaitNotice, require
 from orchestration.cluster.session import compute_cores
 
 Item = TypeVar("Item")
@@ -22,9 +25,14 @@ _IN_FLIGHT_PER_CORE = 2
 def ray_map(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
     """Apply ``function`` to each item in a Ray task, lazily. Ray must be initialised.
 
+    Raises InvalidRequestError for a cluster without a CPU for tasks, and says every 30 s what it waits for.
+
     A task whose worker dies is run again by Ray, so ``function`` must be harmless to repeat; the error that it raises
     is raised here as it was.
     """
+    demand = Demand("a task of 1 CPU", ({"CPU": 1.0},), "use --no-ray, or join a cluster with CPUs for tasks")
+    require(demand)
+    _await_room(demand)
     shared = ray.put(function)
     name = getattr(function, "func", function)
     task = _apply.options(name=f"corpus: {getattr(name, '__name__', type(name).__name__)}")
@@ -38,11 +46,25 @@ def ray_map(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterat
         yield _result(waiting.popleft())
 
 
+def _await_room(demand: Demand) -> None:
+    """Return once a task of ours has run; later ones may take long, which is no reason to speak of waiting."""
+    notice, first = WaitNotice(demand), _apply.options(name="corpus: begin").remote(_nothing, None)
+    while not ray.wait([first], timeout=POLL_S)[0]:
+        check_cluster()
+        notice.poll()
+
+
+def _nothing(_item: None) -> None:
+    return None
+
+
 def _result(reference: Any) -> Any:
+    while not ray.wait([reference], timeout=POLL_S)[0]:
+        check_cluster()
     try:
         return ray.get(reference)
     except RayTaskError as error:
-        raise error.cause from error
+        raise named_cause(error) from error
 
 
 @ray.remote(num_cpus=1)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import logging
+import math
 import os
 import signal
 import socket
@@ -22,11 +23,11 @@ from ray._private import services
 from ray._raylet import GcsClient  # type: ignore[attr-defined]  # compiled
 from ray.exceptions import RayError
 
+from orchestration.cluster.address import cannot_join, check_head, cluster_address
 from orchestration.cluster.head import Head, await_cluster, joined_head, leave_without_head
 from orchestration.cluster.submitted import inside_ray_job
 from orchestration.console.progress import console
 from orchestration.errors import ClusterLostError
-from orchestration.ray_address import cannot_join, check_head, cluster_address
 
 CGROUP_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 
@@ -35,6 +36,10 @@ OUR_PACKAGES = ("generator", "datalake", "trainer", "orchestration")
 # Two Train workers plus their data tasks hang on two logical CPUs, so a laptop's Ray gets some to spare;
 # how many processes really compute at once is decided by `compute_cores`.
 LOCAL_LOGICAL_CPUS = 4
+
+# More processes than cores are slow and yet right, as long as memory bears them: Ray starts one for each logical CPU.
+LOGICAL_CPUS_PER_CORE = 4
+MOST_LOGICAL_CPUS = 16
 
 START_ATTEMPTS = 3
 START_TIMEOUT = "timed out during startup"
@@ -80,8 +85,12 @@ def cluster_facts() -> dict[str, Any]:
 
 
 @contextmanager
-def ray_session() -> Iterator[None]:
-    """Join ``RAY_ADDRESS`` or start a local Ray; a Ray that the caller already initialised is left alone."""
+def ray_session(cpus: float = 0) -> Iterator[None]:
+    """Join ``RAY_ADDRESS`` or start a local Ray; a Ray that the caller already initialised is left alone.
+
+    A local one gets ``cpus`` logical CPUs if the machine has fewer: what the processes of the job that it is for need
+    at once. Raises InvalidRequestError for an address that cannot be a cluster's, ClusterLostError if none is there.
+    """
     if ray.is_initialized():
         yield
         return
@@ -97,7 +106,7 @@ def ray_session() -> Iterator[None]:
                 options["runtime_env"] = {"py_modules": modules}
             _join(address, options)
         else:
-            _start(options)
+            _start(options, cpus)
     with leave_without_head(joined_head()):
         try:
             yield
@@ -132,8 +141,10 @@ def _no_dashboard() -> Iterator[None]:
             os.environ[API_SERVER] = before
 
 
-def _start(options: dict[str, Any]) -> None:
-    num_cpus = max(LOCAL_LOGICAL_CPUS, local_cores())
+def _start(options: dict[str, Any], cpus: float = 0) -> None:
+    cores = local_cores()
+    most = max(MOST_LOGICAL_CPUS, LOGICAL_CPUS_PER_CORE * cores)
+    num_cpus = max(LOCAL_LOGICAL_CPUS, cores, min(math.ceil(cpus), most))
     for attempt in range(1, START_ATTEMPTS + 1):
         try:
             # "local" and not the default: a stale address file of an earlier cluster would mislead the default.

@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from orchestration.cluster.address import cluster_address
 from orchestration.commands.common import (
     DEFAULT_LAKE,
     AsJson,
@@ -24,7 +25,6 @@ from orchestration.console.progress import corpus_stages
 from orchestration.corpus.add import add_corpus
 from orchestration.corpus.files import Mapper
 from orchestration.corpus.profile import SCORED_TOKENS, CorpusProfile, known_bands, profile_corpus
-from orchestration.ray_address import cluster_address
 
 app = typer.Typer(no_args_is_help=True)
 

@@ -84,7 +84,8 @@ def generate_run(lake: Lake, request: GenerateRequest, run: str | None) -> dict[
     from orchestration.generation.job import run_generation
 
     started = time.monotonic()
-    with job() as stop, ray_session(), stage(f"generate {request.params.ref}", request.tokens) as advance:
+    cpus = (request.actors or 1) * (request.cpus_per_actor or 1)
+    with job() as stop, ray_session(cpus), stage(f"generate {request.params.ref}", request.tokens) as advance:
         result = run_generation(lake, request, advance, run=run, stop=stop)
     return {**result.to_record(), "seconds": round(time.monotonic() - started, 2)}
 
@@ -159,9 +160,9 @@ def train_run(
             return train_here(lake, config, run, on_event=on_event, damage=damage, stop=stop)
         from orchestration.cluster.session import ray_session
         from orchestration.live.job import train_live
-        from orchestration.training.ray_train import default_workers
+        from orchestration.training.ray_train import cpus_of_training, default_workers
 
-        with ray_session():
+        with ray_session(cpus_of_training(workers, live)):
             count, on_gpu = default_workers(config, workers, gpu)
             return train_live(
                 *(lake, config, live, run),

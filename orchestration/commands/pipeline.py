@@ -39,9 +39,11 @@ def pipeline_run(lake: Lake, config: PipelineConfig, run: str | None, settings: 
     """Run a pipeline with progress shown; returns its result."""
     from orchestration.cluster.session import ray_session
     from orchestration.pipeline.job import PipelineSettings, run_pipeline
+    from orchestration.training.ray_train import cpus_of_training
 
-    with job() as stop, ray_session():
-        return run_pipeline(lake, config, run, settings=PipelineSettings(**settings), stop=stop)
+    how = PipelineSettings(**settings)
+    with job() as stop, ray_session(max(how.actors or 1, cpus_of_training(how.workers))):
+        return run_pipeline(lake, config, run, settings=how, stop=stop)
 
 
 def print_pipeline(result: dict[str, Any], as_json: bool) -> None:

@@ -15,6 +15,7 @@ from itertools import chain, count
 from typing import Any
 
 import ray
+from ray.exceptions import RayTaskError
 
 from datalake import (
     Lake,
@@ -26,18 +27,25 @@ from datalake import (
     shard_layout,
 )
 from datalake.errors import RunHeldError
+from datalake.events import tell
 from datalake.registry.datasets import DatasetVersion
 from datalake.registry.params import ParameterVersion
 from generator import check_acceptance, parse_spec
 from orchestration.cluster.head import check_cluster
+from orchestration.cluster.pool import POLL_S, ActorPool, named_cause
+from orchestration.cluster.resources import Demand, cluster_nodes, require
 from orchestration.cluster.session import cluster_facts, compute_cores
+from orchestration.console.progress import console
 from orchestration.errors import InvalidRequestError
-from orchestration.generation.pool import Made, Shard, ShardPool
+from orchestration.generation.pool import Made, Shard, ShardTasks
 from orchestration.generation.worker import ShardWorker, synthetic_source
 from orchestration.runs.lease import Held, hold
 from orchestration.runs.signals import Stop
 
 DEFAULT_SHARD_SEQUENCES = 4096
+
+# One shard in work and one waiting per actor keep it busy; more would only hold results in memory.
+IN_FLIGHT_PER_ACTOR = 2
 
 
 @dataclass(frozen=True)
@@ -80,6 +88,10 @@ class GenerateRequest:
             raise InvalidRequestError(f"cpus_per_actor = {self.cpus_per_actor}: expected at least 1; leave it out")
         if self.gpus_per_actor is not None and not (self.gpus_per_actor >= 0 and math.isfinite(self.gpus_per_actor)):
             raise InvalidRequestError(f"gpus_per_actor = {self.gpus_per_actor}: expected 0 or more; leave it out")
+        if self.gpus_per_actor is not None and self.gpus_per_actor > 1 and self.gpus_per_actor % 1:
+            raise InvalidRequestError(
+                f"gpus_per_actor = {self.gpus_per_actor}: a part of a GPU or whole ones; give 0 to 1 or a whole number"
+            )
 
 
 @dataclass(frozen=True)
@@ -121,7 +133,8 @@ def run_generation(
     Ray must be initialised. The record is run `run`; without a name it is the request's own run, or another one where
     that is being worked on: generations may race, since what they make is the same.
 
-    Raises BandError before any work when the band is hardly met, GenerationFailedError when a shard cannot be made,
+    Raises BandError before any work when the band is hardly met, InvalidRequestError for an actor that no node of the
+    cluster can hold, GenerationFailedError when a shard cannot be made,
     JobStopped once `stop` or a request in the lake has ended it, and what `hold` raises.
     """
     lake.check_writable()
@@ -131,15 +144,17 @@ def run_generation(
     sequences = math.ceil(request.tokens / spec.seq_len)
     layout = shard_layout(sequences, request.shard_sequences)
     options = actor_options(request)
+    demand = demand_of_actor(request, options)
+    require(demand, stop)
     with _hold(lake, request, run, stop, parent, options) as held:
-        made = _make_shards(lake, source, layout, request, options, held, advance)
+        made = _make_shards(lake, source, layout, request, options, demand, held, advance)
         refs = [made[first][0] for first, _ in layout]
         manifest = Manifest.build(
             source,
             refs,
             seq_len=spec.seq_len,
             vocab_size=spec.vocab_size,
-            content_digest=_content_digest(lake, refs),
+            content_digest=_content_digest(lake, refs, held),
         )
         dataset = lake.datasets.commit(
             request.dataset_name, manifest, params=request.params.ref, message=request.message
@@ -195,8 +210,26 @@ def actor_options(request: GenerateRequest) -> dict[str, Any]:
         raise InvalidRequestError("backend = 'triton': this Ray has no GPU; use auto, or join a cluster that has some")
     per_actor = request.gpus_per_actor if request.gpus_per_actor is not None else float(min(gpus, 1))
     on_gpus = request.actors or (int(gpus / per_actor) if per_actor else 0)
-    cpus = request.cpus_per_actor or (max(1, compute_cores() // on_gpus) if gpus and on_gpus else 1)
-    return {"num_cpus": cpus, "num_gpus": per_actor}
+    shared = [compute_cores() // on_gpus] if gpus and on_gpus else [1]
+    if gpus and per_actor:  # nodes differ: no more than what each of those with GPUs can spare
+        shared += [int(node["CPU"] / max(1.0, node["GPU"] // per_actor)) for node in cluster_nodes() if node["GPU"]]
+    return {"num_cpus": request.cpus_per_actor or max(1, min(shared)), "num_gpus": per_actor}
+
+
+def demand_of_actor(request: GenerateRequest, options: dict[str, Any]) -> Demand:
+    """What one actor needs, without which nothing is made; more of them only make it quicker."""
+    cpus, gpus = options["num_cpus"], options["num_gpus"]
+    if gpus and (request.gpus_per_actor is not None or request.backend == "triton"):
+        return Demand(
+            f"gpus_per_actor = {gpus:g}",
+            ({"CPU": cpus, "GPU": gpus},),
+            "lower --gpus-per-actor (0 uses the CPUs) or --cpus-per-actor, or join a cluster with such a node",
+        )
+    return Demand(
+        f"cpus_per_actor = {cpus}",
+        ({"CPU": cpus, "GPU": gpus},),
+        "lower --cpus-per-actor, or join a cluster with such a node",
+    )
 
 
 def room_for_actors(request: GenerateRequest, options: dict[str, Any]) -> int:
@@ -214,6 +247,7 @@ def _make_shards(
     layout: Sequence[Shard],
     request: GenerateRequest,
     options: dict[str, Any],
+    demand: Demand,
     held: Held,
     advance: Callable[[float, str], None],
 ) -> dict[int, Made]:
@@ -227,30 +261,45 @@ def _make_shards(
         title = f"{request.dataset_name} #{number}"
         return worker.remote(lake, source, request.backend, options["num_cpus"], title, held.run.name)
 
-    def on_made(shard: Shard, result: Made, note: str) -> None:
+    def on_made(shard: Shard, result: Made) -> None:
         nonlocal tokens_done
         made[shard[0]] = result
         tokens_done += shard[1] * seq_len
+        note = f"{pool.size} actors"
         held.advance(tokens_done, request.tokens, "tokens", f"{len(made)} of {len(layout)} shards, {note}")
         advance(tokens_done, f"{len(made)} shards, {note}")
 
-    def look() -> None:
+    def poll() -> None:
         held.check()
-        check_cluster()
         if held.stop.is_set():
             raise held.stop.error(held.run.name, f"has {len(made)} of {len(layout)} shards")
 
-    pool = ShardPool(
+    pool: ActorPool[Shard] = ActorPool(
         make_actor,
-        room=lambda: room_for_actors(request, options),
+        lambda: room_for_actors(request, options),
+        demand,
+        depth=IN_FLIGHT_PER_ACTOR,
         fault=held.fault,
-        task_name=f"shard of {source.data_digest[:8]}",
+        on_size=lambda actors, shards: tell("pool", logger="morphogen.generator", actors=actors, in_flight=shards),
     )
-    pool.make(layout, on_made, look)
+    with pool:
+        pool.work(ShardTasks(layout, on_made, f"shard of {source.data_digest[:8]}"), poll)
     return made
 
 
-def _content_digest(lake: Lake, refs: list[ShardRef]) -> str:
+def _content_digest(lake: Lake, refs: list[ShardRef], held: Held) -> str:
+    """The digest of all tokens, read back; raises JobStopped if the job is stopped meanwhile: all shards are kept."""
     # In a task, because the driver may sit far from the store and holds no bulk data.
-    task = ray.remote(content_digest).options(num_cpus=1, name="content digest")
-    return ray.get(task.remote(lake.store, refs))
+    task: Any = ray.remote(content_digest).options(num_cpus=1, name="content digest")
+    reading = task.remote(lake.store, refs)
+    console.print(f"reading {len(refs)} shards back for the digest of their tokens")
+    while not ray.wait([reading], timeout=POLL_S)[0]:
+        held.check()
+        check_cluster()
+        if held.stop.is_set():
+            ray.cancel(reading, force=True)
+            raise held.stop.error(held.run.name, f"has all {len(refs)} shards and is reading them back")
+    try:
+        return ray.get(reading)
+    except RayTaskError as error:
+        raise named_cause(error) from error

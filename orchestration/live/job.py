@@ -17,6 +17,7 @@ from datalake import Lake, Promise
 from datalake.errors import NotFoundError
 from datalake.names import parse_ref
 from generator import check_acceptance, parse_spec
+from orchestration.cluster.resources import Demand, cluster_nodes, demand_of_workers, require
 from orchestration.cluster.session import compute_cores
 from orchestration.errors import InvalidRequestError
 from orchestration.generation.worker import synthetic_source
@@ -148,21 +149,28 @@ def _first_step(lake: Lake, run: str) -> int:
 
 
 def _pool(request: LiveRequest, workers: int, use_gpu: bool) -> tuple[int, int, int]:
-    """Generator actors, CPUs of each and GPUs of each, beside the training workers and one CPU that loads."""
-    cpus, gpus = (int(ray.cluster_resources().get(kind, 0)) for kind in ("CPU", "GPU"))
+    """Generator actors, CPUs of each and GPUs of each, beside the training workers and one CPU that loads.
+
+    Raises InvalidRequestError if the cluster can never hold them all.
+    """
+    cpus, gpus = (int(sum(node[kind] for node in cluster_nodes())) for kind in ("CPU", "GPU"))
     room = cpus - workers - 1
     free_gpus = gpus - workers * use_gpu if request.backend in ("auto", "triton") else 0
     if request.backend == "triton" and free_gpus < 1:
         raise InvalidRequestError(
             f"backend = 'triton': none of this Ray's {gpus} GPUs is left beside {workers} workers; use auto"
         )
-    most = min(room, free_gpus) if free_gpus > 0 else room
-    if most < (request.actors or 1):
-        raise InvalidRequestError(
-            f"actors = {request.actors or 1}: this Ray has {cpus} CPUs, {workers} for workers and 1 for loading; lower "
-            "the number of actors or workers, or join a larger cluster"
+    on_gpu = int(free_gpus > 0)
+    actors = request.actors or 1
+    training = demand_of_workers(workers, use_gpu)
+    require(
+        Demand(
+            f"workers = {workers} and actors = {actors}, live",
+            (*training.bundles, *([{"CPU": 1.0, "GPU": float(on_gpu)}] * actors)),
+            "lower the number of workers or of the generators' actors, or join a larger cluster",
         )
-    if free_gpus > 0:
-        actors = request.actors or most
+    )
+    if on_gpu:
+        actors = request.actors or max(1, min(room, free_gpus))
         return actors, max(1, room // actors), 1
-    return request.actors or min(most, compute_cores()), 1, 0
+    return request.actors or max(1, min(room, compute_cores())), 1, 0

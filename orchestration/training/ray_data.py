@@ -17,14 +17,12 @@ import ray
 import ray.data
 
 from datalake import Plan
+from orchestration.cluster.resources import LOADING_CPUS
 from orchestration.training.step_rows import load_steps
 from trainer import Batch, TrainDataset
 
 # Large enough that a task's overhead vanishes, small enough that the first batch comes soon.
 BLOCK_BYTES = 1 << 20
-
-# A block is read by a task that mostly waits for the store: it must fit beside the training workers' CPUs.
-TASK_CPUS = 0.25
 
 # Each task is a process that imports us, and a rank is fed by far less than one: without a limit Ray Data starts as
 # many as fit in the cluster, to read the whole run ahead. One reads while the next waits, for a store or a live feed.
@@ -73,7 +71,7 @@ def stream_steps(
         .map_batches(
             lambda batch: load(batch["id"] + steps.start),
             batch_size=None,
-            num_cpus=TASK_CPUS,
+            num_cpus=LOADING_CPUS,
             compute=ray.data.TaskPoolStrategy(TASKS),
         )
         .iter_batches(batch_size=rank_batch, batch_format="pyarrow", prefetch_batches=prefetch)

@@ -22,9 +22,11 @@ from datalake import DamagePolicy, Lake
 from datalake.errors import DatalakeError, NotFoundError
 from generator.errors import GeneratorError
 from orchestration.cluster.head import await_cluster, check_cluster
+from orchestration.cluster.resources import Demand, WaitNotice, cluster_nodes, demand_of_workers, fits, require
 from orchestration.cluster.session import cluster_facts, local_cores
 from orchestration.errors import InvalidRequestError, JobStopped, OrchestrationError, TrainingFailedError
 from orchestration.generation.recompute import caretaker
+from orchestration.live.config import LiveRequest
 from orchestration.live.stream import LiveStream
 from orchestration.runs.lease import Held, hold
 from orchestration.runs.signals import Stop
@@ -108,8 +110,9 @@ def train_on_ray(
     `live`, one of the datasets is being made meanwhile, and batches come from its stream. `settings` are kept in the
     record beside this function's own, for whoever resumes the run.
 
-    Raises the worker's own named error if it had one, TrainingFailedError after ATTEMPTS deaths of workers, JobStopped
-    once `stop` or a request in the lake has ended it, and what `hold` raises.
+    Raises InvalidRequestError if the cluster can never hold the workers, the worker's own named error if it had one,
+    TrainingFailedError after ATTEMPTS deaths of workers, JobStopped once `stop` or a request in the lake has ended it,
+    and what `hold` raises.
     """
     if workers < 1 or config.batch_sequences % workers:
         raise InvalidRequestError(
@@ -121,8 +124,10 @@ def train_on_ray(
         return recorded
     lake.check_writable()
     damage = damage or DamagePolicy()
-    # What is wrong with the inputs is known before any worker starts.
+    # What is wrong with the inputs is known before any worker starts, and so is what the cluster cannot hold.
     inputs = open_inputs(config, lake, live.dataset if live else None).describe()
+    demand = demand_of_workers(workers, use_gpu)
+    require(demand, stop)
     fields = config.model_dump(mode="json")
     own = {"workers": workers, "gpu": use_gpu, "parallel": parallel, "ray": True, "damage": asdict(damage)}
     with hold(
@@ -134,7 +139,7 @@ def train_on_ray(
     ) as held:
         scaling = ScalingConfig(num_workers=workers, use_gpu=use_gpu)
         job = {"damage": damage, "live": live, "parallel": parallel}
-        return _Training(lake, config, held, scaling, job, on_event or (lambda _event: None)).run()
+        return _Training(lake, config, held, scaling, demand, job, on_event or (lambda _event: None)).run()
 
 
 class _Training:
@@ -146,10 +151,12 @@ class _Training:
         config: TrainConfig,
         held: Held,
         scaling: ScalingConfig,
+        demand: Demand,
         job: dict[str, Any],
         on_event: OnEvent,
     ) -> None:
         self._config, self._held, self._scaling, self._on_event = config, held, scaling, on_event
+        self._demand = demand
         self._board: Any = None
         self._job = {
             "lake_uri": lake.store.uri,
@@ -193,12 +200,14 @@ class _Training:
         self._stepping = asked = False
         self._board, self._events = ray.remote(num_cpus=0)(EventBoard).remote(self._held.run.name), None
         with tempfile.TemporaryDirectory(prefix="morphogen-ray-train-", ignore_cleanup_errors=True) as scratch:
-            fit = _Fit(self._job | {"board": self._board}, self._scaling, scratch)
+            fit, notice = _Fit(self._job | {"board": self._board}, self._scaling, scratch), WaitNotice(self._demand)
             while fit.is_alive():
                 fit.join(POLL_S)
                 self._show_events()
                 self._held.check()
                 check_cluster()
+                if not self._stepping:
+                    notice.poll()
                 if self._held.stop.is_set() and not asked:
                     if not self._stepping:  # workers that have done nothing yet have nothing to keep
                         raise self._stopped()
@@ -255,16 +264,26 @@ class _Fit(threading.Thread):
 
 def default_workers(config: TrainConfig, workers: int | None = None, gpu: bool | None = None) -> tuple[int, bool]:
     """DDP workers and whether each has a GPU, what is None from the cluster: as many GPUs as share the batch evenly,
-    or up to CPU_WORKERS processes where there are none. Ray must be initialised."""
+    or up to CPU_WORKERS processes where there are none, if that many fit. Ray must be initialised."""
     gpus = int(ray.cluster_resources().get("GPU", 0))
     on_gpu = gpus > 0 if gpu is None else gpu
     most = max(1, gpus) if on_gpu else CPU_WORKERS
+    nodes = cluster_nodes()
     fitting = [
         count
         for count in range(1, min(most, config.batch_sequences) + 1)
-        if config.batch_sequences % count == 0 and config.batch_sequences // count >= config.micro_batches
+        if config.batch_sequences % count == 0
+        and config.batch_sequences // count >= config.micro_batches
+        and fits(demand_of_workers(count, on_gpu).bundles, nodes)
     ]
     return workers or max(fitting, default=1), on_gpu
+
+
+def cpus_of_training(workers: int | None, live: LiveRequest | None = None) -> float:
+    """Logical CPUs that a training takes of a Ray of its own: its workers, what loads their rows, live generators."""
+    generators = 0 if live is None else (live.actors or 1)
+    loading = demand_of_workers(workers or CPU_WORKERS, use_gpu=True).total("CPU") if live is None else 1
+    return (workers or CPU_WORKERS) + loading + generators
 
 
 def finished_result(lake: Lake, config: TrainConfig, run: str) -> TrainResult | None:

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from orchestration.drain import is_driver, is_working, main
+from orchestration.cluster.drain import is_driver, is_working, main
 
 DRIVER = """
 import signal, sys, time
@@ -46,7 +46,7 @@ def test_a_driver_ends_by_itself_and_a_neighbour_is_left_alone(tmp_path):
         (["/usr/bin/python3.11", "/usr/local/bin/morphogen", "train", "x.toml"], True),
         (["morphogen", "runs", "list"], True),
         (["/bin/sh", "-c", "python -m orchestration generate code@1"], False),
-        (["python", "-m", "orchestration.drain"], False),
+        (["python", "-m", "orchestration.cluster.drain"], False),
         (["python", "-m", "http.server"], False),
         (["ls", "/data", "morphogen"], False),
         ([], False),

@@ -9,9 +9,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from orchestration import ray_address
+from orchestration.cluster import address as ray_address
+from orchestration.cluster.address import cannot_join, check_head, cluster_address
 from orchestration.errors import ClusterLostError, InvalidRequestError
-from orchestration.ray_address import cannot_join, check_head, cluster_address
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""``python -m orchestration.drain``: end this container's jobs in good order, before the container is killed.
+"""``python -m orchestration.cluster.drain``: end this container's jobs in good order, before the container is killed.
 
 Kubernetes signals a container's first process, which in a Ray pod is a shell that passes nothing on. As the pod's
 preStop hook this command does it: the drivers of jobs get SIGTERM and their grace; on a pod without one it waits until
@@ -25,7 +25,9 @@ LOOK_S = 0.5
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Drain; 0 once nothing is at work any more, 1 if something still is when the grace and a margin are over."""
-    parser = argparse.ArgumentParser(prog="python -m orchestration.drain", description="End the jobs of a container.")
+    parser = argparse.ArgumentParser(
+        prog="python -m orchestration.cluster.drain", description="End the jobs of a container."
+    )
     parser.add_argument("--below", type=int, default=1, metavar="PID", help="only what descends from this process")
     below = parser.parse_args(arguments).below
     deadline = time.monotonic() + grace_seconds() + MARGIN_S

@@ -1,0 +1,192 @@
+"""Whether a job can ever run on the Ray at hand: what it needs at once, what there is, and what is said meanwhile.
+
+Ray queues what does not fit, for ever and without a word. So every job states its demand before it begins: one that the
+cluster cannot meet is refused, unless an autoscaler may still bring nodes. While nothing of a job runs yet, it says
+every half a minute what it waits for.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+from ray._raylet import GcsClient  # type: ignore[attr-defined]  # compiled
+from ray.autoscaler.v2.sdk import get_cluster_status
+from ray.autoscaler.v2.utils import is_autoscaler_v2
+
+from orchestration.cluster.address import cluster_address
+from orchestration.cluster.session import local_cores
+from orchestration.console.progress import console
+from orchestration.errors import InvalidRequestError, JobStopped
+from orchestration.runs.signals import Stop, seconds_setting
+
+NOTICE_S = 30.0
+JOIN_S = 10.0
+LOOK_S = 0.5
+KINDS = ("CPU", "GPU")
+AUTOSCALING_STATUS = b"__autoscaling_status"
+
+# A task that reads a rank's rows mostly waits for the store: it must fit beside the training workers' CPUs.
+LOADING_CPUS = 0.25
+
+# Ray's own arithmetic is in ten thousandths.
+_TINY = 1e-4
+
+Bundle = Mapping[str, float]
+"""Resources that one process takes, all on one node: amounts by ``CPU`` and ``GPU``."""
+
+
+@dataclass(frozen=True)
+class Demand:
+    """What a job needs at the same time to go on at all.
+
+    ``what`` names the setting and its value ("workers = 4"), ``advice`` what its user can change.
+    """
+
+    what: str
+    bundles: tuple[Bundle, ...]
+    advice: str
+
+    def total(self, kind: str) -> float:
+        """The sum over all processes."""
+        return sum(bundle.get(kind, 0.0) for bundle in self.bundles)
+
+    @property
+    def text(self) -> str:
+        """``4.5 CPUs and 2 GPUs``, and how much of it on one node where that is the harder part."""
+        said = _amounts({kind: amount for kind in KINDS if (amount := self.total(kind))})
+        largest = max(self.bundles, key=lambda bundle: (bundle.get("GPU", 0), bundle.get("CPU", 0)))
+        alone = len(self.bundles) == 1 and sum(largest.values()) > 1
+        return f"{said} on one node" if alone else said
+
+
+def demand_of_workers(workers: int, use_gpu: bool, what: str = "") -> Demand:
+    """What training workers need: a CPU each, or a GPU, and the tasks that read their rows beside them."""
+    worker: Bundle = {"GPU": 1.0} if use_gpu else {"CPU": 1.0}
+    loading: Bundle = {"CPU": LOADING_CPUS}
+    return Demand(
+        what or f"workers = {workers}",
+        (*([worker] * workers), *([loading] * workers)),
+        "use fewer --workers" + (" or --no-gpu" if use_gpu else "") + ", or join a larger cluster",
+    )
+
+
+def fits(bundles: Iterable[Bundle], nodes: Iterable[Bundle]) -> bool:
+    """Whether all bundles find room at once: the largest first, each on the first node that can hold it."""
+    free = [dict(node) for node in nodes]
+    for bundle in sorted(bundles, key=lambda each: (each.get("GPU", 0.0), each.get("CPU", 0.0)), reverse=True):
+        for node in free:
+            if all(node.get(kind, 0.0) + _TINY >= amount for kind, amount in bundle.items()):
+                for kind, amount in bundle.items():
+                    node[kind] = node.get(kind, 0.0) - amount
+                break
+        else:
+            return False
+    return True
+
+
+def cluster_nodes() -> list[dict[str, float]]:
+    """CPUs and GPUs of each live node, whether in use or not."""
+    return [{kind: float(node["Resources"].get(kind, 0.0)) for kind in KINDS} for node in ray.nodes() if node["Alive"]]
+
+
+def require(demand: Demand, stop: Stop | None = None, clock: Callable[[], float] = time.monotonic) -> None:
+    """Return if the cluster can hold ``demand``, free or not, or if an autoscaler may make it so.
+
+    A cluster that somebody is still starting gets `MORPHOGEN_CLUSTER_WAIT_S` seconds (10) for its nodes to join; a Ray
+    of one's own has all that it will ever have. Raises InvalidRequestError with what was asked for and what there is,
+    JobStopped if ``stop`` is set meanwhile.
+    """
+    waits = cluster_address() is not None
+    until = clock() + (_join_seconds() if waits else 0.0)
+    said = False
+    while not fits(demand.bundles, nodes := cluster_nodes()):
+        if waits and autoscales():
+            return
+        if clock() >= until:
+            raise InvalidRequestError(
+                f"{demand.what}: that takes {demand.text}, and {_have(nodes)}; {demand.advice}"
+                + (", or wait longer for its nodes with MORPHOGEN_CLUSTER_WAIT_S" if waits else "")
+            )
+        if stop is not None and stop.is_set():
+            raise JobStopped(f"stopped ({stop.reason}) before it began", stop.exit_code, stop.reason)
+        if not said:
+            console.print(f"{demand.what} takes {demand.text}, and {_have(nodes)}: waiting for nodes to join")
+            said = True
+        time.sleep(LOOK_S)
+
+
+class WaitNotice:
+    """Says every 30 s what a job waits for, as long as it is asked: while nothing of the job runs."""
+
+    def __init__(
+        self,
+        demand: Demand,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        say: Callable[[str], Any] = console.print,
+    ) -> None:
+        self._demand, self._clock, self._say = demand, clock, say
+        self._since = self._said = clock()
+
+    def poll(self) -> None:
+        """Nothing of the job runs now: say so if it is time."""
+        now = self._clock()
+        if now - self._said < NOTICE_S:
+            return
+        self._said = now
+        free = ray.available_resources()
+        self._say(
+            f"waiting for {now - self._since:.0f} s for {self._demand.text} ({self._demand.what}): "
+            f"{_have(cluster_nodes())}, of which {_amounts({kind: free.get(kind, 0.0) for kind in KINDS})} free now"
+        )
+
+    def running(self) -> None:
+        """Something of the job runs: the next wait is a new one."""
+        self._since = self._said = self._clock()
+
+
+def autoscales() -> bool:
+    """Whether an autoscaler that can start nodes serves the cluster.
+
+    Every head runs one, but without node types of its own it only mirrors the nodes there are, as types that are named
+    ``node_`` and a node's id.
+    """
+    address = ray.get_runtime_context().gcs_address
+    client = GcsClient(address=address)
+    if is_autoscaler_v2(fetch_from_server=True, gcs_client=client):
+        status = get_cluster_status(address)
+        types = {node.ray_node_type_name for node in (*status.active_nodes, *status.idle_nodes, *status.pending_nodes)}
+        types |= {launch.ray_node_type_name for launch in status.pending_launches}
+    else:
+        raw = client.internal_kv_get(AUTOSCALING_STATUS, None, 5)
+        report = (json.loads(raw).get("autoscaler_report") or {}) if raw else {}
+        types = {*report.get("active_nodes", {}), *report.get("pending_launches", {})}
+    return any(name and not name.startswith("node_") for name in types)
+
+
+def _join_seconds() -> float:
+    expected = "expected seconds, 0 to 86400; 10 is the default"
+    return seconds_setting("MORPHOGEN_CLUSTER_WAIT_S", JOIN_S, lambda seconds: 0 <= seconds <= 86_400, expected)
+
+
+def _have(nodes: Sequence[Bundle]) -> str:
+    total = _amounts({kind: sum(node.get(kind, 0.0) for node in nodes) for kind in KINDS})
+    if cluster_address() is None and len(nodes) == 1:
+        return f"the Ray of this machine ({local_cores()} cores) has {total}"
+    most = max((node.get("CPU", 0.0) for node in nodes), default=0.0)
+    where = f"on {len(nodes)} nodes, at most {most:g} CPUs on one" if len(nodes) > 1 else "on one node"
+    return f"the cluster has {total} {where}"
+
+
+def _amounts(amounts: Mapping[str, float]) -> str:
+    """``4.5 CPUs and no GPU``."""
+    return " and ".join(
+        f"{math.ceil(amount * 100) / 100:g} {kind}{'' if amount == 1 else 's'}" if amount else f"no {kind}"
+        for kind, amount in amounts.items()
+    )
