@@ -1,43 +1,57 @@
-"""Model-written Python in a process of its own: limited in time, memory and files, and cut off as far as Linux lets us.
+"""Model-written Python, run where it can reach nothing and judged by what it computes, not by what it says.
 
-What holds is measured, not assumed (`protection`). Always: no environment, no standard input, a temporary working
-folder, limits of CPU time, wall time, memory, open files and file size. Where the kernel allows a user namespace: no
-network, and no process outlives or sees beyond the program's own. With Landlock: no other file can be written, and only
-Python and the system's libraries read. None of this is a virtual machine: a hole in the kernel is a hole in it.
+`run_tests` runs a program and tests of it in two processes (`sandbox_sides`), both confined as far as Linux lets us
+(`sandbox_confine`, `sandbox_filter`) and watched by a third (`sandbox_child`), which reports here. Whatever the program
+does, the outcome is that it passed or did not. What holds on this machine is found out by trying (`sandbox_check`).
+None of this is a virtual machine: a hole in the kernel is a hole in it.
 """
 
 from __future__ import annotations
 
+import base64
 import functools
 import json
 import math
 import os
-import secrets
+import select
+import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
+import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO, Any
 
-CHILD = Path(__file__).with_name("sandbox_child.py")
+from orchestration import sandbox_child
+from orchestration.errors import EvaluationError
+from orchestration.sandbox_filter import refused_calls
 
-# Without a mapping of users the program holds no capability even in its own namespace.
-# A namespace's first process, over its CPU time, gets SIGKILL, which unshare tries in vain to pass on to itself.
-KILLED_WITHIN = "unshare: sigprocmask unblock failed"
-
-NAMESPACES = ("unshare", "--user", "--net", "--ipc", "--pid", "--fork", "--kill-child")
+PACKAGES = Path(__file__).resolve().parents[1]
+START = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from orchestration import sandbox_child
+del sys.path[0]
+sandbox_child.main(*map(int, sys.argv[2:]))
+"""
 
 # A program that could have been done in time must not fail because others use the machine.
 BUSY = 4
+STARTING_SECONDS = 20
+OVER_TIME = tuple(sandbox_child.SIGNALLED + number for number in (signal.SIGXCPU, signal.SIGKILL))
 
+REPORT_BYTES = 1 << 20
 PROBLEM_CHARACTERS = 200
+
+# How to confine, best first: see `sandbox_confine.enter_namespaces`. The last is without namespaces.
+ROOT, USER, NONE = "root", "user", ""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """Of one program: ``seconds`` of CPU, and ``BUSY`` times that by the clock."""
+    """Of one program: ``seconds`` of CPU, and ``BUSY`` times that by the clock; ``memory_mib`` of address space."""
 
     seconds: float = 5.0
     memory_mib: int = 512
@@ -45,115 +59,136 @@ class Limits:
 
 @dataclass(frozen=True)
 class Outcome:
-    """``finished``: the program ran to its last line. ``problem``: how it ended otherwise, in a few words."""
+    """``finished``: program and tests came to their end. ``problem``: how they ended otherwise, in a few words.
+
+    ``output``: the end of what both printed.
+    """
 
     finished: bool
     problem: str
     output: str
 
 
-@dataclass(frozen=True)
-class Protection:
-    """What a program can do outside its folder on this machine."""
-
-    network: bool
-    reads_files: bool
-    writes_files: bool
-
-    def describe(self) -> str:
-        """One line for the person who runs it."""
-        can = [
-            what
-            for what, possible in (
-                ("reach the network", self.network),
-                ("read your files", self.reads_files),
-                ("write your files", self.writes_files),
-            )
-            if possible
-        ]
-        return f"programs CAN {' and '.join(can)}" if can else "programs have no network and no files but their own"
+def run_python(program: str, limits: Limits, *, namespaces: str | None = None) -> Outcome:
+    """Run ``program`` by itself. That it finished is what its process says; only tests prove anything (`run_tests`)."""
+    return run_tests(program, "", limits, namespaces=namespaces)
 
 
-def run_python(program: str, limits: Limits) -> Outcome:
-    """Run ``program`` with this interpreter. It counts as finished only if it came to its end and exited with 0."""
-    # Exit code 0 alone would let `raise SystemExit` pass for success.
-    done = secrets.token_hex(16)
-    with tempfile.TemporaryDirectory(prefix="morphogen-run-", ignore_cleanup_errors=True) as folder:
-        path, output = Path(folder) / "program.py", Path(folder) / "output"
-        path.write_text(f"{program}\nprint({done!r})\n", encoding="utf-8", errors="surrogatepass")
-        command = [
-            *_namespaces(),
-            *(sys.executable, "-I", "-X", "utf8", str(CHILD), str(path)),
-            *(str(math.ceil(limits.seconds)), str(limits.memory_mib << 20)),
-        ]
-        with output.open("wb") as sink:
+def run_tests(
+    program: str, tests: str, limits: Limits, *, given: str = "", namespaces: str | None = None
+) -> Outcome:
+    """Run ``program``, then ``tests`` of it; ``given`` is the prompt, the part of the program that may be trusted.
+
+    ``namespaces``: one of ``ROOT``, ``USER``, ``NONE``; the best that this machine has by default. EvaluationError only
+    where the machine, not the program, is at fault.
+    """
+    how = best_namespaces() if namespaces is None else namespaces
+    report = _run(program, given, tests, limits, how)
+    if report is None:
+        return Outcome(False, "the sandbox ended without a report", "")
+    if "refused" in report:
+        raise EvaluationError(f"the sandbox cannot be set up: {report['refused']}")
+    said, lines = report["said"], report["said"].splitlines()
+    last = f": {lines[-1][:PROBLEM_CHARACTERS]}" if lines else ""
+    match report["verdict"]:
+        case "passed":
+            return Outcome(True, "", said)
+        case "not confined":
+            raise EvaluationError(f"the sandbox cannot be set up{last}")
+    code = report["program"] if report["verdict"] == "program ended" else report["tests"]
+    problem = report["problem"]
+    if problem == sandbox_child.OUT_OF_TIME or (not problem and (code is None or code in OVER_TIME)):
+        return Outcome(False, f"more than {limits.seconds:g} s", said)
+    if problem:
+        return Outcome(False, problem, said)
+    return Outcome(False, f"ended early with exit code {code}{last if code else ''}", said)
+
+
+@functools.cache
+def best_namespaces() -> str:
+    """The best way of confining that this machine has; one that it refuses is not used."""
+    for how in (ROOT, USER) if os.geteuid() == 0 else (USER,):
+        report = _run("", "", "", Limits(), how)
+        if report is not None and report.get("verdict") == "passed":
+            return how
+    return NONE
+
+
+def _run(program: str, given: str, tests: str, limits: Limits, namespaces: str) -> dict[str, Any] | None:
+    """The report of `sandbox_child`; None if there is none."""
+    instructions = refused_calls(signals=not namespaces)
+    folder = tempfile.mkdtemp(prefix="morphogen-run-")
+    task = {
+        "program": base64.b64encode(program.encode(errors="surrogatepass")).decode(),
+        "filter": base64.b64encode(instructions).decode() if instructions else "",
+        "seconds": math.ceil(limits.seconds),
+        "clock_seconds": BUSY * limits.seconds,
+        "memory_bytes": limits.memory_mib << 20,
+        "namespaces": namespaces,
+        "folder": folder,
+    }
+    reported, report_to = os.pipe()
+    lifeline, living = os.pipe()
+    with _file(task) as task_file, _file([given, tests]) as tests_file:
+        passed = [task_file.fileno(), tests_file.fileno(), report_to, lifeline]
+        try:
             process = subprocess.Popen(
-                command,
-                cwd=folder,
+                [sys.executable, "-I", "-X", "utf8", "-c", START, str(PACKAGES), *map(str, passed)],
                 env={},
                 stdin=subprocess.DEVNULL,
-                stdout=sink,
-                stderr=subprocess.STDOUT,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                pass_fds=passed,
                 start_new_session=True,
             )
-            try:
-                code = process.wait(BUSY * limits.seconds)
-            except subprocess.TimeoutExpired:
-                code = None
-            finally:
-                _kill(process)
-        text = output.read_text(encoding="utf-8", errors="replace")
-    lines = text.splitlines()
-    if code == 0 and lines and lines[-1] == done:
-        return Outcome(True, "", "\n".join(lines[:-1]))
-    killed = code in (-signal.SIGXCPU, -signal.SIGKILL, 128 + signal.SIGXCPU, 128 + signal.SIGKILL)
-    if code is None or killed or (code == 1 and lines and lines[-1].startswith(KILLED_WITHIN)):
-        return Outcome(False, f"more than {limits.seconds:g} s", text)
-    said = f": {lines[-1][:PROBLEM_CHARACTERS]}" if code and lines else ""
-    return Outcome(False, f"ended early with exit code {code}{said}", text)
-
-
-@functools.cache
-def protection() -> Protection:
-    """Try to reach a socket, a file and a folder of this process from inside."""
-    with socket.create_server(("127.0.0.1", 0)) as server, tempfile.TemporaryDirectory() as folder:
-        secret = Path(folder) / "secret"
-        secret.write_text("")
-        port = server.getsockname()[1]
-        program = f"""
-import json, socket
-def possible(action):
+            os.close(report_to)
+            os.close(lifeline)
+            body = _read(reported, time.monotonic() + STARTING_SECONDS + BUSY * limits.seconds)
+        finally:
+            os.close(living)
+            _kill(process)
+            os.close(reported)
+            _remove(folder)
     try:
-        action()
-    except OSError:
-        return False
-    return True
-print(json.dumps([
-    possible(lambda: socket.create_connection(("127.0.0.1", {port}), 1)),
-    possible(lambda: open({str(secret)!r}).close()),
-    possible(lambda: open({str(secret)!r}, "a").close()),
-]))"""
-        outcome = run_python(program, Limits())
-    if not outcome.finished:  # then nothing is known, and nothing is claimed
-        return Protection(True, True, True)
-    return Protection(*json.loads(outcome.output))
+        return None if body is None else dict(json.loads(body))
+    except ValueError:  # nothing, since the machine's memory ran out, for one
+        return None
 
 
-@functools.cache
-def _namespaces() -> tuple[str, ...]:
-    """The command that gives a program its own namespaces; empty where the kernel or the machine has none to give."""
-    try:
-        subprocess.run([*NAMESPACES, "true"], check=True, capture_output=True, timeout=10)
-    except (OSError, subprocess.SubprocessError):
-        return ()
-    return NAMESPACES
+def _file(content: Any) -> IO[bytes]:
+    """An open file without a name that holds ``content`` as JSON."""
+    file = tempfile.TemporaryFile()
+    file.write(json.dumps(content).encode())
+    file.seek(0)
+    return file
+
+
+def _read(descriptor: int, deadline: float) -> bytes | None:
+    """All that comes before the pipe's end; None if the deadline (of the monotonic clock) or the bound comes first."""
+    body = bytearray()
+    while (left := deadline - time.monotonic()) > 0:
+        if select.select([descriptor], [], [], left)[0]:
+            part = os.read(descriptor, 1 << 16)
+            if not part:
+                return bytes(body)
+            body += part
+            if len(body) > REPORT_BYTES:
+                return None
+    return None
 
 
 def _kill(process: subprocess.Popen[bytes]) -> None:
-    """The program and all it started, as far as they stayed in its session; a namespace's go with its first process."""
+    """All that was started. With the lifeline closed it ends by itself; what does not within a second is killed."""
     try:
+        process.wait(1)
+    except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)
-    except ProcessLookupError:
+    process.wait()
+
+
+def _remove(folder: str) -> None:
+    """The folder; without namespaces a program may have filled it with what cannot be removed, which is then left."""
+    try:
+        shutil.rmtree(folder, ignore_errors=True)
+    except RecursionError:
         return
-    finally:
-        process.wait()

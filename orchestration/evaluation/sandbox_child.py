@@ -1,85 +1,222 @@
-"""Runs one program under limits; started by `sandbox` as a script of its own, with nothing of ours imported.
+"""Confines one sample of pass@k and watches over it; started by `sandbox` as a process of its own.
 
-    python -I sandbox_child.py PROGRAM CPU_SECONDS MEMORY_BYTES
-
-Limits are set, then Landlock (Linux 5.13 and later) confines the process to reading Python and the system's libraries
-and writing its own folder, then the program runs. Where the kernel has no Landlock the program runs all the same: what
-held is found out by `sandbox.protection`, which tries.
+Three processes: this one, which never runs a line of the sample, makes the confined place, starts the other two in it
+and reports on a pipe that neither of them has; the program's; the tests' (`sandbox_sides`). The program's lives in a
+namespace of processes within that of the tests and can address neither. When this process or its parent ends, all end.
 """
 
 from __future__ import annotations
 
-import ctypes
+import base64
+import json
+import math
 import os
-import resource
-import runpy
-import site
-import struct
+import select
+import signal
 import sys
+import sysconfig
+import time
+from collections.abc import Callable
+from typing import Any
 
-FILE_BYTES = 1 << 20
-OPEN_FILES = 64
+from orchestration import sandbox_confine as confine
+from orchestration.sandbox_sides import PASSED, PROGRAM_ENDED, run_program, run_tests
+from orchestration.sandbox_values import Channel
 
-# Numbers and bits of linux/landlock.h and of the system call table that all architectures have shared since 2021.
-CREATE_RULESET, ADD_RULE, RESTRICT_SELF = 444, 445, 446
-RULE_PATH_BENEATH = 1
-EXECUTE, WRITE_FILE, READ_FILE, READ_DIR = 1 << 0, 1 << 1, 1 << 2, 1 << 3
-PR_SET_NO_NEW_PRIVS = 38
-# By the kernel's Landlock version: the bits of file access, of network access and of scopes that it knows.
-FILE_BITS = {1: 13, 2: 14, 3: 15, 4: 15, 5: 16}
-NETWORK_SINCE, NETWORK_BITS = 4, 2
-SCOPES_SINCE, SCOPE_BITS = 6, 2
-
-SYSTEM_FOLDERS = ("/usr", "/lib", "/lib64", "/bin", "/etc", "/dev/urandom", "/dev/zero")
-
-
-def limit(cpu_seconds: int, memory_bytes: int) -> None:
-    """Hard limits that no program can lift again."""
-    for what, most in (
-        (resource.RLIMIT_CPU, cpu_seconds),
-        (resource.RLIMIT_AS, memory_bytes),
-        (resource.RLIMIT_FSIZE, FILE_BYTES),
-        (resource.RLIMIT_NOFILE, OPEN_FILES),
-        (resource.RLIMIT_NPROC, 0),
-        (resource.RLIMIT_CORE, 0),
-    ):
-        resource.setrlimit(what, (most, most))
+OUTPUT_BYTES = 1 << 20
+SAID_BYTES = 64 << 10
+NOT_CONFINED, SIGNALLED = 99, 128
+OUT_OF_TIME = "out of time"
+SYSTEM_FOLDERS = ("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/share/zoneinfo")
+# Libraries of linear algebra would otherwise take memory for each of the machine's cores.
+ENVIRONMENT = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 
 
-def confine(folder: str) -> bool:
-    """Confine this process to its folder and to reading what Python needs; False where the kernel cannot."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    version = libc.syscall(CREATE_RULESET, None, ctypes.c_size_t(0), 1)
-    if version < 1:
-        return False
-    everything = (1 << FILE_BITS[min(version, max(FILE_BITS))]) - 1
-    network = (1 << NETWORK_BITS) - 1 if version >= NETWORK_SINCE else 0
-    scopes = (1 << SCOPE_BITS) - 1 if version >= SCOPES_SINCE else 0
-    # An older kernel refuses a longer structure than it knows.
-    fields = [everything, *([network] if network else []), *([scopes] if scopes else [])]
-    attributes = struct.pack(f"{len(fields)}Q", *fields)
-    ruleset = libc.syscall(CREATE_RULESET, attributes, ctypes.c_size_t(len(attributes)), 0)
-    if ruleset < 0:
-        return False
-    readable = {sys.prefix, sys.base_prefix, *site.getsitepackages(), *SYSTEM_FOLDERS}
-    rules = dict.fromkeys(sorted(readable), EXECUTE | READ_FILE | READ_DIR)
-    for path, access in (rules | {folder: everything, "/dev/null": READ_FILE | WRITE_FILE}).items():
-        if os.path.exists(path):
-            beneath = os.open(path, os.O_PATH)
-            only_files = 0 if os.path.isdir(path) else READ_DIR
-            rule = struct.pack("=Qi", access & ~only_files, beneath)
-            if libc.syscall(ADD_RULE, ruleset, RULE_PATH_BENEATH, rule, 0) < 0:
-                raise OSError(ctypes.get_errno(), f"landlock refuses a rule for {path}")
-            os.close(beneath)
-    if libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) or libc.syscall(RESTRICT_SELF, ruleset, 0):
-        return False
-    os.close(ruleset)
-    return True
+def main(task_file: int, tests_file: int, report_to: int, lifeline: int) -> None:
+    """Do the task described in ``task_file``; the four are descriptors that the parent opened.
+
+    ``report_to`` gets one JSON object; ``lifeline`` is read only to notice that the parent has ended or given up.
+    """
+    os.umask(0o022)
+    task = json.loads(_content(task_file))
+    try:
+        as_root = task["namespaces"] == "root"
+        if task["namespaces"]:
+            confine.enter_namespaces(as_root=as_root)
+            confine.enter_root(task["folder"], _readable())
+        else:
+            os.chdir(task["folder"])
+    except OSError as error:
+        _report(report_to, {"refused": str(error)})
+        return
+    if not task["namespaces"]:
+        _watch(task, tests_file, report_to, lifeline)
+        return
+    child = os.fork()  # the first in its namespace of processes, which ends with it
+    if child == 0:
+        _never_return(lambda: _watch(task, tests_file, report_to, lifeline))
+    os.close(report_to)
+    os.waitpid(child, 0)
 
 
-if __name__ == "__main__":
-    program, cpu_seconds, memory_bytes = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
-    confine(os.getcwd())
-    limit(cpu_seconds, memory_bytes)
-    sys.argv[:] = [program]
-    runpy.run_path(program, run_name="__main__")
+def _readable() -> list[str]:
+    """Folders of Python, of the packages installed for it, and of the system's libraries."""
+    paths = sysconfig.get_paths()
+    python = {paths[name] for name in ("stdlib", "platstdlib", "purelib", "platlib")} | {f"{sys.base_prefix}/lib"}
+    dynamic = {each for each in sys.path if each.endswith(("lib-dynload", "site-packages", "dist-packages"))}
+    return sorted(python | dynamic | set(SYSTEM_FOLDERS))
+
+
+def _watch(task: dict[str, Any], tests_file: int, report_to: int, lifeline: int) -> None:
+    """Start the program and the tests, collect what they print, and report how they ended."""
+    output, printing = os.pipe()
+    asked, asking = os.pipe()
+    answered, answering = os.pipe()
+    tests_alive, tests_living = os.pipe()
+    confined, confining = os.pipe()
+    os.environ.update(ENVIRONMENT)
+
+    def tests() -> None:
+        given, code = json.loads(_content(tests_file))
+        _keep_only(printing, answered, asking, tests_living, confining)
+        _confine(task, confining)
+        run_tests(given, code, Channel(answered, asking))
+
+    def program() -> None:
+        _keep_only(printing, asked, answering, confining)
+        source = base64.b64decode(task["program"])
+        if task["namespaces"]:
+            _leave_first_place(task)
+        _confine(task, confining)
+        run_program(source, Channel(asked, answering))
+
+    tests_process = _fork(tests)
+    if task["namespaces"]:
+        confine.new_processes()
+    program_process = _fork(program)
+    for end in (printing, asked, asking, answered, answering, tests_living, confining, tests_file):
+        os.close(end)
+    confine.drop_privileges(as_root=task["namespaces"] == "root")
+    said, problem = _collect(output, tests_alive, lifeline, task["clock_seconds"])
+    if problem:
+        os.kill(tests_process, signal.SIGKILL)
+    code = _exit_code(os.waitpid(tests_process, 0)[1])
+    ended = _end(program_process, wait=code == PROGRAM_ENDED)
+    said += _rest(output)
+    verdict = "passed" if code == PASSED else "program ended" if code == PROGRAM_ENDED else "failed"
+    # The program could end with that code, too, but only once its process has said that it is confined.
+    if NOT_CONFINED in (code, ended) and len(os.read(confined, 3)) < 2:
+        verdict = "not confined"
+    text = said[-SAID_BYTES:].decode(errors="replace")
+    _report(report_to, {"verdict": verdict, "tests": code, "program": ended, "problem": problem, "said": text})
+
+
+def _leave_first_place(task: dict[str, Any]) -> None:
+    """Go on as a child: the first process of a namespace is spared by signals, so a crash would not end it."""
+    confine.drop_privileges(as_root=task["namespaces"] == "root")
+    child = os.fork()
+    if child:
+        os.closerange(0, os.sysconf("SC_OPEN_MAX"))
+        os._exit(_exit_code(os.waitpid(child, 0)[1]))
+
+
+def _confine(task: dict[str, Any], confining: int) -> None:
+    """All that binds one process, the last of it what would stand in the way of the rest; then a byte that says so."""
+    try:
+        confine.limit(task["seconds"], task["memory_bytes"])
+        confine.drop_privileges(as_root=task["namespaces"] == "root")
+        confine.restrict_files(os.getcwd(), _readable())
+        if task["filter"]:
+            confine.restrict_calls(base64.b64decode(task["filter"]))
+        os.write(confining, b".")
+        os.close(confining)
+    except OSError as error:
+        print(error, file=sys.stderr, flush=True)
+        os._exit(NOT_CONFINED)
+
+
+def _collect(output: int, tests_alive: int, lifeline: int, seconds: float) -> tuple[bytes, str]:
+    """What was printed until the tests' process ended, and why it must be ended otherwise."""
+    said, deadline = bytearray(), time.monotonic() + seconds
+    watched = select.poll()
+    for descriptor in (output, tests_alive, lifeline):
+        watched.register(descriptor, select.POLLIN)
+    while True:
+        left = deadline - time.monotonic()
+        if left <= 0:
+            return bytes(said), OUT_OF_TIME
+        ready = {descriptor for descriptor, _ in watched.poll(math.ceil(1000 * left))}
+        if lifeline in ready:
+            os._exit(1)
+        if output in ready:
+            part = os.read(output, 1 << 16)
+            said += part
+            if not part:
+                watched.unregister(output)
+            if len(said) > OUTPUT_BYTES:
+                return bytes(said), f"more than {OUTPUT_BYTES >> 20} MiB of output"
+        elif tests_alive in ready:
+            return bytes(said), ""
+
+
+def _end(process: int, *, wait: bool) -> int | None:
+    """The program's exit code (above 128: the signal that ended it); None if it was this process that ended it."""
+    deadline = time.monotonic() + 1
+    while True:
+        done, status = os.waitpid(process, os.WNOHANG)
+        if done:
+            return _exit_code(status)
+        if not wait or time.monotonic() > deadline:
+            break
+        time.sleep(0.005)
+    os.kill(process, signal.SIGKILL)
+    os.waitpid(process, 0)
+    return None
+
+
+def _exit_code(status: int) -> int:
+    """As a shell gives it: 128 and more for a signal, since one process hands it on as its own exit code."""
+    code = os.waitstatus_to_exitcode(status)
+    return code if code >= 0 else SIGNALLED - code
+
+
+def _rest(output: int) -> bytes:
+    """What is left in the pipe once nobody writes; without a namespace, something might still hold it."""
+    os.set_blocking(output, False)
+    try:
+        return os.read(output, SAID_BYTES)
+    except BlockingIOError:
+        return b""
+
+
+def _fork(work: Callable[[], None]) -> int:
+    process = os.fork()
+    if process == 0:
+        _never_return(work)
+    return process
+
+
+def _never_return(work: Callable[[], None]) -> None:
+    try:
+        work()
+    finally:
+        os._exit(1)
+
+
+def _keep_only(printing: int, *descriptors: int) -> None:
+    """Close all but ``descriptors``; what is printed goes to ``printing``."""
+    os.dup2(printing, 1)
+    os.dup2(printing, 2)
+    kept = sorted(descriptors)
+    for low, high in zip([2, *kept], [*kept, os.sysconf("SC_OPEN_MAX")], strict=True):
+        os.closerange(low + 1, high)
+
+
+def _content(descriptor: int) -> bytes:
+    with os.fdopen(os.dup(descriptor), "rb") as file:
+        return file.read()
+
+
+def _report(descriptor: int, report: dict[str, Any]) -> None:
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(json.dumps(report).encode())
