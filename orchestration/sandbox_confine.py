@@ -1,4 +1,4 @@
-"""What Linux offers to keep a process in: namespaces with a root of their own, Landlock, seccomp, limits, no privileges.
+"""What Linux offers to keep a process in: namespaces, a root of its own, Landlock, seccomp, limits, no privileges.
 
 Called by `sandbox_child` in processes that then run what nobody has read. Each function raises OSError naming the call
 that the kernel refused. What holds in the end is not inferred from these having returned: `sandbox_check` tries.
@@ -11,7 +11,6 @@ import os
 import resource
 import struct
 from collections.abc import Iterable
-from pathlib import Path
 
 LIBC = ctypes.CDLL(None, use_errno=True)
 
@@ -62,9 +61,9 @@ def enter_namespaces(*, as_root: bool) -> None:
         return
     uid, gid = os.geteuid(), os.getegid()
     _call("unshare", flags | NEW_USERS)
-    Path("/proc/self/setgroups").write_text("deny")
-    Path("/proc/self/uid_map").write_text(f"{NOBODY} {uid} 1")
-    Path("/proc/self/gid_map").write_text(f"{NOBODY} {gid} 1")
+    for name, text in (("setgroups", "deny"), ("uid_map", f"{NOBODY} {uid} 1"), ("gid_map", f"{NOBODY} {gid} 1")):
+        with open(f"/proc/self/{name}", "w") as file:
+            file.write(text)
 
 
 def new_processes() -> None:
@@ -96,7 +95,7 @@ def enter_root(base: str, readable: Iterable[str]) -> None:
         bound.append(path)
     os.mkdir(f"{base}/dev")
     for path, source in devices.items():
-        Path(base + path).touch()
+        open(base + path, "w").close()
         _bind(source, base + path, READ_ONLY | NO_SUID | NO_EXECUTION)
     os.mkdir(base + FOLDER)
     quota = f"size={FOLDER_BYTES},nr_inodes={FOLDER_FILES},mode=1777"
@@ -127,8 +126,11 @@ def _set_attributes(target: str, flags: int, attributes: int) -> None:
 
 
 def drop_privileges(*, as_root: bool) -> None:
-    """Become nobody, hold no capability, gain none by executing anything, and be traced by none of the same user."""
-    if as_root:
+    """Become nobody, hold no capability, gain none by executing anything, and be traced by none of the same user.
+
+    May be called again by a process that has.
+    """
+    if as_root and os.geteuid() == 0:
         os.setgroups([])
         os.setresgid(NOBODY, NOBODY, NOBODY)
         os.setresuid(NOBODY, NOBODY, NOBODY)

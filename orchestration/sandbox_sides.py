@@ -14,7 +14,6 @@ import os
 import sys
 import traceback
 import types
-from pathlib import Path
 from typing import Any
 
 from orchestration.sandbox_values import Channel, Peer, ProgramEnded
@@ -26,13 +25,14 @@ PASSED, PROGRAM_ENDED, FAILED = 97, 98, 1
 def run_program(source: bytes, channel: Channel) -> None:
     """Run ``source`` as ``__main__`` in the working folder, then answer calls until nobody asks. Does not return."""
     module = types.ModuleType("__main__")
-    path = Path("program.py").absolute()
-    module.__dict__.update(__file__=str(path), __builtins__=builtins)
-    sys.modules["__main__"], sys.argv[:] = module, [str(path)]
+    path = f"{os.getcwd()}/program.py"
+    module.__dict__.update(__file__=path, __builtins__=builtins)
+    sys.modules["__main__"], sys.argv[:] = module, [path]
     code = 1
     try:
-        path.write_bytes(source)
-        exec(compile(source, str(path), "exec"), module.__dict__)  # what this process is for
+        with open(path, "wb") as file:
+            file.write(source)
+        exec(compile(source, path, "exec"), module.__dict__)  # what this process is for
         sys.stdout.flush()
         _answer(module.__dict__, channel)
     except SystemExit as leaving:
@@ -146,20 +146,19 @@ def _read_prompt(given: str) -> tuple[list[ast.stmt], list[ast.stmt], set[str]]:
 
     The last definition is what the model is to complete. A prompt that is not Python by itself has none of these.
     """
-    try:
-        body = ast.parse(given).body
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return [], [], set()
+    body: list[ast.stmt] = []
+    for text in (given, f"{given}\n    pass"):  # the second for one that breaks off after "def f(x):"
+        try:
+            body = ast.parse(text).body
+            break
+        except (SyntaxError, ValueError, RecursionError, MemoryError):
+            continue
     imports: list[ast.stmt] = [each for each in body if isinstance(each, (ast.Import, ast.ImportFrom))]
     definitions = [each for each in body if isinstance(each, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef))]
     helpers: list[ast.stmt] = [each for each in definitions[:-1] if isinstance(each, ast.FunctionDef) and _full(each)]
-    defined = {each.name for each in definitions}
-    defined |= {node.id for each in body for node in ast.walk(each) if _is_stored(node) and isinstance(each, ast.Assign)}
+    assigned = [target for each in body if isinstance(each, ast.Assign) for target in each.targets]
+    defined = {each.name for each in definitions} | {each.id for each in assigned if isinstance(each, ast.Name)}
     return imports, helpers, defined
-
-
-def _is_stored(node: ast.AST) -> bool:
-    return isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
 
 
 def _full(function: ast.FunctionDef) -> bool:

@@ -1,8 +1,8 @@
 """Values and calls between two processes, one of which runs code that nobody has read.
 
-`Peer` is one end. A value of Python's own types crosses as a copy; anything else stays where it was made and crosses as a
-`Remote`, which forwards what is done with it. The judging end (``guarded``) lets the other end do little with what it
-hands out: call a function it was given, iterate, and use the public attributes of objects whose class the tests define.
+`Peer` is one end. A value of Python's own types crosses as a copy; anything else stays where it was made and crosses as
+a `Remote`, which forwards what is done with it. The judging end (``guarded``) lets the other do little with what it
+hands out: call it, iterate over it, and use the public attributes of objects whose class the tests define.
 
 An object of the program is never asked whether it equals a plain value, nor to compute with one: it would say what the
 test wants to hear. ``==`` is False there, and the other operators raise TypeError.
@@ -18,7 +18,7 @@ import operator
 import os
 import sys
 from collections.abc import Callable
-from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
+from types import BuiltinFunctionType, CoroutineType, ModuleType
 from typing import Any
 
 FRAME_BYTES = 16 << 20
@@ -43,9 +43,10 @@ BINARY = ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul", "a
 COMPARISONS = ("lt", "le", "gt", "ge")
 OPERATIONS: dict[str, Callable[..., Any]] = {
     "call": lambda target, *args, **kwargs: target(*args, **kwargs),
-    **{f.__name__: f for f in (getattr, setattr, delattr, iter, next, len, str, repr, hash, bool, int, float, round, dir)},
+    **{f.__name__: f for f in (getattr, setattr, delattr, iter, next, len, str, repr, hash, bool, int, float, round)},
     **{f.__name__: f for f in (isinstance, issubclass, reversed, complex, copy.copy, copy.deepcopy)},
-    "plain": lambda target: _base(type(target))(target),
+    "await": lambda target: importlib.import_module("asyncio").run(target),
+    "plain": lambda target: _copy(target),
     **{name: getattr(operator, name) for name in (*BINARY, *COMPARISONS, "eq", "getitem", "setitem", "delitem")},
     **{name: getattr(operator, name) for name in ("neg", "pos", "abs", "invert", "index")},
 }
@@ -61,7 +62,10 @@ NONSENSE = "the program sent what is no value"
 
 
 class ProgramEnded(BaseException):
-    """The other end is gone or (with a text) sends nonsense; no ``except Exception`` of a test may take it for an expected error."""
+    """The other end is gone or (with a text) sends nonsense.
+
+    No ``except Exception`` of a test may take it for an error that it expects.
+    """
 
 
 class Channel:
@@ -182,6 +186,8 @@ class Peer:
         if kind.__module__ == "numpy" and hasattr(value, "tolist") and value.dtype.kind in "biufcSU":
             return ["array", [value.dtype.str, list(value.shape), self.pack(value.tolist())]]
         self._handed_out[id(value)] = value
+        if isinstance(value, CoroutineType):
+            return ["coroutine", id(value)]
         return ["mine", id(value), _base(kind) is not None]
 
     def unpack(self, packed: Any) -> Any:
@@ -227,8 +233,10 @@ class Peer:
         if kind == "array":
             numpy = importlib.import_module("numpy")
             dtype, shape, values = value
-            array = numpy.array(self._unpack(values), dtype=numpy.dtype(str(dtype))).reshape([int(each) for each in shape])
+            array = numpy.array(self._unpack(values), dtype=numpy.dtype(str(dtype))).reshape(tuple(map(int, shape)))
             return array if shape else array[()]
+        if kind == "coroutine":
+            return _awaited(self, int(value))
         if kind != "mine":
             raise ValueError(f"no such kind of value: {kind}")
         return Remote(self, int(value), bool(packed[2]))
@@ -313,6 +321,13 @@ def _base(kind: type) -> type | None:
     return next((base for base in kind.__mro__ if base in PLAIN), None)
 
 
+def _copy(value: Any) -> Any:
+    base = _base(type(value))
+    if base is None:
+        raise TypeError(f"{type(value).__name__} has no plain value")
+    return base(value)
+
+
 def _harmless(asked: str, target: Any, name: Any = None) -> bool:
     """Whether the program may do this with what the tests handed out: nothing that leads to the tests' own workings.
 
@@ -324,9 +339,7 @@ def _harmless(asked: str, target: Any, name: Any = None) -> bool:
     if asked in ("getattr", "setattr"):
         public = type(name) is str and not name.startswith("_")
         return public and (ours or (valued and asked == "getattr"))
-    if asked == "call" and isinstance(target, (FunctionType, MethodType, BuiltinFunctionType, type)):
-        return True
-    if asked in ("iter", "next") and hasattr(target, "__iter__"):
+    if asked == "call" or (asked in ("iter", "next") and hasattr(target, "__iter__")):
         return True
     return (ours and asked in OF_OBJECTS) or (valued and asked in OF_VALUES)
 
@@ -336,7 +349,7 @@ def _of_python(name: str) -> bool:
 
 
 class Remote:
-    """An object of the other process. ``plain``: its class extends a plain type, so its value can be fetched as a copy."""
+    """An object of the other process. ``plain``: its class extends a plain type, so that a copy can be had."""
 
     __slots__ = ("_number", "_peer", "_plain")
 
@@ -366,7 +379,7 @@ class Remote:
         return hash(_value(self)) if self._plain else int(self._peer.ask("hash", self))
 
     def __contains__(self, item: Any) -> bool:
-        return any(each is item or each == item for each in self)
+        return any(each is item or each == item for each in iter(self))
 
     def __bool__(self) -> bool:
         return bool(self._peer.ask("bool", self))
@@ -395,11 +408,19 @@ class Remote:
     def __exit__(self, kind: Any, value: Any, _traceback: Any) -> bool:
         return bool(self._peer.ask("getattr", self, "__exit__")(kind, value, None))
 
+    def __mro_entries__(self, _bases: Any) -> Any:
+        raise TypeError("tests cannot extend a class of the program, which stays in its own process")
+
     def __instancecheck__(self, value: Any) -> bool:
         return type(value) is Remote and bool(self._peer.ask("isinstance", value, self))
 
     def __subclasscheck__(self, kind: Any) -> bool:
         return type(kind) is Remote and bool(self._peer.ask("issubclass", kind, self))
+
+
+async def _awaited(peer: Peer, number: int) -> Any:
+    """A coroutine of the other process, run there to its end once awaited here."""
+    return peer.ask("await", Remote(peer, number, False))
 
 
 def _value(value: Any) -> Any:

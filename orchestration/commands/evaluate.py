@@ -29,6 +29,9 @@ def evaluate(
     allow_code: Annotated[bool, typer.Option("--allow-code", help="Run code that the model writes, here.")] = False,
     code_seconds: Annotated[float, typer.Option(min=0.1, help="Time for one program.")] = 5.0,
     code_memory: Annotated[int, typer.Option(min=64, help="Memory for one program, MiB.")] = 512,
+    unsafe_sandbox: Annotated[
+        bool, typer.Option("--unsafe-sandbox", help="Run code even if this machine cannot confine it.")
+    ] = False,
     precision: Annotated[str, typer.Option(help="auto, fp32 or bf16.")] = "auto",
     device: Annotated[str | None, typer.Option(help="As torch names it; CUDA where there is one.")] = None,
     lake: LakeUri = DEFAULT_LAKE,
@@ -45,7 +48,8 @@ def evaluate(
     # torch takes seconds to import: what a typo could spoil has been checked before.
     from orchestration.evaluation import models as evaluation
     from orchestration.evaluation import pass_at_k as passing
-    from orchestration.evaluation.sandbox import Limits, protection
+    from orchestration.evaluation.sandbox import Limits
+    from orchestration.evaluation.sandbox_check import protection
 
     if tasks:
         evaluation.check_harness()
@@ -54,7 +58,7 @@ def evaluate(
     opened = evaluation.open_model(opened_lake, reference, device=device, precision=precision)
     datasets = [evaluation.open_dataset(opened_lake, opened, ref) for ref in data or ()]
     sampling = passing.Sampling(samples or max(ks, default=1), temperature, max_tokens, seed)
-    limits = Limits(code_seconds, code_memory) if allow_code else None
+    limits = Limits(code_seconds, code_memory, unsafe_sandbox) if allow_code else None
     prompts: list[list[int]] = []
     if asked:
         prompts = passing.prompts_of(asked, opened.text_tokenizer(), opened.context, ks, sampling, limits)

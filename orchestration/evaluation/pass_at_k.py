@@ -1,13 +1,16 @@
 """pass@k of our own model on problems from a local file: sample, judge, estimate.
 
-A problems file has one JSON object a line. ``prompt`` is what the model continues. ``tests`` is Python that is run
-after prompt and completion and must come to its end; or ``answer`` is what the completion must equal once surrounding
-white space is taken off, or, with ``pattern`` (a regular expression with one group), what the group's last match must
-equal. A completion is cut before the first of the ``stop`` strings. ``id`` names the problem.
+A problems file has one JSON object a line. ``prompt`` is what the model continues. ``tests`` is Python that uses what
+prompt and completion define and must come to its end, run in a process of its own (`sandbox_sides`; lines at its
+beginning that are no Python by themselves, such as a closing quote, end the program instead); or ``answer`` is
+what the completion must equal once surrounding white space is taken off, or, with ``pattern`` (a regular expression
+with one group), what the group's last match must equal. A completion is cut before the first of the ``stop`` strings.
+``id`` names the problem.
 """
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 from collections.abc import Callable, Sequence
@@ -21,7 +24,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from orchestration.corpus.tokenizers import TextTokenizer
 from orchestration.errors import EvaluationError
-from orchestration.evaluation.sandbox import Limits, protection, run_python
+from orchestration.evaluation.sandbox import Limits, run_tests
+from orchestration.evaluation.sandbox_check import protection, require_confinement
 from trainer import Llama
 from trainer.pass_at_k import pass_at_k
 from trainer.precision import Precision
@@ -46,6 +50,8 @@ class Problem(BaseModel):
     def _one_judge(self) -> Self:
         if (self.tests is None) == (self.answer is None):
             raise ValueError("tests, answer: give one of them")
+        if self.tests is not None:
+            split_tests(self.tests)
         if self.pattern is not None:
             try:
                 groups = re.compile(self.pattern).groups
@@ -111,7 +117,7 @@ def prompts_of(
 
     A prompt begins after an end-of-text token, as texts do in our corpora, and must leave room in ``context`` (tokens
     that the model was trained on at once). Without ``limits`` problems with ``tests`` are refused: they would run what
-    the model wrote.
+    the model wrote; with them, this machine must be able to confine programs (`sandbox_check`).
     """
     _check(problems, ks, sampling, limits)
     prompts = [[tokenizer.end_of_text, *tokenizer.encode([each.prompt.encode()])[0].tolist()] for each in problems]
@@ -178,7 +184,8 @@ def judge(problem: Problem, completion: str, limits: Limits | None) -> bool:
     """Whether a completion, cut already, solves the problem."""
     if problem.tests is not None:
         assert limits is not None, "refused before sampling"
-        return run_python(f"{problem.prompt}{completion}\n{problem.tests}", limits).finished
+        end, tests = split_tests(problem.tests)
+        return run_tests(f"{problem.prompt}{completion}\n{end}", tests, limits, given=problem.prompt).finished
     assert problem.answer is not None, "held by Problem"
     found = completion
     if problem.pattern is not None:
@@ -187,6 +194,23 @@ def judge(problem: Problem, completion: str, limits: Limits | None) -> bool:
             return False
         found = matches[-1]
     return found.strip() == problem.answer.strip()
+
+
+def split_tests(tests: str) -> tuple[str, str]:
+    """The lines that only make sense after a completion, such as a closing quote, and the tests that follow them.
+
+    The first are for the program's process, the second for one of their own. ValueError where nothing would be left.
+    """
+    lines = tests.splitlines(keepends=True)
+    for count in range(len(lines) + 1):
+        rest = "".join(lines[count:])
+        try:
+            statements = ast.parse(rest).body
+        except (SyntaxError, ValueError):
+            continue
+        if statements or count == 0:
+            return "".join(lines[:count]), rest
+    raise ValueError("tests: has no complete Python statement that could fail")
 
 
 def _check(problems: Sequence[Problem], ks: Sequence[int], sampling: Sampling, limits: Limits | None) -> None:
@@ -204,6 +228,8 @@ def _check(problems: Sequence[Problem], ks: Sequence[int], sampling: Sampling, l
             f"problem {code[0]}: has tests, so what the model writes would be run on this machine; "
             "if that is meant, add --allow-code"
         )
+    if limits is not None and any(problem.tests is not None for problem in problems):
+        require_confinement(unsafe=limits.unsafe_sandbox)
 
 
 def _text(tokenizer: TextTokenizer, tokens: Sequence[int]) -> str:

@@ -16,8 +16,10 @@ import os
 import select
 import shutil
 import signal
+import site
 import subprocess
 import sys
+import sysconfig
 import tempfile
 import time
 from dataclasses import dataclass
@@ -42,6 +44,8 @@ BUSY = 4
 STARTING_SECONDS = 20
 OVER_TIME = tuple(sandbox_child.SIGNALLED + number for number in (signal.SIGXCPU, signal.SIGKILL))
 
+SYSTEM_FOLDERS = ("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/share/zoneinfo")
+
 REPORT_BYTES = 1 << 20
 PROBLEM_CHARACTERS = 200
 
@@ -51,10 +55,14 @@ ROOT, USER, NONE = "root", "user", ""
 
 @dataclass(frozen=True)
 class Limits:
-    """Of one program: ``seconds`` of CPU, and ``BUSY`` times that by the clock; ``memory_mib`` of address space."""
+    """Of one program: ``seconds`` of CPU, and ``BUSY`` times that by the clock; ``memory_mib`` of address space.
+
+    ``unsafe_sandbox``: run programs even where `sandbox_check` finds that they could get out.
+    """
 
     seconds: float = 5.0
     memory_mib: int = 512
+    unsafe_sandbox: bool = False
 
 
 @dataclass(frozen=True)
@@ -74,9 +82,7 @@ def run_python(program: str, limits: Limits, *, namespaces: str | None = None) -
     return run_tests(program, "", limits, namespaces=namespaces)
 
 
-def run_tests(
-    program: str, tests: str, limits: Limits, *, given: str = "", namespaces: str | None = None
-) -> Outcome:
+def run_tests(program: str, tests: str, limits: Limits, *, given: str = "", namespaces: str | None = None) -> Outcome:
     """Run ``program``, then ``tests`` of it; ``given`` is the prompt, the part of the program that may be trusted.
 
     ``namespaces``: one of ``ROOT``, ``USER``, ``NONE``; the best that this machine has by default. EvaluationError only
@@ -104,14 +110,22 @@ def run_tests(
     return Outcome(False, f"ended early with exit code {code}{last if code else ''}", said)
 
 
-@functools.cache
 def best_namespaces() -> str:
-    """The best way of confining that this machine has; one that it refuses is not used."""
+    """The best way of confining that this machine has."""
+    return next((how for how, refused in refusals().items() if not refused), NONE)
+
+
+@functools.cache
+def refusals() -> dict[str, str]:
+    """Why each way of confining with namespaces fails here, best first; "" for the first that works, which ends it."""
+    found = {}
     for how in (ROOT, USER) if os.geteuid() == 0 else (USER,):
-        report = _run("", "", "", Limits(), how)
-        if report is not None and report.get("verdict") == "passed":
-            return how
-    return NONE
+        report = _run("", "", "", Limits(), how) or {}
+        reason = str(report.get("refused") or report.get("said") or "failed").strip()
+        found[how] = "" if report.get("verdict") == "passed" else reason
+        if not found[how]:
+            break
+    return found
 
 
 def _run(program: str, given: str, tests: str, limits: Limits, namespaces: str) -> dict[str, Any] | None:
@@ -126,6 +140,8 @@ def _run(program: str, given: str, tests: str, limits: Limits, namespaces: str) 
         "memory_bytes": limits.memory_mib << 20,
         "namespaces": namespaces,
         "folder": folder,
+        "packages": site.getsitepackages(),
+        "readable": _readable(),
     }
     reported, report_to = os.pipe()
     lifeline, living = os.pipe()
@@ -133,7 +149,7 @@ def _run(program: str, given: str, tests: str, limits: Limits, namespaces: str) 
         passed = [task_file.fileno(), tests_file.fileno(), report_to, lifeline]
         try:
             process = subprocess.Popen(
-                [sys.executable, "-I", "-X", "utf8", "-c", START, str(PACKAGES), *map(str, passed)],
+                [sys.executable, "-I", "-S", "-X", "utf8", "-c", START, str(PACKAGES), *map(str, passed)],
                 env={},
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
@@ -155,9 +171,16 @@ def _run(program: str, given: str, tests: str, limits: Limits, namespaces: str) 
         return None
 
 
+def _readable() -> list[str]:
+    """Folders of Python, of the packages installed for it, and of the system's libraries."""
+    paths = sysconfig.get_paths()
+    python = {paths["stdlib"], paths["platstdlib"], f"{sys.base_prefix}/lib", *site.getsitepackages()}
+    return sorted(python | set(SYSTEM_FOLDERS))
+
+
 def _file(content: Any) -> IO[bytes]:
     """An open file without a name that holds ``content`` as JSON."""
-    file = tempfile.TemporaryFile()
+    file = tempfile.TemporaryFile()  # noqa: SIM115 - the caller's to close
     file.write(json.dumps(content).encode())
     file.seek(0)
     return file

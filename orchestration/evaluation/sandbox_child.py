@@ -13,8 +13,8 @@ import math
 import os
 import select
 import signal
+import site
 import sys
-import sysconfig
 import time
 from collections.abc import Callable
 from typing import Any
@@ -27,7 +27,6 @@ OUTPUT_BYTES = 1 << 20
 SAID_BYTES = 64 << 10
 NOT_CONFINED, SIGNALLED = 99, 128
 OUT_OF_TIME = "out of time"
-SYSTEM_FOLDERS = ("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/share/zoneinfo")
 # Libraries of linear algebra would otherwise take memory for each of the machine's cores.
 ENVIRONMENT = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 
@@ -43,11 +42,11 @@ def main(task_file: int, tests_file: int, report_to: int, lifeline: int) -> None
         as_root = task["namespaces"] == "root"
         if task["namespaces"]:
             confine.enter_namespaces(as_root=as_root)
-            confine.enter_root(task["folder"], _readable())
+            confine.enter_root(task["folder"], task["readable"])
         else:
             os.chdir(task["folder"])
     except OSError as error:
-        _report(report_to, {"refused": str(error)})
+        _report(report_to, {"refused": error.strerror or str(error)})
         return
     if not task["namespaces"]:
         _watch(task, tests_file, report_to, lifeline)
@@ -59,14 +58,6 @@ def main(task_file: int, tests_file: int, report_to: int, lifeline: int) -> None
     os.waitpid(child, 0)
 
 
-def _readable() -> list[str]:
-    """Folders of Python, of the packages installed for it, and of the system's libraries."""
-    paths = sysconfig.get_paths()
-    python = {paths[name] for name in ("stdlib", "platstdlib", "purelib", "platlib")} | {f"{sys.base_prefix}/lib"}
-    dynamic = {each for each in sys.path if each.endswith(("lib-dynload", "site-packages", "dist-packages"))}
-    return sorted(python | dynamic | set(SYSTEM_FOLDERS))
-
-
 def _watch(task: dict[str, Any], tests_file: int, report_to: int, lifeline: int) -> None:
     """Start the program and the tests, collect what they print, and report how they ended."""
     output, printing = os.pipe()
@@ -75,6 +66,9 @@ def _watch(task: dict[str, Any], tests_file: int, report_to: int, lifeline: int)
     tests_alive, tests_living = os.pipe()
     confined, confining = os.pipe()
     os.environ.update(ENVIRONMENT)
+    # Python was started without `site`, which runs what packages put there; what it gives to programs is given here.
+    sys.path += task["packages"]
+    site.setquit()
 
     def tests() -> None:
         given, code = json.loads(_content(tests_file))
@@ -125,13 +119,13 @@ def _confine(task: dict[str, Any], confining: int) -> None:
     try:
         confine.limit(task["seconds"], task["memory_bytes"])
         confine.drop_privileges(as_root=task["namespaces"] == "root")
-        confine.restrict_files(os.getcwd(), _readable())
+        confine.restrict_files(os.getcwd(), task["readable"])
         if task["filter"]:
             confine.restrict_calls(base64.b64decode(task["filter"]))
         os.write(confining, b".")
         os.close(confining)
     except OSError as error:
-        print(error, file=sys.stderr, flush=True)
+        print(error.strerror or error, file=sys.stderr, flush=True)
         os._exit(NOT_CONFINED)
 
 
