@@ -170,7 +170,10 @@ def measure(
         advance(done)
     result: dict[str, Any] = {**asdict(sampling), "precision": precision}
     if limits is not None:
-        result["code"] = {**asdict(limits), **asdict(protection())}
+        held = protection()
+        result["code"] = {"seconds": limits.seconds, "memory_mib": limits.memory_mib}
+        result["code"] |= {name: getattr(held, name) for name in ("network", "reads_files", "writes_files")}
+        result["sandbox"] = {"unsafe_sandbox": limits.unsafe_sandbox, "programs_can": held.possible()}
     for k in ks:
         each = [pass_at_k(sampling.samples, correct, k) for correct in counts]
         result[f"pass@{k}"] = float(sum(each, Fraction(0)) / len(each))

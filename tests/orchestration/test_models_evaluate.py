@@ -108,6 +108,7 @@ def test_code_runs_only_when_allowed(lake: Lake, tmp_path: Path, capsys) -> None
     found = evaluate(lake, capsys, *arguments, "--allow-code", "--temperature", 0)["pass_at"]
     assert found["pass@1"] == 1.0
     assert set(found["code"]) == {"seconds", "memory_mib", "network", "reads_files", "writes_files"}
+    assert found["sandbox"] == {"unsafe_sandbox": False, "programs_can": []}
 
 
 def test_tests_judge_prompt_and_completion_together() -> None:
