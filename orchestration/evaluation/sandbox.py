@@ -26,15 +26,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from orchestration import sandbox_child
 from orchestration.errors import EvaluationError
-from orchestration.sandbox_filter import refused_calls
+from orchestration.evaluation import sandbox_child
+from orchestration.evaluation.sandbox_filter import refused_calls
 
-PACKAGES = Path(__file__).resolve().parents[1]
+PACKAGES = Path(__file__).resolve().parents[2]
 START = """
 import sys
 sys.path.insert(0, sys.argv[1])
-from orchestration import sandbox_child
+from orchestration.evaluation import sandbox_child
 del sys.path[0]
 sandbox_child.main(*map(int, sys.argv[2:]))
 """

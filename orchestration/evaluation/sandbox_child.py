@@ -19,9 +19,9 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from orchestration import sandbox_confine as confine
-from orchestration.sandbox_sides import PASSED, PROGRAM_ENDED, run_program, run_tests
-from orchestration.sandbox_values import Channel
+from orchestration.evaluation import sandbox_confine as confine
+from orchestration.evaluation.sandbox_sides import PASSED, PROGRAM_ENDED, run_program, run_tests
+from orchestration.evaluation.sandbox_values import Channel
 
 OUTPUT_BYTES = 1 << 20
 SAID_BYTES = 64 << 10

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from orchestration.pass_at import Problem, judge
-from orchestration.sandbox import NONE, ROOT, USER, Limits, Outcome, best_namespaces, run_python, run_tests
-from orchestration.sandbox_check import protection
+from orchestration.evaluation.pass_at_k import Problem, judge
+from orchestration.evaluation.sandbox import NONE, ROOT, USER, Limits, Outcome, best_namespaces, run_python, run_tests
+from orchestration.evaluation.sandbox_check import protection
 
 # The first for what would never end; the rest must not fail because the machine is busy.
 QUICK, LONG = Limits(seconds=0.5, memory_mib=256), Limits(seconds=10.0, memory_mib=256)
@@ -475,8 +475,8 @@ def test_a_machine_that_cannot_confine_is_refused_unless_that_is_meant() -> None
     filter.add_rule(pyseccomp.ERRNO(errno.EPERM), "unshare")
     filter.load()
     from orchestration.errors import EvaluationError
-    from orchestration.sandbox import Limits, run_tests
-    from orchestration.sandbox_check import require_confinement
+    from orchestration.evaluation.sandbox import Limits, run_tests
+    from orchestration.evaluation.sandbox_check import require_confinement
     try:
         require_confinement(unsafe=False)
     except EvaluationError as error:

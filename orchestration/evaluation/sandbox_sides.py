@@ -16,7 +16,7 @@ import traceback
 import types
 from typing import Any
 
-from orchestration.sandbox_values import Channel, Peer, ProgramEnded
+from orchestration.evaluation.sandbox_values import Channel, Peer, ProgramEnded
 
 # Exit codes of the tests' process; a test that calls os._exit with one of them is its author's business.
 PASSED, PROGRAM_ENDED, FAILED = 97, 98, 1

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from orchestration.errors import EvaluationError
-from orchestration.sandbox import Limits, best_namespaces, refusals, run_python
-from orchestration.sandbox_confine import FOLDER_BYTES
-from orchestration.sandbox_filter import refused_calls
+from orchestration.evaluation.sandbox import Limits, best_namespaces, refusals, run_python
+from orchestration.evaluation.sandbox_confine import FOLDER_BYTES
+from orchestration.evaluation.sandbox_filter import refused_calls
 
 SAYS = {
     "network": "reach the network",
