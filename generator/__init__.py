@@ -5,7 +5,7 @@ The NumPy reference defines the answer; every other backend equals it bit for bi
 """
 
 from generator.accept import Acceptance
-from generator.batch import check_acceptance, generate_batch, measure_acceptance, sample_frames
+from generator.batch import check_acceptance, generate_batch, measure_acceptance
 from generator.errors import BackendError, BandError, GeneratorError, RangeError, ScoreDefinitionError, SpecError
 from generator.presets import list_presets, load_preset, preset_text
 from generator.profile import profile_spec
@@ -35,6 +35,5 @@ __all__ = [
     "parse_spec",
     "preset_text",
     "profile_spec",
-    "sample_frames",
     "unigram_entropy_nats",
 ]

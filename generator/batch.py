@@ -14,8 +14,9 @@ import pyarrow as pa
 
 from generator.accept import MIN_RATE, Acceptance, Candidates, probe, refuse_rare, search
 from generator.errors import BackendError, RangeError
+from generator.family import family_of
 from generator.pipeline import search_beside
-from generator.registry import GenerationSpec, family_of
+from generator.registry import GenerationSpec
 from generator.spec import BaseSpec
 
 BACKENDS = ("numba", "reference", "triton")
@@ -142,11 +143,3 @@ def check_acceptance(spec: GenerationSpec, backend: str = "auto", least: float =
     if spec.accept_band is not None:
         simulate = partial(family_of(spec).simulate, spec, 0, backend=choose_backend(backend))
         refuse_rare(spec, probe(spec, simulate, CHECK_CANDIDATES, enough=ENOUGH), least)
-
-
-def sample_frames(spec: GenerationSpec, seed: int, ids: list[int]) -> np.ndarray:
-    """The full frames that the accepted sequences `ids` show: uint8 [n, F, *grid]."""
-    from generator.tokens import decode_tokens
-
-    rows = [generate_batch(spec, seed, i, 1, threads=1)["tokens"][0].as_py() for i in ids]
-    return np.stack([decode_tokens(spec, np.frombuffer(row, dtype="<u2")) for row in rows])

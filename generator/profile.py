@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from generator.batch import choose_backend
-from generator.registry import GenerationSpec, family_of
+from generator.family import family_of
+from generator.registry import GenerationSpec
 from generator.score import score_content
 from generator.tokens import decode_tokens, unigram_entropy_nats
 

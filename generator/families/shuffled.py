@@ -10,6 +10,7 @@ import numpy as np
 from pydantic import SerializeAsAny, field_validator, model_validator
 
 from generator import philox
+from generator.family import family_of, validate_spec
 from generator.spec import Band, BaseSpec, GridSpec, Simulated
 
 
@@ -23,9 +24,7 @@ class ShuffledSpec(BaseSpec):
     @field_validator("base", mode="before")
     @classmethod
     def _parse_base(cls, value: Any) -> BaseSpec:
-        from generator.registry import parse_spec
-
-        base: BaseSpec = value if isinstance(value, BaseSpec) else parse_spec(value)
+        base: BaseSpec = value if isinstance(value, BaseSpec) else validate_spec(value)
         if isinstance(base, ShuffledSpec):
             raise ValueError("'shuffled' is itself shuffled; allowed is any other family; name the inner base")
         return base
@@ -75,8 +74,6 @@ class ShuffledSpec(BaseSpec):
 
 def simulate(spec: ShuffledSpec, seed: int, ids_N: np.ndarray, attempts_N: np.ndarray, backend: str) -> Simulated:
     """The base's candidates, content sorted by 64-bit keys from the SHUFFLE stream (two words each, first high)."""
-    from generator.registry import family_of
-
     made = family_of(spec.base).simulate(spec.base, seed, ids_N, attempts_N, backend)
     where = np.flatnonzero(spec.content_mask())
     words = philox.words(seed, philox.SHUFFLE, ids_N, attempts_N, 2 * len(where)).astype(np.uint64)

@@ -6,10 +6,10 @@ to `embed` channels, a pointwise layer to `hidden`, ReLU, a pointwise layer to C
 
 import numpy as np
 
-from generator.families.nca import NcaSpec
 from generator.nca.lattice import TRUNCATED_STD, Lattice, neighbor_offsets
 from generator.nca.rules import Rules
-from generator.nca.tables import WEIGHT_STEPS
+from generator.nca.spec import NcaSpec
+from generator.tables import WEIGHT_STEPS
 
 
 def one_hot(cells: np.ndarray, colors: int, channel_wrap: bool) -> np.ndarray:

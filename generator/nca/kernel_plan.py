@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from generator.families.nca import NcaSpec
 from generator.nca.lattice import Lattice, neighbor_offsets
 from generator.nca.simd import INDEX_LANES
+from generator.nca.spec import NcaSpec
 
 # Tables of one rule should leave room in a 32 KiB first-level cache for states, indices and hidden units.
 TABLE_BYTES = 16 * 1024

@@ -13,14 +13,11 @@ import math
 from dataclasses import dataclass
 from decimal import Decimal, localcontext
 from functools import cached_property, lru_cache
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import numpy as np
 
-from generator.nca.tables import WEIGHT_MAX, WEIGHT_STEPS, WEIGHT_VARIANCE
-
-if TYPE_CHECKING:
-    from generator.families.nca import NcaSpec
+from generator.tables import WEIGHT_MAX, WEIGHT_STEPS, WEIGHT_VARIANCE
 
 HIDDEN_MAX = 255
 LOGIT_LIMIT = 1 << 22
@@ -33,6 +30,32 @@ def neighbor_offsets(dimensions: int, kind: str) -> list[tuple[int, ...]]:
     """Relative positions in row-major order: 3**d for `moore`, the 2d + 1 that differ on one axis for `von_neumann`."""
     cube = list(itertools.product((-1, 0, 1), repeat=dimensions))
     return cube if kind == "moore" else [o for o in cube if sum(map(abs, o)) <= 1]
+
+
+class _Compat(Protocol):
+    @property
+    def channel_wrap(self) -> bool: ...
+
+
+class RuleFields(Protocol):
+    """What of an `NcaSpec` fixes its lattice. The spec checks itself against the lattice, so it is not named here."""
+
+    @property
+    def grid(self) -> tuple[int, ...]: ...
+    @property
+    def neighborhood(self) -> str: ...
+    @property
+    def colors(self) -> int: ...
+    @property
+    def embed(self) -> int: ...
+    @property
+    def hidden(self) -> int: ...
+    @property
+    def compat(self) -> _Compat: ...
+    @property
+    def temperature(self) -> float: ...
+    @property
+    def identity_bias(self) -> float: ...
 
 
 @dataclass(frozen=True)
@@ -48,7 +71,7 @@ class Lattice:
     identity_bias: float
 
     @staticmethod
-    def of(spec: "NcaSpec") -> "Lattice":
+    def of(spec: RuleFields) -> "Lattice":
         count = len(neighbor_offsets(len(spec.grid), spec.neighborhood))
         return _lattice(
             count, spec.colors, spec.embed, spec.hidden, spec.compat.channel_wrap, spec.temperature, spec.identity_bias

@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from generator.families.nca import NcaSpec
 from generator.nca.kernel_plan import kernel_plan
 from generator.nca.kernel_scratch import allocate
 from generator.nca.lattice import Lattice
 from generator.nca.numba_kernel import build_kernel
 from generator.nca.rules import rule_address
+from generator.nca.spec import NcaSpec
 
 # Threads that meet a spec together should compile it once.
 _BUILDING = Lock()

@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from generator.families.nca import NcaSpec
 from generator.nca.lattice import HIDDEN_MAX, Lattice, neighbor_offsets
 from generator.nca.rules import draw_cells, draw_noise, draw_rules, fold_tables, rule_address
+from generator.nca.spec import NcaSpec
 
 
 def step_logits(spec: NcaSpec, tables_NKCH: np.ndarray, second_NHC: np.ndarray, cells: np.ndarray) -> np.ndarray:

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from generator import philox
-from generator.families.nca import NcaSpec
 from generator.initial import colors_from_words, cumulative_colors
 from generator.nca.lattice import Lattice
-from generator.nca.tables import WEIGHT_Q
+from generator.nca.spec import NcaSpec
+from generator.tables import WEIGHT_Q
 
 TRIES_PER_RULE = 8
 

@@ -32,9 +32,9 @@ def experiment(
 
     Exit status 1 if an arm failed; run the same command again to try it once more.
     """
-    from orchestration.experiment.config.file import ExperimentFile
+    from orchestration.experiment.config.load import load_experiment
 
-    loaded = ExperimentFile.load(file)
+    loaded = load_experiment(file)
     opened = open_lake(lake)
     if dry_run:
         _print_plan(loaded, opened, as_json)

@@ -19,11 +19,11 @@ from orchestration.console.progress import console, corpus_stages, stage
 from orchestration.console.training import training_display
 from orchestration.corpus.add import add_corpus, stdlib_files
 from orchestration.generation.job import GenerateRequest, run_generation
-from orchestration.pipeline.demo_report import write_report
+from orchestration.pipeline.demo_report import Arm, write_report
 from orchestration.runs.names import default_run_name
 from orchestration.runs.signals import Stop
 from orchestration.training.ray_train import train_on_ray
-from trainer import TrainConfig, TrainResult, parse_config
+from trainer import parse_config
 
 # 4 colours on a 6×6 torus: 256 patch tokens, 11 tokens a frame, 23 frames to infer the rule from. The band leaves out
 # rules that freeze (nothing to infer) and those that look like noise (nothing to learn for a model of this size).
@@ -54,16 +54,6 @@ class DemoSettings:
 
 
 DEMO = DemoSettings()
-
-
-@dataclass(frozen=True)
-class Arm:
-    """One training of the demo and what came of it."""
-
-    name: str
-    run: str
-    config: TrainConfig
-    result: TrainResult
 
 
 def run_demo(lake: Lake, settings: DemoSettings, report: Path, stop: Stop | None = None) -> dict[str, Any]:

@@ -6,9 +6,10 @@ import json
 import os
 import platform
 from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -19,16 +20,23 @@ from datalake.registry.datasets import DatasetVersion
 from generator import parse_spec
 from orchestration.reports.demo_page import ReportPage, render
 from orchestration.reports.picture import sheet_of
-from trainer import load_metrics
-
-if TYPE_CHECKING:
-    from orchestration.pipeline.demo import Arm
+from trainer import TrainConfig, TrainResult, load_metrics
 
 PICTURED = 8
 
 # Under this relative difference of held-out losses one seed says nothing: reruns of a small model with another seed
 # differ by as much.
 NOISE = 0.005
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One training of the demo and what came of it."""
+
+    name: str
+    run: str
+    config: TrainConfig
+    result: TrainResult
 
 
 def write_report(

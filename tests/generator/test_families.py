@@ -7,7 +7,7 @@ import pytest
 
 from generator import SpecError, decode_tokens, generate_batch, parse_spec
 from generator.errors import RangeError
-from generator.registry import FAMILIES
+from generator.family import FAMILIES
 
 BASE = {"family": "nca", "grid": [6, 6], "colors": 3, "hidden": 8, "seq_len": 150, "band": {"low": 0.15, "high": 0.9}}
 SPECS = {

@@ -8,7 +8,7 @@ import pytest
 
 from generator import parse_spec
 from generator.nca.lattice import Lattice
-from generator.nca.tables import COLOR_Q, WEIGHT_Q
+from generator.tables import COLOR_Q, WEIGHT_Q
 
 NORMAL = NormalDist()
 MIDDLES = [(k + 0.5) / 256 for k in range(256)]

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from orchestration.errors import ExperimentError, InvalidRequestError
-from orchestration.experiment.config.file import ExperimentFile
+from orchestration.experiment.config.load import load_experiment
 from orchestration.toml_files import MAX_BYTES, read_toml
 
 SPEC = b'family = "nca"\ngrid = [4, 4]\n'
@@ -36,7 +36,7 @@ def test_what_is_no_settings_file_is_named_in_one_line(tmp_path: Path, data, say
     path = tmp_path / "spec.toml"
     if data is not None:
         path.write_bytes(data)
-    for read, error in ((read_toml, InvalidRequestError), (ExperimentFile.load, ExperimentError)):
+    for read, error in ((read_toml, InvalidRequestError), (load_experiment, ExperimentError)):
         with pytest.raises(error, match=f"spec.toml: {says}") as raised:
             read(path)
         assert "\n" not in str(raised.value)

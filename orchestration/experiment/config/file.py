@@ -6,17 +6,15 @@ serves both. What a factor or the seed decides may not stand in them. ``experime
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from datalake import check_name, digest_of, sha256_hex
-from orchestration.errors import ExperimentError, InvalidRequestError
+from datalake import check_name, digest_of
 from orchestration.experiment.config.levels import BUILT_IN, FIRST, LEVELS, Factors, cells, effective_optimizer, staged
 from orchestration.experiment.result import FACTOR_ORDER
-from orchestration.toml_files import parse_toml, read_settings
 from trainer.config_model import Frozen, Listed
 
 Table = dict[str, Any]
@@ -121,32 +119,6 @@ class ExperimentFile(Frozen):
     folder: Path = Field(default=Path(), exclude=True)
     file_digest: str = Field(default="", exclude=True)
 
-    @classmethod
-    def load(cls, path: Path) -> ExperimentFile:
-        """Read and check the file. Raises ExperimentError in one line, a clause per problem."""
-        try:
-            data = read_settings(path)
-            table = parse_toml(data, path)
-        except InvalidRequestError as error:
-            raise ExperimentError(str(error)) from error
-        table.setdefault("name", path.stem)
-        return cls.parse(table, folder=path.absolute().parent, file_digest=sha256_hex(data))
-
-    @classmethod
-    def parse(cls, table: Mapping[str, Any], folder: Path = Path(), file_digest: str = "") -> ExperimentFile:
-        """Check a parsed table. Raises ExperimentError."""
-        from orchestration.experiment.config.configs import check_configs
-
-        for private in ("folder", "file_digest"):
-            if private in table:
-                raise ExperimentError(f"{private}: unknown field; remove it")
-        try:
-            file = cls.model_validate({**table, "folder": folder, "file_digest": file_digest})
-        except ValidationError as error:
-            raise ExperimentError("; ".join(_problem(item) for item in error.errors())) from error
-        check_configs(file)
-        return file
-
     @property
     def digest(self) -> str:
         """SHA-256 of the canonical JSON of what the file says, defaults included."""
@@ -235,15 +207,3 @@ def _check_levels(place: str, levels: Sequence[str], allowed: Sequence[str] | No
             raise ValueError(f"{place}: {level!r} is no level; allowed are {', '.join(allowed)}")
     if len({*levels}) < len(levels):
         raise ValueError(f"{place} = {list(levels)}: one is there twice; remove it")
-
-
-def _problem(item: Any) -> str:
-    field = ".".join(str(part) for part in item["loc"] if part not in ("str", "dict[str,any]"))
-    if item["type"] == "value_error":
-        message = item["msg"].removeprefix("Value error, ")
-        return f"{field}: {message}" if field and not message.startswith(field) else message
-    if item["type"] == "extra_forbidden":
-        return f"{field}: unknown field; remove it or check its spelling"
-    if item["type"] == "missing":
-        return f"{field}: missing; give it a value"
-    return f"{field} = {item['input']!r}: {item['msg'][0].lower()}{item['msg'][1:]}; change it"

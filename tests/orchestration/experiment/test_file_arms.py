@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from orchestration.errors import ExperimentError
 from orchestration.experiment.config.configs import Refs, has_stage, language_config, pre_config, shared_hash
-from orchestration.experiment.config.file import ExperimentFile
 from orchestration.experiment.config.levels import LEVELS, cells, effective_optimizer
+from orchestration.experiment.config.load import load_experiment, parse_experiment
 from orchestration.runs.names import default_run_name
 
 TABLE = {
@@ -34,7 +34,7 @@ subsets = {
 
 
 def parsed(**changes):
-    return ExperimentFile.parse(merged(TABLE, changes))
+    return parse_experiment(merged(TABLE, changes))
 
 
 def merged(table, changes):
@@ -159,6 +159,6 @@ def test_every_shipped_experiment_reads():
     files = sorted((ROOT / "experiments").glob("*.toml"))
     assert {file.stem for file in files} >= {"smoke", "matrix-cpu", "paper", "slowrun"}
     for path in files:
-        file = ExperimentFile.load(path)
+        file = load_experiment(path)
         assert file.name == path.stem
         assert file.question

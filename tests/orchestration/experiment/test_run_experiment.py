@@ -12,7 +12,7 @@ import pytest
 
 from datalake import Lake
 from orchestration.experiment.analysis.checks import check_arms
-from orchestration.experiment.config.file import ExperimentFile
+from orchestration.experiment.config.load import load_experiment
 from orchestration.experiment.run.runner import run_experiment
 
 LIBRARY = Path(json.__file__).parents[1]
@@ -90,7 +90,7 @@ def test_killed_and_run_again_it_has_every_arm_once(ray_cluster, morphogen, tmp_
     os.kill(process.pid, signal.SIGKILL)
     process.communicate()
 
-    lake, file = Lake.open(str(folder)), ExperimentFile.load(path)
+    lake, file = Lake.open(str(folder)), load_experiment(path)
     result = run_experiment(lake, file, ["morphogen", "experiment"])
 
     by_name = {(arm.arm.factors["pre"], arm.arm.factors["optimizer"], arm.arm.seed): arm for arm in result.arms}

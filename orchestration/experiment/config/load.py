@@ -1,0 +1,51 @@
+"""From an experiment's TOML file to a checked ``ExperimentFile``: its fields, then every configuration of its arms."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from datalake import sha256_hex
+from orchestration.errors import ExperimentError, InvalidRequestError
+from orchestration.experiment.config.configs import check_configs
+from orchestration.experiment.config.file import ExperimentFile
+from orchestration.toml_files import parse_toml, read_settings
+
+
+def load_experiment(path: Path) -> ExperimentFile:
+    """Read and check the file. Raises ExperimentError in one line, a clause per problem."""
+    try:
+        data = read_settings(path)
+        table = parse_toml(data, path)
+    except InvalidRequestError as error:
+        raise ExperimentError(str(error)) from error
+    table.setdefault("name", path.stem)
+    return parse_experiment(table, folder=path.absolute().parent, file_digest=sha256_hex(data))
+
+
+def parse_experiment(table: Mapping[str, Any], folder: Path = Path(), file_digest: str = "") -> ExperimentFile:
+    """Check a parsed table. Raises ExperimentError."""
+    for private in ("folder", "file_digest"):
+        if private in table:
+            raise ExperimentError(f"{private}: unknown field; remove it")
+    try:
+        file = ExperimentFile.model_validate({**table, "folder": folder, "file_digest": file_digest})
+    except ValidationError as error:
+        raise ExperimentError("; ".join(_problem(item) for item in error.errors())) from error
+    check_configs(file)
+    return file
+
+
+def _problem(item: Any) -> str:
+    field = ".".join(str(part) for part in item["loc"] if part not in ("str", "dict[str,any]"))
+    if item["type"] == "value_error":
+        message = item["msg"].removeprefix("Value error, ")
+        return f"{field}: {message}" if field and not message.startswith(field) else message
+    if item["type"] == "extra_forbidden":
+        return f"{field}: unknown field; remove it or check its spelling"
+    if item["type"] == "missing":
+        return f"{field}: missing; give it a value"
+    return f"{field} = {item['input']!r}: {item['msg'][0].lower()}{item['msg'][1:]}; change it"
