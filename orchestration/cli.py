@@ -26,7 +26,9 @@ from orchestration.commands import (
     serve,
     tune,
 )
-from orchestration.errors import ClusterLostError, JobStopped, OrchestrationError
+from orchestration.console.foreign import prepare_streams
+from orchestration.console.output import complain, end_output, say
+from orchestration.errors import ClusterLostError, JobStopped, OrchestrationError, OutputClosedError
 
 app = typer.Typer(
     name="morphogen",
@@ -52,9 +54,9 @@ for command in COMMANDS:
 def _show_version(wanted: bool) -> None:
     if wanted:
         try:
-            typer.echo(f"morphogen {version('morphogen')}")
+            say(f"morphogen {version('morphogen')}")
         except PackageNotFoundError:
-            typer.echo("morphogen (run from source, not installed)")
+            say("morphogen (run from source, not installed)")
         raise typer.Exit
 
 
@@ -75,20 +77,42 @@ def main(arguments: list[str] | None = None) -> None:
     """Run one command; a user's mistake ends as one line on standard error and exit code 2.
 
     A job that was told to stop ends with 3, 130 or 143 (``orchestration.runs.signals``), one whose cluster is gone
-    with 4.
+    with 4, a command whose output nobody reads any more with 141, as if SIGPIPE had ended it.
     """
+    prepare_streams()
     try:
-        app(arguments)
+        code = app(arguments, standalone_mode=False)
+        end_output()
+    except typer.TyperException as error:
+        sys.exit(_refuse_usage(error))
+    except typer.Abort:
+        complain("aborted")
+        sys.exit(1)
     except JobStopped as stopped:
-        print(stopped, file=sys.stderr)
+        complain(stopped)
         sys.exit(stopped.exit_code)
+    except OutputClosedError as error:
+        sys.exit(error.exit_code)
     except ClusterLostError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.stderr.flush()
+        complain(f"error: {error}")
         os._exit(error.exit_code)  # Ray's own threads would wait for the cluster, and then abort the process
     except _named_errors() as error:
-        print(f"error: {error}", file=sys.stderr)
+        complain(f"error: {error}")
         sys.exit(2)
+    sys.exit(code or 0)
+
+
+def _refuse_usage(error: typer.TyperException) -> int:
+    """Say what is wrong with the command line, in one place and way with every other mistake; the exit code."""
+    context = getattr(error, "ctx", None)
+    message = error.format_message()
+    if context is not None and message == context.get_help():  # no arguments at all: this is the help, and no mistake
+        for line in message.split("\n"):
+            complain(line)
+    else:
+        where = "" if context is None else f"; see `{context.command_path} --help`"
+        complain(f"error: {message.removesuffix('.')}{where}")
+    return 2
 
 
 def _named_errors() -> tuple[type[Exception], ...]:

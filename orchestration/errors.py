@@ -62,3 +62,16 @@ class ClusterLostError(OrchestrationError):
     """The Ray cluster that a job runs on does not answer any more."""
 
     exit_code = 4
+
+
+class OutputError(OrchestrationError):
+    """A result cannot be printed, or a file for it not be written."""
+
+
+class OutputClosedError(OutputError):
+    """Whoever read the output has stopped, as ``head`` does: nothing is wrong, and nobody is left to be told.
+
+    The exit code is that of a process that SIGPIPE ends.
+    """
+
+    exit_code = 141

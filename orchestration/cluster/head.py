@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import socket
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -17,6 +16,7 @@ from contextlib import contextmanager
 
 import ray
 
+from orchestration.console.output import complain
 from orchestration.errors import ClusterLostError
 
 SILENCE_S = 10.0  # without an answer for so long, a head counts as lost
@@ -106,7 +106,7 @@ def leave_without_head(head: Head, leave: Callable[[int], None] = os._exit) -> I
         while not over.wait(ASK_EVERY_S):
             if head.silence() > SILENCE_S + GRACE_S:
                 error = head.lost()
-                print(f"error: {error}", file=sys.stderr, flush=True)
+                complain(f"error: {error}")
                 leave(error.exit_code)
                 return
 

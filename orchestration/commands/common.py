@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from datalake import Lake
 from generator import GenerationSpec, parse_spec
 from generator.presets import list_presets, load_preset
 from orchestration.cluster.submitted import inside_ray_job
+from orchestration.console.output import print_fields
+from orchestration.console.output import print_json as print_json
+from orchestration.console.output import print_table as print_table
 from orchestration.console.progress import console as progress_console
 from orchestration.errors import InvalidRequestError
 from orchestration.runs.signals import GraceOver, Stop, stoppable
@@ -29,8 +29,6 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document in
 Message = Annotated[str, typer.Option("--message", "-m", help="Why, for the history.")]
 
 DEFAULT_LAKE = "lake"
-
-PIPED_WIDTH = 160
 
 
 def open_lake(uri: str, *, to_write: bool = False) -> Lake:
@@ -69,37 +67,12 @@ def spec_from(source: str, lake: str | None = None) -> GenerationSpec:
     return parse_spec(open_lake(lake).params.get(source).spec)
 
 
-def print_json(document: Any) -> None:
-    """Print a JSON document on standard output, whatever the width of the terminal."""
-    typer.echo(json.dumps(document, indent=2, default=str, allow_nan=False))
-
-
-def print_table(columns: Sequence[str], rows: Sequence[Sequence[Any]], title: str | None = None) -> None:
-    """Print a table on standard output; numbers are aligned to the right."""
-    table = Table(title=title, title_justify="left")
-    for index, name in enumerate(columns):
-        numeric = bool(rows) and all(isinstance(row[index], int | float) for row in rows)
-        table.add_column(name, justify="right" if numeric else "left", overflow="fold")
-    for row in rows:
-        table.add_row(*(f"{value:,}" if isinstance(value, int) else str(value) for value in row))
-    result_console().print(table)
-
-
 def print_summary(summary: dict[str, Any], as_json: bool) -> None:
-    """Print what a job came to: a line per field, or JSON."""
+    """Print what a job came to: a row per value, or JSON."""
     if as_json:
         print_json(summary)
-        return
-    for key, value in summary.items():
-        typer.echo(f"{key:>15}  {value:,}" if isinstance(value, int) else f"{key:>15}  {value}")
-
-
-def result_console() -> Console:
-    """Standard output; in a file or a pipe nothing limits a line, and a digest cut in two cannot be searched for."""
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console.width = PIPED_WIDTH
-    return console
+    else:
+        print_fields(summary)
 
 
 @contextmanager

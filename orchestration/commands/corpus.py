@@ -21,6 +21,7 @@ from orchestration.commands.common import (
     print_table,
     resumable,
 )
+from orchestration.console.output import say
 from orchestration.console.progress import corpus_stages
 from orchestration.corpus.add import add_corpus
 from orchestration.corpus.files import Mapper
@@ -97,14 +98,14 @@ def add(
     if as_json:
         print_json(asdict(result))
         return
-    typer.echo(
+    say(
         f"{result.documents:,} documents in {result.files:,} files, {result.bytes:,} bytes, "
         f"vocabulary of {result.vocab_size:,}"
     )
     for dataset in (result.train, result.heldout):
-        typer.echo(f"{dataset.ref}  {dataset.digest}  {dataset.tokens:,} tokens")
+        say(f"{dataset.ref}  {dataset.digest}  {dataset.tokens:,} tokens")
     for note in result.notes():
-        typer.echo(note)
+        say(note)
 
 
 @app.command()

@@ -32,6 +32,7 @@ from datalake.registry.datasets import DatasetVersion
 from generator import decode_tokens, parse_spec
 from orchestration.commands import data_files
 from orchestration.commands.common import DEFAULT_LAKE, AsJson, LakeUri, open_lake, print_json, print_table
+from orchestration.console.output import print_fields, say
 from orchestration.console.progress import console, stage
 from orchestration.corpus.tokenizers import load_tokenizer
 from orchestration.generation.recompute import recompute
@@ -64,8 +65,8 @@ def show(reference: Reference, lake: LakeUri = DEFAULT_LAKE, as_json: AsJson = F
     if as_json:
         print_json(document)
         return
-    rows = [(key, value) for key, value in document.items() if key not in ("shards", "source")]
-    print_table(["field", "value"], [*rows, ("spec", manifest.source.spec)], title=f"{version.name}@{version.version}")
+    about = {field: value for field, value in document.items() if field != "shards"}
+    print_fields(about, title=f"{version.name}@{version.version}")
     shards = [(each.key, each.first, each.rows, each.bytes, each.sha256[:12]) for each in manifest.shards]
     print_table(["shard", "first", "rows", "bytes", "sha256"], shards)
 
@@ -106,8 +107,8 @@ def head(
         print_json([row | {"tokens": row["tokens"].tolist()} for row in rows])
         return
     for row in rows:
-        typer.echo("  ".join(f"{name}={value}" for name, value in row.items() if name != "tokens"))
-        typer.echo(_drawing(opened.store, manifest, row["tokens"], frames))
+        say("  ".join(f"{name}={value}" for name, value in row.items() if name != "tokens"))
+        say(_drawing(opened.store, manifest, row["tokens"], frames))
 
 
 def _rows(store: Store, manifest: Manifest) -> Iterator[dict[str, Any]]:
@@ -156,7 +157,7 @@ def verify(
         print_json(asdict(report))
     else:
         skipped = f", {report.skipped} verified before" if report.skipped else ""
-        typer.echo(f"{report.checked} shards checked{skipped}, {len(report.problems)} lost or corrupt")
+        say(f"{report.checked} shards checked{skipped}, {len(report.problems)} lost or corrupt")
     _complain(report.problems)
 
 
@@ -187,7 +188,7 @@ def heal(
     if as_json:
         print_json(asdict(report))
     else:
-        typer.echo(f"{report.checked} shards checked, {len(report.repaired)} restored, {len(report.lost)} lost")
+        say(f"{report.checked} shards checked, {len(report.repaired)} restored, {len(report.lost)} lost")
     _complain(report.lost)
 
 
@@ -206,7 +207,7 @@ def _options(
 
 def _complain(problems: Sequence[ShardProblem]) -> None:
     for problem in problems:
-        typer.echo(f"error: shard {problem.key}: {problem.problem}", err=True)
+        say(f"error: shard {problem.key}: {problem.problem}", err=True)
     if problems:
         raise typer.Exit(2)
 
@@ -231,7 +232,7 @@ def gc(
     rows = [(info.key, info.size, f"{info.written:%Y-%m-%d %H:%M}") for info in (*garbage.objects, *garbage.leftovers)]
     print_table(["removed" if delete else "would be removed", "bytes", "written"], rows)
     done = "removed" if delete else "are garbage: remove with --delete"
-    typer.echo(
+    say(
         f"{len(rows)} objects of {garbage.bytes:,} bytes {done}; {garbage.live} are in use, "
         f"{garbage.young} unnamed ones are younger than {grace:g} h or beside such"
     )

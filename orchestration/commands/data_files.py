@@ -12,6 +12,7 @@ import typer
 from datalake.maintenance.export import export_dataset
 from datalake.maintenance.importing import ImportOptions
 from orchestration.commands.common import DEFAULT_LAKE, AsJson, LakeUri, Message, open_lake, print_json
+from orchestration.console.output import say
 from orchestration.console.progress import stage
 
 Reference = Annotated[str, typer.Argument(help="DATASET, DATASET@VERSION or DATASET@ALIAS.")]
@@ -40,7 +41,7 @@ def export(
         report = export_dataset(
             opened.store, manifest, folder, format.value, lambda done, _all: advance(done, format.value)
         )
-    typer.echo(f"{len(report.files)} files, {report.bytes:,} bytes in {folder}")
+    say(f"{len(report.files)} files, {report.bytes:,} bytes in {folder}")
 
 
 def import_(
@@ -74,4 +75,4 @@ def import_(
     if as_json:
         print_json(asdict(version))
     else:
-        typer.echo(f"{version.ref}  {version.sequences:,} sequences, {version.tokens:,} tokens  {version.digest}")
+        say(f"{version.ref}  {version.sequences:,} sequences, {version.tokens:,} tokens  {version.digest}")

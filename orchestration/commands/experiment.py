@@ -16,6 +16,7 @@ from orchestration.commands.common import (
     print_table,
     resumable,
 )
+from orchestration.console.output import say
 
 
 def experiment(
@@ -54,7 +55,8 @@ def experiment(
     if as_json:
         print_json({"result": result.model_dump(mode="json"), "analysis": analysis.model_dump(mode="json")})
     elif markdown:
-        typer.echo(to_markdown(result, analysis))
+        for line in to_markdown(result, analysis).split("\n"):
+            say(line)
     else:
         print_table(
             ["arm", "seed", "status", "loss, nats", "run"],
@@ -64,7 +66,7 @@ def experiment(
                 for loss in [arm.final_loss]
             ],
         )
-        typer.echo(analysis.verdict)
+        say(analysis.verdict)
     if any(arm.status != "finished" for arm in result.arms):
         raise typer.Exit(1)
 
@@ -77,8 +79,8 @@ def _print_plan(loaded: Any, opened: Any, as_json: bool) -> None:
     if as_json:
         print_json(plan)
         return
-    typer.echo(f"{plan['name']}: {plan['question']}" if plan["question"] else plan["name"])
-    typer.echo(plan["detectable_effect"])
+    say(f"{plan['name']}: {plan['question']}" if plan["question"] else plan["name"])
+    say(plan["detectable_effect"])
     names = list(plan["arms"][0]["factors"])
     print_table(
         [*names, "seed", "language tokens", "tokens before", "shared hash"],
@@ -94,6 +96,6 @@ def _print_plan(loaded: Any, opened: Any, as_json: bool) -> None:
         ],
     )
     for stage, size in plan["runs"].items():
-        typer.echo(f"{stage:>18}  {size['runs']} runs, {size['tokens']:,} tokens, {size['flops']:.3g} FLOPs")
+        say(f"{stage:>18}  {size['runs']} runs, {size['tokens']:,} tokens, {size['flops']:.3g} FLOPs")
     if len(plan["shared_hashes"]) > 1:
-        typer.echo("the arms do not share one configuration: their hashes differ, and the report would refuse them")
+        say("the arms do not share one configuration: their hashes differ, and the report would refuse them")

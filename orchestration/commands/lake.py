@@ -10,7 +10,9 @@ from rich.tree import Tree
 
 from datalake import lineage as trace_lineage
 from datalake import probe_store, record_verdict
-from orchestration.commands.common import DEFAULT_LAKE, AsJson, LakeUri, open_lake, print_json, result_console
+from orchestration.commands.common import DEFAULT_LAKE, AsJson, LakeUri, open_lake, print_json
+from orchestration.console.foreign import styled
+from orchestration.console.output import print_renderable, say
 from orchestration.console.progress import stage
 
 
@@ -24,20 +26,22 @@ def lineage(
     if as_json:
         print_json(found)
     else:
-        result_console().print(_tree(found))
+        print_renderable(_tree(found))
 
 
 def _tree(found: dict[str, Any], above: Tree | None = None) -> Tree:
     """A model, its run, its data with the parameters that made it, and below that the models it started from."""
     model, run = found["model"], found["run"]
-    label = f"model [bold]{model['ref']}[/bold]  {model['digest']}"
+    label = styled("model ", (model["ref"], "bold"), f"  {model['digest']}")
     tree = Tree(label) if above is None else above.add(label)
-    tree.add(f"run [bold]{run['name']}[/bold]  " + ("(its log is gone)" if "missing" in run else run["status"]))
+    tree.add(styled("run ", (run["name"], "bold"), "  (its log is gone)" if "missing" in run else f"  {run['status']}"))
     for dataset in found["datasets"]:
-        branch = tree.add(f"dataset [bold]{dataset['ref']}[/bold]  {dataset['digest']}  {dataset['tokens']:,} tokens")
+        size = f"  {dataset['digest']}  {dataset['tokens']:,} tokens"
+        branch = tree.add(styled("dataset ", (dataset["ref"], "bold"), size))
         branch.add(f"spec  {dataset['spec_digest']}")
         if dataset["params"]:
-            branch.add(f"parameters [bold]{dataset['params']['ref']}[/bold]  {dataset['params']['digest']}")
+            made_by = dataset["params"]
+            branch.add(styled("parameters ", (made_by["ref"], "bold"), f"  {made_by['digest']}"))
     for parent in found["parents"]:
         _tree(parent, tree)
     return tree
@@ -61,8 +65,8 @@ def probe(
         print_json(asdict(report))
     else:
         for violation in report.violations:
-            typer.echo(violation)
-        typer.echo(f"{report.keys} keys, {report.writers} writers each, {report.seconds:.1f} s: {_verdict(report.ok)}")
+            say(violation)
+        say(f"{report.keys} keys, {report.writers} writers each, {report.seconds:.1f} s: {_verdict(report.ok)}")
     if not report.ok:
         raise typer.Exit(1)
 

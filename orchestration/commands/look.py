@@ -10,6 +10,7 @@ import typer
 from generator import generate_batch
 from generator.profile import profile_spec
 from orchestration.commands.common import DEFAULT_LAKE, AsJson, LakeUri, print_json, print_table, spec_from
+from orchestration.console.output import say
 from orchestration.console.progress import console
 
 Source = Annotated[
@@ -45,7 +46,7 @@ def preview(
         written.append(out)
         out.write_bytes(sheet_of(spec, table))
     for path in written:
-        typer.echo(str(path))
+        say(str(path))
 
 
 def profile(
@@ -87,7 +88,7 @@ def _print_histogram(histogram: dict[str, Any], width: int = 50) -> None:
     highest = max(max(counts), 1)
     for low, count in zip(histogram["edges"], counts, strict=False):
         if count:
-            typer.echo(f"{low:6.3f} {'█' * max(1, round(width * count / highest))} {count:,}")
+            say(f"{low:6.3f} {'█' * max(1, round(width * count / highest))} {count:,}")
 
 
 def _plot(histograms: dict[str, dict[str, Any]], path: Path) -> None:

@@ -13,6 +13,7 @@ import typer
 from datalake import lineage
 from orchestration.commands.common import DEFAULT_LAKE, AsJson, LakeUri, open_lake, print_json, print_table
 from orchestration.commands.evaluate import evaluate
+from orchestration.console.output import print_fields, say
 from orchestration.errors import InvalidRequestError
 from orchestration.evaluation.hf_export import hf_files
 
@@ -48,7 +49,7 @@ def show(
     if as_json:
         print_json(found)
         return
-    print_table(["field", "value"], list(found.items()), title=f"{found['name']}@{found['version']}")
+    print_fields(found, title=f"{found['name']}@{found['version']}")
 
 
 @app.command()
@@ -61,7 +62,7 @@ def tag(
     repository = open_lake(lake).models
     target = repository.get(reference)
     repository.tag(target.name, alias, target.version)
-    typer.echo(f"{target.name}@{alias} -> {target.version}")
+    say(f"{target.name}@{alias} -> {target.version}")
 
 
 @app.command()
@@ -82,6 +83,6 @@ def export(
     out.mkdir(parents=True, exist_ok=True)
     for name, data in files.items():
         (out / name).write_bytes(data)
-    typer.echo(f"{version.ref} -> {out} ({layout.value}: {', '.join(sorted(files))})")
+    say(f"{version.ref} -> {out} ({layout.value}: {', '.join(sorted(files))})")
     if note:
-        typer.echo(f"no tokenizer: {note}")
+        say(f"no tokenizer: {note}")

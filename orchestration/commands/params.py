@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from itertools import islice
 from typing import Annotated
@@ -20,6 +19,7 @@ from orchestration.commands.common import (
     print_table,
     spec_from,
 )
+from orchestration.console.output import print_fields, say
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -43,7 +43,7 @@ def put(
     if as_json:
         print_json(asdict(stored))
     else:
-        typer.echo(f"{stored.name}@{stored.version}  {stored.digest}")
+        say(f"{stored.name}@{stored.version}  {stored.digest}")
 
 
 @app.command()
@@ -57,7 +57,7 @@ def show(
     if as_json:
         print_json(asdict(found))
         return
-    print_table(["field", "value"], list(found.spec.items()), title=f"{found.name}@{found.version}  {found.digest}")
+    print_fields(found.spec, title=f"{found.name}@{found.version}  {found.digest}")
 
 
 @app.command("list")
@@ -95,7 +95,7 @@ def diff(
         print_json([asdict(each) for each in changes])
         return
     if not changes:
-        typer.echo(f"{old} and {new} are the same spec")
+        say(f"{old} and {new} are the same spec")
         return
     absent = "(absent)"
     rows = [(c.path, absent if c.added else c.old, absent if c.removed else c.new) for c in changes]
@@ -119,7 +119,10 @@ def watch(
         for change in islice(changes, count):
             where = f"{name}@{change.version}" if change.alias is None else f"{name}@{change.alias} -> {change.version}"
             line = f"{change.time}  {change.what}  {where}  {change.author}  {change.message}".rstrip()
-            typer.echo(json.dumps(asdict(change)) if as_json else line)
+            if as_json:
+                print_json(asdict(change), indent=None)
+            else:
+                say(line)
     except KeyboardInterrupt:
         raise typer.Exit(130) from None
 
@@ -137,4 +140,4 @@ def tag(
     registry = open_lake(lake).params
     target = registry.get(reference)
     registry.tag(target.name, alias, target.version, expect)
-    typer.echo(f"{target.name}@{alias} -> {target.version}")
+    say(f"{target.name}@{alias} -> {target.version}")

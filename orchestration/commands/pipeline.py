@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from orchestration.commands.common import DEFAULT_LAKE, AsJson, LakeUri, job, open_lake, print_json
+from orchestration.console.output import say
 from orchestration.toml_files import read_toml
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ def print_pipeline(result: dict[str, Any], as_json: bool) -> None:
         print_json(result)
         return
     for field in ("run", "params", "dataset", "heldout"):
-        typer.echo(f"{field:>10}  {result[field]}")
+        say(f"{field:>10}  {result[field]}")
     for name, training in result["trainings"].items():
         scores = (f"{ref}: loss {scores['loss']:.4f}" for ref, scores in training["evals"].items())
-        typer.echo(f"{name:>10}  {training['model']}  run {training['run']}  {', '.join(scores)}")
+        say(f"{name:>10}  {training['model']}  run {training['run']}  {', '.join(scores)}")

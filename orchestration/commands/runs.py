@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from typing import Annotated, Any
 
@@ -18,6 +17,7 @@ from orchestration.commands.common import (
     print_summary,
     print_table,
 )
+from orchestration.console.output import print_fields, say
 from orchestration.errors import InvalidRequestError
 from orchestration.runs.view import progress_text, view_run, view_runs
 
@@ -59,24 +59,14 @@ def show(run: Name, lake: LakeUri = DEFAULT_LAKE, as_json: AsJson = False) -> No
     if as_json:
         print_json(view)
         return
-    print_table(["field", "value"], list(_rows(view)))
+    print_fields(_for_people(view))
 
 
-def _rows(view: dict[str, Any]) -> list[tuple[str, str]]:
-    long = ("faults", "children", "config", "result")
-    rows = [("progress", progress_text(view["progress"]))]
-    rows += [
-        (field, value if isinstance(value, str) else json.dumps(value))
-        for field, value in view.items()
-        if field not in ("status", "progress", *long) and value not in (None, "", {}, [])
-    ]
-    for stage, child in (view.get("children") or {}).items():
-        rows.append((f"stage {stage}", " ".join(f"{key}={value}" for key, value in child.items())))
-    for fault in view.get("faults", ()):
-        facts = " ".join(f"{key}={value}" for key, value in fault.items() if key not in ("kind", "time"))
-        rows.append((f"fault {fault['kind']}", f"{fault['time']} {facts}"))
-    rows += [(field, json.dumps(view[field])) for field in ("config", "result") if view.get(field)]
-    return rows
+def _for_people(view: dict[str, Any]) -> dict[str, Any]:
+    """The document with the progress as a sentence, and what is long at its end."""
+    long = ("children", "faults", "config", "result")
+    short = {field: value for field, value in view.items() if field not in ("status", *long)}
+    return {**short, "progress": progress_text(view["progress"]), **{field: view.get(field) for field in long}}
 
 
 @app.command()
@@ -95,7 +85,10 @@ def follow(
         if now != last:
             fields = ("name", "state", "attempts", "progress", "fault_count", "error", "seen")
             line = f"{view['seen'] or '':24}  {view['state']:8}  {progress_text(view['progress'])}"
-            typer.echo(json.dumps({field: view.get(field) for field in fields}) if as_json else line.rstrip())
+            if as_json:
+                print_json({field: view.get(field) for field in fields}, indent=None)
+            else:
+                say(line.rstrip())
             last = now
         if view["state"] != "running":
             break
@@ -104,9 +97,9 @@ def follow(
         except KeyboardInterrupt:
             raise typer.Exit(130) from None
     if view["state"] == "lost":
-        typer.echo(f"nobody works on it any more: `morphogen runs resume {run}` goes on", err=True)
+        say(f"nobody works on it any more: `morphogen runs resume {run}` goes on", err=True)
     elif view.get("error"):
-        typer.echo(view["error"], err=True)
+        say(view["error"], err=True)
     raise typer.Exit(END_CODES.get(view["state"], 1))
 
 
@@ -121,7 +114,7 @@ def stop(run: Name, message: Message = "", lake: LakeUri = DEFAULT_LAKE) -> None
             f"to stop; `morphogen runs resume {run}` goes on with it"
         )
     opened.runs.ask_stop(run, message)
-    typer.echo(f"asked {run} to stop; `morphogen runs follow {run}` shows when it has", err=True)
+    say(f"asked {run} to stop; `morphogen runs follow {run}` shows when it has", err=True)
 
 
 @app.command()

@@ -14,6 +14,7 @@ import typer
 
 from datalake.registry.access import TokenLog
 from orchestration.commands.common import DEFAULT_LAKE, AsJson, LakeUri, open_lake, print_json, print_table
+from orchestration.console.output import say
 from orchestration.errors import InvalidRequestError
 
 tokens_app = typer.Typer(no_args_is_help=True)
@@ -50,15 +51,15 @@ def serve(
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     scheme = "https" if tls_cert else "http"
     shown = f"[{host}]" if ":" in host else host
-    typer.echo(f"serving lake {opened.uri} at {scheme}://{shown}:{bound.getsockname()[1]}", err=True)
+    say(f"serving lake {opened.uri} at {scheme}://{shown}:{bound.getsockname()[1]}", err=True)
     if not has_tokens:
-        typer.echo(
+        say(
             "the lake has no tokens: bound to loopback only, and open to everybody on this machine; "
             "`morphogen tokens create NAME --role admin` makes the first one and closes it",
             err=True,
         )
     elif not tls_cert and not is_loopback(host):
-        typer.echo("without --tls-cert tokens travel in the clear: put a proxy with TLS in front", err=True)
+        say("without --tls-cert tokens travel in the clear: put a proxy with TLS in front", err=True)
     config = uvicorn.Config(
         create_app(opened, ServeSettings(redirect=redirect), loopback_only=not has_tokens),
         http="h11",
@@ -118,8 +119,8 @@ def create(
     if as_json:
         print_json({**asdict(token), "token": text})
         return
-    typer.echo(f"token {token.id} for {token.name}, role {token.role}; it is shown only now:", err=True)
-    typer.echo(text)
+    say(f"token {token.id} for {token.name}, role {token.role}; it is shown only now:", err=True)
+    say(text)
 
 
 @tokens_app.command("list")
@@ -146,4 +147,4 @@ def revoke(
     """End a token for good; every server refuses it within a second."""
     opened = open_lake(lake)
     token = TokenLog(opened.store, opened.ambient).revoke(token_id)
-    typer.echo(f"token {token.id} of {token.name} is revoked")
+    say(f"token {token.id} of {token.name} is revoked")

@@ -16,6 +16,7 @@ from orchestration.commands.common import (
     print_table,
     resumable,
 )
+from orchestration.console.output import say
 from orchestration.toml_files import read_toml
 
 
@@ -62,8 +63,8 @@ def tune(
         ],
     )
     latency = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in result.latency.items())
-    typer.echo(f"median latency from spec to score: {latency or 'none scored'}")
-    typer.echo(result.verdict)
+    say(f"median latency from spec to score: {latency or 'none scored'}")
+    say(result.verdict)
     if result.control is not None:
-        typer.echo(result.control.verdict)
-    typer.echo(f"{result.promoted}, alias {result.alias}" if result.promoted else "nothing moved")
+        say(result.control.verdict)
+    say(f"{result.promoted}, alias {result.alias}" if result.promoted else "nothing moved")

@@ -1,1 +1,1 @@
-"""What a person sees in the terminal while a job runs."""
+"""What a person at a terminal sees: text made fit to be shown, tables, progress."""

@@ -6,11 +6,10 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-# Standard output is for results (tables, JSON); everything a person watches goes to standard error.
-console = Console(stderr=True, highlight=False, soft_wrap=True)
+from orchestration.console.foreign import shown, styled
+from orchestration.console.output import console
 
 LINE_INTERVAL_S = 5.0
 
@@ -23,12 +22,14 @@ def stage(title: str, total: float, *, clock: Callable[[], float] = time.monoton
     """Show one stage of `total` units; yields ``advance(completed, note)``."""
     started = clock()
     if console.is_terminal:
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-        with Progress(*columns, TimeRemainingColumn(), TextColumn("{task.fields[note]}"), console=console) as bars:
-            bar = bars.add_task(title, total=total, note="")
+        # These columns would read markup in a title or a note.
+        title_column, note_column = (TextColumn(f"{{task.{f}}}", markup=False) for f in ("description", "fields[note]"))
+        columns = (title_column, BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+        with Progress(*columns, note_column, console=console) as bars:
+            bar = bars.add_task(shown(title), total=total, note="")
 
             def update(completed: float, note: str = "") -> None:
-                bars.update(bar, completed=completed, note=note)
+                bars.update(bar, completed=completed, note=shown(note))
 
             yield update
     else:
@@ -44,7 +45,7 @@ def stage(title: str, total: float, *, clock: Callable[[], float] = time.monoton
                 console.print(f"  {title}: {completed:,.0f}/{total:,.0f} ({share:.0f} %) {now - started:.0f}s {note}")
 
         yield line
-    console.print(f"[green]✓[/green] {title} ({clock() - started:.1f}s)")
+    console.print(styled(("✓", "green"), f" {title} ({clock() - started:.1f}s)"))
 
 
 @contextmanager

@@ -12,8 +12,8 @@ from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
-from rich.text import Text
 
+from orchestration.console.foreign import styled
 from orchestration.console.progress import LINE_INTERVAL_S, console
 
 Event = dict[str, Any]
@@ -86,7 +86,7 @@ class TrainingView:
         table = Table(*figures, box=None, padding=(0, 2, 0, 0), header_style="dim")
         if figures:
             table.add_row(*figures.values())
-        evals = [Text(f"eval at step {each['step']:,}: {eval_text(each)}") for each in self.evals.values()]
+        evals = [styled(f"eval at step {each['step']:,}: {eval_text(each)}") for each in self.evals.values()]
         return Group(head, table, *evals)
 
 
@@ -123,22 +123,22 @@ def training_display(
             def show(event: Event) -> None:
                 for said in view.take(event, clock()):
                     if event["event"] != "eval":  # the panel has it
-                        console.print(f"  {said}", markup=False)
+                        console.print(f"  {said}")
                 live.update(view.panel(title, clock()))
 
             yield show
     else:
-        console.print(f"{title} …", markup=False)
+        console.print(f"{title} …")
         last = started
 
         def write(event: Event) -> None:
             nonlocal last
             now = clock()
             for said in view.take(event, now):
-                console.print(f"  {said}", markup=False)
+                console.print(f"  {said}")
             if event["event"] == "step" and (now - last >= LINE_INTERVAL_S or event["step"] == steps):
                 last = now
-                console.print(f"  {view.line(now)}", markup=False)
+                console.print(f"  {view.line(now)}")
 
         yield write
-    console.print("[green]✓[/green]", title, f"({clock() - started:.1f}s)")
+    console.print(styled(("✓", "green"), f" {title} ({clock() - started:.1f}s)"))

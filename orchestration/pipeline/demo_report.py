@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.table import Table
 
 from datalake import Lake, ParameterVersion, lineage, read_shard
 from datalake.registry.datasets import DatasetVersion
 from generator import parse_spec
+from orchestration.console.output import console
 from orchestration.reports.demo_page import ReportPage, render
 from orchestration.reports.picture import sheet_of
 from trainer import TrainConfig, TrainResult, load_metrics
@@ -143,7 +143,6 @@ def _print(outcome: dict[str, Any]) -> None:
             f"{row['bits_per_byte_difference']:+.4f}",
         )
     gate = outcome["gate"]
-    console = Console(highlight=False, stderr=True)
     console.print(table)
     console.print(
         f"gate: synthetic loss {gate['loss']:.3f} against a unigram entropy of {gate['entropy']:.3f} nats: "
