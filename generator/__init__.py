@@ -5,7 +5,7 @@ The NumPy reference defines the answer; every other backend equals it bit for bi
 """
 
 from generator.accept import Acceptance
-from generator.batch import check_acceptance, generate_batch, measure_acceptance
+from generator.batch import check_acceptance, generate_batch, generate_rows, measure_acceptance
 from generator.errors import BackendError, BandError, GeneratorError, RangeError, ScoreDefinitionError, SpecError
 from generator.presets import list_presets, load_preset, preset_text
 from generator.profile import profile_spec
@@ -29,6 +29,7 @@ __all__ = [
     "decode_tokens",
     "encode_frames",
     "generate_batch",
+    "generate_rows",
     "list_presets",
     "load_preset",
     "measure_acceptance",

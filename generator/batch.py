@@ -102,6 +102,29 @@ def generate_batch(
     return _table(spec, first, parts)
 
 
+def generate_rows(spec: GenerationSpec, seed: int, ids_N: np.ndarray, *, backend: str = "auto") -> np.ndarray:
+    """Tokens of sequences ``ids_N`` (int64 [N], any order, repeats allowed), uint16 [N, seq_len], on one thread.
+
+    They are those of `generate_batch`. Raises RangeError on a bad seed or id, BackendError on a bad backend, BandError
+    when the band is hardly met.
+    """
+    if not 0 <= seed < 1 << 63:
+        raise RangeError(f"seed: {seed} is out of range; allowed is 0 to 2**63 - 1; choose another")
+    ids_N = np.asarray(ids_N)
+    if ids_N.ndim != 1 or not np.issubdtype(ids_N.dtype, np.integer):
+        raise RangeError(f"ids: {ids_N.dtype} {list(ids_N.shape)}; allowed is one row of integers; give int64 [N]")
+    if not len(ids_N):
+        return np.empty((0, spec.seq_len), dtype=np.uint16)
+    if ids_N.min() < 0:
+        raise RangeError(f"ids: {int(ids_N.min())} is negative; allowed are 0 to 2**63 - 1; change the ids")
+    name = choose_backend(backend)
+    if spec.accept_band is not None:
+        check_acceptance(spec, name)
+    unique, inverse = np.unique(ids_N.astype(np.int64), return_inverse=True)
+    found = search(spec, partial(family_of(spec).simulate, spec, seed, backend=name), unique)
+    return found.tokens[inverse]
+
+
 def _table(spec: BaseSpec, first: int, parts: list[Candidates]) -> pa.Table:
     schema = pa.schema(
         [

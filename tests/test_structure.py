@@ -11,6 +11,7 @@ MAY_IMPORT = {
     "datalake": set(),
     "trainer": {"generator", "datalake"},
     "orchestration": {"generator", "datalake", "trainer"},
+    "morphogen": {"generator", "datalake", "trainer", "orchestration"},
 }
 ONLY_IN = {"ray": {"orchestration"}, "torch": {"generator", "trainer", "orchestration"}}
 MAX_LINES = 400  # a reader's patience

@@ -1,0 +1,5 @@
+"""`python -m morphogen`: the command line."""
+
+from orchestration.cli import main
+
+main()

@@ -1,0 +1,210 @@
+"""Rows for anybody's training loop: map-style datasets for ``torch.utils.data``, computed on the fly or from a lake.
+
+Row ``i`` is sequence ``i``, whoever asks and in whatever order, so samplers, workers and restarts change nothing. Each
+process opens its own reader: the objects may be pickled (spawn) or inherited (fork).
+"""
+
+from __future__ import annotations
+
+import operator
+import os
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, SupportsIndex
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from datalake import DatasetReader, Lake, Manifest, digest_of
+from datalake.reading.node_cache import default_cache
+from generator import GENERATOR_VERSION, GenerationSpec, generate_rows, list_presets, load_preset, parse_spec
+from trainer.errors import ConfigError
+from trainer.mask import LossMask, frame_tokens, target_mask
+
+Labels = Literal["shifted", "same"]
+Sample = Tensor | dict[str, Tensor]
+
+IGNORED = -100
+"""The label of a prediction that does not count: what ``torch.nn.functional.cross_entropy`` ignores by default."""
+
+
+class RowDataset(Dataset[Sample]):
+    """What the two datasets share: indices as Python has them, and rows as tensors with or without labels.
+
+    ``labels`` None: a sample is its tokens, ``dtype`` [seq_len]. "shifted": a dict of ``input_ids`` and ``labels``,
+    both [seq_len - 1], the label of a position being the next token. "same": both [seq_len], unshifted, as Hugging
+    Face models take them. Labels are int64; those that ``loss_mask`` leaves out (``mask.target_mask``) are -100.
+    """
+
+    seq_len: int
+    vocab_size: int
+
+    def __init__(
+        self, rows: int, *, frame: int | None, dtype: torch.dtype, labels: Labels | None, loss_mask: LossMask
+    ) -> None:
+        if dtype not in (torch.int64, torch.int32, torch.uint16):
+            raise ConfigError(f"dtype = {dtype}: allowed are torch.int64, torch.int32 and torch.uint16; choose one")
+        if labels not in (None, "shifted", "same"):
+            raise ConfigError(f"labels = {labels!r}: allowed are None, 'shifted' and 'same'; choose one")
+        if loss_mask not in ("none", "first_frame", "first_frame+delimiters"):
+            raise ConfigError(
+                f"loss_mask = {loss_mask!r}: allowed are none, first_frame, first_frame+delimiters; choose one"
+            )
+        if loss_mask != "none" and (frame is None or labels is None):
+            why = "these sequences show no frames" if frame is None else "a mask shows in labels alone"
+            raise ConfigError(f"loss_mask = {loss_mask!r}: {why}; leave it out, or set labels")
+        self._rows = rows
+        self._dtype = dtype
+        self._labels = labels
+        self._ignored_T = torch.from_numpy(~target_mask(self.seq_len, frame, loss_mask))
+
+    def tokens(self, indices_N: np.ndarray) -> np.ndarray:
+        """Tokens of rows ``indices_N`` (int64 [N], within range): unsigned integers [N, seq_len]."""
+        raise NotImplementedError
+
+    @property
+    def identity(self) -> str:
+        """SHA-256 over what fixes the rows; equal identities, equal rows."""
+        raise NotImplementedError
+
+    def __len__(self) -> int:
+        return self._rows
+
+    def __getitem__(self, index: int) -> Sample:
+        """Row ``index``; negative ones count from the end. Raises IndexError, and TypeError for what is no integer."""
+        return self.__getitems__([index])[0]
+
+    def __getitems__(self, indices: Sequence[int]) -> list[Sample]:
+        """Rows ``indices``, made in one call: what ``DataLoader`` asks for a batch."""
+        tokens_NT = torch.from_numpy(self.tokens(self._checked(indices)).astype(np.int64)).to(self._dtype)
+        return [self._sample(tokens_T) for tokens_T in tokens_NT]
+
+    def _checked(self, indices: Sequence[int]) -> np.ndarray:
+        whole = [operator.index(index) for index in indices]
+        for index in whole:
+            if not -self._rows <= index < self._rows:
+                raise IndexError(f"row {index} of a dataset of {self._rows}")
+        return np.array([index % self._rows for index in whole], dtype=np.int64)
+
+    def _sample(self, tokens_T: Tensor) -> Sample:
+        if self._labels is None:
+            return tokens_T
+        labels_T = tokens_T[1:].to(torch.int64).masked_fill(self._ignored_T, IGNORED)
+        if self._labels == "shifted":
+            return {"input_ids": tokens_T[:-1], "labels": labels_T}
+        return {"input_ids": tokens_T, "labels": torch.cat([labels_T.new_tensor([IGNORED]), labels_T])}
+
+
+class NcaDataset(RowDataset):
+    """Sequences 0 … ``sequences`` - 1 of a spec, computed where they are read: no lake, no Ray, no files.
+
+    ``spec`` is a spec, a preset's name, the path of a TOML file or a mapping of fields. Rows equal those of `morphogen
+    generate` with the same spec and seed, to the byte. ``backend`` is as in ``generator.generate_batch``.
+
+    Raises ConfigError, and what the generator raises for a bad spec, seed or backend.
+    """
+
+    def __init__(
+        self,
+        spec: GenerationSpec | Mapping[str, Any] | str | Path,
+        *,
+        sequences: int,
+        seed: int = 0,
+        dtype: torch.dtype = torch.int64,
+        labels: Labels | None = None,
+        loss_mask: LossMask = "none",
+        backend: str = "auto",
+    ) -> None:
+        if not isinstance(sequences, SupportsIndex) or not 1 <= operator.index(sequences) < 1 << 63:
+            raise ConfigError(f"sequences = {sequences!r}: allowed is a whole number from 1 to 2**63 - 1; change it")
+        self.spec = _spec(spec)
+        self.seed = seed
+        self.backend = backend
+        self.seq_len, self.vocab_size = self.spec.seq_len, self.spec.vocab_size
+        fields = self.spec.model_dump(mode="json")
+        super().__init__(
+            operator.index(sequences), frame=frame_tokens(fields), dtype=dtype, labels=labels, loss_mask=loss_mask
+        )
+
+    def tokens(self, indices_N: np.ndarray) -> np.ndarray:
+        return generate_rows(self.spec, self.seed, indices_N, backend=self.backend)
+
+    @property
+    def identity(self) -> str:
+        return digest_of(
+            {
+                "spec": self.spec.digest,
+                "seed": self.seed,
+                "generator": GENERATOR_VERSION,
+                "sequences": len(self),
+            }
+        )
+
+
+class LakeDataset(RowDataset):
+    """The rows of dataset ``ref`` (NAME, NAME@V or NAME@ALIAS) of the lake at ``uri``, verified as they are fetched.
+
+    On S3 they are read through the node's disk cache (``MORPHOGEN_CACHE``). The reference is resolved when the object
+    is made: later versions change nothing.
+
+    Raises ConfigError, and what the lake raises for a bad address, reference or shard.
+    """
+
+    def __init__(
+        self,
+        uri: str,
+        ref: str,
+        *,
+        dtype: torch.dtype = torch.int64,
+        labels: Labels | None = None,
+        loss_mask: LossMask = "none",
+    ) -> None:
+        lake = Lake.open(uri)
+        version = lake.datasets.get(ref)
+        self.uri, self.ref = lake.uri, version.ref
+        self.manifest: Manifest = lake.datasets.manifest(version)
+        self.seq_len, self.vocab_size = self.manifest.seq_len, self.manifest.vocab_size
+        frame = frame_tokens(self.manifest.source.spec) if self.manifest.kind == "synthetic" else None
+        super().__init__(self.manifest.sequences, frame=frame, dtype=dtype, labels=labels, loss_mask=loss_mask)
+        self._reader: tuple[int, DatasetReader] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_reader": None}
+
+    def tokens(self, indices_N: np.ndarray) -> np.ndarray:
+        # A forked process must not share its parent's connections and locks.
+        if self._reader is None or self._reader[0] != os.getpid():
+            store = Lake.open(self.uri).store
+            self._reader = (os.getpid(), DatasetReader(store, self.manifest, node_cache=default_cache(store)))
+        return self._reader[1].rows(indices_N)
+
+    @property
+    def identity(self) -> str:
+        return self.manifest.identity
+
+
+def _spec(spec: GenerationSpec | Mapping[str, Any] | str | Path) -> GenerationSpec:
+    """The spec meant: itself, or parsed from a mapping, a preset's name or a TOML file."""
+    if isinstance(spec, Mapping):
+        return parse_spec(spec)
+    if isinstance(spec, str) and spec in list_presets():
+        return load_preset(spec)
+    if isinstance(spec, str | Path):
+        return parse_spec(_toml(Path(spec)))
+    return spec
+
+
+def _toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        presets = ", ".join(list_presets())
+        raise ConfigError(
+            f"spec = {str(path)!r}: no preset, and not readable ({error.strerror}); give a TOML file or "
+            f"one of {presets}"
+        ) from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"spec = {str(path)!r}: is not TOML ({error}); mend the file") from error
