@@ -42,6 +42,8 @@ def evaluate(
         raise EvaluationError("nothing to evaluate: give --data, --tasks or --pass-at with --problems")
     if (pass_at is None) != (problems is None):
         raise EvaluationError("--pass-at and --problems belong together: give both or neither")
+    if unsafe_sandbox and not allow_code:
+        raise EvaluationError("--unsafe-sandbox is about running code: give it together with --allow-code")
     if precision not in ("auto", "fp32", "bf16"):
         raise EvaluationError(f"precision = {precision!r}: must be auto, fp32 or bf16")
     opened_lake = open_lake(lake)

@@ -9,6 +9,7 @@ None of this is a virtual machine: a hole in the kernel is a hole in it.
 from __future__ import annotations
 
 import base64
+import contextlib
 import functools
 import json
 import math
@@ -63,6 +64,14 @@ class Limits:
     seconds: float = 5.0
     memory_mib: int = 512
     unsafe_sandbox: bool = False
+
+    def __post_init__(self) -> None:
+        for name, value, least, most in (
+            ("seconds", self.seconds, 0.1, 86_400),
+            ("memory_mib", self.memory_mib, 64, 1 << 20),
+        ):
+            if not least <= value <= most:
+                raise EvaluationError(f"{name} = {value}: a program's limit must lie in {least} to {most}")
 
 
 @dataclass(frozen=True)
@@ -129,10 +138,24 @@ def refusals() -> dict[str, str]:
 
 
 def _run(program: str, given: str, tests: str, limits: Limits, namespaces: str) -> dict[str, Any] | None:
-    """The report of `sandbox_child`; None if there is none."""
+    """The report of `sandbox_child`; None if there is none. EvaluationError where not even that could be started."""
+    try:
+        folder = tempfile.mkdtemp(prefix="morphogen-run-")
+        try:
+            body = _start(_task(program, limits, namespaces, folder), [given, tests], BUSY * limits.seconds)
+        finally:
+            _remove(folder)
+    except OSError as error:
+        raise EvaluationError(f"the sandbox cannot be set up: {error}; free what is lacking and try again") from error
+    try:
+        return None if body is None else dict(json.loads(body))
+    except ValueError:  # nothing, since the machine's memory ran out, for one
+        return None
+
+
+def _task(program: str, limits: Limits, namespaces: str, folder: str) -> dict[str, Any]:
     instructions = refused_calls(signals=not namespaces)
-    folder = tempfile.mkdtemp(prefix="morphogen-run-")
-    task = {
+    return {
         "program": base64.b64encode(program.encode(errors="surrogatepass")).decode(),
         "filter": base64.b64encode(instructions).decode() if instructions else "",
         "seconds": math.ceil(limits.seconds),
@@ -143,10 +166,16 @@ def _run(program: str, given: str, tests: str, limits: Limits, namespaces: str) 
         "packages": site.getsitepackages(),
         "readable": _readable(),
     }
-    reported, report_to = os.pipe()
-    lifeline, living = os.pipe()
-    with _file(task) as task_file, _file([given, tests]) as tests_file:
-        passed = [task_file.fileno(), tests_file.fileno(), report_to, lifeline]
+
+
+def _start(task: dict[str, Any], judged_by: list[str], seconds: float) -> bytes | None:
+    """What `sandbox_child` reports on the task; None if that takes far longer than the ``seconds`` it was given."""
+    with contextlib.ExitStack() as stack:
+        files = [stack.enter_context(_file(content)) for content in (task, judged_by)]
+        reported, report_to = os.pipe()
+        lifeline, living = os.pipe()
+        stack.callback(os.close, reported)
+        passed = [*(file.fileno() for file in files), report_to, lifeline]
         try:
             process = subprocess.Popen(
                 [sys.executable, "-I", "-S", "-X", "utf8", "-c", START, str(PACKAGES), *map(str, passed)],
@@ -157,18 +186,17 @@ def _run(program: str, given: str, tests: str, limits: Limits, namespaces: str) 
                 pass_fds=passed,
                 start_new_session=True,
             )
+        except OSError:
+            os.close(living)
+            raise
+        finally:
             os.close(report_to)
             os.close(lifeline)
-            body = _read(reported, time.monotonic() + STARTING_SECONDS + BUSY * limits.seconds)
+        try:
+            return _read(reported, time.monotonic() + STARTING_SECONDS + seconds)
         finally:
             os.close(living)
             _kill(process)
-            os.close(reported)
-            _remove(folder)
-    try:
-        return None if body is None else dict(json.loads(body))
-    except ValueError:  # nothing, since the machine's memory ran out, for one
-        return None
 
 
 def _readable() -> list[str]:

@@ -139,7 +139,13 @@ def _targets() -> Iterator[dict[str, Any]]:
 
 
 def require_confinement(*, unsafe: bool) -> None:
-    """EvaluationError unless a program can do none of what `protection` tries, or ``unsafe`` says that it may."""
+    """EvaluationError unless a program can do none of what `protection` tries, or ``unsafe`` says that it may.
+
+    Where no program comes to its end at all, no score would mean anything, so that this is refused in any case.
+    """
+    empty = run_python("", Limits())
+    if not empty.finished:
+        raise EvaluationError(f"this machine cannot run programs in the sandbox at all: {empty.problem}; use Linux")
     can = protection().possible()
     if not can or unsafe:
         return

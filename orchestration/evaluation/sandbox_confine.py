@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import os
 import resource
+import signal
 import struct
 from collections.abc import Iterable
 
@@ -22,7 +23,7 @@ MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_BIND, MS_REC, MS_PRIVATE = 2, 4, 8, 4096, 163
 READ_ONLY, NO_SUID, NO_DEVICES, NO_EXECUTION = 1, 2, 4, 8
 AT_FDCWD, AT_RECURSIVE, MNT_DETACH = -100, 0x8000, 2
 # linux/prctl.h
-PR_SET_DUMPABLE, PR_SET_SECCOMP, PR_SET_NO_NEW_PRIVS, SECCOMP_MODE_FILTER = 4, 22, 38, 2
+PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_SECCOMP, PR_SET_NO_NEW_PRIVS, SECCOMP_MODE_FILTER = 1, 4, 22, 38, 2
 CAPABILITY_VERSION = 0x20080522
 # Numbers of the system call table that all architectures share.
 MOUNT_SETATTR, CREATE_RULESET, ADD_RULE, RESTRICT_SELF = 442, 444, 445, 446
@@ -81,6 +82,10 @@ def enter_root(base: str, readable: Iterable[str]) -> None:
     devices = {f"/dev/{name}": os.open(f"/dev/{name}", os.O_PATH) for name in DEVICES}
     _mount("none", "/", None, MS_REC | MS_PRIVATE)
     _mount("tmpfs", base, "tmpfs", MS_NOSUID | MS_NODEV, "size=1m,mode=755")
+    # Before the rest, since Python itself may be installed beneath it.
+    os.mkdir(base + FOLDER)
+    quota = f"size={FOLDER_BYTES},nr_inodes={FOLDER_FILES},mode=1777"
+    _mount("tmpfs", base + FOLDER, "tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC, quota)
     bound: list[str] = []
     for path in sorted(sources, key=len):
         target = base + path
@@ -90,16 +95,13 @@ def enter_root(base: str, readable: Iterable[str]) -> None:
         if path in links:
             os.symlink(links[path], target)
             continue
-        os.mkdir(target)
+        os.makedirs(target, exist_ok=True)
         _bind(sources[path], target, READ_ONLY | NO_SUID | NO_DEVICES)
         bound.append(path)
-    os.mkdir(f"{base}/dev")
+    os.makedirs(f"{base}/dev", exist_ok=True)
     for path, source in devices.items():
         open(base + path, "w").close()
         _bind(source, base + path, READ_ONLY | NO_SUID | NO_EXECUTION)
-    os.mkdir(base + FOLDER)
-    quota = f"size={FOLDER_BYTES},nr_inodes={FOLDER_FILES},mode=1777"
-    _mount("tmpfs", base + FOLDER, "tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC, quota)
     _set_attributes(base, 0, READ_ONLY)
     for source in (*sources.values(), *devices.values()):
         os.close(source)
@@ -137,6 +139,11 @@ def drop_privileges(*, as_root: bool) -> None:
     _call("prctl", PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
     _call("capset", struct.pack("Ii", CAPABILITY_VERSION, 0), bytes(24))
     _call("prctl", PR_SET_DUMPABLE, 0, 0, 0, 0)
+
+
+def end_with_parent() -> None:
+    """Be killed when the process that started this one ends; forgotten when the user changes, so to be called last."""
+    _call("prctl", PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
 
 def limit(cpu_seconds: int, memory_bytes: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import site
 import subprocess
 import sys
 import textwrap
@@ -11,14 +12,17 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
+from orchestration.errors import EvaluationError
 from orchestration.evaluation.pass_at_k import Problem, judge
 from orchestration.evaluation.sandbox import NONE, ROOT, USER, Limits, Outcome, best_namespaces, run_python, run_tests
 from orchestration.evaluation.sandbox_check import protection
 
 # The first for what would never end; the rest must not fail because the machine is busy.
 QUICK, LONG = Limits(seconds=0.5, memory_mib=256), Limits(seconds=10.0, memory_mib=256)
+ROOT_FOLDER = Path(__file__).resolve().parents[2]
 AS_THIS_USER = [ROOT, USER] if os.geteuid() == 0 else [USER]
 
 
@@ -448,6 +452,24 @@ def test_nothing_is_left_of_a_sample() -> None:
     assert len(os.listdir("/proc/self/fd")) == before
 
 
+@pytest.mark.parametrize("namespaces", [AS_THIS_USER[0], NONE])
+def test_nothing_is_left_when_the_evaluation_is_killed(namespaces: str) -> None:
+    program = f"""
+    from orchestration.evaluation.sandbox import Limits, run_python
+    run_python("print('up', flush=True); import time; time.sleep(600)", Limits(600), namespaces={namespaces!r})
+    """
+    evaluation = subprocess.Popen([sys.executable, "-c", textwrap.dedent(program)])
+    started: list[psutil.Process] = []
+    while len(started) < (5 if namespaces else 3):
+        assert evaluation.poll() is None
+        started = psutil.Process(evaluation.pid).children(recursive=True)
+        time.sleep(0.02)
+    evaluation.kill()
+    evaluation.wait()
+    _, alive = psutil.wait_procs(started, timeout=30)
+    assert not alive
+
+
 def _command_lines_of_children() -> Iterator[bytes]:
     for pid in filter(str.isdigit, os.listdir("/proc")):
         try:
@@ -458,6 +480,12 @@ def _command_lines_of_children() -> Iterator[bytes]:
             yield line
 
 
+@pytest.mark.parametrize("wrong", [{"seconds": float("nan")}, {"seconds": float("inf")}, {"memory_mib": 1 << 40}])
+def test_limits_that_are_none_are_refused(wrong: dict[str, float]) -> None:
+    with pytest.raises(EvaluationError, match=f"{next(iter(wrong))} = .*: a program's limit must lie in"):
+        Limits(**wrong)  # type: ignore[arg-type]
+
+
 def test_protection_is_what_was_found_by_trying() -> None:
     for namespaces in AS_THIS_USER:
         assert protection(namespaces).possible() == []
@@ -465,6 +493,30 @@ def test_protection_is_what_was_found_by_trying() -> None:
     assert "fill the disk" in protection(NONE).possible()
     assert "programs CAN" in protection(NONE).describe()
     assert best_namespaces() == AS_THIS_USER[0]
+
+
+def test_python_may_be_installed_beneath_the_folder_for_temporary_files(tmp_path: Path) -> None:
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "venv"], check=True)
+    found = subprocess.run(
+        [tmp_path / "venv/bin/python", "-c", "import site; print(site.getsitepackages()[0])"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    (Path(found.stdout.strip()) / "installed.py").write_text("answer = 42")
+    program = """
+    from orchestration.evaluation.sandbox import Limits, run_tests
+    program = "import installed, tempfile\\nopen('/tmp/x', 'w').close()\\ntempfile.mkdtemp()"
+    print(run_tests(program, "assert installed.answer == 42", Limits()))
+    """
+    ran = subprocess.run(
+        [tmp_path / "venv/bin/python", "-c", textwrap.dedent(program)],
+        env={"PYTHONPATH": os.pathsep.join(map(str, [ROOT_FOLDER, *site.getsitepackages()]))},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "finished=True" in ran.stdout, ran.stdout
 
 
 def test_a_machine_that_cannot_confine_is_refused_unless_that_is_meant() -> None:
