@@ -96,6 +96,7 @@ def run_tests(given: str, tests: str, channel: Channel) -> None:
     code = FAILED
     try:
         names = _Names(peer, given)
+        sys.modules["__main__"], sys.argv[:] = _Main(names), ["tests"]
         exec(compile(tests.encode(errors="surrogatepass"), "tests", "exec"), names)  # the tests are the user's own
         code = PASSED
     except ProgramEnded as ended:
@@ -109,6 +110,23 @@ def run_tests(given: str, tests: str, channel: Channel) -> None:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
+
+
+class _Main(types.ModuleType):
+    """The module that the tests' names belong to, as ``unittest.main`` looks for it."""
+
+    def __init__(self, names: dict[str, Any]) -> None:
+        super().__init__("__main__")
+        self.__names = names
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return self.__names[name]
+        except KeyError:
+            raise AttributeError(name) from None
+
+    def __dir__(self) -> list[str]:
+        return list(self.__names)
 
 
 class _Names(dict[str, Any]):

@@ -425,7 +425,8 @@ class Cases(unittest.TestCase):
     def test_root(self):
         self.assertEqual(root(9), 3)
         with self.assertRaises(Negative): root(-1)
-assert unittest.main(exit=False, argv=["x"]).result.wasSuccessful()
+result = unittest.main(exit=False).result
+assert result.testsRun == 1 and result.wasSuccessful()
 """
 
 
