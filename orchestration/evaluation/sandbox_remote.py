@@ -29,6 +29,8 @@ OPERATIONS: dict[str, Callable[..., Any]] = {
 class Asked(Protocol):
     """The way to the other process: `sandbox_values.Peer`."""
 
+    not_asked: set[str]
+
     def ask(self, operation: str, *args: Any, **kwargs: Any) -> Any:
         """What came of an operation of ``OPERATIONS`` there."""
 
@@ -55,6 +57,8 @@ class Remote:
             object.__setattr__(self, name, value)
 
     def __getattr__(self, name: str) -> Any:
+        if name in self._peer.not_asked and not self._plain:
+            raise TypeError(f"an object of the program is not asked {name}: it would say what the tests want to hear")
         return self._peer.ask("getattr", self, name)
 
     def __setattr__(self, name: str, value: Any) -> None:

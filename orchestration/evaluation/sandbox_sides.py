@@ -11,6 +11,7 @@ import ast
 import builtins
 import io
 import os
+import re
 import sys
 import traceback
 import types
@@ -20,6 +21,9 @@ from orchestration.evaluation.sandbox_values import Channel, Peer, ProgramEnded
 
 # Exit codes of the tests' process; a test that calls os._exit with one of them is its author's business.
 PASSED, PROGRAM_ENDED, FAILED = 97, 98, 1
+# Methods of plain types that tests ask of results, with what they expect in the question. An object that only claims
+# to be a text must not answer; one of a class that the prompt gives such a method may.
+PREDICATES = {"startswith", "endswith", "issubset", "issuperset", "isdisjoint"}
 
 
 def run_program(source: bytes, channel: Channel) -> None:
@@ -141,6 +145,7 @@ class _Names(dict[str, Any]):
         self._peer = peer
         offered = peer.ask("names")
         imports, helpers, defined = _read_prompt(given)
+        peer.not_asked = PREDICATES - set(re.findall(r"\w+", given))
         self._reserved = (set(dir(builtins)) | set(sys.stdlib_module_names)) - defined
         if imports:
             exec(compile(ast.Module(imports, []), "prompt", "exec"), self)

@@ -97,12 +97,14 @@ class Peer:
     def __init__(self, channel: Channel, *, guarded: bool) -> None:
         """``guarded``: the other end is not trusted. ``services``: further operations that it may ask for.
 
-        ``printed``: what was printed since it was last asked for; ``written`` takes what the other end printed.
+        ``not_asked``: attributes that the other end's objects are not asked for. ``printed``: what was printed since it
+        was last asked for; ``written`` takes what the other end printed.
         """
         self._channel, self._guarded = channel, guarded
         self._handed_out: dict[int, Any] = {}
         self._exceptions: dict[str, type[BaseException]] = {}
         self.services: dict[str, Callable[..., Any]] = {}
+        self.not_asked: set[str] = set()
         self.printed: Callable[[], str] = str
         self.written: Callable[[str], Any] = lambda _text: None
 
@@ -233,17 +235,19 @@ class Peer:
             args, kwargs = [self.unpack(each) for each in packed], self.unpack(named)
             given = {**dict(enumerate(args)), **kwargs}
             before = {place: self.pack(each) for place, each in given.items() if type(each) in CONTAINERS}
-            result = self.pack(self._allowed(asked, args)(*args, **kwargs))
+            result = self.pack(self._allowed(asked, args, packed)(*args, **kwargs))
             changed = [[at, now] for at, each in before.items() if (now := self.pack(given[at])) != each]
             return ["answer", "value", result, changed, self.printed()]
         except (Exception, SystemExit) as error:  # noqa: BLE001 - it belongs to the other end, which raises it
             return ["answer", "error", self.pack(error), changed, self.printed()]
 
-    def _allowed(self, asked: str, args: list[Any]) -> Callable[..., Any]:
+    def _allowed(self, asked: str, args: list[Any], packed: list[Any]) -> Callable[..., Any]:
         if asked in self.services:
             return self.services[asked]
         operation = OPERATIONS[asked]
-        if self._guarded and not _harmless(asked, *args[:2]):
+        # A value that the program brings along, such as a text with a method, is nothing that was handed out to it.
+        handed_out = isinstance(packed[0], list) and packed[0][0] == "yours"
+        if self._guarded and not (handed_out and _harmless(asked, *args[:2])):
             raise TypeError(f"{asked} of {type(args[0]).__name__} is not for the program")
         return operation
 
@@ -310,7 +314,8 @@ def _harmless(asked: str, target: Any, name: Any = None) -> bool:
     ours = type(target).__module__ == "__main__" and not isinstance(target, type)
     valued = plain_base(type(target)) is not None
     if asked in ("getattr", "setattr"):
-        public = type(name) is str and not name.startswith("_")
+        # `format` reads any attribute of what it is given.
+        public = type(name) is str and not name.startswith("_") and name not in ("format", "format_map")
         return public and (ours or (valued and asked == "getattr"))
     if asked == "call" or (asked in ("iter", "next") and hasattr(target, "__iter__")):
         return True

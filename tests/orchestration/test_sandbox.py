@@ -265,6 +265,10 @@ FORGERIES = {
     "is below everything": (f"{EQUAL}\ndef add(a, b): return Equal()", "assert 2 < add(1, 2) < 4"),
     "is in every set": (f"{EQUAL}\ndef add(a, b): return Equal()", "assert add(1, 2) in {3} or {add(1, 2)} == {3}"),
     "contains everything": (f"{EQUAL}\ndef add(a, b): return Equal()", "assert 3 in add(1, 2)"),
+    "begins with everything": (
+        f"{EQUAL}    def startswith(self, text): return True\ndef add(a, b): return Equal()",
+        "assert str(add(1, 2)) == '3' and 'x3'[1:].startswith('3') and add('a', 'b').startswith('ab')",
+    ),
     "equals everything as a number": (EQUAL.replace("Equal:", "Equal(int):") + "\ndef add(a, b): return Equal()", SUM),
     "equals everything as a class": (f"{EQUAL}\nclass add(Equal):\n    def __init__(self, a, b): pass", SUM),
     "is anything": ("from unittest.mock import ANY\ndef add(a, b): return ANY", SUM),
@@ -321,6 +325,13 @@ def test_what_the_tests_hand_out_leads_nowhere() -> None:
                     got.append(path)
                 except (TypeError, AttributeError):
                     pass
+        peer = object.__getattribute__(given[0], "_peer")
+        for what in ("{0.__globals__}", type):
+            try:
+                got.append(peer.ask("getattr", what, "format"))
+                got.append(peer.ask("call", what, given[0]))
+            except (TypeError, AttributeError):
+                pass
         return given[0](20), list(given[1]), given[2].size
     def ask(how, target, name):
         return object.__getattribute__(target, "_peer").ask(how, target, name)
@@ -333,7 +344,8 @@ def test_what_the_tests_hand_out_leads_nowhere() -> None:
     assert reach(double, some(), Box()) == (40, [0, 1, 2], 7)
     assert got == [], got
     """
-    assert run_tests(textwrap.dedent(program), textwrap.dedent(tests), LONG) == Outcome(True, "", "")
+    outcome = run_tests(textwrap.dedent(program), textwrap.dedent(tests), LONG)
+    assert outcome.finished, outcome.output
 
 
 # Programs and tests as people write them: what is between the two processes must not be noticed.
