@@ -2,31 +2,33 @@
 
 Files: ``model.safetensors`` (weights), ``optimizer.safetensors`` (``<parameter>.<key>``, such as
 ``lm_head.weight.exp_avg``), ``average.safetensors`` (averaged weights, once there are any), ``state.json`` (the step
-and what the next attempt must know). Learning rate, data order and random numbers are functions of (config, step), so
-the step is all that is kept of them. Equal states give equal bytes. Where ranks share a model's rows, each writes its
-own (``trainer.shards``).
+and what the next attempt must know). A file that would be too large is several (``trainer.tensor_files``). Learning
+rate, data order and random numbers are functions of (config, step), so the step is all that is kept of them. Equal
+states give equal bytes. Where ranks share a model's rows, each writes its own (``trainer.shards``).
 
 Making them has two parts, so that a run waits for the first alone: ``snapshot`` copies what would change, ``encode``
-makes bytes of the copy.
+makes files of the copy, which are read from it and no copy of their own.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import save
 from torch import Tensor
 
+from datalake.errors import CorruptObjectError
+from datalake.store.content import Content
 from trainer import lowbit, shards
 from trainer.average import Average
 from trainer.errors import CheckpointError, DivergedError
-from trainer.hf_layout import from_hf_state, hf_tensors
+from trainer.hf_layout import hf_tensors, load_pieces
 from trainer.model import Llama
 from trainer.optim import Optimizer
+from trainer.tensor_files import FileLimit, to_files
 
 MODEL, OPTIMIZER, AVERAGE, STATE = "model", "optimizer", "average", "state.json"
 FORMAT = 1
@@ -65,9 +67,26 @@ def snapshot(model: Llama, optimizer: Optimizer, average: Average, state: Mappin
     return files
 
 
-def encode(files: Snapshot) -> dict[str, bytes]:
-    """The files of a snapshot."""
-    return {name: data if isinstance(data, bytes) else save(data) for name, data in files.items()}
+def encode(files: Snapshot, limit: int) -> dict[str, Content]:
+    """The files of a snapshot, none of more than ``limit`` bytes; they are read from it when they are used."""
+    found: dict[str, Content] = {}
+    for name, data in files.items():
+        if isinstance(data, bytes):
+            found[name] = data
+        else:
+            found |= to_files(name.removesuffix(".safetensors"), data, limit)
+    return found
+
+
+def upload(files: Snapshot, limit: FileLimit, put: Callable[[Mapping[str, Content]], dict[str, str]]) -> dict[str, str]:
+    """``put`` the files of a snapshot, one kind after the other, in smaller files where the store asks for it.
+
+    Returns names to SHA-256, as ``put`` does.
+    """
+    digests: dict[str, str] = {}
+    for name, data in files.items():
+        digests |= limit.write(partial(encode, {name: data}), put)
+    return digests
 
 
 def unpack(files: Mapping[str, bytes], model: Llama, optimizer: Optimizer, average: Average) -> dict[str, Any]:
@@ -82,14 +101,11 @@ def unpack(files: Mapping[str, bytes], model: Llama, optimizer: Optimizer, avera
         return parameters.get(name.rpartition(".")[0])
 
     try:
-        weights = shards.Saved(files, MODEL).tensors(parameters.get)
-        moments = shards.Saved(files, OPTIMIZER).tensors(owner)
-        averaged = shards.Saved(files, AVERAGE).tensors(parameters.get)
-    except (KeyError, SafetensorError) as error:
+        load_pieces(model, shards.Saved(files, MODEL).pieces(parameters.get))
+        load_optimizer_tensors(optimizer, shards.Saved(files, OPTIMIZER).tensors(owner))
+        average.load(dict(shards.Saved(files, AVERAGE).tensors(parameters.get)))
+    except (KeyError, CorruptObjectError) as error:
         raise CheckpointError(f"checkpoint at step {state['step']} cannot be read: {error}") from error
-    from_hf_state(model, weights)
-    load_optimizer_tensors(optimizer, moments)
-    average.load(averaged)
     return state
 
 
@@ -108,13 +124,13 @@ def optimizer_tensors(optimizer: Optimizer) -> dict[str, Tensor]:
     return {f"{name}.{key}": value for name, _, state in optimizer.states() for key, value in state.items()}
 
 
-def load_optimizer_tensors(optimizer: Optimizer, tensors: Mapping[str, Tensor]) -> None:
+def load_optimizer_tensors(optimizer: Optimizer, tensors: Iterable[tuple[str, Tensor]]) -> None:
     """Put ``optimizer_tensors`` back, each tensor where its parameter is; CheckpointError for one that has none.
 
     The per-parameter step count stays on the CPU or goes to the device as a fresh optimiser would have placed it.
     """
     parameters = {name: parameter for name, parameter, _ in optimizer.states()}
-    for full_name, value in tensors.items():
+    for full_name, value in tensors:
         name, _, key = full_name.rpartition(".")
         if name not in parameters:
             raise CheckpointError(f"optimizer state {full_name}: the model has no parameter {name}; check the config")

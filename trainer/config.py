@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal, Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, ValidationError, model_serializer, model_validator
 
-from trainer.config_model import Frozen, Listed
+from trainer.config_model import Frozen, Listed, without_unset
 from trainer.errors import ConfigError
 from trainer.mask import LossMask
 from trainer.model_config import ModelConfig, ModelShape
@@ -57,11 +57,13 @@ class DataConfig(Frozen):
 class TrainConfig(Frozen):
     """One training run. Counts of sequences are global, over all ranks; ``steps`` counts optimiser updates.
 
+    ``init`` is the model "NAME@V" whose weights, all of them, the run begins with; ``model`` must be its shape.
     Each rank's share of a batch is computed in ``micro_batches`` pieces. ``spike_nats`` stops a run whose loss jumps
     that far above its recent mean. Of the checkpoints, all are kept, or the ``keep_last`` newest and those at multiples
     of ``keep_every`` steps. ``tensorboard`` is a folder for event files.
     """
 
+    init: str | None = None
     model: ModelConfig
     data: Listed[DataConfig] = Field(min_length=1)
     eval: Listed[str] = ()
@@ -87,9 +89,14 @@ class TrainConfig(Frozen):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
-        if self.schedule.warmup_steps > self.steps:
+        if self.schedule.warmup_steps > self.horizon:
+            of = "steps" if self.schedule.steps is None else "schedule.steps"
             raise ValueError(
-                f"schedule.warmup_steps = {self.schedule.warmup_steps}: must not exceed steps = {self.steps}; lower it"
+                f"schedule.warmup_steps = {self.schedule.warmup_steps}: must not exceed {of} = {self.horizon}; lower it"
+            )
+        if self.init is not None and self.transfer is not None:
+            raise ValueError(
+                f"init = {self.init!r}: brings all weights, and transfer some of another model's; leave one of them out"
             )
         if self.optimizer.name == "hybrid" and self.transfer is None:
             raise ValueError("optimizer.name = 'hybrid': needs a transfer to tell matrices apart; add it or use 'muon'")
@@ -105,6 +112,16 @@ class TrainConfig(Frozen):
                 f"{self.checkpoint_every}; change one of them"
             )
         return self
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without ``init`` where there is none: a config's digest is the identity of its run, also of older ones."""
+        return without_unset(handler(self), init=None)
+
+    @property
+    def horizon(self) -> int:
+        """The steps that schedules, and whatever is a fraction of a run, are laid out over."""
+        return self.schedule.steps or self.steps
 
     def check_world(self, world: int) -> int:
         """Sequences per rank; ConfigError unless ``world`` ranks share the global batch evenly."""

@@ -15,6 +15,11 @@ class Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
+def without_unset(fields: dict[str, Any], **defaults: Any) -> dict[str, Any]:
+    """``fields`` without those of ``defaults`` that have that value."""
+    return {name: value for name, value in fields.items() if name not in defaults or value != defaults[name]}
+
+
 def _as_tuple(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 

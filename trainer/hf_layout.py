@@ -8,24 +8,28 @@ The rotary convention (pairs i and i + head_dim/2) is the same too, so no projec
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any
 
-import torch
-from safetensors.torch import load, save
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 
 from trainer.config import ModelShape
 from trainer.errors import CheckpointError
 from trainer.model import Llama
-from trainer.shards import whole
+from trainer.shards import Piece, local
+from trainer.tensor_files import arrange, names_of, tensor_bytes
 
 WEIGHTS = "model.safetensors"
+INDEX = "model.safetensors.index.json"
 CONFIG = "config.json"
 
 
-def to_hf_config(shape: ModelShape, max_length: int) -> dict[str, Any]:
-    """The fields of ``LlamaConfig`` (``Qwen3Config`` with QK-norm); ``max_length``: the longest sequence trained on."""
+def to_hf_config(shape: ModelShape, max_length: int, end_of_text: int | None = None) -> dict[str, Any]:
+    """The fields of ``LlamaConfig`` (``Qwen3Config`` with QK-norm); ``max_length``: the longest sequence trained on.
+
+    ``end_of_text`` is the token at which generation ends; a text also begins after it. None where there is none.
+    """
     return {
         "architectures": ["Qwen3ForCausalLM" if shape.qk_norm else "LlamaForCausalLM"],
         "model_type": "qwen3" if shape.qk_norm else "llama",
@@ -44,8 +48,9 @@ def to_hf_config(shape: ModelShape, max_length: int) -> dict[str, Any]:
         "attention_bias": False,
         "mlp_bias": False,
         "torch_dtype": "float32",
-        "bos_token_id": None,
-        "eos_token_id": None,
+        "bos_token_id": end_of_text,
+        "eos_token_id": end_of_text,
+        **({} if end_of_text is None else {"pad_token_id": end_of_text}),
     }
 
 
@@ -59,26 +64,68 @@ def from_hf_config(config: Mapping[str, Any]) -> ModelShape:
             "is read"
         )
     rope = config.get("rope_parameters") or {}  # where transformers 5 keeps theta
+    if not isinstance(rope, Mapping):
+        raise CheckpointError(f"{CONFIG}: rope_parameters = {str(rope)[:60]}: must be an object; mend the file")
     if rope.get("rope_type", "default") != "default":
         raise CheckpointError(f"rope_type = {rope['rope_type']!r}: only plain rotary positions ('default') are read")
-    heads = config["num_attention_heads"]
-    if config.get("head_dim", config["hidden_size"] // heads) * heads != config["hidden_size"]:
+    try:
+        sizes = _Sizes.model_validate({**config, "rope_theta": config.get("rope_theta") or rope.get("rope_theta")})
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(map(str, first["loc"]))
+        found = "missing" if first["type"] == "missing" else f"= {str(first['input'])[:60]}"
+        raise CheckpointError(f"{CONFIG}: {field} {found}: {first['msg'].lower()}; mend the file") from error
+    heads, kv_heads = sizes.num_attention_heads, sizes.num_key_value_heads or sizes.num_attention_heads
+    if (sizes.head_dim or sizes.hidden_size // heads) * heads != sizes.hidden_size or sizes.hidden_size // heads % 2:
         raise CheckpointError(
-            f"head_dim = {config['head_dim']}: must be hidden_size / num_attention_heads = "
-            f"{config['hidden_size']}/{heads}"
+            f"{CONFIG}: head_dim = {sizes.head_dim}: must be hidden_size / num_attention_heads = "
+            f"{sizes.hidden_size}/{heads}, and even"
+        )
+    if heads % kv_heads:
+        raise CheckpointError(
+            f"{CONFIG}: num_key_value_heads = {kv_heads}: must divide num_attention_heads = {heads}; mend the file"
         )
     return ModelShape(
-        vocab_size=config["vocab_size"],
-        layers=config["num_hidden_layers"],
-        dim=config["hidden_size"],
+        vocab_size=sizes.vocab_size,
+        layers=sizes.num_hidden_layers,
+        dim=sizes.hidden_size,
         heads=heads,
-        kv_heads=config.get("num_key_value_heads", heads),
-        ffn=config["intermediate_size"],
-        tied=config.get("tie_word_embeddings", False),
-        rope_theta=config.get("rope_theta") or rope.get("rope_theta", 10_000.0),
-        norm_eps=config.get("rms_norm_eps", 1e-6),
+        kv_heads=kv_heads,
+        ffn=sizes.intermediate_size,
+        tied=sizes.tie_word_embeddings,
+        rope_theta=sizes.rope_theta or 10_000.0,
+        norm_eps=sizes.rms_norm_eps,
         qk_norm=kind == "qwen3",
     )
+
+
+class _Sizes(BaseModel):
+    """The numbers in a ``config.json``, within what a model of this kind can have."""
+
+    model_config = ConfigDict(strict=True, allow_inf_nan=False)
+
+    vocab_size: int = Field(ge=2, le=1 << 24)
+    hidden_size: int = Field(ge=2, le=1 << 17)
+    intermediate_size: int = Field(ge=1, le=1 << 20)
+    num_hidden_layers: int = Field(ge=1, le=1024)
+    num_attention_heads: int = Field(ge=1, le=1 << 14)
+    num_key_value_heads: int | None = Field(default=None, ge=1, le=1 << 14)
+    head_dim: int | None = Field(default=None, ge=2, le=1 << 14)
+    max_position_embeddings: int = Field(default=2048, ge=1, le=1 << 40)
+    tie_word_embeddings: bool = False
+    rope_theta: float | None = Field(default=None, gt=0)
+    rms_norm_eps: float = Field(default=1e-6, gt=0)
+
+
+def read_config(data: bytes) -> dict[str, Any]:
+    """The JSON object in a ``config.json``; CheckpointError if it is none."""
+    try:
+        found = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{CONFIG} is not JSON ({error}); restore it from a copy") from error
+    if not isinstance(found, dict):
+        raise CheckpointError(f"{CONFIG} holds no JSON object; restore it from a copy")
+    return found
 
 
 def hf_tensors(model: Llama) -> dict[str, Tensor]:
@@ -90,41 +137,78 @@ def hf_tensors(model: Llama) -> dict[str, Tensor]:
     }
 
 
-def to_hf_state(model: Llama) -> dict[str, Tensor]:
-    """Whole float32 weights on the CPU. Every rank must ask where ranks share the model's rows."""
-    return {
-        name: whole(tensor.detach()).to("cpu", torch.float32).contiguous() for name, tensor in hf_tensors(model).items()
-    }
+def load_pieces(model: Llama, pieces: Iterable[Piece]) -> None:
+    """Copy weights into ``model`` as they come; CheckpointError naming the first that does not fit, or is missing.
 
-
-def from_hf_state(model: Llama, state: Mapping[str, Tensor]) -> None:
-    """Load ``to_hf_state``'s tensors into ``model``; CheckpointError naming the first tensor that does not fit."""
+    After an error the model is of no use.
+    """
     wanted = dict(model.named_parameters())
-    if names := wanted.keys() ^ (state.keys() - ({"lm_head.weight"} if model.shape.tied else set())):
-        name = min(names)
-        raise CheckpointError(
-            f"{name}: {'missing from' if name in wanted else 'unknown in'} the weights; check the config"
-        )
-    for name, parameter in wanted.items():
-        if state[name].shape != parameter.shape:
+    missing = dict.fromkeys(wanted, 0)
+    for name, at, total, rows in pieces:
+        if name not in wanted:
+            if name == "lm_head.weight" and model.shape.tied:
+                continue
+            raise CheckpointError(f"{name}: unknown in the weights; check the config")
+        target = local(wanted[name].detach())
+        if total is None or (total, *rows.shape[1:]) != target.shape:
             raise CheckpointError(
-                f"{name}: weights are {list(state[name].shape)}, the model is {list(parameter.shape)}; check the config"
+                f"{name}: weights are {[total or 0, *rows.shape[1:]]}, the model is {list(target.shape)}; "
+                "check the config"
             )
-    with torch.no_grad():
-        for name, parameter in wanted.items():
-            parameter.copy_(state[name])
+        target[at : at + len(rows)].copy_(rows)
+        missing[name] += len(rows)
+    if short := [name for name, rows in missing.items() if rows < local(wanted[name].detach()).shape[0]]:
+        raise CheckpointError(f"{min(short)}: missing from the weights; check the config")
 
 
-def to_files(model: Llama, max_length: int) -> dict[str, bytes]:
-    """The files of a model version: equal weights give equal bytes."""
-    return {
-        WEIGHTS: save(to_hf_state(model), metadata={"format": "pt"}),
-        CONFIG: json.dumps(to_hf_config(model.shape, max_length), indent=2, sort_keys=True).encode(),
+def config_file(shape: ModelShape, max_length: int, end_of_text: int | None = None) -> bytes:
+    """``config.json`` of a model; equal models give equal bytes."""
+    return json.dumps(to_hf_config(shape, max_length, end_of_text), indent=2, sort_keys=True).encode()
+
+
+def weight_names(names: Collection[str], index: Callable[[], bytes]) -> list[str]:
+    """The files that hold a model's weights, in order: one, or those that ``index`` (the bytes of INDEX) names.
+
+    CheckpointError if there are none, or a file that the index names is not among ``names``.
+    """
+    if WEIGHTS in names:
+        return [WEIGHTS]
+    if INDEX not in names:
+        raise CheckpointError(f"there is neither {WEIGHTS} nor {INDEX}; give a model with safetensors weights")
+    try:
+        found = sorted(set(json.loads(index())["weight_map"].values()))
+    except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{INDEX} is no index of files: {error}; restore it from a copy") from error
+    for name in found:
+        if name not in names:
+            raise CheckpointError(f"{INDEX} names {name!r}, which is not there; restore the file from a copy")
+    return found
+
+
+def layout(tensors: Mapping[str, Tensor], limit: int) -> tuple[dict[str, list[str]], bytes | None]:
+    """Which tensors go into which file of at most ``limit`` bytes, and the index, None where one file holds all.
+
+    Hugging Face's layout does not cut a tensor: one that is larger alone has a file to itself.
+    """
+    files = arrange(tensors, limit, cut=False)
+    names = names_of(WEIGHTS.removesuffix(".safetensors"), len(files))
+    placed = {name: [part.name for part in parts] for name, parts in zip(names, files, strict=True)}
+    if len(placed) == 1:
+        return placed, None
+    index = {
+        "metadata": {"total_size": sum(map(tensor_bytes, tensors.values()))},
+        "weight_map": {tensor: name for name, members in placed.items() for tensor in members},
     }
+    return placed, json.dumps(index, indent=2, sort_keys=True).encode()
 
 
-def from_files(config: bytes, weights: bytes) -> Llama:
-    """The model in the files of a model version."""
-    model = Llama(from_hf_config(json.loads(config)), seed=0)
-    from_hf_state(model, load(weights))
+def open_model(config: bytes, weights: Iterable[tuple[str, Tensor]]) -> Llama:
+    """The model in the files of a model version, its weights taken one tensor at a time to where they belong."""
+    model = Llama(from_hf_config(read_config(config)), seed=None)
+    load_pieces(model, whole_pieces(weights))
     return model
+
+
+def whole_pieces(weights: Iterable[tuple[str, Tensor]]) -> Iterator[Piece]:
+    """Whole tensors as the pieces that ``load_pieces`` takes."""
+    return (Piece(name, 0, tensor.shape[0] if tensor.ndim else None, tensor) for name, tensor in weights)

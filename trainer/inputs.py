@@ -5,22 +5,20 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-from safetensors.torch import load
-from torch import Tensor
-
-from datalake import Caretaker, Lake, ModelVersion, Plan, PlanSource
+from datalake import Caretaker, Lake, Manifest, ModelVersion, Plan, PlanSource, Promise
 from datalake.names import check_name
-from trainer import hf_layout
 from trainer.config import TrainConfig
 from trainer.data import TrainDataset
 from trainer.errors import ConfigError
+from trainer.hf_layout import CONFIG, from_hf_config, read_config
 from trainer.mask import frame_tokens
 from trainer.mixture import mixture_schedule
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """Everything that a run reads, opened; ``source`` is the model version that weights are transferred from."""
+    """Everything that a run reads, opened; ``source`` is the model version that weights are transferred from, ``init``
+    the one that the run begins with."""
 
     train: tuple[TrainDataset, ...]
     eval: tuple[TrainDataset, ...]
@@ -28,6 +26,22 @@ class Inputs:
     seq_len: int
     vocab_size: int
     source: ModelVersion | None
+    init: ModelVersion | None = None
+
+    @property
+    def sources(self) -> tuple[ModelVersion, ...]:
+        """The models that weights come from."""
+        return tuple(model for model in (self.source, self.init) if model is not None)
+
+    @property
+    def end_of_text(self) -> int | None:
+        """The token that ends a text in the training data; None where no tokenizer, or more than one, made it."""
+        found = {
+            (spec["tokenizer"], spec.get("tokenizer_digest"), spec.get("end_of_text"))
+            for dataset in self.train
+            if "tokenizer" in (spec := dataset.manifest.source.spec)
+        }
+        return next(iter(found))[2] if len(found) == 1 else None
 
     def describe(self) -> dict[str, Any]:
         """What the run's record names as its inputs, with digests: equal inputs, equal data.
@@ -38,7 +52,7 @@ class Inputs:
         return {
             "datasets": [dataset.ref for dataset in self.train],
             "eval": [dataset.ref for dataset in self.eval],
-            "models": [self.source.ref] if self.source else [],
+            "models": [source.ref for source in self.sources],
             "params": sorted({dataset.params for dataset in self.train if dataset.params is not None}),
             "digests": {dataset.ref: dataset.manifest.identity for dataset in (*self.train, *self.eval)},
             "plan": self.plan.digest,
@@ -78,7 +92,7 @@ def open_inputs(
         )
     if config.loss_mask != "none" and not any(frame_tokens(dataset.manifest.source.spec) for dataset in train):
         raise ConfigError(f"loss_mask = {config.loss_mask!r}: no training dataset shows frames; set it to 'none'")
-    weights, changes = mixture_schedule(config.data, config.steps)
+    weights, changes = mixture_schedule(config.data, config.horizon)
     plan = Plan(
         [
             PlanSource(dataset.manifest.sequences, weight, dataset.manifest.identity)
@@ -89,12 +103,42 @@ def open_inputs(
         schedule=changes,
     )
     source = lake.models.get(config.transfer.source) if config.transfer else None
-    return Inputs(train, held_out, plan, seq_len, needed, source)
+    init = lake.models.get(config.init) if config.init is not None else None
+    inputs = Inputs(train, held_out, plan, seq_len, needed, source, init)
+    if init is not None:
+        _check_init(config, lake, init, inputs)
+    return inputs
 
 
-def source_weights(lake: Lake, source: ModelVersion) -> dict[str, Tensor]:
-    """The tensors of a model version, verified against its record."""
-    return load(lake.models.open_file(source, hf_layout.WEIGHTS))
+def _check_init(config: TrainConfig, lake: Lake, init: ModelVersion, inputs: Inputs) -> None:
+    """ConfigError where the run's model is not the one that it begins with, or reads tokens of another tokenizer."""
+    theirs = from_hf_config(read_config(lake.models.open_file(init, CONFIG)))
+    ours = config.model.shape(theirs.vocab_size)
+    for field in type(ours).model_fields:
+        if (wanted := getattr(ours, field)) != (found := getattr(theirs, field)):
+            raise ConfigError(
+                f"model.{field} = {wanted}: init = {config.init!r} has {found}; give the same, or leave [model] out"
+            )
+    if theirs.vocab_size < inputs.vocab_size:
+        raise ConfigError(
+            f"init = {config.init!r}: has a vocabulary of {theirs.vocab_size}, the data of {inputs.vocab_size}; "
+            "begin with a model of the data's vocabulary, or carry weights over by [transfer]"
+        )
+    before = {end for ref in init.datasets if (end := tokenizer_of(lake.datasets.manifest(ref))) is not None}
+    for dataset in inputs.train:
+        mine = tokenizer_of(dataset.manifest)
+        if before and mine is not None and mine not in before:
+            raise ConfigError(
+                f"data: {dataset.ref} is tokenised by {mine[0]} ({mine[1] or 'no digest'}), init = {config.init!r} was "
+                f"trained on text of {', '.join(sorted(name for name, _ in before))}; use one tokenizer, or carry "
+                "weights over by [transfer]"
+            )
+
+
+def tokenizer_of(manifest: Manifest | Promise) -> tuple[str, str] | None:
+    """(name, digest or "") of the tokenizer that made a dataset's tokens; None where none of ours did."""
+    spec = manifest.source.spec
+    return (str(spec["tokenizer"]), str(spec.get("tokenizer_digest", ""))) if "tokenizer" in spec else None
 
 
 def _open(lake: Lake, ref: str, care: Caretaker) -> TrainDataset:

@@ -23,8 +23,8 @@ from trainer.data import BatchesFactory, check_batch, closing_batches, local_bat
 from trainer.evaluate import evaluate
 from trainer.guard import LossGuard
 from trainer.hardware import flops_per_token, peak_flops
-from trainer.hf_layout import to_files
-from trainer.inputs import open_inputs, source_weights
+from trainer.hf_layout import load_pieces
+from trainer.inputs import open_inputs
 from trainer.mask import TargetMasks, dataset_mask
 from trainer.metrics import Interval
 from trainer.model import Llama, count_parameters
@@ -33,11 +33,11 @@ from trainer.parallel import Parallel, clip_gradients, over_ranks, place_model
 from trainer.precision import exact, pick_device, resolve_precision, seed_step
 from trainer.promised import Promised, settle
 from trainer.publish import publish
+from trainer.published import Weights
 from trainer.ranks import Ranks
-from trainer.rates import rates_at
+from trainer.rates import learning_rate, rates_at
 from trainer.record import RunRecord, TrainResult
 from trainer.saving import saving
-from trainer.schedule import lr_factor
 from trainer.tensorboard import listening
 from trainer.transfer import transfer
 
@@ -111,10 +111,14 @@ def _train(
     # What goes in: datasets, plan, model. Nothing is written before all of it is known to fit together.
     inputs = open_inputs(config, lake, promised.dataset if promised else None, care)
     plan, shape = inputs.plan, config.model.shape(inputs.vocab_size)
-    model = Llama(shape, config.seed, dropout=config.model.dropout, recompute=config.model.recompute)
+    seed = config.seed if inputs.init is None else None  # all of its weights are about to be read
+    model = Llama(shape, seed, dropout=config.model.dropout, recompute=config.model.recompute)
     moved: list[str] = []
     if config.transfer is not None and inputs.source is not None:
-        moved = transfer(model, source_weights(lake, inputs.source), config.transfer.what, config.seed)
+        weights = Weights(lake, inputs.source)
+        moved = transfer(model, weights.shapes(), weights, config.transfer.what, config.seed)
+    elif inputs.init is not None:
+        load_pieces(model, Weights(lake, inputs.init).pieces())
     place_model(model, parallel, ranks, config.model.compile)
     anchors = {}
     if config.transfer is not None and config.transfer.decay_toward == "source":
@@ -189,10 +193,10 @@ def _train(
             optimizer.zero_grad()
 
             done = step + 1
-            average.update(done, config.steps)
+            average.update(done, config.horizon)
             last = done == config.steps
             if done % config.log_every == 0 or last:
-                lr = config.optimizer.lr * lr_factor(config.schedule, step, config.steps)
+                lr = learning_rate(config, step)
                 row = {"step": done, "loss": loss, "lr": lr, "grad_norm": grad_norm, "tokens": done * batch_tokens}
                 row |= interval.rates(batch_tokens)
                 if peak is not None:
@@ -230,8 +234,7 @@ def _train(
     published = None
     if (name := config.publish) is not None:
         with average.shown():
-            model_files = to_files(model, inputs.seq_len)
-        published = ranks.from_zero(lambda: publish(name, lake, run_name, inputs, model_files, evals))
+            published = publish(name, lake, run_name, inputs, model, evals, ranks, record.limit)
     result = TrainResult("finished", run_name, config.steps, evals, published, facts)
     record.finish(result)
     on_event({"event": "finished", "result": result.to_record()})

@@ -6,14 +6,14 @@ Each 256 values of a moment share a scale; what is stored is the nearest of 256 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
-from trainer.errors import ConfigError
+from trainer.errors import CheckpointError, ConfigError
 
 # The plain tensors inside torchao's ``OptimState8bit``: levels' numbers, scales, and the levels themselves.
 INNER = ("codes", "scale", "qmap")
@@ -72,16 +72,24 @@ def split(name: str, tensor: Tensor) -> dict[str, Tensor]:
     return {f"{name}.{part}": getattr(tensor, part) for part in INNER} if is_lowbit(tensor) else {name: tensor}
 
 
-def join(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The inverse of ``split`` over all of ``tensors``."""
-    quantised = sorted(name.removesuffix(".codes") for name in tensors if name.endswith(".codes"))
-    joined = dict(tensors)
-    for name in quantised:
-        from torchao.optim.subclass_8bit import OptimState8bit  # type: ignore[import-untyped]
+def join_each(tensors: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
+    """The inverse of ``split`` over (name, tensor) pairs: each 8-bit tensor once its three parts have come by."""
+    waiting: dict[str, dict[str, Tensor]] = {}
+    for full_name, tensor in tensors:
+        name, _, part = full_name.rpartition(".")
+        if part not in INNER:
+            yield full_name, tensor
+            continue
+        parts = waiting.setdefault(name, {})
+        parts[part] = tensor
+        if len(parts) == len(INNER):
+            from torchao.optim.subclass_8bit import OptimState8bit  # type: ignore[import-untyped]
 
-        codes, scale, qmap = (joined.pop(f"{name}.{part}") for part in INNER)
-        joined[name] = OptimState8bit(codes, scale, qmap, bool(qmap.min() < 0), torch.float32)
-    return joined
+            codes, scale, qmap = (waiting[name][inner] for inner in INNER)
+            del waiting[name]
+            yield name, OptimState8bit(codes, scale, qmap, bool(qmap.min() < 0), torch.float32)
+    for name, parts in waiting.items():
+        raise CheckpointError(f"{name}: has {', '.join(sorted(parts))} of {', '.join(INNER)}; restore the checkpoint")
 
 
 @torch.no_grad()

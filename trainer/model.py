@@ -169,10 +169,11 @@ class Trunk(nn.Module):
 class Llama(nn.Module):
     """The language model. Parameters are float32; its initial weights are a pure function of (shape, seed).
 
+    With ``seed`` None they are whatever lay in memory, for weights that will be loaded.
     ``dropout`` and ``recompute`` (see ``ModelConfig``) change how it trains, not what it is.
     """
 
-    def __init__(self, shape: ModelShape, seed: int, *, dropout: float = 0.0, recompute: bool = False) -> None:
+    def __init__(self, shape: ModelShape, seed: int | None, *, dropout: float = 0.0, recompute: bool = False) -> None:
         super().__init__()
         self.shape = shape
         # On "meta" torch's own draw of initial weights, which ours replace, costs neither time nor global RNG state.
@@ -182,7 +183,8 @@ class Llama(nn.Module):
         self.to_empty(device="cpu")
         if shape.tied:
             self.lm_head.weight = self.model.embed_tokens.weight
-        init_weights(self, shape, seed)
+        if seed is not None:
+            init_weights(self, shape, seed)
 
     def logits(self, tokens_BT: Tensor) -> Tensor:
         """Next-token logits [B, T, V] of tokens int64 [B, T]."""
@@ -204,6 +206,14 @@ class Llama(nn.Module):
         targets_BT = tokens_BT[:, 1:]
         losses_N, hits_N = token_scores(hidden_BTD.flatten(0, 1), self.lm_head.weight, targets_BT.flatten())
         return losses_N.view(targets_BT.shape).clone(), hits_N.view(targets_BT.shape).clone()
+
+
+def parameter_shapes(shape: ModelShape) -> dict[str, tuple[int, ...]]:
+    """Shapes of a model's parameters by name, a tied head left out; no memory is taken for them."""
+    with torch.device("meta"):
+        trunk = Trunk(shape, 0.0, False)
+    shapes = {f"model.{name}": tuple(parameter.shape) for name, parameter in trunk.named_parameters()}
+    return shapes if shape.tied else shapes | {"lm_head.weight": (shape.vocab_size, shape.dim)}
 
 
 def count_parameters(model: nn.Module) -> int:

@@ -6,14 +6,15 @@ from collections.abc import Sequence
 
 from trainer.config import TrainConfig
 from trainer.optim import Group, Rates
-from trainer.schedule import decay_factor, lr_factor, muon_momentum, transfer_factor
+from trainer.schedule import decay_factor, lr_factor, muon_momentum, place, transfer_factor
 
 
 def rates_at(config: TrainConfig, groups: Sequence[Group], step: int) -> dict[str, Rates]:
     """Rates by group name for update ``step``, a pure function of its arguments."""
-    optimizer, steps = config.optimizer, config.steps
-    overall = lr_factor(config.schedule, step, steps)
-    decay = optimizer.weight_decay * decay_factor(optimizer, step, steps)
+    optimizer, steps = config.optimizer, config.horizon
+    at = place(config.schedule, step, steps)
+    overall = lr_factor(config.schedule, at, steps)
+    decay = optimizer.weight_decay * decay_factor(optimizer, at, steps)
     rates = {}
     for group in groups:
         lr = overall * ((optimizer.muon.lr or optimizer.lr) if group.rule == "muon" else optimizer.lr)
@@ -23,3 +24,10 @@ def rates_at(config: TrainConfig, groups: Sequence[Group], step: int) -> dict[st
         momentum = muon_momentum(optimizer.muon, step) if group.rule == "muon" else None
         rates[group.name] = Rates(lr * moves, decay, momentum, frozen=moves == 0.0)
     return rates
+
+
+def learning_rate(config: TrainConfig, step: int) -> float:
+    """The rate of ``optimizer.lr`` at update ``step``, which is what a run's curve shows."""
+    return config.optimizer.lr * lr_factor(
+        config.schedule, place(config.schedule, step, config.horizon), config.horizon
+    )

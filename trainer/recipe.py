@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
-from trainer.config_model import Frozen, Pair
+from trainer.config_model import Frozen, Pair, without_unset
 
 
 class MuonConfig(Frozen):
@@ -55,13 +55,26 @@ class OptimizerConfig(Frozen):
 
 
 class ScheduleConfig(Frozen):
-    """Learning-rate factor over steps; see ``trainer.schedule``. ``decay*`` are read by ``wsd`` only."""
+    """Learning-rate factor over steps; see ``trainer.schedule``. ``decay*`` are read by ``wsd`` only.
 
+    ``steps`` is how long the schedule is where that is not the length of the run, and so what every fraction of a run
+    is a fraction of (decay of the weight decay, mixture, averaging). In a longer run what follows is ``after``:
+    ``constant`` (the last update's factors stay) or ``restart`` (the schedule begins anew, warm-up included, as often
+    as it takes).
+    """
+
+    steps: int | None = Field(default=None, ge=1)
+    after: Literal["constant", "restart"] = "constant"
     name: Literal["cosine", "wsd"] = "cosine"
     warmup_steps: int = Field(default=0, ge=0)
     decay: Literal["linear", "sqrt"] = "linear"
     decay_fraction: float = Field(default=0.2, ge=0, le=1)
     final_fraction: float = Field(default=0.1, ge=0, le=1)
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without the fields that came later where they say nothing: a config's digest is the identity of its run."""
+        return without_unset(handler(self), steps=None, after="constant")
 
 
 class TransferConfig(Frozen):

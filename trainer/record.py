@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import Any
 
 from datalake import Checkpoint, Lake, Run
+from trainer.checkpoint import Snapshot, upload
 from trainer.config import TrainConfig
 from trainer.errors import TrainerError
 from trainer.inputs import Inputs
 from trainer.metrics import Record, decode_records
 from trainer.ranks import Ranks
+from trainer.tensor_files import FileLimit
 
 KIND = "train"
 
@@ -49,6 +52,7 @@ class RunRecord:
     """One attempt's hold on a run. ``step`` is that of the last good checkpoint (0: none).
 
     Of the checkpoints it keeps all, or the ``keep_last`` newest and those at multiples of ``keep_every`` steps.
+    ``limit`` bounds their files.
     """
 
     run: Run
@@ -57,6 +61,7 @@ class RunRecord:
     skipped: list[dict[str, Any]]
     keep_last: int | None
     keep_every: int | None
+    limit: FileLimit = field(default_factory=FileLimit)
 
     @classmethod
     def open(
@@ -85,13 +90,13 @@ class RunRecord:
         """The files of the newest valid checkpoint, verified when they are read; None at the run's beginning."""
         return self.run.open_checkpoint(self.newest) if self.newest else None
 
-    def save(self, step: int, files: Mapping[str, bytes], ranks: Ranks) -> None:
-        """Every rank uploads its files; rank 0 names them all together once all read back right, and prunes.
+    def save(self, step: int, taken: Snapshot, ranks: Ranks) -> None:
+        """Every rank uploads its part; rank 0 names them all together once all read back right, and prunes.
 
         ``ranks`` is who talks meanwhile: in a thread, a group of its own.
         """
         prefix = ranks.from_zero(lambda: self.run.checkpoint_prefix(step))
-        uploaded = ranks.each(lambda: self.run.upload_checkpoint(prefix, files))
+        uploaded = ranks.each(lambda: upload(taken, self.limit, partial(self.run.upload_checkpoint, prefix)))
         digests = {name: digest for part in uploaded for name, digest in part.items()}
 
         def name_and_prune() -> Checkpoint:

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from datalake.runs.run import METRICS
-from trainer.checkpoint import Snapshot, encode
+from trainer.checkpoint import Snapshot
 from trainer.metrics import Record, encode_records
 from trainer.ranks import Ranks
 from trainer.record import RunRecord
@@ -77,7 +77,7 @@ class Saver:
 
     def _save(self, step: int, taken: Snapshot) -> None:
         try:
-            self._record.save(step, encode(taken), self._beside)
+            self._record.save(step, taken, self._beside)
         except Exception as error:  # noqa: BLE001  (raised by wait)
             self._error = error
 

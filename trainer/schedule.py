@@ -11,6 +11,13 @@ import math
 from trainer.config import MuonConfig, OptimizerConfig, ScheduleConfig, TransferConfig
 
 
+def place(schedule: ScheduleConfig, step: int, steps: int) -> int:
+    """Where update ``step`` of a run is within a schedule of ``steps``: beyond its end, what ``after`` says."""
+    if step < steps:
+        return step
+    return step % steps if schedule.after == "restart" else steps - 1
+
+
 def lr_factor(schedule: ScheduleConfig, step: int, steps: int) -> float:
     """Factor in [0, 1] on the base learning rate for update ``step`` of ``steps``."""
     if step < schedule.warmup_steps:

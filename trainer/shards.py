@@ -2,23 +2,25 @@
 
 A kind of tensors that no rank cuts is one file, ``<kind>.safetensors``. Otherwise rank r of w writes its rows to
 ``<kind>.<r>-of-<w>.safetensors``, and ``shards.json`` says for each tensor its whole shape and the rows at which it is
-cut ([0, …, rows], null for one that every rank holds whole), which is all that putting it together needs.
+cut ([0, …, rows], null for one that every rank holds whole), which is all that putting it together needs. What is
+larger than one object may be is several files in place of one (``trainer.tensor_files``).
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
-from itertools import pairwise
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
-from safetensors.torch import load
 from torch import Tensor
 from torch.distributed.tensor import DTensor, Shard
 
+from datalake.runs.checkpoints import CheckpointFiles
+from datalake.store.content import ContentReader
 from trainer import lowbit
 from trainer.errors import CheckpointError
+from trainer.tensor_files import files_of, read_whole
 
 INDEX = "shards.json"
 FORMAT = 1
@@ -67,13 +69,25 @@ def index(kinds: Mapping[str, Mapping[str, Tensor]], world: int) -> bytes:
     return json.dumps({"format": FORMAT, "world": world, "tensors": tensors}, sort_keys=True).encode()
 
 
+class Piece(NamedTuple):
+    """``rows`` of tensor ``name`` that belong at row ``at`` of the ``total`` that this rank holds (None: all of it)."""
+
+    name: str
+    at: int
+    total: int | None
+    rows: Tensor
+
+
 class Saved:
-    """The tensors of one kind in a checkpoint's files, whoever cut them; a file is read when a row of it is needed."""
+    """The tensors of one kind in a checkpoint's files, whoever cut them, read file by file and one in memory at a time.
+
+    ``files`` may be bytes by name, or what opens each for reading (``CheckpointFiles``).
+    """
 
     def __init__(self, files: Mapping[str, bytes], kind: str) -> None:
         self._files, self._kind = files, kind
-        self._parts: dict[int, dict[str, Tensor]] = {}
         self._world = 1
+        self._about: dict[str, Any] | None = None  # None: nothing is cut, each tensor says its own shape
         if INDEX in files:
             about = json.loads(files[INDEX])
             if about["format"] != FORMAT:
@@ -81,48 +95,84 @@ class Saved:
                     f"{INDEX} format = {about['format']!r}: {FORMAT} is read here; resume with what wrote it"
                 )
             self._world = about["world"]
-            self._about: dict[str, Any] = about["tensors"].get(kind, {})
-        elif file_name(kind, 0, 1) in files:
-            self._about = {
-                name: {"shape": list(tensor.shape), "rows": [0, tensor.shape[0]] if tensor.ndim else None}
-                for name, tensor in self._part(0).items()
-            }
-        else:
-            self._about = {}
+            self._about = about["tensors"].get(kind, {})
 
-    def tensors(self, like: Callable[[str], Tensor | None]) -> dict[str, Tensor]:
-        """Every tensor by name: cut as ``like(name)`` is where that is cut, else whole.
+    def pieces(self, like: Callable[[str], Tensor | None]) -> Iterator[Piece]:
+        """All that this rank is to hold: its rows where ``like(name)`` is cut, else whole tensors.
 
         Where this rank's rows are exactly what one rank wrote they come back to the bit, whatever they were stored as;
         rows put together from several ranks' 8-bit states come back as float32.
         """
-        return {name: self._tensor(name, like(name)) for name in self._about}
+        for part in range(self._world):
+            if self._about is None or any(
+                self._overlaps(part, about, like(name)) for name, about in self._about.items()
+            ):
+                for name, tensor in lowbit.join_each(read_whole(self._readers(part))):
+                    yield from self._of_part(part, name, tensor, like(name))
 
-    def _tensor(self, name: str, target: Tensor | None) -> Tensor:
-        shape, edges = self._about[name]["shape"], self._about[name]["rows"]
+    def tensors(self, like: Callable[[str], Tensor | None]) -> Iterator[tuple[str, Tensor]]:
+        """(name, tensor) of everything in ``pieces``, each once its rows are together and cut as ``like(name)`` is."""
+        waiting: dict[str, tuple[Tensor, int]] = {}
+        for name, at, total, rows in self.pieces(like):
+            target = like(name)
+            done = rows.shape[0] if rows.ndim else 0
+            if total is not None and done < total:
+                whole, before = waiting.pop(name, (None, 0))
+                if whole is None:
+                    whole = torch.empty((total, *rows.shape[1:]), dtype=rows.dtype)
+                whole[at : at + done] = rows
+                if before + done < total:
+                    waiting[name] = (whole, before + done)
+                    continue
+                rows = whole
+            cut = total is not None and isinstance(target, DTensor) and target.to_local().shape[0] == total
+            yield name, like_cut(target, rows) if cut else rows  # type: ignore[arg-type]
+        if waiting:
+            raise CheckpointError(f"{min(waiting)}: some of its rows are in no file; resume an older checkpoint")
+
+    def _readers(self, part: int) -> Iterator[ContentReader]:
+        stem = file_name(self._kind, part, self._world).removesuffix(".safetensors")
+        for name in files_of(stem, self._files.keys()):
+            if isinstance(self._files, CheckpointFiles):
+                yield self._files.open(name)
+            else:
+                yield ContentReader.of_bytes(self._files[name], name)
+
+    def _overlaps(self, part: int, about: Mapping[str, Any], target: Tensor | None) -> bool:
+        """Whether ``part`` has something of a tensor that this rank needs."""
+        edges = about["rows"]
         if edges is None:
-            return self._part(0)[name]
-        if not isinstance(target, DTensor) or list(target.shape) != shape:
-            return self._rows(name, edges, 0, shape[0])
-        wanted, rank = cuts(target), target.device_mesh.get_local_rank()
-        assert wanted is not None
-        return like_cut(target, self._rows(name, edges, wanted[rank], wanted[rank + 1]))
+            return part == 0
+        start, stop = wanted_rows(about["shape"], target)
+        return part == 0 if start == stop else max(start, edges[part]) < min(stop, edges[part + 1])
 
-    def _rows(self, name: str, edges: list[int], start: int, stop: int) -> Tensor:
-        for part, edge in enumerate(pairwise(edges)):
-            if edge == (start, stop):
-                return self._part(part)[name]
-        pieces = [
-            lowbit.as_float(self._part(part)[name])[max(start, low) - low : stop - low]
-            for part, (low, high) in enumerate(pairwise(edges))
-            if max(start, low) < min(stop, high)
-        ]
-        return torch.cat(pieces or [lowbit.as_float(self._part(0)[name])[:0]])
+    def _of_part(self, part: int, name: str, tensor: Tensor, target: Tensor | None) -> Iterator[Piece]:
+        about: dict[str, Any]
+        if self._about is None:
+            about = {"shape": list(tensor.shape), "rows": [0, tensor.shape[0]] if tensor.ndim else None}
+        else:
+            about = self._about[name]
+        if not self._overlaps(part, about, target):
+            return
+        if about["rows"] is None:
+            yield Piece(name, 0, None, tensor)
+            return
+        low, high = about["rows"][part : part + 2]
+        start, stop = wanted_rows(about["shape"], target)
+        if (low, high) == (start, stop):
+            yield Piece(name, 0, stop - start, tensor)
+        else:
+            rows = lowbit.as_float(tensor)[max(start, low) - low : max(0, stop - low)]
+            yield Piece(name, max(start, low) - start if start < stop else 0, stop - start, rows)
 
-    def _part(self, part: int) -> dict[str, Tensor]:
-        if part not in self._parts:
-            self._parts[part] = lowbit.join(load(self._files[file_name(self._kind, part, self._world)]))
-        return self._parts[part]
+
+def wanted_rows(shape: Sequence[int], target: Tensor | None) -> tuple[int, int]:
+    """The rows of a tensor of ``shape`` that this rank holds: its share where ``target`` is cut, else all."""
+    if not isinstance(target, DTensor) or list(target.shape) != list(shape):
+        return 0, shape[0]
+    edges, rank = cuts(target), target.device_mesh.get_local_rank()
+    assert edges is not None
+    return edges[rank], edges[rank + 1]
 
 
 def like_cut(target: DTensor, rows: Tensor) -> DTensor:

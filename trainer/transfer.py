@@ -14,7 +14,7 @@ Embeddings and head never move: source and target speak different vocabularies.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -37,14 +37,22 @@ def transferable(name: str, what: str) -> bool:
     raise TransferError(f"transfer.what = {what!r}: must be 'all', 'stats' or one of {', '.join(map(repr, ENDINGS))}")
 
 
-def transfer(model: nn.Module, source: Mapping[str, Tensor], what: str, seed: int) -> list[str]:
+def transfer(
+    model: nn.Module,
+    shapes: Mapping[str, Sequence[int]],
+    source: Iterable[tuple[str, Tensor]],
+    what: str,
+    seed: int,
+) -> list[str]:
     """Move the tensors of ``what`` from ``source`` into ``model``, in place; returns their names in model order.
+
+    ``source`` yields every (name, tensor) of the source once, ``shapes`` says beforehand what they will be.
 
     ``stats`` draws each tensor anew, as a function of (``seed``, name), with the mean and spread it has in ``source``.
     TransferError, before anything is changed, when a tensor is missing on either side or differs in shape.
     """
     targets = {name: tensor for name, tensor in model.named_parameters() if transferable(name, what)}
-    offered = {name for name in source if transferable(name, what)}
+    offered = {name for name in shapes if transferable(name, what)}
     if offered != targets.keys():
         name = min(offered ^ targets.keys())
         side = "source, not in the target" if name in offered else "target, not in the source"
@@ -52,14 +60,15 @@ def transfer(model: nn.Module, source: Mapping[str, Tensor], what: str, seed: in
             f"transfer {what!r}: {name} is in the {side}; give both models the same number of layers and parts"
         )
     for name, target in targets.items():
-        if source[name].shape != target.shape:
+        if tuple(shapes[name]) != tuple(target.shape):
             raise TransferError(
-                f"transfer {what!r}: {name} is {list(source[name].shape)} in the source and "
+                f"transfer {what!r}: {name} is {list(shapes[name])} in the source and "
                 f"{list(target.shape)} in the target; give both models the same dim, heads, kv_heads and ffn"
             )
     with torch.no_grad():
-        for name, target in targets.items():
-            target.copy_(alike(source[name], seed, name) if what == "stats" else source[name])
+        for name, tensor in source if targets else ():
+            if name in targets:
+                targets[name].copy_(alike(tensor, seed, name) if what == "stats" else tensor)
     return list(targets)
 
 

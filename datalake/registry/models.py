@@ -8,10 +8,10 @@ from typing import Any
 
 from datalake.canonical import digest_of
 from datalake.clock import Ambient
-from datalake.content import Content, ContentReader, content_sha256
 from datalake.errors import CorruptObjectError, NotFoundError
 from datalake.log.versioned import Record, Version, VersionedNames, VersionedRepository, empty_state
 from datalake.names import check_name, parse_ref
+from datalake.store.content import Content, ContentReader, content_sha256
 from datalake.store.interface import Store, ensure_content
 
 FileList = dict[str, dict[str, Any]]

@@ -8,8 +8,8 @@ from typing import NamedTuple
 from pydantic import BaseModel, ConfigDict, Field
 
 from datalake.canonical import sha256_hex
-from datalake.content import Content, ContentReader, content_sha256, object_sha256
 from datalake.errors import CorruptObjectError, NotFoundError
+from datalake.store.content import Content, ContentReader, content_sha256, object_sha256
 from datalake.store.interface import Store
 
 GO_BACK = "resume the run, which goes back to the newest checkpoint that verifies"

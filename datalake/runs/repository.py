@@ -11,6 +11,7 @@ from datalake.clock import Ambient
 from datalake.errors import NotFoundError, RunConflictError, RunHeldError
 from datalake.log.version_log import VersionLog, logged_names
 from datalake.names import check_name
+from datalake.runs.conflict import describe_differences
 from datalake.runs.heartbeat import Pulse, read_pulse
 from datalake.runs.run import Run, State, fenced_error
 from datalake.store.interface import Store
@@ -61,12 +62,7 @@ class RunRepository:
             if state is None:
                 fresh = {"status": "running", "config": dict(config), "attempts": 1, "lease": mine}
                 return {**wanted, **fresh, "checkpoints": [], "result": None, "error": None, **extra}
-            for field, value in wanted.items():
-                if state[field] != value:
-                    raise RunConflictError(
-                        f"run {run!r} exists with another {field.replace('_', ' ')} ({_brief(state[field])}, not "
-                        f"{_brief(value)}): use its configuration to go on with it, or another run name"
-                    )
+            _check_same(run, state, wanted, config)
             if state["status"] == "finished" or lease is not None:
                 return None
             if over is not None and held != over:
@@ -77,6 +73,32 @@ class RunRepository:
 
         entry = log.update(take, f"start {kind}")
         return Run(self._store, self._ambient, log, entry.state, mine)
+
+    def extend(self, run: str, config: Mapping[str, Any], inputs: Mapping[str, Any], over: str) -> None:
+        """Let a run that has come to its end, or was left, go on under another ``config``; ``start`` then takes it up.
+
+        ``over`` is the digest of the configuration that this one follows. What that one came to is kept in the state's
+        list ``extended``. The caller answers for it that what was done so far is what ``config`` says. Raises
+        NotFoundError, and RunConflictError if somebody works on the run or has changed it meanwhile.
+        """
+        log = VersionLog(self._store, "runs", self.get(run).name, self._ambient)
+        digest = digest_of(dict(config))
+
+        def change(state: State | None) -> State | None:
+            if state is None or state["config_digest"] not in (over, digest):
+                raise RunConflictError(f"run {run!r} has just been changed by another process: look at it again")
+            if state["config_digest"] == digest:
+                return None
+            if state["status"] == "running":
+                raise RunConflictError(
+                    f"run {run!r} is running: let it end, or `morphogen runs stop {run}` it, before it is extended"
+                )
+            before = {"config": state["config"], "result": state["result"], "time": self._ambient.timestamp()}
+            changed = {"config": dict(config), "config_digest": digest, "result": None, "error": None}
+            changed["inputs"] = json.loads(canonical_json(dict(inputs)))
+            return {**state, **changed, "status": "stopped", "extended": [*state.get("extended", ()), before]}
+
+        log.update(change, "extend")
 
     def ask_stop(self, run: str, reason: str = "") -> Run:
         """Ask whoever works on the run to checkpoint and stop; its owner sees ``state["stop"]`` when it next looks.
@@ -119,6 +141,22 @@ class RunRepository:
         return [*self.names()]
 
 
-def _brief(value: Any) -> str:
-    text = value if isinstance(value, str) else str(value)
-    return text if len(text) <= 60 else text[:57] + "..."
+def _check_same(run: str, state: State, wanted: Mapping[str, Any], config: Mapping[str, Any]) -> None:
+    """RunConflictError, naming fields and both values, if the run was begun as something else."""
+    if state["kind"] != wanted["kind"]:
+        raise RunConflictError(
+            f"run {run!r} exists with another kind ({state['kind']}, not {wanted['kind']}): use another run name"
+        )
+    training = wanted["kind"] == "train"
+    if state["config_digest"] != wanted["config_digest"]:
+        further = ", --extend where only its steps grew" if training else ""
+        anew = ' (init = "MODEL@V" in its config: from the weights that this one published)' if training else ""
+        raise RunConflictError(
+            f"run {run!r} exists with another configuration, {describe_differences(state['config'], config)}: use its "
+            f"own to go on with it{further}, or another run name for a new run{anew}"
+        )
+    if state["inputs"] != wanted["inputs"]:
+        raise RunConflictError(
+            f"run {run!r} exists with other inputs, {describe_differences(state['inputs'], wanted['inputs'])}: use "
+            "another run name"
+        )

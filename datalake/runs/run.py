@@ -14,7 +14,6 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from datalake.clock import Ambient
-from datalake.content import Content
 from datalake.errors import NotFoundError, RunConflictError, RunFencedError
 from datalake.log.version_log import LogEntry, VersionLog
 from datalake.runs.checkpoints import (
@@ -26,6 +25,7 @@ from datalake.runs.checkpoints import (
     upload_files,
 )
 from datalake.runs.heartbeat import Pulse, write_pulse
+from datalake.store.content import Content
 from datalake.store.interface import Store
 
 State = dict[str, Any]

@@ -12,8 +12,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from datalake.content import Content, Pieces, object_sha256
 from datalake.errors import DatalakeError, LakePathError, NotFoundError
+from datalake.store.content import Content, Pieces, object_sha256
 
 
 class ObjectInfo(NamedTuple):

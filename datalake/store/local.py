@@ -17,9 +17,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
-from datalake.content import Content, buffers_of
 from datalake.errors import LakePathError, StoreUnavailableError
 from datalake.names import check_key, check_prefix, is_key
+from datalake.store.content import Content, buffers_of
 from datalake.store.interface import ObjectInfo, missing
 from datalake.store.verdict import WriteGuard
 

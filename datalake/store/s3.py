@@ -19,7 +19,6 @@ from botocore import exceptions as boto_errors
 from urllib3.exceptions import HTTPError
 
 from datalake.clock import Ambient
-from datalake.content import Content, Pieces
 from datalake.errors import (
     BucketNotFoundError,
     CredentialsError,
@@ -30,6 +29,7 @@ from datalake.errors import (
 )
 from datalake.events import tell
 from datalake.names import check_key, check_prefix, is_key
+from datalake.store.content import Content, Pieces
 from datalake.store.interface import ObjectInfo, missing
 from datalake.store.retry import RetryBudget, RetryPolicy
 from datalake.store.s3_client import is_aws, make_client

@@ -9,8 +9,8 @@ from itertools import count
 from typing import Any, TypeVar
 
 from datalake.clock import Ambient
-from datalake.content import Content
 from datalake.errors import CorruptShardError, DatalakeError, StoreUnavailableError
+from datalake.store.content import Content
 from datalake.store.interface import ObjectInfo, Store
 
 _T = TypeVar("_T")

@@ -23,6 +23,7 @@ from orchestration.commands.common import (
 )
 from orchestration.commands.live import BufferBytes, LiveFlag, LiveReport, report_live, take_live
 from orchestration.console.progress import stage
+from orchestration.errors import InvalidRequestError
 from orchestration.toml_files import read_toml
 
 if TYPE_CHECKING:
@@ -100,6 +101,9 @@ def train(
         Literal["ddp", "fsdp"], typer.Option(help="Each worker holds the whole model, or its share of it.")
     ] = "ddp",
     gpu: Annotated[bool | None, typer.Option("--gpu/--no-gpu", help="One GPU per worker; if there are any.")] = None,
+    extend: Annotated[
+        bool, typer.Option("--extend", help="Let a finished run go on to more steps; see schedule.after.")
+    ] = False,
     no_ray: Annotated[bool, typer.Option("--no-ray", help="One process, reading the lake directly.")] = False,
     on_damage: OnDamageOption = None,
     heal_budget: HealBudget = DamagePolicy.heal_shards,
@@ -112,16 +116,25 @@ def train(
     as_json: AsJson = False,
 ) -> None:
     """Train (or resume, or show the finished) run described by CONFIG.toml."""
-    from orchestration.runs.names import default_run_name
+    from orchestration.runs.names import default_run_name, say_if_new
     from trainer import parse_config
+    from trainer.extend import extend_run
+    from trainer.foreign import with_init
 
     table = read_toml(config_file)
     request = take_live(table, live, no_ray, buffer_bytes)
-    config = parse_config(table)
+    if table.get("init") is None:
+        parse_config(table)  # a mistake in it is said before the lake is asked
     damage = DamagePolicy(on_damage, heal_budget, wait_seconds=wait_budget)
     opened = open_lake(lake, to_write=True)
-    if run is None:
+    config = parse_config(with_init(table, opened))
+    if extend:
+        if run is None:
+            raise InvalidRequestError("--extend: which run is to go on? name it with --run")
+        config = extend_run(opened, run, config)
+    elif run is None:
         run = default_run_name(config_file.stem, config)
+        say_if_new(opened, run, config_file.stem, config)
     how: dict[str, Any] = {"workers": workers, "gpu": gpu, "parallel": parallel, "ray": not no_ray, "wandb": wandb}
     result = train_run(opened, config, run, damage=damage, live=request, **how)
     print_summary({"run": run, **report_live(result, live_report, as_json)}, as_json)

@@ -15,7 +15,7 @@ from orchestration.commands.common import DEFAULT_LAKE, AsJson, LakeUri, open_la
 from orchestration.commands.evaluate import evaluate
 from orchestration.console.output import print_fields, say
 from orchestration.errors import InvalidRequestError
-from orchestration.evaluation.hf_export import hf_files
+from orchestration.evaluation.hf_export import write_hf_folder
 
 app = typer.Typer(no_args_is_help=True)
 app.command()(evaluate)
@@ -77,12 +77,9 @@ def export(
         raise InvalidRequestError(f"out = {str(out)!r}: exists and is not an empty folder; give a new one")
     opened = open_lake(lake)
     version = opened.models.get(reference)
-    # All is read and verified before any is written.
-    files, note = hf_files(opened, version)
-    files["lineage.json"] = json.dumps(lineage(opened, version.ref), indent=2).encode()
+    extra = {"lineage.json": json.dumps(lineage(opened, version.ref), indent=2).encode()}
     out.mkdir(parents=True, exist_ok=True)
-    for name, data in files.items():
-        (out / name).write_bytes(data)
+    files, note = write_hf_folder(opened, version, out, extra)
     say(f"{version.ref} -> {out} ({layout.value}: {', '.join(sorted(files))})")
     if note:
         say(f"no tokenizer: {note}")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
@@ -17,21 +19,47 @@ from orchestration.corpus.tokenizers import (
     load_tokenizer,
 )
 from orchestration.errors import TokenizerError
+from trainer.hf_layout import CONFIG, read_config
 
-CONFIG = "config.json"
 TOKENIZER = "tokenizer.json"
 TOKENIZER_CONFIG = "tokenizer_config.json"
 GENERATION_CONFIG = "generation_config.json"
 
 
-def hf_files(lake: Lake, version: ModelVersion) -> tuple[dict[str, bytes], str]:
-    """The folder's files by name, verified, and a sentence on why there is no tokenizer among them, or ""."""
-    # Published files already are in this layout.
-    files = {name: lake.models.open_file(version, name) for name in version.files}
+def write_hf_folder(
+    lake: Lake, version: ModelVersion, folder: Path, extra: Mapping[str, bytes] | None = None
+) -> tuple[list[str], str]:
+    """Write the folder's files and ``extra`` ones, verified; nothing of them is left there after an error.
+
+    Returns the files' names, and a sentence on why there is no tokenizer among them, or "". Published files already are
+    in this layout; those of gigabytes go through memory in pieces.
+    """
     text = model_text(lake, version)
+    files = {**(extra or {}), CONFIG: lake.models.open_file(version, CONFIG)}
     if text.tokenizer is not None:
-        files |= tokenizer_files(text.tokenizer, json.loads(files[CONFIG])["max_position_embeddings"])
-    return files, text.why_none
+        config = read_config(files[CONFIG]) | end_ids(text.tokenizer)  # in models published before they had them, too
+        files[CONFIG] = json.dumps(config, indent=2, sort_keys=True).encode()
+        files |= tokenizer_files(text.tokenizer, config["max_position_embeddings"])
+    written: list[Path] = []
+    try:
+        for name in sorted(version.files.keys() | files.keys()):
+            written.append(folder / name)
+            with written[-1].open("wb") as file:
+                if name in files:
+                    file.write(files[name])
+                else:
+                    lake.models.open_reader(version, name).write_to(file)
+    except BaseException:
+        for path in written:
+            path.unlink(missing_ok=True)
+        raise
+    return [path.name for path in written], text.why_none
+
+
+def end_ids(tokenizer: TextTokenizer) -> dict[str, int]:
+    """What ``config.json`` and ``generation_config.json`` call the end-of-text token."""
+    end = tokenizer.end_of_text
+    return {"bos_token_id": end, "eos_token_id": end, "pad_token_id": end}
 
 
 @dataclass(frozen=True)
@@ -76,12 +104,10 @@ def tokenizer_files(tokenizer: TextTokenizer, max_length: int) -> dict[str, byte
         "clean_up_tokenization_spaces": False,
         "split_special_tokens": True,
     }
-    end = tokenizer.end_of_text
-    generation = {"bos_token_id": end, "eos_token_id": end, "pad_token_id": end}
     return {
         TOKENIZER: _tokenizer_json(tokenizer),
         TOKENIZER_CONFIG: json.dumps(config, indent=2).encode(),
-        GENERATION_CONFIG: json.dumps(generation, indent=2).encode(),
+        GENERATION_CONFIG: json.dumps(end_ids(tokenizer), indent=2).encode(),
     }
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,10 +14,11 @@ import torch
 from datalake import Lake, ModelVersion
 from orchestration.corpus.tokenizers import TextTokenizer
 from orchestration.errors import EvaluationError
-from orchestration.evaluation.hf_export import hf_files, model_text
+from orchestration.evaluation.hf_export import model_text, write_hf_folder
 from orchestration.generation.recompute import caretaker
 from trainer import Llama, TrainDataset, evaluate, hf_layout
 from trainer.precision import Precision, exact, pick_device, resolve_precision
+from trainer.published import open_published
 from trainer.ranks import Ranks
 
 Advance = Callable[[float, str], None]
@@ -46,13 +46,13 @@ class OpenModel:
 def open_model(lake: Lake, ref: str, *, device: str | None = None, precision: str = "auto") -> OpenModel:
     """Open a model version, its files verified; ``device`` defaults to CUDA where there is one."""
     version = lake.models.get(ref)
-    config, weights = (lake.models.open_file(version, name) for name in (hf_layout.CONFIG, hf_layout.WEIGHTS))
+    config = hf_layout.read_config(lake.models.open_file(version, hf_layout.CONFIG))
     text = model_text(lake, version)
     place = pick_device(device)
     return OpenModel(
         version=version,
-        model=hf_layout.from_files(config, weights).to(place),
-        context=json.loads(config)["max_position_embeddings"],
+        model=open_published(lake, version).to(place),
+        context=config["max_position_embeddings"],
         device=place,
         precision=resolve_precision(precision, place),
         tokenizer=text.tokenizer,
@@ -140,8 +140,7 @@ def run_tasks(lake: Lake, opened: OpenModel, tasks: Sequence[str], options: Task
             "'lm-eval ls tasks', or name the folder of your own with --include-path"
         )
     with tempfile.TemporaryDirectory(prefix="morphogen-tasks-") as folder:
-        for name, data in hf_files(lake, opened.version)[0].items():
-            (Path(folder) / name).write_bytes(data)
+        write_hf_folder(lake, opened.version, Path(folder))
         scores = lm_eval.simple_evaluate(
             model="hf",
             model_args={"pretrained": folder, "dtype": "bfloat16" if opened.precision == "bf16" else "float32"},

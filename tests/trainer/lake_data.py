@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,10 @@ import torch
 
 from datalake import Lake, Manifest, Source, content_digest, shard_layout, write_shard
 from datalake.canonical import digest_of
-from trainer import TrainConfig
+from datalake.store.content import ContentReader
+from trainer import TrainConfig, hf_layout
+from trainer.model import Llama
+from trainer.tensor_files import read_tensors, to_pieces
 
 VOCAB = 32
 SEQ_LEN = 24
@@ -120,3 +124,21 @@ def curve(records: list[dict[str, Any]]) -> list[tuple[int, float, float, float]
 def eval_curve(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The evaluation records."""
     return [row for row in records if "eval" in row]
+
+
+def hf_files(model: Llama, limit: int = 1 << 30) -> dict[str, bytes]:
+    """The files that ``model`` would be published as, for sequences of 64 tokens."""
+    tensors = hf_layout.hf_tensors(model)
+    placed, index = hf_layout.layout(tensors, limit)
+    files = {
+        name: bytes(to_pieces({member: tensors[member] for member in members}, metadata={"format": "pt"}))
+        for name, members in placed.items()
+    }
+    files[hf_layout.CONFIG] = hf_layout.config_file(model.shape, 64)
+    return files | ({hf_layout.INDEX: index} if index else {})
+
+
+def open_files(config: bytes, *weights: bytes) -> Llama:
+    """The model in such files."""
+    readers = (ContentReader.of_bytes(data, "weights") for data in weights)
+    return hf_layout.open_model(config, chain.from_iterable(read_tensors(reader) for reader in readers))

@@ -39,8 +39,8 @@ def trained(steps: int, optimizer: dict | None = None, **overrides: object) -> P
     return parts
 
 
-def pack(*parts: object) -> dict[str, bytes]:
-    return checkpoint.encode(checkpoint.snapshot(*parts))
+def pack(*parts: object, limit: int = 1 << 30) -> dict[str, bytes]:
+    return {name: bytes(data) for name, data in checkpoint.encode(checkpoint.snapshot(*parts), limit).items()}
 
 
 def train(parts: Parts, step: int) -> float:

@@ -20,6 +20,11 @@ def moved(before: Llama, after: Llama) -> set[str]:
     return {name for name, weight in before.state_dict().items() if not torch.equal(weight, after.state_dict()[name])}
 
 
+def move(target: Llama, source: Llama, what: str, seed: int) -> list[str]:
+    state = source.state_dict()
+    return transfer(target, {name: tuple(tensor.shape) for name, tensor in state.items()}, state.items(), what, seed)
+
+
 def test_init_is_a_function_of_seed_and_name_alone() -> None:
     state_before = torch.get_rng_state()
     small, large = make(7, vocab=40).state_dict(), make(7, vocab=90).state_dict()
@@ -47,7 +52,7 @@ def test_init_golden() -> None:
 
 def test_attn_moves_only_attention() -> None:
     source, scratch, target = make(1, vocab=90), make(2), make(2)
-    names = transfer(target, source.state_dict(), "attn", 2)
+    names = move(target, source, "attn", 2)
     assert names == [
         f"model.layers.{layer}.self_attn.{part}_proj.weight" for layer in range(2) for part in ("q", "k", "v", "o")
     ]
@@ -59,7 +64,7 @@ def test_all_moves_all_but_the_vocabulary() -> None:
     source, scratch, target = make(1, vocab=90), make(2), make(2)
     with torch.no_grad():
         source.model.norm.weight.fill_(3.0)
-    names = transfer(target, source.state_dict(), "all", 2)
+    names = move(target, source, "all", 2)
     assert set(names) == target.state_dict().keys() - VOCABULARY
     assert all(torch.equal(target.state_dict()[name], source.state_dict()[name]) for name in names)
     assert all(torch.equal(target.state_dict()[name], scratch.state_dict()[name]) for name in VOCABULARY)
@@ -78,7 +83,7 @@ def test_all_moves_all_but_the_vocabulary() -> None:
 def test_misfits_are_refused_and_nothing_moves(overrides: dict, what: str, says: str) -> None:
     target = make(2)
     with pytest.raises(TransferError) as caught:
-        transfer(target, make(1, **overrides).state_dict(), what, 2)
+        move(target, make(1, **overrides), what, 2)
     assert says in str(caught.value)
     assert "\n" not in str(caught.value)
     assert moved(make(2), target) == set()
@@ -97,14 +102,14 @@ def test_each_vocabulary_of_parts_moves_itself_alone(what: str, parts: tuple[str
     with torch.no_grad():
         for parameter in source.parameters():
             parameter.add_(0.5)
-    names = transfer(target, source.state_dict(), what, 2)
+    names = move(target, source, what, 2)
     assert set(names) == {name for name in scratch.state_dict() if any(part in name for part in parts)}
     assert moved(scratch, target) == set(names)
     assert all(torch.equal(target.state_dict()[name], source.state_dict()[name]) for name in names)
 
 
 def test_mlp_moves_between_models_whose_attention_differs() -> None:
-    names = transfer(make(2), make(1, kv_heads=1).state_dict(), "mlp", 2)
+    names = move(make(2), make(1, kv_heads=1), "mlp", 2)
     assert len(names) == 6
 
 
@@ -113,7 +118,7 @@ def test_stats_keeps_mean_and_spread_and_nothing_else() -> None:
     with torch.no_grad():
         for parameter in source.parameters():
             parameter.mul_(3).add_(0.25)
-    names = transfer(target, source.state_dict(), "stats", 2)
+    names = move(target, source, "stats", 2)
     assert set(names) == target.state_dict().keys() - VOCABULARY
     for name in names:
         found, origin = target.state_dict()[name], source.state_dict()[name]
@@ -124,5 +129,5 @@ def test_stats_keeps_mean_and_spread_and_nothing_else() -> None:
             both = torch.stack([found.flatten(), origin.flatten()])
             assert abs(torch.corrcoef(both)[0, 1]) < 5 / count**0.5
     again = make(2, dim=64)
-    transfer(again, source.state_dict(), "stats", 2)
+    move(again, source, "stats", 2)
     assert moved(again, target) == set()

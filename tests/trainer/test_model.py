@@ -5,6 +5,7 @@ import torch
 import transformers
 from torch.nn import functional as F
 
+from tests.trainer.lake_data import hf_files, open_files
 from trainer import hf_layout
 from trainer.config import ModelConfig
 from trainer.errors import CheckpointError
@@ -106,12 +107,12 @@ def test_chunked_loss_equals_whole() -> None:
 )
 def test_files_reopen_to_the_same_model(overrides: dict) -> None:
     model = make(**overrides)
-    files = hf_layout.to_files(model, max_length=64)
-    again = hf_layout.from_files(files[hf_layout.CONFIG], files[hf_layout.WEIGHTS])
+    files = hf_files(model)
+    again = open_files(files[hf_layout.CONFIG], files[hf_layout.WEIGHTS])
     assert again.shape == model.shape
     x_BT = tokens(2, 20)
     assert torch.equal(again.logits(x_BT), model.logits(x_BT))
-    assert hf_layout.to_files(again, max_length=64) == files
+    assert hf_files(again) == files
 
 
 @pytest.mark.parametrize("overrides", [{}, {"kv_heads": 2}, {"tied": True}, {"qk_norm": True, "kv_heads": 2}])
@@ -121,12 +122,12 @@ def test_logits_equal_transformers(overrides: dict, tmp_path) -> None:
         for index, parameter in enumerate(model.parameters()):
             if parameter.ndim == 1:
                 parameter.add_(0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(index)))
-    for name, data in hf_layout.to_files(model, max_length=64).items():
+    for name, data in hf_files(model).items():
         (tmp_path / name).write_bytes(data)
     theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path)
     x_BT = tokens(2, 50)
     torch.testing.assert_close(theirs(x_BT).logits, model.logits(x_BT), rtol=1e-4, atol=1e-4)
-    again = hf_layout.from_files(theirs.config.to_json_string().encode(), (tmp_path / hf_layout.WEIGHTS).read_bytes())
+    again = open_files(theirs.config.to_json_string().encode(), (tmp_path / hf_layout.WEIGHTS).read_bytes())
     assert again.shape == model.shape
 
 
@@ -147,7 +148,7 @@ def test_a_model_of_transformers_opens_here(kind: str, tmp_path) -> None:
     torch.manual_seed(3)
     theirs = getattr(transformers, f"{kind}ForCausalLM")(getattr(transformers, f"{kind}Config")(**sizes)).eval()
     theirs.save_pretrained(tmp_path)
-    ours = hf_layout.from_files((tmp_path / hf_layout.CONFIG).read_bytes(), (tmp_path / hf_layout.WEIGHTS).read_bytes())
+    ours = open_files((tmp_path / hf_layout.CONFIG).read_bytes(), (tmp_path / hf_layout.WEIGHTS).read_bytes())
     x_BT = tokens(2, 30)
     torch.testing.assert_close(ours.logits(x_BT), theirs(x_BT).logits, rtol=1e-4, atol=1e-4)
     # Without a mask the padding token, which is as good as any other here, would be left out.

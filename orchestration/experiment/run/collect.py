@@ -140,13 +140,11 @@ def check_labels(lake: Lake, model: str, dataset: str, sequences: int) -> dict[s
     """A ``LabelCheck`` as a mapping: the published model's loss against the token read, the next, the one after."""
     import torch
 
-    from trainer import hf_layout
     from trainer.precision import pick_device
+    from trainer.published import open_published
 
-    version = lake.models.get(model)
-    files = {name: lake.models.open_file(version, name) for name in (hf_layout.CONFIG, hf_layout.WEIGHTS)}
     device = pick_device(None)
-    network = hf_layout.from_files(files[hf_layout.CONFIG], files[hf_layout.WEIGHTS]).eval().to(device)
+    network = open_published(lake, lake.models.get(model)).eval().to(device)
     manifest = lake.datasets.manifest(dataset)
     rows = min(sequences, LABEL_ROWS, manifest.sequences)
     tokens_BT = torch.from_numpy(DatasetReader(lake.store, manifest).rows(np.arange(rows)).astype(np.int64)).to(device)

@@ -10,7 +10,7 @@ import io
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 from datalake.canonical import sha256_hex
 from datalake.errors import CorruptObjectError
@@ -186,6 +186,13 @@ class ContentReader:
         found = self._digest.hexdigest()
         if self._sha256 is not None and found != self._sha256:
             raise self.corrupt(f"expected SHA-256 {self._sha256}, found {found} in {self._seen} bytes")
+
+    def write_to(self, file: IO[bytes]) -> None:
+        """Write all that is left to ``file`` and ``finish``."""
+        while self._next():
+            file.write(self._chunk)
+            self._chunk = memoryview(b"")
+        self.finish()
 
     def corrupt(self, problem: str) -> CorruptObjectError:
         """The error for content that is not what it should be."""
