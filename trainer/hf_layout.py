@@ -28,7 +28,8 @@ CONFIG = "config.json"
 def to_hf_config(shape: ModelShape, max_length: int, end_of_text: int | None = None) -> dict[str, Any]:
     """The fields of ``LlamaConfig`` (``Qwen3Config`` with QK-norm); ``max_length``: the longest sequence trained on.
 
-    ``end_of_text`` is the token at which generation ends; a text also begins after it. None where there is none.
+    ``end_of_text`` is the token at which generation ends; a text also begins after it. None where there is none. It is
+    no ``pad_token_id`` here: transformers would never train the row of that one.
     """
     return {
         "architectures": ["Qwen3ForCausalLM" if shape.qk_norm else "LlamaForCausalLM"],
@@ -50,7 +51,6 @@ def to_hf_config(shape: ModelShape, max_length: int, end_of_text: int | None = N
         "torch_dtype": "float32",
         "bos_token_id": end_of_text,
         "eos_token_id": end_of_text,
-        **({} if end_of_text is None else {"pad_token_id": end_of_text}),
     }
 
 

@@ -150,7 +150,7 @@ def _check_same(run: str, state: State, wanted: Mapping[str, Any], config: Mappi
     training = wanted["kind"] == "train"
     if state["config_digest"] != wanted["config_digest"]:
         further = ", --extend where only its steps grew" if training else ""
-        anew = ' (init = "MODEL@V" in its config: from the weights that this one published)' if training else ""
+        anew = ' (init = "MODEL@V" in its config: begins from its weights)' if training else ""
         raise RunConflictError(
             f"run {run!r} exists with another configuration, {describe_differences(state['config'], config)}: use its "
             f"own to go on with it{further}, or another run name for a new run{anew}"

@@ -59,7 +59,7 @@ def write_hf_folder(
 def end_ids(tokenizer: TextTokenizer) -> dict[str, int]:
     """What ``config.json`` and ``generation_config.json`` call the end-of-text token."""
     end = tokenizer.end_of_text
-    return {"bos_token_id": end, "eos_token_id": end, "pad_token_id": end}
+    return {"bos_token_id": end, "eos_token_id": end}
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ def tokenizer_files(tokenizer: TextTokenizer, max_length: int) -> dict[str, byte
     return {
         TOKENIZER: _tokenizer_json(tokenizer),
         TOKENIZER_CONFIG: json.dumps(config, indent=2).encode(),
-        GENERATION_CONFIG: json.dumps(end_ids(tokenizer), indent=2).encode(),
+        GENERATION_CONFIG: json.dumps({**end_ids(tokenizer), "pad_token_id": tokenizer.end_of_text}, indent=2).encode(),
     }
 
 

@@ -17,7 +17,7 @@ from orchestration.cli import main
 from orchestration.corpus.add import add_corpus
 from orchestration.corpus.tokenizers import ByteTokenizer, TextTokenizer, load_tokenizer, train_bpe
 from orchestration.evaluation.hf_export import tokenizer_files
-from tests.trainer.lake_data import tiny_config, tiny_lake
+from tests.trainer.lake_data import open_files, tiny_config, tiny_lake
 from trainer import hf_layout, run_training
 
 
@@ -43,9 +43,7 @@ def test_the_folder_holds_the_model_and_its_origins(lake: Lake, tmp_path: Path) 
         "lineage.json",
         "model.safetensors",
     ]
-    model = hf_layout.from_files(
-        (tmp_path / "out" / hf_layout.CONFIG).read_bytes(), (tmp_path / "out" / hf_layout.WEIGHTS).read_bytes()
-    )
+    model = open_files(*((tmp_path / "out" / name).read_bytes() for name in (hf_layout.CONFIG, hf_layout.WEIGHTS)))
     assert model.shape.layers == 2
     assert json.loads((tmp_path / "out" / "lineage.json").read_text())["model"]["ref"] == "tiny@1"
 
@@ -77,8 +75,21 @@ def test_the_tokenizer_behind_the_model_comes_with_it(lake: Lake, tmp_path: Path
         assert prompt[0].tolist() == ours.encode(["say größe".encode()])[0].tolist()
         assert (theirs.eos_token_id, theirs.model_max_length) == (ours.end_of_text, 24)
         model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / name)
-        assert model.generation_config.eos_token_id == ours.end_of_text
+        ids = [model.config, model.generation_config, theirs]
+        assert [each.eos_token_id for each in ids] == [each.bos_token_id for each in ids] == [ours.end_of_text] * 3
+        assert json.loads(lake.models.open_file(f"{name}@1", "config.json"))["eos_token_id"] == ours.end_of_text
         assert isinstance(theirs.decode(model.generate(prompt, max_new_tokens=3)[0]), str)
+        assert generates_to_its_end(model, prompt, ours.end_of_text)
+
+
+def generates_to_its_end(model: Any, prompt: torch.Tensor, end: int) -> bool:
+    """Whether generation on the folder's own settings stops once the end is the likeliest token, which it is made."""
+    with torch.no_grad():
+        state = model(prompt, output_hidden_states=True).hidden_states[-1][0, -1]
+        model.lm_head.weight.zero_()
+        model.lm_head.weight[end] = state
+        out = model.generate(prompt, max_new_tokens=20, do_sample=False)
+    return out[0].tolist() == [*prompt[0].tolist(), end]
 
 
 @pytest.fixture(scope="module", params=["bytes", "bpe"])
