@@ -11,15 +11,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from generator.cost import slice_size
 from generator.errors import BandError
 from generator.nca.rules import TRIES_PER_RULE
-from generator.score import score_content
+from generator.score import reference_scores, score_content
 from generator.spec import BaseSpec, Simulated
 
 # With one candidate in 1,000 accepted, a sequence finds none among so many once in 10**14.
 MAX_ATTEMPTS = 1 << 15
 MIN_RATE = 1e-3
 PROBE_CHUNK = 256
+BOUND_TOKENS = 512
 WINDOW = 256
 
 Simulate = Callable[[np.ndarray, np.ndarray], Simulated]
@@ -61,6 +63,16 @@ def judge(spec: BaseSpec, attempts_N: np.ndarray, made: Simulated) -> Candidates
     return Candidates(made.tokens, attempts_N, ratio, normalized, accepted)
 
 
+def judge_each(spec: BaseSpec, simulate: Simulate, ids_N: np.ndarray, attempts_N: np.ndarray) -> Candidates:
+    """`judge` of every (id, attempt), simulated and scored in slices that fit memory; at least one address."""
+    size = slice_size(spec)
+    parts = []
+    for start in range(0, len(ids_N), size):
+        ids, attempts = ids_N[start : start + size], attempts_N[start : start + size]
+        parts.append(judge(spec, attempts, simulate(ids, attempts)))
+    return parts[0] if len(parts) == 1 else join(parts)
+
+
 def search(spec: BaseSpec, simulate: Simulate, ids_N: np.ndarray) -> Candidates:
     """The accepted candidate of every sequence id (ascending). BandError when one has none in MAX_ATTEMPTS."""
     if spec.rule_group == 1:
@@ -82,7 +94,7 @@ def _search_alone(spec: BaseSpec, simulate: Simulate, ids_N: np.ndarray) -> Cand
         more = np.arange(fresh, min(fresh + WINDOW - len(pending), len(ids_N)))
         fresh += len(more)
         pending = np.concatenate([pending, more])
-        judged = judge(spec, tried[pending], simulate(ids_N[pending], tried[pending]))
+        judged = judge_each(spec, simulate, ids_N[pending], tried[pending])
         put(found, pending[judged.accepted], take(judged, judged.accepted))
         pending = pending[~judged.accepted]
         tried[pending] += 1
@@ -108,7 +120,7 @@ def _try_rule(spec: BaseSpec, simulate: Simulate, ids: np.ndarray, rule: int) ->
     pending = np.arange(len(ids))
     for state in range(TRIES_PER_RULE):
         attempts = np.full(len(pending), rule * TRIES_PER_RULE + state, dtype=np.int64)
-        judged = judge(spec, attempts, simulate(ids[pending], attempts))
+        judged = judge_each(spec, simulate, ids[pending], attempts)
         put(found, pending[judged.accepted], take(judged, judged.accepted))
         pending = pending[~judged.accepted]
         if not len(pending):
@@ -120,10 +132,11 @@ def probe(spec: BaseSpec, simulate: Simulate, candidates: int, enough: int | Non
     """Try `candidates` sequences from id 0 on (with K sequences per rule: candidates / K rules, at least 16) and count
     the accepted; stop early once `enough` are."""
     tried = accepted = 0
+    chunk = min(PROBE_CHUNK, slice_size(spec))
     wanted = candidates if spec.rule_group == 1 else max(16, candidates // spec.rule_group)
     while tried < wanted and (enough is None or accepted < enough):
         if spec.rule_group == 1:
-            ids = np.arange(tried, min(tried + PROBE_CHUNK, wanted), dtype=np.int64)
+            ids = np.arange(tried, min(tried + chunk, wanted), dtype=np.int64)
             attempts = np.zeros_like(ids)
             accepted += int(judge(spec, attempts, simulate(ids, attempts)).accepted.sum())
             tried += len(ids)
@@ -153,6 +166,28 @@ def refuse_rare(spec: BaseSpec, acceptance: Acceptance, least: float = MIN_RATE)
         kind = "rules" if spec.rule_group > 1 else "candidates"
         finding = f"measured acceptance {acceptance.rate:.5f} ({acceptance.accepted} of {acceptance.candidates} {kind})"
         raise BandError(_refusal(spec, finding, least))
+
+
+def refuse_impossible(spec: BaseSpec) -> None:
+    """BandError when no candidate can score inside the band, by arithmetic alone: nothing is simulated.
+
+    A sequence packs no better than as many zeros, and, with a tenth and 16 bytes to spare, no worse than independent
+    noise from the spec's alphabet. Of long contents only the first BOUND_TOKENS count: longer ones pack better still.
+    """
+    band = spec.accept_band
+    if band is None:
+        return
+    tokens = min(spec.score_tokens, BOUND_TOKENS)
+    flat, noise = reference_scores(tokens, spec.alphabet)
+    least = flat if tokens == spec.score_tokens else 0.0
+    most = 1.1 * noise + 16 / (4.0 * tokens)
+    if band.score != "gzip-int32-v1":
+        least, most = (0.0, (most - flat) / (noise - flat))
+    if band.low > most or band.high < least:
+        raise BandError(
+            f"band: [{band.low:g}, {band.high:g}] of {band.score} cannot be met: {spec.score_tokens} tokens of an "
+            f"alphabet of {spec.alphabet} score from {least:.3g} to {most:.3g}; move the band into that range"
+        )
 
 
 def empty(spec: BaseSpec, count: int) -> Candidates:

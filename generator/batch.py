@@ -12,7 +12,7 @@ from importlib.util import find_spec
 import numpy as np
 import pyarrow as pa
 
-from generator.accept import MIN_RATE, Acceptance, Candidates, probe, refuse_rare, search
+from generator.accept import MIN_RATE, Acceptance, Candidates, probe, refuse_impossible, refuse_rare, search
 from generator.errors import BackendError, RangeError
 from generator.family import family_of
 from generator.pipeline import search_beside
@@ -164,5 +164,6 @@ def check_acceptance(spec: GenerationSpec, backend: str = "auto", least: float =
     With several sequences per rule it is a share of the rules.
     """
     if spec.accept_band is not None:
+        refuse_impossible(spec)
         simulate = partial(family_of(spec).simulate, spec, 0, backend=choose_backend(backend))
         refuse_rare(spec, probe(spec, simulate, CHECK_CANDIDATES, enough=ENOUGH), least)

@@ -21,6 +21,8 @@ class Family:
     simulate: Callable[..., Simulated]
 
 
+MAX_NAMED = 8  # problems in one message
+
 FAMILIES: dict[str, Family] = {}
 
 
@@ -36,21 +38,31 @@ def validate_spec(mapping: Mapping[str, Any]) -> BaseSpec:
     values = dict(mapping)
     values.setdefault("family", "nca")
     if values["family"] not in list(FAMILIES):
-        raise SpecError(f"family: {values['family']!r} is unknown; allowed are {', '.join(FAMILIES)}; choose one")
+        raise SpecError(f"family: {_shown(values['family'])} is unknown; allowed are {', '.join(FAMILIES)}; choose one")
     try:
         return FAMILIES[values["family"]].spec.model_validate(values)
     except ValidationError as error:
-        raise SpecError("; ".join(_line(problem) for problem in error.errors())) from error
+        problems = error.errors()
+        lines = [_line(problem) for problem in problems[:MAX_NAMED]]
+        if len(problems) > MAX_NAMED:
+            lines.append(f"and {len(problems) - MAX_NAMED} more problems")
+        raise SpecError("; ".join(lines)) from error
+
+
+def _shown(value: Any) -> str:
+    """What was found, in no more characters than a line has room for."""
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:80]}…"
 
 
 def _line(problem: Mapping[str, Any]) -> str:
     """One problem that pydantic found as `field: value, what is allowed, what to do`."""
     if problem["type"] == "value_error":
         message = str(problem["ctx"]["error"])
-        place = ".".join(str(part) for part in problem["loc"])
+        place = ".".join(str(part)[:80] for part in problem["loc"])
         return message if not place or message.startswith(place) else f"{place}: {message}"
-    place = ".".join(str(part) for part in problem["loc"])
+    place = ".".join(str(part)[:80] for part in problem["loc"])
     if problem["type"] == "extra_forbidden":
-        return f"{place}: unknown field (found {problem['input']!r}); check the spelling or remove it"
+        return f"{place}: unknown field (found {_shown(problem['input'])}); check the spelling or remove it"
     allowed = problem["msg"].replace("Input should be", "allowed is").replace("\n", " ")
-    return f"{place}: {problem['input']!r} is out of range or of the wrong type; {allowed}; change `{place}`"
+    return f"{place}: {_shown(problem['input'])} is out of range or of the wrong type; {allowed}; change `{place}`"

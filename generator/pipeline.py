@@ -10,6 +10,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 import numpy as np
 
 from generator.accept import MAX_ATTEMPTS, Candidates, Simulate, empty, hopeless, judge, put, take
+from generator.cost import device_batch
 from generator.spec import BaseSpec, Simulated
 
 DEVICE_BATCH = 16_384
@@ -19,7 +20,7 @@ SCORE_SLICE = 256
 def search_beside(spec: BaseSpec, simulate: Simulate, ids_N: np.ndarray, workers: int) -> Candidates:
     """The accepted candidate of every id, like `accept.search` for one sequence per rule."""
     found = empty(spec, len(ids_N))
-    fresh = deque(np.array_split(np.arange(len(ids_N)), -(-len(ids_N) // DEVICE_BATCH)))
+    fresh = deque(np.array_split(np.arange(len(ids_N)), -(-len(ids_N) // device_batch(spec, DEVICE_BATCH))))
     again: list[tuple[np.ndarray, np.ndarray]] = []
     scoring: set[Future[tuple[np.ndarray, Candidates]]] = set()
 

@@ -36,9 +36,12 @@ def score_content(spec: BaseSpec, content_NS: np.ndarray) -> tuple[np.ndarray, n
 def reference_scores(length: int, alphabet: int) -> tuple[float, float]:
     """(r_const, r_iid) for `length` tokens below `alphabet`; r_iid is over IID_SAMPLES rows of Philox words, seed 0."""
     flat = int(gzip_sizes(np.zeros((1, length), np.int32))[0])
-    ids = np.arange(IID_SAMPLES)
-    noise = philox.below(philox.words(0, philox.REFERENCE, ids, np.zeros_like(ids), length), alphabet)
-    total = int(gzip_sizes(noise).sum())
+    total = 0
+    rows = max(1, (4 << 20) // length)  # at a time: long contents take 60 bytes a token while they are drawn
+    for first in range(0, IID_SAMPLES, rows):
+        ids = np.arange(first, min(first + rows, IID_SAMPLES))
+        noise = philox.below(philox.words(0, philox.REFERENCE, ids, np.zeros_like(ids), length), alphabet)
+        total += int(gzip_sizes(noise).sum())
     # A row too short or an alphabet too small to be told from zeros would divide by nothing.
     mean = max(total / IID_SAMPLES, flat + 1.0)
     return flat / (4.0 * length), mean / (4.0 * length)

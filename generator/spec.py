@@ -8,7 +8,7 @@ import hashlib
 import json
 import math
 from dataclasses import dataclass
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -16,12 +16,26 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 MAX_TOKENS = 1 << 16
 MAX_CELLS = 1 << 16
 SCORE_FRAMES = 10
+_NUMBERS = (int, float, int | None, float | None, tuple[int, ...])
 
 
 class FrozenModel(BaseModel):
     """Immutable, and refuses fields it does not know."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _numbers_are_numbers(cls, values: Any) -> Any:
+        """Refuse text and booleans for numbers, which pydantic would turn into some."""
+        for name, value in values.items() if isinstance(values, dict) else ():
+            field = cls.model_fields.get(name)
+            if field is not None and field.annotation in _NUMBERS:
+                for item in value if isinstance(value, list | tuple) else [value]:
+                    if isinstance(item, str | bool):
+                        found = "text" if isinstance(item, str) else "true or false"
+                        raise ValueError(f"{name}: {str(item)[:40]!r} is {found}; allowed are numbers; give one")
+        return values
 
 
 class Band(FrozenModel):

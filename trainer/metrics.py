@@ -19,11 +19,6 @@ def encode_records(records: Iterable[Record]) -> bytes:
     return b"".join(json.dumps(record, allow_nan=False).encode() + b"\n" for record in records)
 
 
-def decode_records(data: bytes) -> list[Record]:
-    """The records of a chunk."""
-    return [json.loads(line) for line in data.splitlines()]
-
-
 class Interval:
     """Throughput between two records; time spent on evaluation and checkpoints is left out by ``reset``."""
 

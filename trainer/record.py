@@ -13,7 +13,7 @@ from trainer.checkpoint import Snapshot, upload
 from trainer.config import TrainConfig
 from trainer.errors import TrainerError
 from trainer.inputs import Inputs
-from trainer.metrics import Record, decode_records
+from trainer.metrics import Record
 from trainer.ranks import Ranks
 from trainer.tensor_files import FileLimit
 
@@ -129,4 +129,4 @@ class RunRecord:
 
 def load_metrics(lake: Lake, run: str) -> list[Record]:
     """The run's curve up to its newest checkpoint, each step once: what the step loop logged, oldest first."""
-    return [record for chunk in lake.runs.get(run).metrics_chunks() for record in decode_records(chunk)]
+    return lake.runs.get(run).metric_records()

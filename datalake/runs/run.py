@@ -9,6 +9,7 @@ takes their changes one at a time, and it knows the newest state that either met
 from __future__ import annotations
 
 import copy
+import json
 import threading
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
@@ -224,6 +225,10 @@ class Run:
     def open_checkpoint(self, checkpoint: Checkpoint) -> CheckpointFiles:
         """A checkpoint's files, each to be read and verified when it is asked for."""
         return CheckpointFiles(self._store, checkpoint)
+
+    def metric_records(self) -> list[dict[str, Any]]:
+        """What the step loop logged, oldest first, each step once: the lines of ``metrics_chunks``."""
+        return [json.loads(line) for chunk in self.metrics_chunks() for line in chunk.splitlines()]
 
     def metrics_chunks(self) -> Sequence[bytes]:
         """The metrics of the run's history, oldest first: chunks of the newest checkpoint and those it goes on from.

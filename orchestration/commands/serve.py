@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 import logging
 import socket
 from dataclasses import asdict
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -16,6 +18,8 @@ from datalake.registry.access import TokenLog
 from orchestration.commands.common import DEFAULT_LAKE, AsJson, LakeUri, open_lake, print_json, print_table
 from orchestration.console.output import say
 from orchestration.errors import InvalidRequestError
+
+TLS_HANDSHAKE_S = 10.0
 
 tokens_app = typer.Typer(no_args_is_help=True)
 
@@ -28,12 +32,26 @@ def serve(
     ] = True,
     tls_cert: Annotated[Path | None, typer.Option(help="PEM certificate chain; needs --tls-key.")] = None,
     tls_key: Annotated[Path | None, typer.Option(help="PEM key of the certificate.")] = None,
+    trusted_proxy: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Address or range (CIDR) of a proxy whose X-Forwarded-For, -Proto, -Host and -Prefix are believed; "
+            "may be given again. Without it: those on this machine."
+        ),
+    ] = None,
+    root_path: Annotated[str, typer.Option(help="Path below which a proxy shows the server, such as /morphogen.")] = "",
     lake: LakeUri = DEFAULT_LAKE,
 ) -> None:
     """Serve the lake: an HTTP API under /api/v1 and pages for a browser. Any number of servers may serve one lake."""
     import uvicorn  # and FastAPI below: a second of import that no other command needs
 
     from orchestration.serve import ServeSettings, create_app
+    from orchestration.serve.connections import BoundedProtocol, ConnectionLimits, Connections
+    from orchestration.serve.forwarded import LOOPBACK, is_trusted, parse_networks, parse_root_path
+    from orchestration.serve.logs import SafeFormatter
+
+    proxies = tuple(trusted_proxy) if trusted_proxy else LOOPBACK
+    networks, prefix = parse_networks(proxies), parse_root_path(root_path)
 
     opened = open_lake(lake)
     has_tokens = bool(TokenLog(opened.store, opened.ambient).records())
@@ -48,7 +66,9 @@ def serve(
         if file is not None and not file.is_file():
             raise InvalidRequestError(f"{file}: no such file; give the path of a PEM file")
     bound = _bind(host, port)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    handler = logging.StreamHandler()
+    handler.setFormatter(SafeFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
     scheme = "https" if tls_cert else "http"
     shown = f"[{host}]" if ":" in host else host
     say(f"serving lake {opened.uri} at {scheme}://{shown}:{bound.getsockname()[1]}", err=True)
@@ -60,20 +80,32 @@ def serve(
         )
     elif not tls_cert and not is_loopback(host):
         say("without --tls-cert tokens travel in the clear: put a proxy with TLS in front", err=True)
+    settings = ServeSettings(redirect=redirect, root_path=prefix, trusted_proxies=proxies)
+    connections = Connections(ConnectionLimits(), lambda host: is_trusted(host, networks))
     config = uvicorn.Config(
-        create_app(opened, ServeSettings(redirect=redirect), loopback_only=not has_tokens),
-        http="h11",
+        create_app(opened, settings, loopback_only=not has_tokens),
+        http=partial(BoundedProtocol, connections),  # type: ignore[arg-type]
         ws="none",
-        lifespan="off",
+        lifespan="on",
+        proxy_headers=False,  # the application reads them itself, after the same rule
         log_config=None,
         server_header=False,
-        limit_concurrency=256,
         h11_max_incomplete_event_size=32_768,
         timeout_graceful_shutdown=10,
         ssl_certfile=tls_cert,
         ssl_keyfile=tls_key,
     )
-    uvicorn.Server(config).run(sockets=[bound])
+    with asyncio.Runner(loop_factory=_Loop) as runner:
+        runner.run(uvicorn.Server(config).serve(sockets=[bound]))
+
+
+class _Loop(asyncio.SelectorEventLoop):
+    """Gives a client that begins TLS as long as one that begins a request; by default it would have a minute."""
+
+    async def create_server(self, *args: Any, ssl: Any = None, **kwargs: Any) -> asyncio.Server:
+        if ssl is not None:
+            kwargs["ssl_handshake_timeout"] = TLS_HANDSHAKE_S
+        return await super().create_server(*args, ssl=ssl, **kwargs)
 
 
 def is_loopback(host: str) -> bool:

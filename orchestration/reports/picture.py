@@ -26,6 +26,7 @@ PALETTE = [
 # fmt: on
 
 _PAPER, _INK, _FAINT, _LINE = (255, 255, 255), (28, 30, 38), (104, 110, 122), (222, 225, 230)
+MAX_PIXELS = 100_000_000  # of an animation: 300 MB while it is written
 _MARGIN, _GAP, _SLICE_GAP, _SWATCH = 28, 10, 3, 40
 _SHEET_WIDTH = 1240  # pixels that a sheet of many columns aims at: sharp on a wide page, readable when halved
 _FRAME_SIZE, _SLICE_SIZE = 84, 54  # pixels across a 2-D frame, and across one slice of a 3-D one
@@ -166,6 +167,7 @@ def animation(
     hold_ms: int = 900,
 ) -> bytes:
     """GIF or APNG of all trajectories playing side by side for ever, the score under each; the last frame is held.
+    Of more frames than fit MAX_PIXELS, evenly spaced ones are shown.
 
     ``frames`` is uint8 [n, F, H, W] or [n, F, D, H, W], ``scores`` [n]; ``columns`` trajectories stand in a row.
     Raises PictureError where they do not fit together or the format is another.
@@ -181,7 +183,8 @@ def animation(
     down = -(-len(frames) // across)
     size = (across * (width + _GAP) + _GAP, down * (height + 32) + _GAP)
     pictures = []
-    for frame in range(frames.shape[1]):
+    fitting = max(1, MAX_PIXELS // (size[0] * size[1]))
+    for frame in range(0, frames.shape[1], -(-frames.shape[1] // fitting)):
         picture = Image.new("RGB", size, _PAPER)
         draw = ImageDraw.Draw(picture)
         for tile in range(len(frames)):

@@ -21,6 +21,7 @@ from orchestration.console.progress import console
 from orchestration.errors import JobStopped
 from orchestration.runs.owner import describe, is_gone, this_process
 from orchestration.runs.signals import GraceOver, Stop, seconds_setting
+from orchestration.runs.speed import Speed
 from orchestration.telemetry import driver_telemetry
 
 LEASE_S = 15.0
@@ -44,6 +45,7 @@ class Held:
         self.finished = run.status == "finished"
         self._lake = lake
         self._progress: dict[str, Any] = {}
+        self._speed = Speed()
         self._beats = 0
         self._error: Exception | None = None
         self._outage: str | None = None
@@ -52,7 +54,10 @@ class Held:
 
     def advance(self, done: float, of: float, unit: str, note: str = "") -> None:
         """Say how far the job is; the next beat carries it."""
+        speed = self._speed.see(done, unit)
         self._progress = {"done": done, "of": of, "unit": unit, "note": note}
+        if speed is not None:
+            self._progress["per_second"] = float(f"{speed:.4g}")
 
     def fault(self, kind: str, *, new_attempt: bool = False, **facts: Any) -> None:
         """Note in the record what went wrong and was survived."""

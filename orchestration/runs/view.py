@@ -57,6 +57,19 @@ def _state(lake: Lake, state: dict[str, Any], seen: str | None) -> str:
     return "lost" if silent_s > lease_seconds() else "running"
 
 
+def speed_text(progress: dict[str, Any]) -> str:
+    """``12.5 steps/s, 3 min left`` of a running job; empty if its speed is not known."""
+    speed = progress.get("per_second")
+    if not speed:
+        return ""
+    rate = f"{speed:,.3g} {progress['unit']}/s" if speed >= 0.1 else f"{60 * speed:,.3g} {progress['unit']}/min"
+    seconds = max(0.0, progress["of"] - progress["done"]) / speed
+    for unit, size in (("days", 86_400), ("h", 3_600), ("min", 60)):
+        if seconds >= 1.5 * size:
+            return f"{rate}, {seconds / size:,.0f} {unit} left"
+    return f"{rate}, {seconds:.0f} s left"
+
+
 def progress_text(progress: dict[str, Any]) -> str:
     """``40 of 600 steps, loss 2.31``; empty if nothing is known."""
     if not progress:

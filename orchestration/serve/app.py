@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from urllib.parse import quote
 
 from fastapi import APIRouter, FastAPI, Request, Response
-from fastapi.openapi.utils import get_openapi
 from fastapi.responses import RedirectResponse
 
 from datalake import Lake
 from datalake.registry.access import AccessControl
 from orchestration.serve import problems
+from orchestration.serve.acceptance import AcceptanceChecks
 from orchestration.serve.api import data as api_data
 from orchestration.serve.api import models as api_models
+from orchestration.serve.api import openapi
 from orchestration.serve.api import params as api_params
 from orchestration.serve.api import runs as api_runs
 from orchestration.serve.api import service as api_service
 from orchestration.serve.api.aliases import alias_router
-from orchestration.serve.api.schemas import Problem
+from orchestration.serve.forwarded import Forwarded
 from orchestration.serve.gate import Gate
 from orchestration.serve.pages import data as pages_data
 from orchestration.serve.pages import home as pages_home
@@ -26,7 +28,8 @@ from orchestration.serve.pages import login
 from orchestration.serve.pages import models as pages_models
 from orchestration.serve.pages import params as pages_params
 from orchestration.serve.pages import runs as pages_runs
-from orchestration.serve.pages.render import LoginNeededError, error_page
+from orchestration.serve.pages.overview import Overviews
+from orchestration.serve.pages.render import LoginNeededError, error_page, root_path
 from orchestration.serve.settings import Served, ServeSettings
 
 API = "/api/v1"
@@ -44,13 +47,15 @@ def create_app(lake: Lake, settings: ServeSettings | None = None, *, loopback_on
         title="Morphogen",
         summary="Parameter sets, datasets, models and runs of one lake.",
         version="1",
-        openapi_url=f"{API}/openapi.json",
+        openapi_url=None,  # below, since its servers depend on the proxy
         docs_url=None,  # the interactive pages load scripts from elsewhere
         redoc_url=None,
         redirect_slashes=False,
+        lifespan=_closing,
     )
     access = AccessControl(lake.store, lake.ambient, refresh_s=settings.token_refresh_s)
-    app.state.served = Served(lake, access, settings, open=loopback_only)
+    checks = AcceptanceChecks(settings.checks)
+    app.state.served = Served(lake, access, settings, loopback_only, checks, Overviews(lake))
     api = APIRouter(prefix=API)
     aliases = (
         alias_router("params", "parameter set", lambda lake: lake.params),
@@ -71,9 +76,24 @@ def create_app(lake: Lake, settings: ServeSettings | None = None, *, loopback_on
     app.include_router(api)
     _install_pages(app)
     problems.install(app, error_page)
-    app.add_middleware(Gate, max_body=settings.max_body, hosts=LOOPBACK_HOSTS if loopback_only else None)
-    app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
+    app.add_middleware(
+        Gate,
+        max_body=settings.max_body,
+        body_s=settings.body_s,
+        max_requests=settings.max_requests,
+        hosts=LOOPBACK_HOSTS if loopback_only else None,
+    )
+    app.add_middleware(
+        Forwarded, trusted=settings.trusted_proxies, root_path=settings.root_path, any_host=not loopback_only
+    )
+    openapi.install(app, f"{API}/openapi.json")
     return app
+
+
+@asynccontextmanager
+async def _closing(app: FastAPI) -> AsyncIterator[None]:
+    yield
+    await app.state.served.checks.close()
 
 
 def _install_pages(app: FastAPI) -> None:
@@ -83,18 +103,6 @@ def _install_pages(app: FastAPI) -> None:
 
     async def to_login(request: Request, _error: Exception) -> Response:
         target = request.url.path + (f"?{request.url.query}" if request.url.query else "")
-        return RedirectResponse(f"/login?next={quote(target, safe='')}", 303)
+        return RedirectResponse(f"{root_path(request)}/login?next={quote(target, safe='')}", 303)
 
     app.add_exception_handler(LoginNeededError, to_login)
-
-
-def _openapi(app: FastAPI) -> dict[str, Any]:
-    """FastAPI's schema, with our problem document in place of its own validation error."""
-    if app.openapi_schema is None:
-        schema = get_openapi(title=app.title, version=app.version, summary=app.summary, routes=app.routes)
-        components = schema["components"]["schemas"]
-        components["Problem"] = Problem.model_json_schema(ref_template="#/components/schemas/{model}")
-        for unused in ("HTTPValidationError", "ValidationError"):
-            components.pop(unused, None)
-        app.openapi_schema = schema
-    return app.openapi_schema

@@ -1,4 +1,4 @@
-"""What every request passes first: no path tricks, no oversized body; and headers on every answer.
+"""What every request passes first: no path tricks, no oversized or endless body; and headers on every answer.
 
 Written against ASGI, not as a FastAPI dependency, because it must also see requests that match no route, and because
 it counts body bytes while they arrive.
@@ -6,6 +6,7 @@ it counts body bytes while they arrive.
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Sequence
 
@@ -13,8 +14,11 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from orchestration.errors import InvalidRequestError
-from orchestration.serve.problems import TooLargeError, named_problem
+from orchestration.serve.acceptance import BusyError
+from orchestration.serve.problems import BodyTimeoutError, HeadersTooLargeError, TooLargeError, named_problem
 
+HEAD_ONLY = "morphogen.head"  # in a scope whose client wants no body
+MAX_HEADERS = 32_768  # bytes of all together
 MAX_TARGET = 8_192  # bytes of path and query
 # Encoded slashes, backslashes, dots-only segments, control characters, and a percent sign that escapes nothing.
 _TRICKS = re.compile(
@@ -34,10 +38,15 @@ SECURITY_HEADERS = {
 class Gate:
     """``hosts``: the only Host names answered (None: any), which keeps other sites' pages off an open local server."""
 
-    def __init__(self, app: ASGIApp, max_body: int, hosts: Sequence[str] | None) -> None:
+    def __init__(
+        self, app: ASGIApp, max_body: int, body_s: float, max_requests: int, hosts: Sequence[str] | None
+    ) -> None:
         self._app = app
         self._max_body = max_body
+        self._body_s = body_s
+        self._max_requests = max_requests
         self._hosts = hosts
+        self._requests = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -53,24 +62,26 @@ class Gate:
 
         headers = Headers(scope=scope)
         if (refusal := self._refusal(scope, headers)) is not None:
-            await named_problem(refusal, scope["path"])(scope, receive, answer)
+            made = named_problem(refusal, scope["path"])
+            made.headers["Connection"] = "close"  # its body is not read
+            await made(scope, receive, answer)
             return
         if scope["method"] == "HEAD":  # answered as GET; the server sends no body, knowing what was asked
-            scope = {**scope, "method": "GET"}
-        too_large = TooLargeError(f"the body is larger than {self._max_body} bytes: send less")
+            scope = {**scope, "method": "GET", HEAD_ONLY: True}
         if int(headers.get("content-length", "0")) > self._max_body:
-            await named_problem(too_large, scope["path"])(scope, receive, answer)
+            await named_problem(self._too_large(), scope["path"])(scope, receive, answer)
             return
-        body, more = b"", True
-        while more:
-            message = await receive()
-            if message["type"] == "http.disconnect":
-                return
-            body += message.get("body", b"")
-            more = message.get("more_body", False)
-            if len(body) > self._max_body:
-                await named_problem(too_large, scope["path"])(scope, receive, answer)
-                return
+        try:
+            body = await self._read(receive)
+        except (TooLargeError, BodyTimeoutError) as error:
+            await named_problem(error, scope["path"])(scope, receive, answer)
+            return
+        if body is None:
+            return
+        if self._requests >= self._max_requests:
+            busy = BusyError(f"{self._requests} requests are at work: try again in a moment", 2)
+            await named_problem(busy, scope["path"])(scope, receive, answer)
+            return
         replayed = False
 
         async def again() -> Message:
@@ -80,12 +91,38 @@ class Gate:
             replayed = True
             return {"type": "http.request", "body": body, "more_body": False}
 
-        await self._app(scope, again, answer)
+        self._requests += 1
+        try:
+            await self._app(scope, again, answer)
+        finally:
+            self._requests -= 1
+
+    async def _read(self, receive: Receive) -> bytes | None:
+        """The whole body; None if the client has left."""
+        body, more = b"", True
+        try:
+            async with asyncio.timeout(self._body_s):
+                while more:
+                    message = await receive()
+                    if message["type"] == "http.disconnect":
+                        return None
+                    body += message.get("body", b"")
+                    more = message.get("more_body", False)
+                    if len(body) > self._max_body:
+                        raise self._too_large()
+        except TimeoutError as error:
+            raise BodyTimeoutError(f"the body did not arrive within {self._body_s:g} s: send it faster") from error
+        return body
+
+    def _too_large(self) -> TooLargeError:
+        return TooLargeError(f"the body is larger than {self._max_body} bytes: send less")
 
     def _refusal(self, scope: Scope, headers: Headers) -> Exception | None:
         raw: bytes = scope.get("raw_path") or scope["path"].encode()
         if len(raw) + len(scope["query_string"]) > MAX_TARGET:
             return TooLargeError(f"the path and query are larger than {MAX_TARGET} bytes: send less")
+        if sum(len(name) + len(value) for name, value in scope["headers"]) > MAX_HEADERS:
+            return HeadersTooLargeError(f"the headers are larger than {MAX_HEADERS} bytes: send less")
         if _TRICKS.search(raw):
             return InvalidRequestError(
                 "the path holds an encoded slash, a dot segment, an empty segment or a control character: "

@@ -14,6 +14,7 @@ from typing import Any
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 
 from datalake.errors import (
     BucketNotFoundError,
@@ -29,6 +30,8 @@ from datalake.errors import (
 from datalake.registry.access import AccessError, RoleError
 from generator.errors import GeneratorError
 from orchestration.errors import InvalidRequestError, OrchestrationError
+from orchestration.serve.acceptance import BusyError, SpecCostError
+from orchestration.serve.settings import served
 
 log = logging.getLogger("morphogen.serve")
 
@@ -36,21 +39,6 @@ MEDIA_TYPE = "application/problem+json"
 ERROR_URN = "urn:morphogen:error:"
 
 _NAMED: tuple[type[Exception], ...] = (DatalakeError, GeneratorError, OrchestrationError)
-
-# The first class that fits decides; what is not listed is damage in the lake, which only its owner can mend.
-_STATUS: tuple[tuple[type[Exception], int], ...] = (
-    (RoleError, 403),
-    (AccessError, 401),
-    (NotFoundError, 404),
-    (InvalidNameError, 400),
-    (InvalidRequestError, 400),
-    (StoreUnavailableError, 503),
-    (CredentialsError, 503),
-    (BucketNotFoundError, 503),
-    (LakePathError, 503),
-    (ProbeError, 503),
-    (GeneratorError, 422),
-)
 
 
 class PreconditionFailedError(Conflict):
@@ -65,16 +53,63 @@ class TooLargeError(InvalidRequestError):
     """A body, or a path, is larger than the server takes."""
 
 
+class HeadersTooLargeError(InvalidRequestError):
+    """The headers are larger than the server takes."""
+
+
+class UnsupportedMediaError(InvalidRequestError):
+    """A body is not JSON, or packed. ``headers`` says what would be taken."""
+
+    def __init__(self, message: str, headers: dict[str, str]) -> None:
+        super().__init__(message)
+        self.headers = headers
+
+
+class BodyTimeoutError(InvalidRequestError):
+    """A body did not arrive in time."""
+
+
+class RangeNotSatisfiableError(InvalidRequestError):
+    """A range begins behind the end of what it is a part of, which has ``size`` bytes."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__(f"Range: begins behind the end; allowed are bytes 0 to {size - 1}: ask for a part of these")
+        self.size = size
+
+
+MAX_PROBLEMS = 20  # fields named in one answer
+MAX_DETAIL = 4_000  # characters
+
+# The first class that fits decides; what is not listed is damage in the lake, which only its owner can mend.
+_STATUS: tuple[tuple[type[Exception], int], ...] = (
+    (RoleError, 403),
+    (AccessError, 401),
+    (NotFoundError, 404),
+    (KeyReusedError, 422),
+    (SpecCostError, 422),
+    (TooLargeError, 413),
+    (HeadersTooLargeError, 431),
+    (UnsupportedMediaError, 415),
+    (BodyTimeoutError, 408),
+    (RangeNotSatisfiableError, 416),
+    (BusyError, 503),
+    (InvalidNameError, 400),
+    (InvalidRequestError, 400),
+    (StoreUnavailableError, 503),
+    (CredentialsError, 503),
+    (BucketNotFoundError, 503),
+    (LakePathError, 503),
+    (ProbeError, 503),
+    (GeneratorError, 422),
+)
+
+
 def status_of(error: Exception) -> int:
     """The HTTP status of a named error."""
     if isinstance(error, PreconditionFailedError):
         return HTTPStatus.PRECONDITION_FAILED
     if isinstance(error, Conflict):
         return HTTPStatus.CONFLICT
-    if isinstance(error, KeyReusedError):
-        return HTTPStatus.UNPROCESSABLE_ENTITY
-    if isinstance(error, TooLargeError):
-        return HTTPStatus.CONTENT_TOO_LARGE if hasattr(HTTPStatus, "CONTENT_TOO_LARGE") else 413
     return next((status for kind, status in _STATUS if isinstance(error, kind)), HTTPStatus.INTERNAL_SERVER_ERROR)
 
 
@@ -86,15 +121,20 @@ def problem(
         "type": ERROR_URN + error,
         "title": HTTPStatus(status).phrase,
         "status": status,
-        "detail": detail,
+        "detail": cut(detail),
         "instance": path,
         **more,
     }
     return Response(json.dumps(document).encode(), status, headers, media_type=MEDIA_TYPE)
 
 
-def named_problem(error: Exception, path: str) -> Response:
-    """The response to a named error, with both heads if it is a conflict."""
+def cut(detail: str) -> str:
+    """``detail``, or its beginning: an answer need not repeat all that was sent."""
+    return detail if len(detail) <= MAX_DETAIL else f"{detail[:MAX_DETAIL]} … ({len(detail):,} characters)"
+
+
+def named_problem(error: Exception, path: str, detail: str = "") -> Response:
+    """The response to a named error, with both heads if it is a conflict; ``detail`` if it may not say all."""
     status, headers, more = status_of(error), {}, {}
     if isinstance(error, Conflict):
         more = {"expected": error.expected, "found": error.found}
@@ -103,30 +143,55 @@ def named_problem(error: Exception, path: str) -> Response:
     if status == HTTPStatus.UNAUTHORIZED:
         headers["WWW-Authenticate"] = 'Bearer realm="morphogen"'
     if status == HTTPStatus.SERVICE_UNAVAILABLE:
-        headers["Retry-After"] = "2"
+        headers["Retry-After"] = str(error.retry_after_s if isinstance(error, BusyError) else 2)
+    if isinstance(error, UnsupportedMediaError):
+        headers |= error.headers
+    if isinstance(error, RangeNotSatisfiableError):
+        headers["Content-Range"] = f"bytes */{error.size}"
+    if isinstance(error, TooLargeError | BodyTimeoutError):
+        headers["Connection"] = "close"  # what is left of the body will not be read
     if status >= 500:
         log.error("%s: %s: %s", path, type(error).__name__, error)
-    return problem(status, type(error).__name__, str(error), path, headers, **more)
+    return problem(status, type(error).__name__, detail or str(error), path, headers, **more)
+
+
+def methods_of(request: Request) -> list[str]:
+    """The methods that the request's path answers to."""
+    found = {
+        method
+        for method in ("GET", "POST", "PUT", "DELETE", "PATCH")
+        for route in request.app.router.routes
+        if route.matches({**request.scope, "method": method})[0] is Match.FULL
+    }
+    return sorted(found | ({"HEAD"} if "GET" in found else set()))
 
 
 def install(app: FastAPI, page: Callable[[Request, int, str], Response | None]) -> None:
     """Answer every error of ``app`` with a problem, or with what ``page`` (status, detail) makes for a browser."""
 
     async def named(request: Request, error: Exception) -> Response:
-        return page(request, status_of(error), str(error)) or named_problem(error, request.url.path)
+        detail = served(request).public(str(error))
+        return page(request, status_of(error), cut(detail)) or named_problem(error, request.url.path, detail)
 
     async def http(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
         if (html := page(request, error.status_code, str(error.detail))) is not None:
             return html
+        headers = dict(error.headers or {})
+        if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+            headers["Allow"] = ", ".join(methods_of(request))
         name = HTTPStatus(error.status_code).phrase.title().replace(" ", "").replace("-", "")
-        return problem(error.status_code, name, str(error.detail), request.url.path, dict(error.headers or {}))
+        return problem(error.status_code, name, str(error.detail), request.url.path, headers)
 
     async def invalid(request: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)
+        errors = error.errors()
         found = [
-            {"field": ".".join(str(part) for part in item["loc"]), "problem": item["msg"]} for item in error.errors()
+            {"field": ".".join(str(part) for part in item["loc"])[:200], "problem": item["msg"][:500]}
+            for item in errors[:MAX_PROBLEMS]
         ]
+        if len(errors) > len(found):
+            found.append({"field": "…", "problem": f"and {len(errors) - len(found)} more"})
         detail = "; ".join(f"{item['field']}: {item['problem']}" for item in found)
         if (html := page(request, 422, detail)) is not None:
             return html

@@ -101,7 +101,11 @@ def test_both_raise_the_same(any_site: Site):
     with RegistryClient(any_site.servers[0].url, any_site.tokens["writer"]) as client:
         for call in calls:
             here = failure(lambda call=call: call(any_site.lake.params))
-            assert failure(lambda call=call: call(client)) == here
+            there = failure(lambda call=call: call(client))
+            if not any_site.lake.uri.startswith("s3://"):  # where a server's lake lies on its disk is not told
+                assert any_site.lake.uri not in there[3]
+                here = (*here[:3], here[3].replace(any_site.lake.uri, "LAKE"))
+            assert there == here
             kinds.add(here[0])
     assert kinds == {Conflict, NotFoundError, InvalidNameError}
 

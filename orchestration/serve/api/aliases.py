@@ -9,9 +9,10 @@ from fastapi import APIRouter, Request, Response
 
 from datalake import Lake
 from datalake.errors import Conflict, NotFoundError
+from orchestration.serve.api.bodies import JsonRoute
 from orchestration.serve.api.etags import IfMatch, IfNoneMatch, answer, both_heads, expected_version
 from orchestration.serve.api.idempotency import REPLAYED, AnsweredError, Attempt, IdempotencyKey, attempted
-from orchestration.serve.api.routing import Alias, Name, problems
+from orchestration.serve.api.routing import Alias, Name, problems, write_problems
 from orchestration.serve.api.schemas import AliasesOut, AliasOut, PutAlias
 from orchestration.serve.auth import Reader, Writer
 from orchestration.serve.problems import PreconditionFailedError
@@ -20,7 +21,7 @@ from orchestration.serve.settings import ServedDep
 
 def alias_router(kind: str, noun: str, repository: Callable[[Lake], Any]) -> APIRouter:
     """The routes below ``/<kind>/{name}/aliases``; ``repository`` picks that kind's from a lake."""
-    router = APIRouter(prefix=f"/{kind}/{{name}}/aliases", tags=["aliases"])
+    router = APIRouter(prefix=f"/{kind}/{{name}}/aliases", tags=["aliases"], route_class=JsonRoute)
 
     def version_of(app: Any, name: str, alias: str) -> int:
         aliases = repository(app.lake).aliases(name)
@@ -39,9 +40,7 @@ def alias_router(kind: str, noun: str, repository: Callable[[Lake], Any]) -> API
         version = version_of(app, name, alias)
         return answer(request, AliasOut(name=name, alias=alias, version=version), etag=str(version))
 
-    @router.put(
-        "/{alias}", response_model=AliasOut, responses=problems(404, 409, 412), operation_id=f"put_{kind}_alias"
-    )
+    @router.put("/{alias}", response_model=AliasOut, responses=write_problems(), operation_id=f"put_{kind}_alias")
     def put_alias(
         request: Request,
         app: ServedDep,

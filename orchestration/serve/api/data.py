@@ -104,10 +104,11 @@ def list_shards(
 @router.get(
     "/{name}/versions/{selector}/shards/{index}",
     response_class=Response,
-    responses={**_BYTES, **problems(307, 404)},
+    responses={**_BYTES, **problems(206, 304, 307, 404, 416)},
     operation_id="get_shard",
 )
 def get_shard(
+    request: Request,
     app: ServedDep,
     _who: Reader,
     name: Name,
@@ -120,7 +121,7 @@ def get_shard(
         raise NotFoundError(f"dataset {name}@{selector} has no shard {index}: it has 0 to {len(shards) - 1}")
     ref = shards[index]
     filename = f"{name}-{ref.key.rpartition('/')[2]}"
-    return deliver(app, ref.key, sha256=ref.sha256, size=ref.bytes, filename=filename, media_type=PARQUET)
+    return deliver(request, app, ref.key, sha256=ref.sha256, size=ref.bytes, filename=filename, media_type=PARQUET)
 
 
 @manifests.get("/{digest}", response_model=Manifest, responses=problems(304, 404), operation_id="get_manifest")

@@ -38,7 +38,7 @@ def answer(
     response = JSONResponse(content, status)
     tag = f'"{etag or hashlib.sha256(bytes(response.body)).hexdigest()[:32]}"'
     headers = {"ETag": tag, "Cache-Control": IMMUTABLE if immutable else REVALIDATE}
-    if status == 200 and request.method == "GET" and _listed(request.headers.get("if-none-match"), tag):
+    if status == 200 and request.method == "GET" and has_already(request.headers.get("if-none-match"), tag):
         return Response(status_code=304, headers=headers)
     response.headers.update(headers)
     return response
@@ -84,7 +84,7 @@ def _or_zero(head: Callable[[], int]) -> int:
         return 0
 
 
-def _listed(header: str | None, tag: str) -> bool:
+def has_already(header: str | None, tag: str) -> bool:
     """Whether If-None-Match names ``tag`` (weak comparison) or is ``*``."""
     if header is None:
         return False

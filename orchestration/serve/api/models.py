@@ -76,10 +76,11 @@ def get_lineage(request: Request, app: ServedDep, _who: Reader, name: Name, sele
 @router.get(
     "/{name}/versions/{selector}/files/{filename}",
     response_class=Response,
-    responses={**_BYTES, **problems(307, 404)},
+    responses={**_BYTES, **problems(206, 304, 307, 404, 416)},
     operation_id="get_model_file",
 )
 def get_model_file(
+    request: Request,
     app: ServedDep,
     _who: Reader,
     name: Name,
@@ -91,9 +92,8 @@ def get_model_file(
     if filename not in version.files:
         raise NotFoundError(f"model {version.ref} has no file {filename!r}: it has {', '.join(version.files)}")
     facts, key = version.files[filename], f"{version.key_prefix}/{filename}"
-    return deliver(
-        app, key, sha256=facts["sha256"], size=facts["bytes"], filename=f"{name}-{filename}", media_type=_OCTETS
-    )
+    named = f"{name}-{filename}"
+    return deliver(request, app, key, sha256=facts["sha256"], size=facts["bytes"], filename=named, media_type=_OCTETS)
 
 
 def _out(version: ModelVersion) -> ModelVersionOut:

@@ -2,28 +2,31 @@
 
 from __future__ import annotations
 
-import threading
+import asyncio
+from collections.abc import Coroutine
 from dataclasses import asdict
 from itertools import islice
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
+from starlette.concurrency import run_in_threadpool
 
 from datalake import ParameterVersion, diff_specs
 from datalake.errors import Conflict
 from datalake.log.version_log import VersionLog
-from generator import check_acceptance, parse_spec
+from generator import GenerationSpec, parse_spec
+from orchestration.errors import InvalidRequestError
+from orchestration.serve.api.bodies import JsonRoute
 from orchestration.serve.api.etags import IfMatch, IfNoneMatch, answer, both_heads, expected_version
 from orchestration.serve.api.idempotency import REPLAYED, AnsweredError, Attempt, IdempotencyKey, attempted
 from orchestration.serve.api.paging import DEFAULT_LIMIT, Cursor, Limit, page_of_names, page_of_rows
-from orchestration.serve.api.routing import SELECTOR, Name, Selector, is_number, problems, reference
+from orchestration.serve.api.routing import SELECTOR, Name, Selector, is_number, problems, reference, write_problems
 from orchestration.serve.api.schemas import ChangesOut, DiffOut, ParameterPage, ParameterVersionOut, PutSpec
 from orchestration.serve.auth import Principal, Reader, Writer
 from orchestration.serve.problems import PreconditionFailedError
 from orchestration.serve.settings import Served, ServedDep
 
-router = APIRouter(prefix="/params", tags=["parameter sets"])
-_measuring = threading.Semaphore(1)  # measuring a band's acceptance keeps every core busy for seconds
+router = APIRouter(prefix="/params", tags=["parameter sets"], route_class=JsonRoute)
 SelectorQuery = Annotated[str, Query(pattern=SELECTOR, description="Version, alias or `latest`.")]
 
 
@@ -46,10 +49,10 @@ def get_params(request: Request, app: ServedDep, _who: Reader, name: Name) -> Re
 @router.put(
     "/{name}",
     response_model=ParameterVersionOut,
-    responses={201: {"model": ParameterVersionOut, "description": "A new version."}, **problems(409, 412)},
+    responses={201: {"model": ParameterVersionOut, "description": "A new version."}, **write_problems()},
     operation_id="put_params",
 )
-def put_params(
+async def put_params(
     request: Request,
     app: ServedDep,
     who: Writer,
@@ -59,10 +62,19 @@ def put_params(
     if_none_match: IfNoneMatch = None,
     idempotency_key: IdempotencyKey = None,
 ) -> Response:
-    """Register a spec as the next version, or find that it is the latest one already (200, nothing stored)."""
+    """Register a spec as the next version, or find that it is the latest one already (200, nothing stored).
+
+    How often the spec's band is met is measured first, beside the server. 422 if that costs too much, 503 with
+    Retry-After if too many wait for it.
+    """
     asked = ["params", name, body.model_dump(mode="json"), if_match, if_none_match]
     attempt = Attempt.of(idempotency_key, who.id, asked)
-    version, created, replayed = _put(app, who, name, body, attempt, (if_match, if_none_match))
+    answered = await run_in_threadpool(_answered, app, name, attempt)
+    if answered is None:
+        spec = await run_in_threadpool(parse_spec, body.spec)
+        await _unless_gone(request, app.checks.check(spec, who.id))
+        answered = await run_in_threadpool(_put, app, who, name, spec, body, attempt, (if_match, if_none_match))
+    version, created, replayed = answered
     response = answer(request, _out(version), etag=str(version.version), status=201 if created else 200)
     response.headers["Location"] = f"{request.url.path}/versions/{version.version}"
     if replayed:
@@ -70,20 +82,51 @@ def put_params(
     return response
 
 
+_Answer = tuple[ParameterVersion, bool, bool]  # and whether it was created, and is replayed
+
+
+class _GoneError(InvalidRequestError):
+    """The client has left: there is nobody to read this."""
+
+
+async def _unless_gone(request: Request, work: Coroutine[Any, Any, None]) -> None:
+    """Wait for ``work``; cancel it once the client has left."""
+
+    async def gone() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+
+    tasks = [asyncio.ensure_future(work), asyncio.ensure_future(gone())]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        if not tasks[0].done():
+            raise _GoneError("the client left before its spec was measured")
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+    tasks[0].result()
+
+
+def _answered(app: Served, name: str, attempt: Attempt) -> _Answer | None:
+    """The answer to this very request, if it was done before."""
+    try:
+        attempt.look(app.lake, "params", name)
+    except AnsweredError as done:
+        return app.lake.params.get(reference(name, str(done.version))), done.created, True
+    return None
+
+
 def _put(
     app: Served,
     who: Principal,
     name: str,
+    spec: GenerationSpec,
     body: PutSpec,
     attempt: Attempt,
     preconditions: tuple[str | None, str | None],
-) -> tuple[ParameterVersion, bool, bool]:
-    """(version, created, replayed)."""
+) -> _Answer:
     try:
-        attempt.look(app.lake, "params", name)
-        spec = parse_spec(body.spec)
-        with _measuring:
-            check_acceptance(spec)
         expect = expected_version(*preconditions, lambda: app.lake.params.get(name).version)
         registry = attempted(app.lake_as(who.author).params, attempt)
         stored = registry.put(name, spec.model_dump(mode="json"), body.message, expect, body.force)

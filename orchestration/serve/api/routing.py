@@ -16,6 +16,7 @@ Alias = Annotated[str, Path(pattern=r"^[A-Za-z][A-Za-z0-9._-]{0,127}$", descript
 DigestPath = Annotated[str, Path(pattern=r"^[0-9a-f]{64}$", description="SHA-256, 64 hex digits.")]
 
 _MEANINGS = {
+    206: "The part that Range asked for.",
     304: "The reader has this already.",
     307: "The bytes are there, for a short time.",
     400: "A name, header, cursor or path is not well formed.",
@@ -23,12 +24,15 @@ _MEANINGS = {
     403: "The token's role does not allow this.",
     404: "There is no such thing.",
     405: "The method is not allowed here.",
+    408: "The body did not arrive in time.",
     409: "Another writer came first.",
     412: "If-Match or If-None-Match does not hold; the body has both heads.",
     413: "The body or the path is too large.",
+    415: "The body is not JSON, or packed.",
+    416: "The range begins behind the end.",
     422: "The request does not fit the schema, or the spec is refused.",
     500: "An object in the lake is damaged; its owner can mend it.",
-    503: "The store does not answer.",
+    503: "The store does not answer, or the server has as much to do as it takes on: see Retry-After.",
 }
 _BODY = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
 
@@ -39,6 +43,11 @@ def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     return {
         status: {"description": _MEANINGS[status], **({} if status < 400 else {"content": _BODY})} for status in listed
     }
+
+
+def write_problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """``problems`` of a route that takes a body and changes a name."""
+    return problems(404, 408, 409, 412, 415, *statuses)
 
 
 def is_number(selector: str) -> bool:

@@ -11,7 +11,7 @@ from orchestration.serve.api.paging import DEFAULT_LIMIT, Cursor, Limit, page_of
 from orchestration.serve.api.routing import Name, problems
 from orchestration.serve.api.schemas import MetricsOut, RunOut, RunPage, RunSummary
 from orchestration.serve.auth import Reader
-from orchestration.serve.settings import ServedDep
+from orchestration.serve.settings import ServedDep, without_place
 
 router = APIRouter(prefix="/runs", tags=["runs"])
 
@@ -35,13 +35,13 @@ def get_run(request: Request, app: ServedDep, _who: Reader, name: Name) -> Respo
 @router.get("/{name}/metrics", response_model=MetricsOut, responses=problems(304, 404), operation_id="get_metrics")
 def get_metrics(request: Request, app: ServedDep, _who: Reader, name: Name) -> Response:
     """What the step loop logged, up to the newest checkpoint."""
-    from trainer import load_metrics  # brings PyTorch, which nothing else here needs
-
-    return answer(request, MetricsOut(run=name, records=load_metrics(app.lake, name)))
+    return answer(request, MetricsOut(run=name, records=app.lake.runs.get(name).metric_records()))
 
 
 def run_state(lake: Lake, name: str) -> RunOut:
     """A run as it may be shown: its lease is what lets a process write to it, so it stays inside."""
     run = lake.runs.get(name)
     view = view_of(lake, run) | {"checkpoints": run.state["checkpoints"]}
+    if view.get("error"):
+        view["error"] = without_place(lake, view["error"])
     return RunOut(**{field: view[field] for field in RunOut.model_fields if field in view})

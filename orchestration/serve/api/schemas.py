@@ -42,7 +42,9 @@ class PutSpec(BaseModel):
 
     spec: dict[str, Any] = Field(description="The spec's fields, as in the TOML file of `morphogen params put`.")
     message: str = Field(default="", max_length=2000, description="Why, for the history.")
-    force: bool = Field(default=False, description="Make a new version even if the spec is the latest one's.")
+    force: bool = Field(
+        default=False, strict=True, description="Make a new version even if the spec is the latest one's."
+    )
 
     @field_validator("message")
     @classmethod
@@ -72,7 +74,7 @@ class PutAlias(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    version: int = Field(ge=1, le=999_999_999)
+    version: int = Field(ge=1, le=999_999_999, strict=True)
 
 
 class FieldChangeOut(Document):

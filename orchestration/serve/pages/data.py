@@ -78,8 +78,8 @@ def dataset_version_page(
     """One version: facts, histograms, its first sequences, its shards."""
     version = app.lake.datasets.get(reference(name, selector))
     manifest = app.lake.datasets.manifest(version)
-    charts, chart_note = or_note(lambda: score_histograms(app.lake, manifest))
-    sequences, note = or_note(lambda: read_sequences(app.lake, manifest, 0, 2))
+    charts, chart_note = or_note(app, lambda: score_histograms(app.lake, manifest))
+    sequences, note = or_note(app, lambda: read_sequences(app.lake, manifest, 0, 2))
     end = min(shard + _SHARDS_PAGE, len(manifest.shards))
     return render(
         request,
@@ -110,7 +110,7 @@ def sequences_page(
     version = app.lake.datasets.get(reference(name, selector))
     manifest = app.lake.datasets.manifest(version)
     first = min(first, manifest.sequences - 1)
-    sequences, note = or_note(lambda: read_sequences(app.lake, manifest, first, _SEQUENCES_PAGE))
+    sequences, note = or_note(app, lambda: read_sequences(app.lake, manifest, first, _SEQUENCES_PAGE))
     after = first + _SEQUENCES_PAGE
     return render(
         request,

@@ -22,6 +22,7 @@ from orchestration.errors import OrchestrationError
 from orchestration.reports.picture import palette
 
 _SHOWN_TOKENS = 256
+MAX_PICTURES = 120  # a sequence may have 20,000 frames of one patch
 
 
 @dataclass(frozen=True)
@@ -36,11 +37,13 @@ class Picture:
 
 @dataclass(frozen=True)
 class Drawing:
-    """One sequence: ``pictures`` of a grid, or ``text``; ``kind`` is frames, text or tokens."""
+    """One sequence: ``pictures`` of a grid, or ``text``; ``kind`` is frames, text or tokens. ``frames`` is how many
+    there are, of which the first MAX_PICTURES are drawn."""
 
     kind: str
     pictures: tuple[Picture, ...] = ()
     text: str = ""
+    frames: int = 0
 
 
 def draw_sequence(store: Store, manifest: Manifest, tokens_T: NDArray[np.uint16]) -> Drawing:
@@ -60,7 +63,9 @@ def draw_sequence(store: Store, manifest: Manifest, tokens_T: NDArray[np.uint16]
     first, stride = getattr(shown, "burn_in", 0), getattr(shown, "stride", 1)
     steps = [first + stride * index if spec.family == "nca" else None for index in range(len(frames))]
     return Drawing(
-        "frames", tuple(_picture(frame, shown.colors, step) for frame, step in zip(frames, steps, strict=True))
+        "frames",
+        tuple(_picture(frame, shown.colors, step) for frame, step in zip(frames[:MAX_PICTURES], steps, strict=False)),
+        frames=len(frames),
     )
 
 

@@ -8,7 +8,10 @@ from typing import Any
 from markupsafe import Markup, escape
 
 _BOX_W, _BOX_H, _GAP_X, _GAP_Y, _PAD = 156, 50, 12, 40, 6  # two boxes fit side by side on a phone
-_SHOWN = 17  # characters of a name that fit into a box
+_EM = 13.0  # font size of a name in a box
+# Widths in em of the bold sans-serif letters that names are made of, wide enough for the widest of the usual fonts.
+_WIDTHS = {**dict.fromkeys("MWmw@%…", 1.05), **dict.fromkeys("filjrtI.-1", 0.46)}
+_CAPITAL, _OTHER = 0.86, 0.74
 
 
 @dataclass(frozen=True)
@@ -63,8 +66,8 @@ def lineage_graph(tree: dict[str, Any]) -> Graph:
     return Graph(tuple(places), tuple(edges))
 
 
-def draw_graph(graph: Graph, title: str) -> Markup:
-    """The graph as SVG of its natural size, rows by the longest way from the top; boxes are links."""
+def draw_graph(graph: Graph, title: str, root: str = "") -> Markup:
+    """The graph as SVG of its natural size, rows by the longest way from the top; boxes are links below ``root``."""
     depth = [0] * len(graph.nodes)
     for _ in graph.nodes:  # longest path: as many rounds as there can be rows
         for above, below in graph.edges:
@@ -87,13 +90,34 @@ def draw_graph(graph: Graph, title: str) -> Markup:
         bend = (y2 - y1) / 2
         curve = f"M{x1:.0f} {y1:.0f}C{x1:.0f} {y1 + bend:.0f} {x2:.0f} {y2 - bend:.0f} {x2:.0f} {y2 - 2:.0f}"
         lines.append(f'<path class="edge" marker-end="url(#tip)" d="{curve}"/>')
-    boxes = "".join(_box(node, *at[place]) for place, node in enumerate(graph.nodes))
+    boxes = "".join(_box(node, root, *at[place]) for place, node in enumerate(graph.nodes))
     return Markup(
         f'<svg class="graph" width="{width:.0f}" height="{height:.0f}" viewBox="0 0 {width:.0f} {height:.0f}" '
         f'role="group" aria-label="{escape(title)}"><title>{escape(title)}</title>'
         '<defs><marker id="tip" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="8" markerHeight="8" orient="auto">'
         f'<path class="tip" d="M0 0L8 4L0 8z"/></marker></defs>{"".join(lines)}{boxes}</svg>'
     )
+
+
+def fitted(name: str, version: str, room: float) -> str:
+    """``name`` and ``version`` (``@12`` or nothing), the name's end left out where they are wider than ``room``
+    pixels: what tells versions apart stays."""
+    if _width(name + version) <= room:
+        return name + version
+    if _width(f"…{version}") > room / 2:  # a long alias: it is cut itself
+        version = _cut(version, room / 2)
+    return _cut(name, room - _width(version)) + version
+
+
+def _cut(text: str, room: float) -> str:
+    kept = next((end for end in range(len(text), 0, -1) if _width(text[:end] + "…") <= room), 0)
+    return text if _width(text) <= room else text[:kept] + "…"
+
+
+def _width(text: str) -> float:
+    """Pixels that ``text`` takes at most."""
+    widths = (_WIDTHS.get(letter, _CAPITAL if letter.isupper() else _OTHER) for letter in text)
+    return _EM * sum(widths)
 
 
 def words(graph: Graph) -> list[str]:
@@ -105,10 +129,9 @@ def words(graph: Graph) -> list[str]:
     ]
 
 
-def _box(node: Node, x: float, y: float) -> str:
+def _box(node: Node, root: str, x: float, y: float) -> str:
     name, at, version = node.name.partition("@")
-    room = _SHOWN - len(at + version)
-    shown = (name if len(name) <= room else name[: room - 1] + "…") + at + version
+    shown = fitted(name, at + version, _BOX_W - 18)
     body = (
         f'<rect class="box {node.kind}" x="{x:.0f}" y="{y:.0f}" width="{_BOX_W}" height="{_BOX_H}" rx="8"/>'
         f'<text class="kind" x="{x + 9:.0f}" y="{y + 19:.0f}">{node.kind}</text>'
@@ -117,4 +140,4 @@ def _box(node: Node, x: float, y: float) -> str:
     if node.href is None:
         return f"<g><title>{escape(node.name)}: its log is gone</title>{body}</g>"
     label = escape(f"{node.kind} {node.name}")
-    return f'<a href="{escape(node.href)}" aria-label="{label}"><title>{label}</title>{body}</a>'
+    return f'<a href="{escape(root + node.href)}" aria-label="{label}"><title>{label}</title>{body}</a>'

@@ -8,19 +8,15 @@ from orchestration.serve.pages.render import PageReader, render
 from orchestration.serve.settings import ServedDep
 
 router = APIRouter()
+_REFRESH_S = 15
 
 
 @router.get("/")
 def home(request: Request, app: ServedDep, _who: PageReader) -> Response:
-    """What the lake holds, by kind, newest names first within reach of one look."""
-    lake = app.lake
-    kinds = [
-        ("Parameter sets", "/params", list(lake.params.names())),
-        ("Datasets", "/datasets", list(lake.datasets.names())),
-        ("Models", "/models", list(lake.models.names())),
-        ("Runs", "/runs", lake.runs.list()),
-    ]
-    return render(request, "home.html", kinds=kinds, lake=lake.uri)
+    """What is running, what went wrong, and what is new."""
+    uri = app.lake.uri
+    lake = uri if uri.startswith("s3://") else "a folder of the server"  # where on its disk is nobody's business
+    return render(request, "home.html", now=app.overviews.get(), lake=lake, refresh_s=_REFRESH_S)
 
 
 @router.get("/api")

@@ -15,7 +15,7 @@ from starlette.concurrency import run_in_threadpool
 from datalake.registry.access import AccessError
 from orchestration.errors import InvalidRequestError
 from orchestration.serve.auth import COOKIE, identify
-from orchestration.serve.pages.render import render
+from orchestration.serve.pages.render import render, root_path
 from orchestration.serve.settings import Served, ServedDep
 
 router = APIRouter()
@@ -30,16 +30,16 @@ async def same_site(request: Request) -> None:
 
 
 @router.get("/login")
-def login_page(request: Request, next: Annotated[str, Query(max_length=2000)] = "/") -> Response:
+def login_page(request: Request, next: Annotated[str, Query(max_length=2000)] = "") -> Response:
     """The form."""
-    return render(request, "login.html", next=_local(next), refused=None)
+    return render(request, "login.html", next=_local(request, next), refused=None)
 
 
 @router.post("/login", dependencies=[Depends(same_site)])
 async def login(request: Request, app: ServedDep) -> Response:
     """Open a session and go where the browser wanted to go."""
     form = parse_qs((await request.body()).decode("ascii", "replace"), max_num_fields=4)
-    token_text, target = form.get("token", [""])[0].strip(), _local(form.get("next", ["/"])[0])
+    token_text, target = form.get("token", [""])[0].strip(), _local(request, form.get("next", [""])[0])
     try:
         session_text = await run_in_threadpool(_open, app, token_text)
     except AccessError as error:
@@ -49,7 +49,7 @@ async def login(request: Request, app: ServedDep) -> Response:
         COOKIE,
         session_text,
         max_age=int(app.settings.session.total_seconds()),
-        path="/",
+        path=root_path(request) or "/",
         secure=request.url.scheme == "https",
         httponly=True,
         samesite="strict",
@@ -66,8 +66,8 @@ def logout(request: Request, app: ServedDep) -> Response:
         session = None
     if session is not None:
         app.access.close_session(session)
-    response = RedirectResponse("/login", 303)
-    response.delete_cookie(COOKIE, path="/", httponly=True, samesite="strict")
+    response = RedirectResponse(f"{root_path(request)}/login", 303)
+    response.delete_cookie(COOKIE, path=root_path(request) or "/", httponly=True, samesite="strict")
     return response
 
 
@@ -75,7 +75,8 @@ def _open(app: Served, token_text: str) -> str:
     return app.access.open_session(app.access.authenticate(token_text), app.settings.session)[1]
 
 
-def _local(target: str) -> str:
+def _local(request: Request, target: str) -> str:
     """``target`` if it is a path of this server, else the first page: a link must not lead a login elsewhere."""
-    plain = target.startswith("/") and not target.startswith("//") and target.isprintable()
-    return target if plain and "\\" not in target else "/"
+    first = f"{root_path(request)}/"
+    plain = target.startswith(first) and not target.startswith("//") and target.isprintable()
+    return target if plain and "\\" not in target and ".." not in target else first

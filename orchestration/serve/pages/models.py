@@ -8,7 +8,7 @@ from datalake import lineage
 from orchestration.serve.api.paging import Cursor, page_of_names
 from orchestration.serve.api.routing import Name, Selector, reference
 from orchestration.serve.pages.draw_lineage import draw_graph, lineage_graph, words
-from orchestration.serve.pages.render import PageReader, or_note, render
+from orchestration.serve.pages.render import PageReader, or_note, render, root_path
 from orchestration.serve.pages.tables import flat_rows
 from orchestration.serve.settings import ServedDep
 
@@ -34,13 +34,13 @@ def model_name_page(request: Request, app: ServedDep, _who: PageReader, name: Na
 def model_version_page(request: Request, app: ServedDep, _who: PageReader, name: Name, selector: Selector) -> Response:
     """One version: where it comes from, its files, its metrics."""
     version = app.lake.models.get(reference(name, selector))
-    tree, note = or_note(lambda: lineage(app.lake, version.ref))
+    tree, note = or_note(app, lambda: lineage(app.lake, version.ref))
     graph = lineage_graph(tree) if tree else None
     return render(
         request,
         "models_version.html",
         version=version,
-        drawing=draw_graph(graph, f"Lineage of {version.ref}") if graph else None,
+        drawing=draw_graph(graph, f"Lineage of {version.ref}", root_path(request)) if graph else None,
         sentences=words(graph) if graph else [],
         metrics=flat_rows(version.metrics),
         note=note,

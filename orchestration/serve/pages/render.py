@@ -18,9 +18,9 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from datalake.errors import DatalakeError
 from datalake.registry.access import AccessError
-from orchestration.runs.view import progress_text
+from orchestration.runs.view import progress_text, speed_text
 from orchestration.serve.auth import COOKIE, Principal, identify
-from orchestration.serve.settings import ServedDep
+from orchestration.serve.settings import Served, ServedDep
 
 _TEMPLATES = Path(__file__).parents[1] / "templates"
 
@@ -49,8 +49,19 @@ def _environment() -> Environment:
     environment.filters["number"] = lambda value: f"{value:,}"
     environment.filters["size"] = _size
     environment.filters["progress"] = progress_text
+    environment.filters["speed"] = speed_text
     environment.filters["day"] = _day
     return environment
+
+
+def root_path(request: Request) -> str:
+    """What every link of this server begins with: the path below which a proxy shows it, or nothing."""
+    return request.scope.get("root_path", "")
+
+
+def route_path(request: Request) -> str:
+    """The request's path as this server's own routes know it, without a proxy's prefix."""
+    return request.url.path.removeprefix(root_path(request))
 
 
 def render(request: Request, template: str, *, status: int = 200, **values: Any) -> HTMLResponse:
@@ -59,7 +70,13 @@ def render(request: Request, template: str, *, status: int = 200, **values: Any)
     html = (
         _environment()
         .get_template(template)
-        .render(nonce=nonce, path=request.url.path, logged_in=COOKIE in request.cookies, **values)
+        .render(
+            nonce=nonce,
+            root=root_path(request),
+            path=route_path(request),
+            logged_in=COOKIE in request.cookies,
+            **values,
+        )
     )
     policy = (
         f"default-src 'none'; style-src 'nonce-{nonce}'; script-src 'nonce-{nonce}'; img-src 'self' data:; "
@@ -71,17 +88,17 @@ def render(request: Request, template: str, *, status: int = 200, **values: Any)
 
 def error_page(request: Request, status: int, detail: str) -> Response | None:
     """An error as a page, if a browser asked for a page; else None."""
-    if request.url.path.startswith("/api/") or "text/html" not in request.headers.get("accept", ""):
+    if route_path(request).startswith("/api/") or "text/html" not in request.headers.get("accept", ""):
         return None
     return render(request, "error.html", status=status, code=status, phrase=HTTPStatus(status).phrase, detail=detail)
 
 
-def or_note(load: Callable[[], Any]) -> tuple[Any, str | None]:
+def or_note(app: Served, load: Callable[[], Any]) -> tuple[Any, str | None]:
     """``load()``, or None and the lake's own words: one damaged object must not hide the rest of a page."""
     try:
         return load(), None
     except DatalakeError as error:
-        return None, str(error)
+        return None, app.public(str(error))
 
 
 def _size(value: int) -> str:

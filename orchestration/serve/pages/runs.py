@@ -32,10 +32,8 @@ def runs_page(request: Request, app: ServedDep, _who: PageReader, cursor: Cursor
 @router.get("/{name}")
 def run_page(request: Request, app: ServedDep, _who: PageReader, name: Name) -> Response:
     """One run."""
-    from trainer import load_metrics  # brings PyTorch, which nothing else here needs
-
     run = run_state(app.lake, name)
-    records, note = or_note(lambda: load_metrics(app.lake, name))
+    records, note = or_note(app, lambda: app.lake.runs.get(name).metric_records())
     training, held_out = split_records(records or [])
     return render(
         request,
