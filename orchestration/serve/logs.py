@@ -5,14 +5,14 @@ from __future__ import annotations
 import logging
 import re
 
-_TOKEN = re.compile(r"(?<![A-Za-z0-9])mg(?:_|%5f)([0-9a-z]{0,12})[^\s\"'&;,/?#]*", re.I)
+_TOKEN = re.compile(r"(?<![A-Za-z0-9])(m[gs])(?:_|%5f)([0-9a-z]{0,12})[^\s\"'&;,/?#]*", re.I)
 _QUERY = re.compile(r"\?\S*")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 
 
 def redacted(text: str) -> str:
     """``text`` with the secret part of every token taken out; its public id stays."""
-    return _TOKEN.sub(r"mg_\1…", text)
+    return _TOKEN.sub(r"\1_\2…", text)
 
 
 def printable(text: str) -> str:

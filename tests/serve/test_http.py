@@ -102,6 +102,7 @@ def test_parts_of_files(site: Site, path: str):
     assert (head.status_code, head.content, head.headers["content-length"]) == (200, b"", str(size))
 
 
+@settings(deadline=None)
 @given(st.text(alphabet="bytes=-,0123456789 \t;x", max_size=24), st.integers(1, 10**6))
 def test_any_range_is_a_part_or_everything(header: str, size: int):
     try:
@@ -173,7 +174,7 @@ VALUES = st.recursive(
 )
 
 
-@settings(max_examples=40)
+@settings(max_examples=40, deadline=None)
 @given(VALUES)
 def test_json_that_is_clear_is_read_as_it_is(value: object):
     for escaped in (True, False):

@@ -151,6 +151,11 @@ def test_what_people_wrote_is_shown_not_run(pages: dict[str, httpx.Response]):
 
 def test_pages_show_what_they_are_for(pages: dict[str, httpx.Response]):
     assert "wider, and only lively rules" in pages["/params/tiny"].text
+    home = pages["/"].text
+    assert 'href="/runs/orphan">orphan</a> <span class="tag lost">lost' in home
+    assert "3 of 10 shards, 2 actors" in home
+    assert "Loss 1.7000 on prose@1" in home
+    assert "First sequence of grids@1, step 2" in home
     assert "hidden" in pages["/params/tiny"].text
     grids = pages["/datasets/grids/1"].text
     assert "Scores: normalised gzip-int32-v1 ratio" in grids

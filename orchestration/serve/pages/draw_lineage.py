@@ -10,7 +10,7 @@ from markupsafe import Markup, escape
 _BOX_W, _BOX_H, _GAP_X, _GAP_Y, _PAD = 156, 50, 12, 40, 6  # two boxes fit side by side on a phone
 _EM = 13.0  # font size of a name in a box
 # Widths in em of the bold sans-serif letters that names are made of, wide enough for the widest of the usual fonts.
-_WIDTHS = {**dict.fromkeys("MWmw@%…", 1.05), **dict.fromkeys("filjrtI.-1", 0.46)}
+_WIDTHS = {**dict.fromkeys("MWmw@%…", 1.05), **dict.fromkeys("filjrtI.-", 0.46)}
 _CAPITAL, _OTHER = 0.86, 0.74
 
 
@@ -104,7 +104,7 @@ def fitted(name: str, version: str, room: float) -> str:
     pixels: what tells versions apart stays."""
     if _width(name + version) <= room:
         return name + version
-    if _width(f"…{version}") > room / 2:  # a long alias: it is cut itself
+    if _width(f"…{version}") > 0.7 * room:  # a long alias: it is cut itself
         version = _cut(version, room / 2)
     return _cut(name, room - _width(version)) + version
 

@@ -113,7 +113,7 @@ class Overviews:
             counts,
             running=[run for run in runs if run.state == "running"],
             troubled=[run for run in runs if run.state in ("failed", "lost")][:SHOWN],
-            datasets=[self._strip(version, place) for place, version in enumerate(newest["datasets"][:SHOWN])],
+            datasets=self._strips_of(newest["datasets"][:SHOWN]),
             models=[
                 Scored(version, scores_of(version, newest["models"], runs)) for version in newest["models"][:SHOWN]
             ],
@@ -121,8 +121,16 @@ class Overviews:
             notes=[without_place(lake, note) for note in notes],
         )
 
-    def _strip(self, version: DatasetVersion, place: int) -> Strip:
-        if place >= TRAJECTORIES or version.kind != "synthetic":
+    def _strips_of(self, versions: list[DatasetVersion]) -> list[Strip]:
+        """Every version, the first TRAJECTORIES that have pictures with them."""
+        strips: list[Strip] = []
+        for version in versions:
+            enough = sum(bool(strip.pictures) for strip in strips) >= TRAJECTORIES
+            strips.append(Strip(version, ()) if enough else self._strip(version))
+        return strips
+
+    def _strip(self, version: DatasetVersion) -> Strip:
+        if version.kind != "synthetic":
             return Strip(version, ())
         if version.digest not in self._strips:
             try:
