@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 from generator.families.dyck import BracketSpec
 from generator.families.iid import IidSpec
-from generator.nca.spec import NcaSpec
 from generator.families.shuffled import ShuffledSpec
 from generator.nca.lattice import neighbor_offsets
+from generator.nca.spec import NcaSpec
 from generator.score import IID_SAMPLES
 from generator.spec import BaseSpec, GridSpec
 

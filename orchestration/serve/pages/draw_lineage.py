@@ -104,7 +104,7 @@ def fitted(name: str, version: str, room: float) -> str:
     pixels: what tells versions apart stays."""
     if _width(name + version) <= room:
         return name + version
-    if _width(f"…{version}") > 0.7 * room:  # a long alias: it is cut itself
+    if _width(f"…{version}") > 0.8 * room:  # a long alias: it is cut itself
         version = _cut(version, room / 2)
     return _cut(name, room - _width(version)) + version
 
