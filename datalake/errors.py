@@ -23,8 +23,20 @@ class StoreUnavailableError(DatalakeError):
     """The store did not answer, or kept answering with server errors, after all retries."""
 
 
-class ObjectTooLargeError(DatalakeError):
+class StoreRefusedError(DatalakeError):
+    """The store answered, and its answer is no: asking again would give the same answer."""
+
+
+class ObjectTooLargeError(StoreRefusedError):
     """The store takes no object of this size in one request."""
+
+
+class ClockSkewError(StoreRefusedError):
+    """This machine's clock differs so much from the store's that no request is believed."""
+
+
+class RegionError(StoreRefusedError):
+    """Requests are signed for another region than the bucket's."""
 
 
 class CredentialsError(DatalakeError):

@@ -22,6 +22,7 @@ from datalake.errors import (
     CredentialsError,
     MissingShardError,
     ProbeError,
+    StoreRefusedError,
     UnhealableError,
 )
 from datalake.events import tell
@@ -171,7 +172,7 @@ class Healer:
                 self._seconds_left -= ambient.monotonic() - began
             try:
                 written, quarantine = put_back(store, ref.key, data, ambient)
-            except (CredentialsError, ProbeError):  # a job that may only read can still go on with what it computed
+            except (CredentialsError, ProbeError, StoreRefusedError):  # one that may only read goes on with what it has
                 written, quarantine = False, None
             else:
                 if not written:  # another process was faster, and has told

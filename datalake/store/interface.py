@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import datetime
-from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from datalake.errors import DatalakeError, LakePathError, NotFoundError
+from datalake.errors import DatalakeError, NotFoundError
+from datalake.store.addresses import S3Address, parse_address
 from datalake.store.content import Content, Pieces, object_sha256
 
 
@@ -27,7 +27,8 @@ class ObjectInfo(NamedTuple):
 class Store(Protocol):
     """What a lake needs from its storage. Keys follow ``names.check_key``; a bad one raises InvalidNameError.
 
-    Every method may raise StoreUnavailableError, CredentialsError, BucketNotFoundError or LakePathError.
+    Every method may raise StoreUnavailableError, StoreRefusedError, CredentialsError, BucketNotFoundError or
+    LakePathError; one that writes, ProbeError.
     """
 
     @property
@@ -110,20 +111,18 @@ def open_store(uri: str) -> Store:
     """Open the store at a folder (``path`` or ``file:///path``) or ``s3://bucket/prefix``, checking it before any work.
 
     Nothing is created: a local folder comes into being at the first write. Raises LakePathError,
-    BucketNotFoundError, CredentialsError or StoreUnavailableError.
+    BucketNotFoundError, CredentialsError, StoreRefusedError or StoreUnavailableError.
     """
     store: Store
-    if uri.startswith("s3://"):
+    address = parse_address(uri)
+    if isinstance(address, S3Address):
         from datalake.store.s3 import S3Store  # boto3 takes 0.3 s to import; local lakes need not pay for it
 
-        store = S3Store(uri)
+        store = S3Store(address.uri)
     else:
         from datalake.store.local import LocalStore
 
-        path = uri.removeprefix("file://")
-        if not path or "://" in path:
-            raise LakePathError(f"lake {uri!r} is not an address: give a folder or s3://bucket/prefix")
-        store = LocalStore(Path(path))
+        store = LocalStore(address)
     store.check()
     return store
 

@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from datalake.clock import Ambient
+from datalake.errors import ProbeError
 from datalake.store.interface import Store
 
 # Servers that poll their locks keep the losers of one race waiting for seconds; other races can use the time.
@@ -46,11 +47,18 @@ def probe_store(
 
     Before a race the key is looked for, so that a cache which remembers absence is found out. ``progress`` is told
     (races done, races in all). Raises what the store raises if it fails.
+
+    A store that says that it has no conditional writes is not raced on.
     """
     folder = f"probe/{(ambient or Ambient()).nonce()}"
     names = [f"{folder}/{number:04d}" for number in range(keys)]
     violations: list[str] = []
     began = time.monotonic()
+    try:
+        store.put_if_absent(f"{folder}-first", b"")  # alone: a store without conditional writes is told at once
+        store.delete(f"{folder}-first")
+    except ProbeError as error:
+        return ProbeReport(store.uri, writers, keys, (str(error),), time.monotonic() - began)
     try:
         with ThreadPoolExecutor(min(_RACES_AT_ONCE, keys)) as pool:
             for done, found in enumerate(pool.map(lambda name: _race(store, name, writers), names), start=1):

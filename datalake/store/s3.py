@@ -16,40 +16,34 @@ from urllib.parse import urlsplit
 
 import boto3
 from botocore import exceptions as boto_errors
-from urllib3.exceptions import HTTPError
 
 from datalake.clock import Ambient
-from datalake.errors import (
-    BucketNotFoundError,
-    CredentialsError,
-    DatalakeError,
-    LakePathError,
-    ObjectTooLargeError,
-    StoreUnavailableError,
-)
+from datalake.errors import DatalakeError, LakePathError, StoreRefusedError
 from datalake.events import tell
 from datalake.names import check_key, check_prefix, is_key
+from datalake.store.addresses import S3Address, parse_address
 from datalake.store.content import Content, Pieces
 from datalake.store.interface import ObjectInfo, missing
 from datalake.store.retry import RetryBudget, RetryPolicy
 from datalake.store.s3_client import is_aws, make_client
+from datalake.store.s3_errors import (
+    ABSENT,
+    OUT_OF_RANGE,
+    S3_FAILURES,
+    TAKEN,
+    Asked,
+    code_of,
+    has_newer_credentials,
+    is_ours,
+    may_pass,
+    named_error,
+    no_s3_server,
+    region_told,
+    tells_nothing,
+)
 from datalake.store.verdict import WriteGuard
 
 _T = TypeVar("_T")
-_ABSENT = {"NoSuchKey", "404", "NotFound"}
-_TAKEN = {"PreconditionFailed", "412"}
-_TOO_LARGE = {"EntityTooLarge", "413"}
-_BUSY = {
-    "ConditionalRequestConflict", "OperationAborted", "RequestTimeout", "RequestTimeoutException", "SlowDown",
-    "Throttling", "ThrottlingException", "TooManyRequests", "409", "429",
-}  # fmt: skip
-# A connection refused, reset or timed out, or a body cut off half-way: whether the call took effect is unknown.
-# urllib3's own error comes through where botocore reads the body of an error answer to GetObject.
-_BROKEN = (boto_errors.ConnectionError, boto_errors.HTTPClientError, boto_errors.IncompleteReadError, HTTPError)
-_REFUSED = {
-    "AccessDenied", "AccountProblem", "AllAccessDisabled", "ExpiredToken", "Forbidden", "InvalidAccessKeyId",
-    "InvalidToken", "SignatureDoesNotMatch", "TokenRefreshRequired", "Unauthorized", "401", "403",
-}  # fmt: skip
 
 
 class S3Store:
@@ -60,13 +54,11 @@ class S3Store:
     """
 
     def __init__(self, uri: str, ambient: Ambient | None = None, retry: RetryPolicy | None = None) -> None:
-        parts = urlsplit(uri)
-        self._bucket = parts.netloc
-        self._prefix = parts.path.strip("/")
-        if not self._bucket or parts.query or parts.fragment or "@" in self._bucket:
-            raise LakePathError("the lake's address is not s3://bucket/prefix; credentials go in AWS_* variables")
-        if self._prefix:
-            check_key(self._prefix)
+        address = parse_address(uri)
+        if not isinstance(address, S3Address):
+            raise LakePathError(f"lake {uri!r} is not s3://bucket/prefix")
+        self._bucket, self._prefix = address
+        self._region: str | None = None  # the bucket's, where the store said that it is another than the settings'
         self._ambient = ambient or Ambient()
         self._retry = retry or RetryPolicy()
         self._reset()
@@ -78,7 +70,7 @@ class S3Store:
         self._guard = WriteGuard()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in ("_bucket", "_prefix", "_ambient", "_retry")}
+        return {name: getattr(self, name) for name in ("_bucket", "_prefix", "_region", "_ambient", "_retry")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -89,36 +81,39 @@ class S3Store:
 
     @property
     def uri(self) -> str:
-        return f"s3://{self._bucket}/{self._prefix}".rstrip("/")
+        return S3Address(self._bucket, self._prefix).uri
 
     def check(self) -> None:
         """List one key with few retries. HEAD would be cheaper, but carries no error code to tell causes apart."""
-        self._answer(
+        found = self._answer(
             lambda: self._client().list_objects_v2(Bucket=self._bucket, Prefix=self._full(""), MaxKeys=1),
             "",
             attempts=3,
         )
+        if not {"Name", "KeyCount", "IsTruncated"} & found.keys():  # a page of a web server, which happens to be XML
+            raise no_s3_server(self._asked(""))
 
     def put_if_absent(self, key: str, data: Content) -> bool:
-        full = self._full(check_key(key))
-        self._guard.check(self, key)
+        check_key(key)
+        proven = self._guard.check(self, key)
+        created = self._create(key, data)
+        if not proven:
+            # The same bytes once more, so that a store which overwrites does no harm by it.
+            self._guard.prove(self, self._ambient, refuses=not (created and self._create(key, data)))
+        return created
 
+    def _create(self, key: str, data: Content) -> bool:
         def put() -> bool:
             body = data.open() if isinstance(data, Pieces) else data
             try:
-                self._client().put_object(Bucket=self._bucket, Key=full, Body=body, IfNoneMatch="*")
+                self._client().put_object(Bucket=self._bucket, Key=self._full(key), Body=body, IfNoneMatch="*")
             except boto_errors.ClientError as error:
-                if _code(error) in _TAKEN:
+                if code_of(error) in TAKEN:
                     return False
-                if _code(error) in _TOO_LARGE:
-                    raise ObjectTooLargeError(
-                        f"object {key} of lake {self.uri}: the store takes no {len(data)} bytes in one request "
-                        f"({_code(error)}): raise its limit, or write smaller objects"
-                    ) from error
                 raise
             return True
 
-        return self._answer(put, key)
+        return self._answer(put, key, conditional=True)
 
     def replace(self, key: str, data: bytes) -> None:
         full = self._full(check_key(key))
@@ -139,7 +134,7 @@ class S3Store:
             try:
                 return self._client().get_object(Bucket=self._bucket, Key=full, Range=span)["Body"].read()
             except boto_errors.ClientError as error:
-                if _code(error) in {"InvalidRange", "416"}:
+                if code_of(error) in OUT_OF_RANGE:
                     return b""
                 raise
 
@@ -161,8 +156,10 @@ class S3Store:
             try:
                 return self._client().head_object(Bucket=self._bucket, Key=full)["ContentLength"]
             except boto_errors.ClientError as error:
-                if _code(error) in _ABSENT:
+                if code_of(error) in ABSENT:
                     return None
+                if tells_nothing(error):
+                    self._client().list_objects_v2(Bucket=self._bucket, Prefix=full, MaxKeys=1)  # says why
                 raise
 
         return self._answer(head, key)
@@ -170,16 +167,14 @@ class S3Store:
     def list(self, prefix: str = "", start_after: str = "", limit: int | None = None) -> Iterator[str]:
         check_prefix(prefix)
         pages = self._pages(prefix, limit, StartAfter=self._full(start_after) if start_after else "")
-        cut = len(self._full(""))
         # Sorted here because not every server sorts by whole key (SeaweedFS goes folder by folder).
-        keys = (item["Key"][cut:] for page in pages for item in page.get("Contents", ()))
+        keys = (self._own(item["Key"]) for page in pages for item in page.get("Contents", ()))
         return iter(sorted(key for key in keys if is_key(key)))
 
     def infos(self, prefix: str = "") -> Iterator[ObjectInfo]:
         check_prefix(prefix)
         items = [item for page in self._pages(prefix) for item in page.get("Contents", ())]
-        cut = len(self._full(""))
-        infos = (ObjectInfo(item["Key"][cut:], item["Size"], item["LastModified"]) for item in items)
+        infos = (ObjectInfo(self._own(item["Key"]), item["Size"], item["LastModified"]) for item in items)
         return iter(sorted(info for info in infos if is_key(info.key)))
 
     def leftovers(self) -> Iterator[ObjectInfo]:
@@ -190,9 +185,10 @@ class S3Store:
 
     def children(self, prefix: str = "") -> Iterator[str]:
         check_prefix(prefix)
-        cut = len(self._full(prefix))
         pages = self._pages(prefix, Delimiter="/")
-        names = (item["Prefix"][cut:-1] for page in pages for item in page.get("CommonPrefixes", ()))
+        names = (
+            self._own(item["Prefix"])[len(prefix) : -1] for page in pages for item in page.get("CommonPrefixes", ())
+        )
         return iter(sorted(name for name in names if is_key(name)))
 
     def delete(self, key: str) -> None:
@@ -201,8 +197,14 @@ class S3Store:
 
     def presigned_url(self, key: str, seconds: int, filename: str) -> str | None:
         attached = f'attachment; filename="{filename}"'
-        wanted = {"Bucket": self._bucket, "Key": self._full(check_key(key)), "ResponseContentDisposition": attached}
-        return self._client().generate_presigned_url("get_object", Params=wanted, ExpiresIn=seconds)
+        wanted = {
+            "Bucket": self._bucket,
+            "Key": self._full(check_key(key)),
+            "ResponseContentDisposition": attached,
+        }
+        return self._answer(
+            lambda: self._client().generate_presigned_url("get_object", Params=wanted, ExpiresIn=seconds), key
+        )
 
     def arrow_filesystem(self) -> tuple[Any, str]:
         from pyarrow.fs import S3FileSystem
@@ -212,8 +214,7 @@ class S3Store:
         endpoint = urlsplit(meta.endpoint_url)
         if not is_aws(endpoint.hostname):
             settings |= {"endpoint_override": endpoint.netloc, "scheme": endpoint.scheme}
-        if found := boto3.session.Session().get_credentials():
-            frozen = found.get_frozen_credentials()
+        if frozen := self._answer(_credentials, ""):
             settings |= {"access_key": frozen.access_key, "secret_key": frozen.secret_key}
             settings |= {"session_token": frozen.token} if frozen.token else {}
         return S3FileSystem(**settings), f"{self._bucket}/{self._prefix}".rstrip("/")
@@ -221,12 +222,40 @@ class S3Store:
     def _full(self, key: str) -> str:
         return f"{self._prefix}/{key}" if self._prefix else key
 
+    def _own(self, full: str) -> str:
+        """The lake's key of a listed one. Raises StoreRefusedError if it does not begin as was asked for."""
+        start = self._full("")
+        if not full.startswith(start):
+            raise StoreRefusedError(
+                f"lake {self.uri}: the store lists {full!r} when asked for {start!r}, so it changes characters of the "
+                "prefix: use one of A-Z a-z 0-9 . _ - and / on this store"
+            )
+        return full[len(start) :]
+
     def _client(self) -> Any:
         """This process's client: safe across threads, but not across a fork."""
         with self._lock:
             if self._client_of is None or self._client_of[0] != os.getpid():
-                self._client_of = (os.getpid(), make_client())
+                client = make_client(self._region)
+                client.meta.events.register("needs-retry.s3", self._note_region)
+                self._client_of = (os.getpid(), client)
             return self._client_of[1]
+
+    def _forget(self, client: Any) -> None:
+        """Have the next call make a client with newly found credentials, unless another thread has done so already."""
+        with self._lock:
+            if self._client_of is not None and self._client_of[1] is client:
+                self._client_of = None
+
+    def _note_region(self, response: Any = None, operation: Any = None, **_: Any) -> None:
+        """Remember the region that a refusal names (botocore repeats the request there by itself): links and Arrow
+        must be signed for it, too."""
+        if response is None or not ("Error" in response[1] or operation.name == "HeadBucket"):
+            return
+        told = region_told(response[1])
+        with self._lock:
+            if told and self._client_of is not None and told != self._client_of[1].meta.region_name:
+                self._region, self._client_of = told, None
 
     def _pages(self, prefix: str, limit: int | None = None, **arguments: str) -> Sequence[Any]:
         wanted: dict[str, Any] = {name: value for name, value in arguments.items() if value}
@@ -239,68 +268,48 @@ class S3Store:
 
         return self._answer(read, prefix)
 
-    def _answer(self, call: Callable[[], _T], key: str, attempts: int = 0) -> _T:
+    def _answer(self, call: Callable[[], _T], key: str, attempts: int = 0, conditional: bool = False) -> _T:
         """Run ``call``, again if that may help, and translate what it raises at last. Never repeats a secret."""
         attempts = attempts or self._retry.attempts
-        for attempt in range(attempts):
+        attempt, renewed = 0, False
+        while True:
+            client = self._client()
             try:
                 result = call()
-            except boto_errors.ClientError as error:
-                if not _may_pass(error) or attempt == attempts - 1 or not self._budget.take():
-                    raise self._translated(error, key) from error
-                reason = _code(error)
-            except _BROKEN as error:
-                if attempt == attempts - 1 or not self._budget.take():
-                    raise self._unreachable(error, key) from error
-                reason = type(error).__name__
-            except (boto_errors.NoCredentialsError, boto_errors.PartialCredentialsError) as error:
-                raise self._no_credentials() from error
-            except boto_errors.ParamValidationError as error:
-                raise LakePathError(f"lake {self.uri}: {' '.join(str(error).split())}") from error
-            except boto_errors.BotoCoreError as error:
-                raise self._unreachable(error, key) from error
+            except S3_FAILURES as error:
+                if not is_ours(error):
+                    raise
+                if has_newer_credentials(error) and not renewed:
+                    renewed = True
+                    self._forget(client)
+                    continue
+                attempt += 1
+                if not may_pass(error) or attempt >= attempts or not self._budget.take():
+                    raise self._named(error, key, conditional) from error
+                reason = code_of(error) or type(error).__name__
             else:
                 self._budget.succeeded()
                 return result
-            tell("store_retry", level=logging.WARNING, key=key, attempt=attempt + 1, reason=reason)
-            self._ambient.pause(attempt, self._retry.base, self._retry.cap)
-        raise AssertionError("unreachable: the last attempt returns or raises")
+            tell("store_retry", level=logging.WARNING, key=key, attempt=attempt, reason=reason)
+            self._ambient.pause(attempt - 1, self._retry.base, self._retry.cap)
 
-    def _translated(self, error: boto_errors.ClientError, key: str) -> DatalakeError:
-        code = _code(error)
-        if code == "NoSuchBucket":
-            return BucketNotFoundError(
-                f"bucket {self._bucket!r} does not exist: create it, or correct the lake {self.uri}"
-            )
-        if code in _REFUSED:
-            return CredentialsError(
-                f"lake {self.uri}: the store refused the credentials ({code}): "
-                f"check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and the bucket's policy"
-            )
-        if code in _ABSENT:
-            return missing(self.uri, key)
-        return self._unreachable(error, key)
+    def _named(self, error: Exception, key: str, conditional: bool) -> DatalakeError:
+        return named_error(error, self._asked(key, conditional))
 
-    def _unreachable(self, error: Exception, key: str) -> StoreUnavailableError:
-        what = f"object {key} of lake {self.uri}" if key else f"lake {self.uri}"
-        reason = " ".join(str(error).split())
-        settles = "; whether a write in flight happened is unknown, and running again settles it" if key else ""
-        return StoreUnavailableError(
-            f"{what}: the store did not answer ({type(error).__name__}: {reason}): check AWS_ENDPOINT_URL_S3 and the "
-            f"network, then run again{settles}"
-        )
-
-    def _no_credentials(self) -> CredentialsError:
-        return CredentialsError(
-            f"lake {self.uri}: no credentials found: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a profile"
+    def _asked(self, key: str, conditional: bool = False) -> Asked:
+        meta = self._client().meta
+        return Asked(
+            uri=self.uri,
+            bucket=self._bucket,
+            key=key,
+            region=meta.region_name,
+            endpoint=meta.endpoint_url,
+            now=self._ambient.clock(),
+            conditional=conditional,
         )
 
 
-def _code(error: boto_errors.ClientError) -> str:
-    return str(error.response.get("Error", {}).get("Code", ""))
-
-
-def _may_pass(error: boto_errors.ClientError) -> bool:
-    """Whether asking again may help: the server was busy or broken, not the request wrong."""
-    status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-    return status >= 500 or status == 429 or _code(error) in _BUSY
+def _credentials() -> Any:
+    """The credentials of this moment, None if there are none."""
+    found = boto3.session.Session().get_credentials()
+    return found.get_frozen_credentials() if found else None

@@ -1,26 +1,33 @@
 """What the probe found out about a store, kept in the store, and asked before the first write of every process.
 
 ``probe/verdict.json`` is the one object that is replaced: the newest verdict counts, so a mended store is cleared by
-probing it again. A store that was never probed may be written; one that is known to fail may only be read.
+probing it again. The first write to a store of which nothing is known tries to create its object twice, and keeps what
+that showed; a store that is known to fail may only be read.
 """
 
 from __future__ import annotations
 
+import logging
 import threading
-from typing import Protocol
+from typing import Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from datalake.canonical import canonical_json
 from datalake.clock import Ambient
-from datalake.errors import CorruptObjectError, NotFoundError, ProbeError
+from datalake.errors import CorruptObjectError, CredentialsError, NotFoundError, ProbeError, StoreRefusedError
+from datalake.events import tell
 from datalake.store.probe import ProbeReport
 
 VERDICT_KEY = "probe/verdict.json"
+_FINDERS = {"probe": "`morphogen probe`", "first write": "its first write"}
 
 
 class Verdict(BaseModel):
-    """A probe's result: ``ok``, the first ``violations``, ``writers`` per key, ``keys``, ``time``, ``author``."""
+    """What was found: ``ok``, the first ``violations``, ``writers`` per key, ``keys``, ``time``, ``author``.
+
+    ``found_by`` is "probe" (a race of many writers) or "first write" (one writer that tried to create an object twice).
+    """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -31,6 +38,7 @@ class Verdict(BaseModel):
     keys: int
     time: str
     author: str
+    found_by: Literal["probe", "first write"] = "probe"
 
 
 class _Objects(Protocol):
@@ -40,6 +48,8 @@ class _Objects(Protocol):
     def uri(self) -> str: ...
 
     def get(self, key: str) -> bytes: ...
+
+    def put_if_absent(self, key: str, data: bytes) -> bool: ...
 
     def replace(self, key: str, data: bytes) -> None: ...
 
@@ -74,31 +84,68 @@ def read_verdict(store: _Objects) -> Verdict | None:
 
 def check_writable(store: _Objects) -> None:
     """Raise ProbeError if the store's newest verdict is bad; for jobs, which would else compute for nothing."""
-    verdict = read_verdict(store)
+    _check(store, read_verdict(store))
+
+
+def _check(store: _Objects, verdict: Verdict | None) -> None:
     if verdict is not None and not verdict.ok:
+        finder = _FINDERS[verdict.found_by]
         reason = verdict.violations[0] if verdict.violations else "no reason recorded"
         raise ProbeError(
-            f"lake {store.uri} must not be written: `morphogen probe` found at {verdict.time} that its store "
+            f"lake {store.uri} must not be written: {finder} found at {verdict.time} that its store "
             f"fails ({reason}): use another store, or mend this one and run `morphogen probe` again"
         )
 
 
 class WriteGuard:
-    """Refuses writes to a store known to fail. Costs one read of a small object per store opened and written to."""
+    """Refuses writes to a store known to fail. Costs one read of a small object per store opened and written to, and
+    the first write of a lake anywhere two writes more: whoever comes later finds the verdict."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._passed = False
+        self._proven = False
 
     def __reduce__(self) -> tuple[type[WriteGuard], tuple[()]]:
         return WriteGuard, ()  # another process asks for itself
 
-    def check(self, store: _Objects, key: str) -> None:
-        """Raise ProbeError if the store's newest verdict is bad; the probe's own keys pass."""
-        if self._passed or key.startswith("probe/"):
-            return
+    def check(self, store: _Objects, key: str) -> bool:
+        """Whether the store is known to refuse a second create; the probe's own keys pass as if it were.
+
+        Raises ProbeError if the store's newest verdict is bad.
+        """
+        if self._proven or key.startswith("probe/"):
+            return True
         with self._lock:
-            if self._passed:
-                return
-            check_writable(store)
-            self._passed = True
+            if not self._passed:
+                verdict = read_verdict(store)
+                _check(store, verdict)
+                self._passed, self._proven = True, verdict is not None
+            return self._proven
+
+    def prove(self, store: _Objects, ambient: Ambient, *, refuses: bool) -> None:
+        """Keep what the first create showed: whether a second one of the same object was refused.
+
+        Raises ProbeError if it was not.
+        """
+        found = () if refuses else ("an object that was there was created again: the store ignores If-None-Match",)
+        verdict = Verdict(
+            ok=refuses,
+            violations=found,
+            writers=1,
+            keys=1,
+            time=ambient.timestamp(),
+            author=ambient.author,
+            found_by="first write",
+        )
+        data = canonical_json(verdict.model_dump(mode="json"))
+        try:
+            if refuses:
+                store.put_if_absent(VERDICT_KEY, data)  # never in place of a bad one
+            else:
+                store.replace(VERDICT_KEY, data)
+        except (CredentialsError, StoreRefusedError) as error:  # only lost: every process will try it for itself
+            tell("verdict_not_kept", level=logging.WARNING, reason=str(error))
+        if not refuses:
+            _check(store, verdict)
+        self._proven = True

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from datalake import Lake
+from datalake.store.addresses import parse_address
 from generator import GenerationSpec, parse_spec
 from generator.presets import list_presets, load_preset
 from orchestration.cluster.submitted import inside_ray_job
@@ -43,9 +44,10 @@ def open_lake(uri: str, *, to_write: bool = False) -> Lake:
 
 
 def _opened(uri: str) -> Lake:
-    if "://" in uri:
+    address = parse_address(uri)
+    if not isinstance(address, Path):
         return Lake.open(uri)
-    path = Path(uri).expanduser()
+    path = address.expanduser()
     if inside_ray_job() and not path.is_absolute():
         raise InvalidRequestError(
             f"lake = {uri!r}: a folder relative to a Ray job's working directory is deleted with the job; "

@@ -43,12 +43,13 @@ def test_listing_is_sorted_by_whole_key(lake_uri: str) -> None:
     keys = ["l-x/1", "l.y/2", "l/1", "l/2", "l/sub/3", "m"]
     for key in reversed(keys):
         store.put_if_absent(key, b"")
-    assert list(store.list()) == sorted(keys)
+    made = sorted([*keys, *store.list("probe/")])  # on S3 the first write notes what it found out about the store
+    assert list(store.list()) == made
     assert list(store.list("l/")) == ["l/1", "l/2", "l/sub/3"]
     assert list(store.list("l")) == sorted(keys)[:-1]
     assert list(store.list("l/", start_after="l/1")) == ["l/2", "l/sub/3"]
     assert list(store.list("nothing/")) == []
-    assert list(store.children()) == ["l", "l-x", "l.y"]
+    assert [name for name in store.children() if name != "probe"] == ["l", "l-x", "l.y"]
     assert list(store.children("l/")) == ["sub"]
     assert list(store.children("nothing/")) == []
 
