@@ -60,7 +60,7 @@ class Caretaker:
 
     ``recompute`` makes shards again (None: nothing can be healed). ``tell`` gets an event for each use, from whichever
     thread met it, whose "event" is one of "repair" (and what a ``Repair`` says), "waiting" (reason), "waited" (seconds,
-    reason).
+    reason), "cache_off" (reason).
     Picklable if its callables are. Two are equal if they keep the same policy for the same hold on a run.
     """
 
@@ -77,6 +77,7 @@ class Caretaker:
         self._ambient = ambient or Ambient()
         self._tell = tell
         self._run = run
+        self._cache_off = False
         self._unrecorded: list[dict[str, Any]] = []
         self._lock = threading.RLock()  # recording a wait may have to wait
         self._patience = Patience(self.policy.wait_seconds, self._ambient, self._waited)
@@ -122,7 +123,7 @@ class Caretaker:
             mend = self._healer.heal
         elif action == "wait":
             mend = self._wait_for_shard
-        return DatasetReader(store, manifest, node_cache=default_cache(store), mend=mend)
+        return DatasetReader(store, manifest, node_cache=default_cache(store, self._cache_failed), mend=mend)
 
     def record_in(self, run: Run) -> None:
         """From now on note each use in this run's record, and first those that there were before it was open."""
@@ -135,6 +136,13 @@ class Caretaker:
     def _waits_for(self, uri: str) -> bool:
         """A local folder has no server that could come back: its errors, such as a full disk, are raised at once."""
         return self.policy.on_damage != "fail" and self.policy.wait_seconds > 0 and uri.startswith("s3://")
+
+    def _cache_failed(self, reason: str) -> None:
+        """Show it once a process, though each dataset has a reader that finds it out for itself."""
+        with self._lock:
+            first, self._cache_off = not self._cache_off, True
+        if first:
+            self._show({"event": "cache_off", "reason": reason})
 
     def _wait_for_shard(self, store: Store, _source: Source, ref: ShardRef, error: CorruptShardError) -> bytes:
         if self.policy.wait_seconds <= 0:

@@ -9,19 +9,23 @@ once before it is trusted. Removing a file that others have mapped is safe: thei
 
 from __future__ import annotations
 
+import errno
 import fcntl
+import logging
 import os
 import shutil
 import struct
+import threading
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Literal
 
 import numpy as np
 
 from datalake.errors import LakePathError
+from datalake.events import tell
 from datalake.shards.shards import ShardRef
 from datalake.store.interface import Store
 
@@ -29,6 +33,9 @@ _TRAILER = struct.Struct("<8sII16s")  # magic, CRC-32 of the rows, rows, boot id
 _MAGIC = b"mgcache1"
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _UNKNOWN_BOOT = bytes(16)
+_MOST_BYTES = 20_000_000_000
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_State = Literal["new", "open", "full", "off"]
 
 
 def this_boot() -> bytes:
@@ -39,75 +46,140 @@ def this_boot() -> bytes:
         return _UNKNOWN_BOOT
 
 
-def default_cache(store: Store) -> NodeCache | None:
+def _settings() -> tuple[Path, int | None]:
+    """The cache's folder and its size in bytes (None: a share of the disk). Raises LakePathError."""
+    home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    folder = Path(os.environ.get("MORPHOGEN_CACHE") or f"{home}/morphogen").expanduser()
+    size = os.environ.get("MORPHOGEN_CACHE_GB")
+    try:
+        return folder, int(float(size) * 1e9) if size else None
+    except (ValueError, OverflowError):
+        raise LakePathError(f"MORPHOGEN_CACHE_GB = {size!r}: expected a number of gigabytes, such as 20") from None
+
+
+def check_cache_settings(store: Store) -> None:
+    """Raise LakePathError if MORPHOGEN_CACHE or MORPHOGEN_CACHE_GB say what can be meant nowhere.
+
+    For whoever begins a job, where a person typed them. In the processes of the job they never end it.
+    """
+    if not _wanted(store):
+        return
+    folder, _ = _settings()
+    if not os.environ.get("MORPHOGEN_CACHE") or folder.is_dir():
+        return
+    try:
+        folder.mkdir(parents=True)
+    except OSError as error:
+        raise LakePathError(
+            f"MORPHOGEN_CACHE = {str(folder)!r}: {error.strerror}: name a folder on local disk that you may write in, "
+            "or set it to off"
+        ) from error
+
+
+def _wanted(store: Store) -> bool:
+    """Whether there is to be a cache: for a store on the network; a local folder would only be copied."""
+    return store.uri.startswith("s3://") and os.environ.get("MORPHOGEN_CACHE") != "off"
+
+
+def default_cache(store: Store, on_failure: OnFailure | None = None) -> NodeCache | None:
     """The cache that this node's jobs share for a store on the network; for a local folder, which it would copy, none.
 
     ``MORPHOGEN_CACHE`` names its folder (``off``: no cache; default: ``morphogen`` in ``XDG_CACHE_HOME`` or
-    ``~/.cache``), ``MORPHOGEN_CACHE_GB`` its size (default: a tenth of the disk, at most 20). Raises LakePathError if
-    what they say cannot be used.
+    ``~/.cache``), ``MORPHOGEN_CACHE_GB`` its size (default: a tenth of the disk, at most 20). Settings that cannot be
+    read are a failure of the cache like any other.
     """
-    named = os.environ.get("MORPHOGEN_CACHE")
-    if not store.uri.startswith("s3://") or named == "off":
+    if not _wanted(store):
         return None
-    home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    size = os.environ.get("MORPHOGEN_CACHE_GB")
     try:
-        max_bytes = int(float(size or 20) * 1e9)
-    except ValueError:
-        raise LakePathError(f"MORPHOGEN_CACHE_GB = {size!r}: expected a number of gigabytes, such as 20") from None
-    try:
-        cache = NodeCache(Path(named or f"{home}/morphogen").expanduser(), max_bytes)
-    except LakePathError:
-        if named:
-            raise
-        return None  # nobody asked for one: a home that cannot be written, as in some containers, costs only speed
-    if not size:
-        cache.max_bytes = min(max_bytes, shutil.disk_usage(cache.folder).total // 10)
-    return cache
+        return NodeCache(*_settings(), on_failure=on_failure)
+    except LakePathError as error:
+        (on_failure or _log_failure)(str(error))
+        return None
+
+
+OnFailure = Callable[[str], None]
+"""``on_failure(reason)``, once: from now on this process reads without the cache."""
+
+
+def _log_failure(reason: str) -> None:
+    tell("cache_off", level=logging.WARNING, reason=reason)
 
 
 class NodeCache:
-    """Rows by shard below ``folder``, at most ``max_bytes`` of them. Picklable; processes share it by its folder.
+    """Rows by shard below ``folder``, at most ``max_bytes`` of them (None: a tenth of the disk, at most 20 GB).
 
-    Raises LakePathError if the folder cannot be used. A disk that fills up costs speed, not the job.
+    Picklable, without ``on_failure``; processes share it by its folder. Whatever the folder or its file system does,
+    what is lost is speed: at the first failure ``on_failure`` is told, and rows are fetched without a cache from then
+    on. A full disk ends the filling only; what is there is still read.
     """
 
-    def __init__(self, folder: Path, max_bytes: int) -> None:
+    def __init__(self, folder: Path, max_bytes: int | None = None, on_failure: OnFailure | None = None) -> None:
         self.folder = Path(folder)
         self.max_bytes = max_bytes
-        try:
-            (self.folder / "locks").mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise LakePathError(
-                f"cache folder {self.folder}: {error.strerror}: name a folder on local disk that you may write in "
-                "MORPHOGEN_CACHE, or set it to off"
-            ) from error
+        self._on_failure = on_failure or _log_failure
+        self._state: _State = "new"
+        self._lock = threading.Lock()
         self._boot = this_boot()
 
-    def __reduce__(self) -> tuple[type[NodeCache], tuple[Path, int]]:
+    def __reduce__(self) -> tuple[type[NodeCache], tuple[Path, int | None]]:
         return NodeCache, (self.folder, self.max_bytes)
+
+    @property
+    def fills(self) -> bool:
+        """Whether rows that are fetched are kept on disk. If not, what ``rows`` returns takes memory."""
+        return self._state in ("new", "open")
 
     def rows(self, ref: ShardRef, seq_len: int, fetch: Callable[[], np.ndarray]) -> np.ndarray:
         """The shard's tokens, uint16 [rows, seq_len], read-only; ``fetch`` gives them if this node does not have them.
 
         Raises what ``fetch`` raises.
         """
+        rows, fetching = None, False
         path = self.folder / f"{ref.sha256}.u16"
-        mapped = self._open(path, ref.rows, seq_len)
-        if mapped is not None:
-            return mapped
-        with self._locked(ref.sha256[:3]):
-            mapped = self._open(path, ref.rows, seq_len)  # another may have filled it while this one waited
-            if mapped is not None:
-                return mapped
-            rows = fetch()
-            try:
-                self._fill(path, rows)
-                self._make_room(keep=path)
-            except OSError:  # disk full, folder removed: the rows are at hand, only not cached
-                return rows
-        mapped = self._open(path, ref.rows, seq_len)
-        return rows if mapped is None else mapped
+        try:
+            if self._state == "new":
+                self._begin()
+            if self._state != "off":
+                mapped = self._open(path, ref.rows, seq_len)
+                if mapped is not None:
+                    return mapped
+            if self._state == "open":
+                with self._locked(ref.sha256[:3]):
+                    mapped = self._open(path, ref.rows, seq_len)  # another may have filled it while this one waited
+                    if mapped is not None:
+                        return mapped
+                    fetching = True
+                    rows = fetch()
+                    fetching = False
+                    self._fill(path, rows)
+                    self._make_room(keep=path)
+                mapped = self._open(path, ref.rows, seq_len)
+                return rows if mapped is None else mapped
+        except OSError as error:
+            if fetching:  # none of the cache's
+                raise
+            self._failed(error)
+        return fetch() if rows is None else rows
+
+    def _begin(self) -> None:
+        with self._lock:
+            if self._state != "new":
+                return
+            (self.folder / "locks").mkdir(parents=True, exist_ok=True)
+            if self.max_bytes is None:
+                self.max_bytes = min(_MOST_BYTES, shutil.disk_usage(self.folder).total // 10)
+            self._state = "open"
+
+    def _failed(self, error: OSError) -> None:
+        full = error.errno in _FULL
+        with self._lock:
+            before, self._state = self._state, "full" if full and self._state != "off" else "off"
+        if before in ("new", "open"):
+            how = "what is there is read, and nothing added" if full else "reading goes on without it"
+            self._on_failure(
+                f"cache folder {self.folder}: {error.strerror or error}: {how}, which costs speed only; name another "
+                "folder on local disk in MORPHOGEN_CACHE, or set it to off"
+            )
 
     def bytes_used(self) -> int:
         """Size of all files in the cache."""
@@ -154,10 +226,12 @@ class NodeCache:
                 file.write(_TRAILER.pack(_MAGIC, zlib.crc32(data.data), len(data), self._boot))
             part.replace(path)
         except OSError:
-            part.unlink(missing_ok=True)
+            with suppress(OSError):  # the error that matters is the first
+                part.unlink(missing_ok=True)
             raise
 
     def _make_room(self, keep: Path) -> None:
+        assert self.max_bytes is not None, "set when the folder was made"
         with self._locked("room"):
             files = sorted(self._files())
             used = sum(size for _, size, _ in files)

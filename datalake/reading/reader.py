@@ -128,8 +128,9 @@ class DatasetReader:
         cuts = [0, *((shard_of[1:] != shard_of[:-1]).nonzero()[0] + 1).tolist(), len(shard_of)]
         needed = shard_of[cuts[:-1]].tolist()
         gathered = None
-        for part in range(0, len(needed), cache.capacity):
-            for at, loaded in enumerate(cache.get_all(needed[part : part + cache.capacity]), start=part):
+        at_once = cache.capacity
+        for part in range(0, len(needed), at_once):
+            for at, loaded in enumerate(cache.get_all(needed[part : part + at_once]), start=part):
                 array, start, stop = values(loaded), cuts[at], cuts[at + 1]
                 if gathered is None:
                     gathered = np.empty(out.shape, dtype=array.dtype)
@@ -152,7 +153,10 @@ class DatasetReader:
         if self.node_cache is None:
             return tokens_of(self._tables.get(shard))
         ref = self.manifest.shards[shard]
-        return self.node_cache.rows(ref, self.manifest.seq_len, lambda: tokens_of(self._load(shard)))
+        rows = self.node_cache.rows(ref, self.manifest.seq_len, lambda: tokens_of(self._load(shard)))
+        if not self.node_cache.fills:  # rows that are not mapped take memory: keep as few as without a cache
+            self._tokens.capacity = self.cache_shards
+        return rows
 
 
 def _rebuild(

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from datalake import DamagePolicy, Lake
+from datalake.reading.node_cache import check_cache_settings
 from orchestration.cluster.session import local_cores
 from orchestration.generation.recompute import caretaker
 from orchestration.runs.lease import hold
@@ -30,6 +31,7 @@ def train_here(
     """Run (or resume, or return the finished) training ``run``. Raises what ``run_training`` and ``hold`` raise, and
     JobStopped once ``stop`` or a request in the lake has ended it."""
     lake.check_writable()
+    check_cache_settings(lake.store)
     damage = damage or DamagePolicy()
     inputs = open_inputs(config, lake).describe()
     resources = {"cpus": local_cores(), "driver": this_process()["host"]}

@@ -20,6 +20,7 @@ from ray.train.torch import TorchTrainer
 
 from datalake import DamagePolicy, Lake
 from datalake.errors import DatalakeError, NotFoundError
+from datalake.reading.node_cache import check_cache_settings
 from generator.errors import GeneratorError
 from orchestration.cluster.head import await_cluster, check_cluster
 from orchestration.cluster.resources import Demand, WaitNotice, cluster_nodes, demand_of_workers, fits, require
@@ -123,6 +124,7 @@ def train_on_ray(
     if recorded is not None:
         return recorded
     lake.check_writable()
+    check_cache_settings(lake.store)
     damage = damage or DamagePolicy()
     # What is wrong with the inputs is known before any worker starts, and so is what the cluster cannot hold.
     inputs = open_inputs(config, lake, live.dataset if live else None).describe()

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import errno
 import multiprocessing
 import os
+import pickle
+import shutil
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import pytest
 
 from datalake.errors import LakePathError, StoreUnavailableError
 from datalake.lake import Lake
+from datalake.maintenance.damage_policy import Caretaker
 from datalake.reading import node_cache
-from datalake.reading.node_cache import NodeCache, default_cache
+from datalake.reading.node_cache import NodeCache, check_cache_settings, default_cache
 from datalake.reading.reader import DatasetReader
 from datalake.shards.manifest import Manifest, load_manifest
 from datalake.shards.shards import ShardRef
@@ -23,6 +29,7 @@ from datalake.store.ranges import get_in_parts
 from datalake.store.retry import RetryBudget
 from datalake.store.s3 import S3Store
 from tests.datalake.helpers import SEQ_LEN, make_manifest, make_tokens
+from tests.other_user import as_nobody, on_a_tiny_disk, open_folder, without_call
 
 ROW = 2 * SEQ_LEN
 FILE = 32 * ROW + 32  # a full shard's rows and the trailer
@@ -148,18 +155,115 @@ def test_a_file_that_a_power_cut_left_is_checked_and_made_again(
     assert stamps == {b"another boot...."}, "good files are stamped, bad ones written anew"
 
 
-def test_a_full_disk_costs_speed_only(
-    dataset: tuple[Lake, Manifest], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def full(*_: object) -> None:
-        raise OSError(28, "No space left on device")
+def read_through(dataset: tuple[Lake, Manifest], folder: Path, *, between: Callable[[], None] = lambda: None) -> Any:
+    """Read everything twice, in two orders, with ``between`` after the first shard; (all rows right, failures told)."""
+    told: list[str] = []
+    cache = NodeCache(folder, 1 << 30, told.append)
+    reader = DatasetReader(dataset[0].store, dataset[1], 2, node_cache=cache)
+    everything = make_tokens(7, 0, 100)
+    right = np.array_equal(reader.rows(np.array([3, 4])), everything[3:5])
+    between()
+    for seed in range(2):
+        order = np.random.default_rng(seed).permutation(100)
+        right &= np.array_equal(reader.rows(order), everything[order])
+    if not cache.fills:
+        assert len(reader._tokens._values) <= reader._tokens.capacity == 2, "what is not mapped is not kept in memory"
+    return right, told
 
-    monkeypatch.setattr(NodeCache, "_fill", full)
-    reader = reader_on(dataset, tmp_path / "cache")
-    assert np.array_equal(reader.rows(np.arange(100)), make_tokens(7, 0, 100))
+
+def only_costs_speed(outcome: Any, reason: str) -> None:
+    right, told = outcome
+    assert right
+    assert len(told) == 1, told
+    assert reason in told[0]
+    assert "MORPHOGEN_CACHE" in told[0]
+
+
+def test_a_full_disk_costs_speed_only(dataset: tuple[Lake, Manifest], tmp_path: Path) -> None:
+    tiny = tmp_path / "tiny"
+    tiny.mkdir()
+    for size in (4096, 2 * 4096):  # pages: room for one shard, for two
+        only_costs_speed(on_a_tiny_disk(tiny, size, lambda: read_through(dataset, tiny / "cache")), "speed only")
+
+
+def test_a_folder_that_is_removed_while_a_job_runs_costs_speed_only(
+    dataset: tuple[Lake, Manifest], tmp_path: Path
+) -> None:
+    folder = tmp_path / "cache"
+    only_costs_speed(read_through(dataset, folder, between=lambda: shutil.rmtree(folder)), "No such file")
+    assert read_through(dataset, folder) == (True, []), "the next process makes it again"
+    locks, shard = folder / "locks", folder / f"{dataset[1].shards[2].sha256}.u16"
+    shutil.rmtree(locks)
+    locks.write_text("a file")
+    only_costs_speed(read_through(dataset, folder), "exists")
+    shutil.rmtree(folder)
+    assert read_through(dataset, folder) == (True, [])
+    shard.unlink()
+    shard.mkdir()
+    only_costs_speed(read_through(dataset, folder), "directory")
+
+
+def test_folders_of_others_cost_speed_only(dataset: tuple[Lake, Manifest]) -> None:
+    """As another user's, in four states: closed, to be read only, full of files to be read only, and not to be made."""
+    with open_folder() as root:
+        copy = Lake.open(str(root / "lake"))
+        ours = copy, make_manifest(copy)
+        assert dataset[1].digest == ours[1].digest
+        folder = root / "cache"
+        for mode in (0o000, 0o555):
+            folder.mkdir()
+            folder.chmod(mode)
+            only_costs_speed(as_nobody(lambda: read_through(ours, folder)), "Permission denied")
+            folder.chmod(0o755)
+            folder.rmdir()
+        root.chmod(0o555)
+        only_costs_speed(as_nobody(lambda: read_through(ours, folder)), "Permission denied")
+        root.chmod(0o755)
+        assert read_through(ours, folder) == (True, [])
+        for path in (folder, *folder.rglob("*")):
+            path.chmod(0o555 if path.is_dir() else 0o444)
+        only_costs_speed(as_nobody(lambda: read_through(ours, folder)), "Permission denied")
+        for path in (folder, *folder.rglob("*")):
+            path.chmod(0o755)
+
+
+@pytest.mark.parametrize(
+    ("call", "code"), [("flock", errno.ENOLCK), ("flock", errno.EOPNOTSUPP), ("mmap", errno.ENODEV)]
+)
+def test_a_file_system_without_locks_or_maps_costs_speed_only(
+    dataset: tuple[Lake, Manifest], tmp_path: Path, call: Literal["flock", "mmap"], code: int
+) -> None:
+    outcome = without_call(call, code, lambda: read_through(dataset, tmp_path / "cache"))
+    only_costs_speed(outcome, os.strerror(code))
+
+
+def test_a_cache_goes_to_a_node_where_its_folder_cannot_be(dataset: tuple[Lake, Manifest], tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(LakePathError, match="cache folder"):
-        NodeCache(tmp_path / "file", 1)
+    reader = reader_on(dataset, tmp_path / "file" / "cache")
+    moved = pickle.loads(pickle.dumps(reader))  # noqa: S301 - our own bytes
+    for one in (reader, moved):
+        assert np.array_equal(one.rows(np.arange(100)), make_tokens(7, 0, 100))
+    only_costs_speed(read_through(dataset, tmp_path / "file"), "Not a directory")
+
+
+def test_a_job_says_once_that_it_reads_without_the_cache(
+    s3_lake_uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lake = Lake.open(s3_lake_uri)
+    manifest = make_manifest(lake)
+    (tmp_path / "file").write_text("")
+    for folder, size in ((tmp_path / "file", "1"), (tmp_path, "20G")):
+        monkeypatch.setenv("MORPHOGEN_CACHE", str(folder))
+        monkeypatch.setenv("MORPHOGEN_CACHE_GB", size)
+        events: list[dict[str, Any]] = []
+        care = Caretaker(tell=events.append)
+        for _ in range(2):  # as for two datasets
+            assert np.array_equal(care.reader(lake.store, manifest).rows(np.arange(100)), make_tokens(7, 0, 100))
+        (event,) = events
+        assert event["event"] == "cache_off"
+        assert "MORPHOGEN_CACHE" in event["reason"]
+        with pytest.raises(LakePathError, match="MORPHOGEN_CACHE"):
+            check_cache_settings(lake.store)
 
 
 def test_parts_make_the_whole(s3_lake_uri: str) -> None:
@@ -197,7 +301,7 @@ def test_a_fetch_that_fails_is_raised_and_tried_again(tmp_path: Path) -> None:
 def test_the_default_cache_is_for_stores_on_the_network_and_where_the_node_says(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    far = S3Store("s3://bucket/prefix")
+    far, told = S3Store("s3://bucket/prefix"), []
     monkeypatch.setenv("MORPHOGEN_CACHE", "off")
     assert default_cache(far) is None
     monkeypatch.setenv("MORPHOGEN_CACHE", str(tmp_path / "named"))
@@ -206,15 +310,21 @@ def test_the_default_cache_is_for_stores_on_the_network_and_where_the_node_says(
     assert found is not None
     assert (found.folder, found.max_bytes) == (tmp_path / "named", 500_000_000)
     assert default_cache(LocalStore(tmp_path / "lake")) is None
-    monkeypatch.setenv("MORPHOGEN_CACHE_GB", "much")
-    with pytest.raises(LakePathError, match="MORPHOGEN_CACHE_GB = 'much'"):
-        default_cache(far)
+    check_cache_settings(far)
+    assert (tmp_path / "named").is_dir()
+    for bad in ("much", "20G", "nan", "inf"):
+        monkeypatch.setenv("MORPHOGEN_CACHE_GB", bad)
+        with pytest.raises(LakePathError, match=f"MORPHOGEN_CACHE_GB = '{bad}'"):
+            check_cache_settings(far)
+        assert default_cache(far, told.append) is None
+        assert bad in told.pop()
 
     monkeypatch.delenv("MORPHOGEN_CACHE_GB")
     (tmp_path / "file").touch()
-    monkeypatch.setenv("MORPHOGEN_CACHE", str(tmp_path / "file"))
-    with pytest.raises(LakePathError, match="or set it to off"):
-        default_cache(far)
+    for nowhere in (tmp_path / "file", tmp_path / "file" / "below", Path("/proc/none")):
+        monkeypatch.setenv("MORPHOGEN_CACHE", str(nowhere))
+        with pytest.raises(LakePathError, match=r"MORPHOGEN_CACHE = .* or set it to off"):
+            check_cache_settings(far)
     monkeypatch.delenv("MORPHOGEN_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    assert default_cache(far) is None, "nobody named a folder: without a home that can be written there is no cache"
+    check_cache_settings(far)  # nobody named a folder: without a home that can be written there is no cache
