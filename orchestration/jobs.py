@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from datalake import DamagePolicy, Lake
@@ -61,9 +62,35 @@ def _pipeline(lake: Lake, run: str, config: dict[str, Any], settings: dict[str, 
     return pipeline_run(lake, parse_pipeline(config, config["name"]), run, settings)
 
 
+def _experiment(lake: Lake, run: str, config: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
+    from orchestration.commands.experiment import experiment_run
+    from orchestration.experiment.config.file import ExperimentFile
+
+    file = ExperimentFile.parse(config, Path(settings.get("folder", "")), settings.get("file_digest", ""))
+    result, analysis = experiment_run(lake, file)
+    return {"run": run, "arms": {arm.name: arm.status for arm in result.arms}, "verdict": analysis.verdict}
+
+
+def _tune(lake: Lake, run: str, config: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
+    from orchestration.cluster.session import ray_session
+    from orchestration.commands.common import job
+    from orchestration.tune.runner import run_tune
+    from orchestration.tune.settings import parse_settings
+
+    told = dict(config["settings"])
+    corpus = told.pop("train_data")
+    del told["heldout"], settings
+    parsed = parse_settings(told)
+    with job() as stop, ray_session(parsed.threads):
+        result = run_tune(lake, config["target"]["incumbent"], corpus, parsed, stop=stop)
+    return {"run": run, "promoted": result.promoted, "verdict": result.verdict}
+
+
 Job = Callable[[Lake, str, dict[str, Any], dict[str, Any]], dict[str, Any]]
 KINDS: dict[str, tuple[frozenset[str], Job]] = {
     "generate": (frozenset({"actors"}), _generate),
     "train": (frozenset({"workers"}), _train),
     "pipeline": (frozenset({"workers", "actors"}), _pipeline),
+    "experiment": (frozenset(), _experiment),
+    "tune": (frozenset(), _tune),
 }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -11,12 +11,19 @@ from orchestration.commands.common import (
     DEFAULT_LAKE,
     AsJson,
     LakeUri,
+    job,
     open_lake,
     print_json,
     print_table,
-    resumable,
 )
 from orchestration.console.output import say
+from orchestration.errors import ExperimentError
+
+if TYPE_CHECKING:
+    from datalake import Lake
+    from orchestration.experiment.analysis.analyse import Analysis
+    from orchestration.experiment.config.file import ExperimentFile
+    from orchestration.experiment.result import ExperimentResult
 
 
 def experiment(
@@ -40,18 +47,9 @@ def experiment(
     if dry_run:
         _print_plan(loaded, opened, as_json)
         return
-    from orchestration.cluster.session import ray_session
-    from orchestration.console.progress import console
-    from orchestration.experiment.analysis.analyse import analyse
     from orchestration.experiment.report.markdown import to_markdown
-    from orchestration.experiment.report.write import write_report
-    from orchestration.experiment.run.runner import run_experiment
 
-    with resumable(), ray_session():
-        result = run_experiment(opened, loaded)
-    analysis = analyse(result)
-    for path in write_report(result, analysis, report or Path(f"{loaded.name}-report")):
-        console.print(f"report: {path.resolve()}")
+    result, analysis = experiment_run(opened, loaded, report)
     if as_json:
         print_json({"result": result.model_dump(mode="json"), "analysis": analysis.model_dump(mode="json")})
     elif markdown:
@@ -69,6 +67,28 @@ def experiment(
         say(analysis.verdict)
     if any(arm.status != "finished" for arm in result.arms):
         raise typer.Exit(1)
+
+
+def experiment_run(lake: Lake, file: ExperimentFile, report: Path | None = None) -> tuple[ExperimentResult, Analysis]:
+    """Run an experiment with progress shown and write its report; what it came to, and what that shows."""
+    from orchestration.cluster.session import ray_session
+    from orchestration.console.progress import console
+    from orchestration.experiment.analysis.analyse import analyse
+    from orchestration.experiment.report.write import write_report
+    from orchestration.experiment.run.runner import run_experiment
+
+    with job() as stop, ray_session(file.machine.threads):
+        result = run_experiment(lake, file, stop=stop)
+    analysis = analyse(result)
+    try:
+        for path in write_report(result, analysis, report or Path(f"{file.name}-report")):
+            console.print(f"report: {path.resolve()}")
+    except OSError as error:
+        raise ExperimentError(
+            f"the report cannot be written ({error}): all runs are in the lake; run the command again with a --report "
+            "folder that can be written"
+        ) from error
+    return result, analysis
 
 
 def _print_plan(loaded: Any, opened: Any, as_json: bool) -> None:

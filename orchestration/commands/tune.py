@@ -11,10 +11,10 @@ from orchestration.commands.common import (
     DEFAULT_LAKE,
     AsJson,
     LakeUri,
+    job,
     open_lake,
     print_json,
     print_table,
-    resumable,
 )
 from orchestration.console.output import say
 from orchestration.toml_files import read_toml
@@ -45,8 +45,8 @@ def tune(
     from orchestration.cluster.session import ray_session
     from orchestration.tune.runner import run_tune
 
-    with resumable(), ray_session():
-        result = run_tune(opened, params, target, parsed)
+    with job() as stop, ray_session(parsed.threads):
+        result = run_tune(opened, params, target, parsed, stop=stop)
     if as_json:
         print_json(result.model_dump(mode="json") | {"latency": result.latency})
         return

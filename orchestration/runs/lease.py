@@ -16,7 +16,14 @@ from datetime import datetime
 from typing import Any
 
 from datalake import Lake, Run
-from datalake.errors import NotFoundError, RunConflictError, RunFencedError, RunHeldError, StoreUnavailableError
+from datalake.errors import (
+    DatalakeError,
+    NotFoundError,
+    RunConflictError,
+    RunFencedError,
+    RunHeldError,
+    StoreUnavailableError,
+)
 from orchestration.console.progress import console
 from orchestration.errors import JobStopped
 from orchestration.runs.owner import describe, is_gone, this_process
@@ -27,6 +34,7 @@ from orchestration.telemetry import driver_telemetry
 LEASE_S = 15.0
 BEATS_PER_LEASE = 7.5  # every 2 s: several may be late before anyone believes the owner dead
 TICK_S = 0.2
+NOTICE_S = 30.0
 
 
 def lease_seconds() -> float:
@@ -60,9 +68,13 @@ class Held:
             self._progress["per_second"] = float(f"{speed:.4g}")
 
     def fault(self, kind: str, *, new_attempt: bool = False, **facts: Any) -> None:
-        """Note in the record what went wrong and was survived."""
-        if not self.finished:
+        """Note in the record what went wrong and was survived; a store that is away costs the note, not the job."""
+        if self.finished:
+            return
+        try:
             self.run.add_fault(kind, facts, new_attempt=new_attempt)
+        except StoreUnavailableError as error:
+            console.print(f"run {self.run.name}: a fault ({kind}) could not be noted: {error}", markup=False)
 
     def ask_workers(self) -> None:
         """Pass the wish to stop on to the workers of this run, which look into its log."""
@@ -104,32 +116,56 @@ class Held:
             self.stop.ask(f"asked by {wish['by']}" + (f": {wish['reason']}" if wish.get("reason") else ""))
             self.stopping.set()
         self._beats += 1
-        self.run.beat(self._beats, self._progress)
+        try:
+            self.run.beat(self._beats, self._progress)
+        except DatalakeError as error:  # the log, which has just been read, decides who owns the run
+            self._outage = str(error)
+            return
         if self._outage is not None and now.status == "running":
             outage, self._outage = self._outage, None
             self.run.add_fault("store_unavailable", {"error": outage})
 
     def _begin(self) -> None:
-        if not self.finished:
+        if self.finished:
+            return
+        try:
             self.beat()
-            self._thread.start()
+        except StoreUnavailableError as error:
+            self._outage = str(error)  # the next beat comes in seconds
+        self._thread.start()
 
     def _end(self) -> None:
         self._ended.set()
         if self._thread.is_alive():
             self._thread.join()
 
-    def _close(self, mark: Callable[[], None]) -> None:
-        """Leave the record as ``mark`` says, unless it has become another's: then it is not ours to mark."""
+    def _last_beat(self) -> None:
+        """Show how far the job came. It is only shown: that it cannot be written changes nothing about the job."""
         if self.finished:
             return
         try:
             self.run.beat(self._beats + 1, self._progress)
+        except DatalakeError as error:
+            console.print(f"run {self.run.name}: its last progress could not be written: {error}", markup=False)
+
+    def _close(self, mark: Callable[[], None]) -> None:
+        """Leave the record as ``mark`` says, unless it has become another's: then it is not ours to mark.
+
+        The caller raises what ended the job, whether or not the record could be marked.
+        """
+        if self.finished:
+            return
+        self._last_beat()
+        try:
             mark()
         except RunFencedError:
             console.print(f"run {self.run.name} has another owner now: its record is left to that one")
         except RunConflictError:
             return  # a worker has finished it, and what went wrong came after
+        except DatalakeError as error:
+            console.print(
+                f"run {self.run.name}: its end could not be recorded, so it will show as lost: {error}", markup=False
+            )
 
 
 @contextmanager
@@ -179,8 +215,7 @@ def hold(
         raise
     else:
         held._end()
-        if not held.finished:
-            run.beat(held._beats + 1, held._progress)
+        held._last_beat()
 
 
 def _take(
@@ -227,6 +262,58 @@ def _check_dead(lake: Lake, run: Run, wait: bool) -> None:
         lake.ambient.sleep(min(0.5, lease_s / 10))
         if _beat_of(lake, run) != first:
             raise _held_error(run, holder)
+
+
+class OwnerWatch:
+    """Looks from time to time whether anybody still works on a run."""
+
+    def __init__(self, lake: Lake, name: str) -> None:
+        self._lake, self._name = lake, name
+        self._beat = ("", 0)
+        self._since = lake.ambient.monotonic()
+
+    def free(self) -> Run | None:
+        """The run if it has ended or its owner is dead, None while somebody works on it. Raises NotFoundError."""
+        run = self._lake.runs.get(self._name)
+        holder, now = run.state.get("holder"), self._lake.ambient.monotonic()
+        if run.status != "running" or not holder or is_gone(holder):
+            return run
+        pulse = self._lake.runs.pulse(self._name)
+        beat = (run.state["lease"], pulse.beat if pulse is not None else 0)
+        if beat != self._beat:
+            self._beat, self._since = beat, now
+        return run if now - self._since > lease_seconds() else None
+
+
+def await_owner(lake: Lake, name: str, stop: Stop) -> Run | None:
+    """Wait until nobody works on run ``name``; the run then, or None if nobody did at the first look.
+
+    Says whom it waits for, at once and every 30 s. Raises JobStopped if ``stop`` is set meanwhile.
+    """
+    try:
+        watch = OwnerWatch(lake, name)
+        if watch.free() is not None:
+            return None
+    except NotFoundError:
+        return None
+    said: float | None = None
+    while (found := watch.free()) is None:
+        now = lake.ambient.monotonic()
+        if said is None or now - said >= NOTICE_S:
+            said = now
+            state = lake.runs.get(name).state
+            console.print(
+                f"run {name}: {describe(state.get('holder') or {})} works on it (attempt {state['attempts']}); waiting "
+                "for its end, to go on if it dies",
+                markup=False,
+            )
+        for _ in range(4):
+            if stop.is_set():
+                raise JobStopped(
+                    f"stopped ({stop.reason}): run {name} is left to its owner", stop.exit_code, stop.reason
+                )
+            lake.ambient.sleep(0.25)
+    return found
 
 
 def _beat_of(lake: Lake, run: Run) -> tuple[int, str] | None:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict
 from typing import Any
 
 from datalake import DamagePolicy, Lake
+from datalake.errors import RunFencedError, RunHeldError
 from datalake.reading.node_cache import check_cache_settings
 from orchestration.cluster.session import local_cores
 from orchestration.generation.recompute import caretaker
-from orchestration.runs.lease import hold
+from orchestration.runs.lease import await_owner, hold
 from orchestration.runs.owner import this_process
 from orchestration.runs.signals import Stop
 from orchestration.telemetry import telling_steps
@@ -27,9 +29,13 @@ def train_here(
     damage: DamagePolicy | None = None,
     stop: Stop | None = None,
     parent: str | None = None,
+    threads: int | None = None,
 ) -> TrainResult:
-    """Run (or resume, or return the finished) training ``run``. Raises what ``run_training`` and ``hold`` raise, and
-    JobStopped once ``stop`` or a request in the lake has ended it."""
+    """Run (or resume, or return the finished) training ``run`` on ``threads`` CPU threads (None: torch's own number).
+
+    Raises what ``run_training`` and ``hold`` raise, and JobStopped once ``stop`` or a request in the
+    lake has ended it.
+    """
     lake.check_writable()
     check_cache_settings(lake.store)
     damage = damage or DamagePolicy()
@@ -54,8 +60,26 @@ def train_here(
         lease = None if held.finished else held.run.lease
         care = caretaker(damage, show)
         told = telling_steps(show, config.log_every)
-        result = run_training(config, lake, run, on_event=told, stop=held.stopping, lease=lease, care=care)
+        result = run_training(
+            config, lake, run, threads=threads, on_event=told, stop=held.stopping, lease=lease, care=care
+        )
         if result.status == "stopped":
             held.check()
             raise held.stop.error(run, f"is at step {result.step} of {config.steps}")
     return result
+
+
+def train_when_free(
+    lake: Lake,
+    config: TrainConfig,
+    run: str,
+    *,
+    stop: Stop,
+    threads: int | None = None,
+    on_event: Callable[[dict[str, Any]], None] | None = None,
+) -> TrainResult:
+    """``train_here``, once nobody else works on ``run``: several jobs may want the same run, and one trains it."""
+    while True:
+        await_owner(lake, run, stop)
+        with suppress(RunHeldError, RunFencedError):  # somebody was quicker
+            return train_here(lake, config, run, stop=stop, threads=threads, on_event=on_event)

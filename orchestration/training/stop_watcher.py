@@ -9,11 +9,21 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 from datalake import Lake
 from datalake.errors import StoreUnavailableError
+from orchestration.runs.signals import Stop
 
 LOOK_S = 1.0
+
+
+@dataclass(frozen=True)
+class Parent:
+    """The run that a process elsewhere works for, and the lease under which its driver holds it."""
+
+    run: str
+    lease: str
 
 
 @contextmanager
@@ -37,6 +47,28 @@ def watching(lake: Lake, run: str, lease: str, rank: int) -> Iterator[threading.
         yield stop
     finally:
         ended.set()  # and not waited for: a store that does not answer may keep it for half a minute
+
+
+@contextmanager
+def following(lake: Lake, parent: Parent | None, stop: Stop) -> Iterator[None]:
+    """While in the block, ``stop`` is set once the run of ``parent`` is asked to stop, has ended, or is another's now:
+    what works for it in processes elsewhere then stops as well."""
+    if parent is None:
+        yield
+        return
+    ended = threading.Event()
+
+    def look() -> None:
+        while not ended.wait(LOOK_S):
+            if _over(lake, parent.run, parent.lease):
+                stop.ask(f"run {parent.run}, for which it worked, was stopped")
+                return
+
+    threading.Thread(target=look, name=f"watch {parent.run}", daemon=True).start()
+    try:
+        yield
+    finally:
+        ended.set()
 
 
 def _over(lake: Lake, run: str, lease: str) -> bool:

@@ -7,7 +7,6 @@ proposal that was scored before is not scored again, and one that was stopped go
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -16,20 +15,27 @@ from typing import Any
 from datalake import DatasetVersion, Lake, Manifest, content_digest, shard_layout
 from generator import GenerationSpec, check_acceptance
 from generator.errors import GeneratorError
-from orchestration.generation.recompute import caretaker
+from orchestration.errors import JobStopped
 from orchestration.generation.worker import ShardWorker, synthetic_source
 from orchestration.runs.names import default_run_name
+from orchestration.runs.signals import Stop
+from orchestration.training.local import train_when_free
+from orchestration.training.stop_watcher import Parent, following
 from orchestration.tune.settings import TuneSettings
 from orchestration.tune.space import Values, spec_at
-from trainer import TrainConfig, TrainResult, parse_config, run_training
+from trainer import TrainConfig, TrainResult, parse_config
 from trainer.errors import TrainerError
 
 SHARD_SEQUENCES = 1024
 
+RUNG = "at its rung"
+"""Why a proxy's run stops and waits to be told whether it goes on."""
+
 
 @dataclass(frozen=True)
 class ProxyJob:
-    """What all proposals of a tuning have in common; ``base`` is the incumbent's spec, ``length`` the target's rows."""
+    """What all proposals of a tuning have in common; ``base`` is the incumbent's spec, ``length`` the target's rows,
+    ``parent`` the tuning's own run, with which they stop."""
 
     base: dict[str, Any]
     train: str
@@ -37,6 +43,7 @@ class ProxyJob:
     length: int
     share: float
     settings: TuneSettings
+    parent: Parent | None = None
 
 
 @dataclass(frozen=True)
@@ -119,7 +126,7 @@ class Proxy:
         name = default_run_name("proxy-pre", first)
         first = first.model_copy(update={"publish": name})
         try:
-            learned = run_training(first, self._lake, name, threads=settings.threads, care=caretaker())
+            learned = self._train(first, name, Stop())
         except TrainerError as error:
             return f"{type(error).__name__}: {error}"
         self._seconds["pre"] = self._clock() - began
@@ -145,7 +152,7 @@ class Proxy:
 
     def _train_to(self, config: TrainConfig, rung: int) -> tuple[float, int]:
         """The held-out loss at a rung, and its step."""
-        stop, seen = threading.Event(), (0.0, 0)
+        stop, seen = Stop(), (0.0, 0)
         goal = min(rung * config.eval_every, config.steps)
 
         def watch(event: dict[str, Any]) -> None:
@@ -153,17 +160,24 @@ class Proxy:
             if event["event"] == "eval":
                 seen = (event["loss"], event["step"])
                 if event["step"] >= goal and event["step"] < config.steps:
-                    stop.set()
+                    stop.ask(RUNG)
 
-        run = default_run_name("proxy", config)
-        threads = self._job.settings.threads
-        result: TrainResult = run_training(
-            config, self._lake, run, threads=threads, on_event=watch, stop=stop, care=caretaker()
-        )
-        if result.status == "finished":
-            (scores,) = result.evals.values()
-            return scores["loss"], result.step
-        return seen
+        try:
+            result = self._train(config, default_run_name("proxy", config), stop, watch)
+        except JobStopped:
+            if stop.reason != RUNG:
+                raise
+            return seen
+        (scores,) = result.evals.values()
+        return scores["loss"], result.step
+
+    def _train(
+        self, config: TrainConfig, run: str, stop: Stop, watch: Callable[[dict[str, Any]], None] | None = None
+    ) -> TrainResult:
+        """The run's result; JobStopped at a rung, and where the tuning itself is stopped."""
+        with following(self._lake, self._job.parent, stop):
+            threads = self._job.settings.threads
+            return train_when_free(self._lake, config, run, stop=stop, threads=threads, on_event=watch)
 
     def _config(
         self, steps: int, data: str, heldout: str, sequences: int, *, eval_every: int, transfer: Any = None

@@ -10,6 +10,7 @@ import math
 import os
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Any
 
 import ray
@@ -19,7 +20,11 @@ from ray.tune.search import ConcurrencyLimiter
 from ray.tune.search.optuna import OptunaSearch
 
 from datalake import Lake
+from orchestration.cluster.head import check_cluster
+from orchestration.cluster.pool import POLL_S
+from orchestration.cluster.resources import Demand
 from orchestration.cluster.session import compute_cores
+from orchestration.runs.lease import Held
 from orchestration.tune.ask_tell import STARTUP_TRIALS
 from orchestration.tune.proxy import Progress, Proxy, ProxyJob
 from orchestration.tune.space import Dimension, rounded
@@ -100,10 +105,47 @@ class _Recorder(tune.Callback):
         )
 
 
+class _StopWithJob(tune.Stopper):
+    """Ends the search once the tuning is asked to stop; Ray Tune writes stoppers down as it does callbacks."""
+
+    def __init__(self, held: Held) -> None:
+        self._held = held
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        del trial_id, result
+        return False
+
+    def stop_all(self) -> bool:
+        return self._held.stop.is_set()
+
+
+def demand_of_trial(threads: int) -> Demand:
+    """What one trial needs. Ray must be initialised."""
+    gpus = int(ray.cluster_resources().get("GPU", 0))
+    return Demand(
+        f"threads = {threads}",
+        ({"CPU": float(threads), "GPU": 1.0 if gpus else 0.0},),
+        "lower threads in the settings, or join a cluster with such a node",
+    )
+
+
 def ray_search(
-    space: Mapping[str, Dimension], start: Start, *, trials: int, seed: int, threads: int = 1, penalty: float = 20.0
+    space: Mapping[str, Dimension],
+    start: Start,
+    *,
+    trials: int,
+    seed: int,
+    threads: int = 1,
+    penalty: float = 20.0,
+    held: Held | None = None,
 ) -> Search:
-    """Search as ``tune`` wants it, `trials` in all; ``penalty`` is a refused proposal's loss. Ray must be running."""
+    """Search as ``tune`` wants it, `trials` in all; ``penalty`` is a refused proposal's loss. Ray must be running.
+
+    ``held`` is the tuning's run: once it is asked to stop, trials end with their checkpoints, and JobStopped is raised.
+    """
 
     def search(known: Sequence[Trial], tell: Callable[[Trial], None]) -> None:
         # Ray Tune's newer tables go to standard output whatever `verbose` says, and that is for results.
@@ -126,8 +168,8 @@ def ray_search(
             tune.with_parameters(RungTrainable, start=start, penalty=penalty),
             {"cpu": threads, "gpu": 1 if gpus else 0},
         )
-        with tempfile.TemporaryDirectory(prefix="morphogen-ray-tune-") as scratch:
-            tune.Tuner(
+        with tempfile.TemporaryDirectory(prefix="morphogen-ray-tune-", ignore_cleanup_errors=True) as scratch:
+            tuner = tune.Tuner(
                 trainable,
                 tune_config=tune.TuneConfig(
                     search_alg=ConcurrencyLimiter(searcher, max_concurrent=slots),
@@ -146,12 +188,33 @@ def ray_search(
                     storage_path=scratch,
                     verbose=0,
                     callbacks=[_Recorder(tell)],
+                    stop=None if held is None else _StopWithJob(held),
                     failure_config=tune.FailureConfig(max_failures=2),
                     checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
                 ),
-            ).fit()
+            )
+            if held is None:
+                tuner.fit()
+            else:
+                _fit(tuner, held)
 
     return search
+
+
+def _fit(tuner: tune.Tuner, held: Held) -> None:
+    """``fit`` beside the main thread, which stays free for signals: Ray Tune handles SIGINT its own way."""
+    with ThreadPoolExecutor(1, thread_name_prefix="search") as beside:
+        fitting, asked = beside.submit(tuner.fit), False
+        while not fitting.done():
+            wait([fitting], timeout=POLL_S)
+            held.check()
+            check_cluster()
+            if held.stop.is_set() and not asked:
+                asked = True
+                held.ask_workers()  # trials look into its log, and end with a checkpoint
+        if held.stop.is_set():
+            raise held.stop.error(held.run.name, "keeps the trials that ended")
+        fitting.result()
 
 
 def _sampler(seed: int) -> Any:

@@ -6,57 +6,78 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 
 from datalake import Lake, Run, digest_of
-from datalake.errors import NotFoundError
+from datalake.errors import NotFoundError, RunHeldError
+from orchestration.cluster.resources import require
+from orchestration.cluster.session import cluster_facts
 from orchestration.console.progress import console, stage
-from orchestration.errors import InvalidRequestError
+from orchestration.errors import InvalidRequestError, JobStopped
 from orchestration.experiment.run.pool import Pool
+from orchestration.runs.lease import Held, await_owner, hold
+from orchestration.runs.signals import ASKED, Stop
+from orchestration.training.stop_watcher import Parent
 from orchestration.tune.promote import Target, alias_of
 from orchestration.tune.proxy import ProxyJob, score_in_full
-from orchestration.tune.ray_search import ProxyStart, ray_search
+from orchestration.tune.ray_search import ProxyStart, demand_of_trial, ray_search
 from orchestration.tune.settings import TuneSettings
-from orchestration.tune.tuning import NO_SYNTHETIC, Confirm, Trial, TuneResult, begin, run_of, tune
+from orchestration.tune.tuning import KIND, NO_SYNTHETIC, Confirm, Trial, TuneResult, begin, run_of, tune
 
 
-def run_tune(lake: Lake, params: str, corpus: str, settings: TuneSettings) -> TuneResult:
+def run_tune(lake: Lake, params: str, corpus: str, settings: TuneSettings, *, stop: Stop | None = None) -> TuneResult:
     """Tune ``params`` for ``corpus``, or go on with it. Ray must be running.
 
-    The incumbent is what the alias ``tuned-CORPUS`` points at, or else the version given. Raises NotFoundError and
-    InvalidRequestError before anything is trained.
+    The incumbent is what the alias ``tuned-CORPUS`` points at, or else the version given. One process owns a tuning;
+    another one that is asked for the same waits for its end, and goes on in its place if it dies. Raises NotFoundError
+    and InvalidRequestError before anything is trained, JobStopped once ``stop`` or a request in the lake has ended it.
     """
+    stop = stop or Stop()
     train = lake.datasets.get(corpus)
     heldout = lake.datasets.get(f"{train.name}-heldout")
     target = _target(lake, params, alias_of(train.name))
     told = settings.model_dump(mode="json") | {"train_data": train.ref, "heldout": heldout.ref}
-    record, target = begin(lake, f"tune-{target.params}-{train.name}-{digest_of(told)[:8]}", target, told)
+    name, config, target = begin(lake, f"tune-{target.params}-{train.name}-{digest_of(told)[:8]}", target, told)
     incumbent = lake.params.get(target.incumbent)
     if incumbent.spec.get("family") != "nca":
         raise InvalidRequestError(
             f"{incumbent.ref}: family {incumbent.spec.get('family')!r} has no such dimensions; tune a set of family nca"
         )
-    manifest = lake.datasets.manifest(train)
-    job = ProxyJob(
-        base=incumbent.spec,
-        train=train.ref,
-        heldout=heldout.ref,
-        length=manifest.seq_len,
-        share=_share(lake, incumbent.message, settings.share),
-        settings=settings,
-    )
-    console.print(f"tune {target.params} for {train.ref}: incumbent {incumbent.ref}, run {record.name}")
-    if record.status == "finished":
-        return TuneResult.model_validate(record.state["result"])
-    # Worse than even odds over every token that the target may have.
-    penalty = 1.0 + math.log(manifest.vocab_size)
+    require(demand_of_trial(settings.threads), stop)
+    while True:
+        ended = await_owner(lake, name, stop)
+        if ended is not None and ended.status in ("stopped", "failed"):
+            raise JobStopped(f"run {name} {ended.status} meanwhile: {ended.state['error']}", ASKED)
+        try:
+            with hold(lake, name, KIND, config, {}, stop=stop, resources=cluster_facts()) as held:
+                if held.finished:
+                    return TuneResult.model_validate(held.run.state["result"])
+                console.print(f"tune {target.params} for {train.ref}: incumbent {incumbent.ref}, run {name}")
+                job = ProxyJob(
+                    base=incumbent.spec,
+                    train=train.ref,
+                    heldout=heldout.ref,
+                    length=lake.datasets.manifest(train).seq_len,
+                    share=_share(lake, incumbent.message, settings.share),
+                    settings=settings,
+                    parent=Parent(name, held.run.lease or ""),
+                )
+                return _run(lake, held, target, job, lake.datasets.manifest(train).vocab_size)
+        except RunHeldError:
+            continue  # somebody was quicker
+
+
+def _run(lake: Lake, held: Held, target: Target, job: ProxyJob, vocab_size: int) -> TuneResult:
+    """The work of the process that owns the tuning."""
+    settings = job.settings
     search = ray_search(
         settings.space,
         ProxyStart(lake, job),
         trials=settings.trials,
         seed=settings.seed,
         threads=settings.threads,
-        penalty=penalty,
+        penalty=1.0 + math.log(vocab_size),  # worse than even odds over every token that the target may have
+        held=held,
     )
-    shown = _shown(search, f"search {target.params}", settings.trials)
-    return tune(lake, record, target, shown, _confirm(lake, job), seeds=settings.seeds, alpha=settings.alpha)
+    shown = _shown(search, f"search {target.params}", settings.trials, held)
+    return tune(*(lake, held.run, target, shown, _confirm(lake, job, held)), seeds=settings.seeds, alpha=settings.alpha)
 
 
 def _target(lake: Lake, params: str, alias: str) -> Target:
@@ -85,11 +106,11 @@ def _share(lake: Lake, message: str, default: float) -> float:
     return float(best["values"].get("share", default))
 
 
-def _confirm(lake: Lake, job: ProxyJob) -> Confirm:
+def _confirm(lake: Lake, job: ProxyJob, held: Held) -> Confirm:
     def confirm(values: Mapping[str, int | float] | None, seeds: Sequence[int]) -> dict[int, float]:
         who = "incumbent" if values is None else "no synthetic data" if values == NO_SYNTHETIC else "candidate"
         losses: dict[int, float] = {}
-        with stage(f"confirm {who}", len(seeds)) as advance, Pool(lake, job.settings.threads) as pool:
+        with stage(f"confirm {who}", len(seeds)) as advance, Pool(lake, job.settings.threads, held=held) as pool:
             found = pool.map(score_in_full, [(job, values, seed) for seed in seeds])
             for ended, (seed, outcome) in enumerate(zip(seeds, found, strict=True), 1):
                 loss, refused = (None, str(outcome)) if isinstance(outcome, Exception) else outcome
@@ -104,7 +125,7 @@ def _confirm(lake: Lake, job: ProxyJob) -> Confirm:
     return confirm
 
 
-def _shown(search: Callable[..., None], title: str, trials: int) -> Callable[..., None]:
+def _shown(search: Callable[..., None], title: str, trials: int, held: Held) -> Callable[..., None]:
     """The search as a stage, with each trial's score and latency shown as it ends."""
 
     def shown(known: Sequence[Trial], tell: Callable[[Trial], None]) -> None:
@@ -118,7 +139,9 @@ def _shown(search: Callable[..., None], title: str, trials: int) -> Callable[...
             took = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in trial.seconds.items())
             console.print(f"  trial {len(ended)}: {score}  ({point})  {took}")
             losses = [each.loss for each in ended if each.loss is not None]
-            advance(len(ended), f"best {min(losses):.4f}" if losses else "none scored yet")
+            note = f"best {min(losses):.4f}" if losses else "none scored yet"
+            held.advance(len(ended), trials, "trials", note)
+            advance(len(ended), note)
 
         with stage(title, trials) as advance:
             search(known, both)

@@ -80,7 +80,8 @@ def tune(
     seeds: Sequence[int],
     alpha: float = 0.05,
 ) -> TuneResult:
-    """Search, confirm, promote; ``record`` is the tuning's run, begun by ``begin``. A finished one is returned.
+    """Search, confirm, promote; ``record`` is the tuning's run, which ``begin`` names and the caller holds. A finished
+    one is returned.
 
     ``confirm`` is also asked for NO_SYNTHETIC, once a candidate has beaten the incumbent.
     """
@@ -140,8 +141,9 @@ def run_of(message: str) -> str | None:
     return run if found and head.startswith("tuned: ") else None
 
 
-def begin(lake: Lake, name: str, target: Target, settings: Mapping[str, Any]) -> tuple[Run, Target]:
-    """The unfinished tuning of this name and settings, taken over, or a new one from where the set is now.
+def begin(lake: Lake, name: str, target: Target, settings: Mapping[str, Any]) -> tuple[str, dict[str, Any], Target]:
+    """Run name, configuration and target of the unfinished tuning of this name and settings, or of a new one from where
+    the set is now.
 
     Its own earlier promotion may have moved the set meanwhile, so an unfinished one keeps the target it began with.
     """
@@ -149,6 +151,6 @@ def begin(lake: Lake, name: str, target: Target, settings: Mapping[str, Any]) ->
         if run == name or run.startswith(f"{name}."):
             state = lake.runs.get(run).state
             if state["status"] != "finished":
-                return lake.runs.start(run, KIND, state["config"], {}), Target.model_validate(state["config"]["target"])
+                return run, state["config"], Target.model_validate(state["config"]["target"])
     config = {"target": target.model_dump(mode="json"), "settings": dict(settings)}
-    return lake.runs.start(f"{name}.{target.head}-{target.alias_at}", KIND, config, {}), target
+    return f"{name}.{target.head}-{target.alias_at}", config, target

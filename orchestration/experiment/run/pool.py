@@ -2,34 +2,43 @@
 
 An actor imports torch once and calls the trainer's own step loop, alone in its process: for small models that is some
 twenty seconds a run cheaper than a worker group of Ray Train, and two arms side by side use two cores better than one
-arm on both. An actor that dies is replaced, and the run it was in resumes from its newest checkpoint; a run that
-fails is an outcome, and so are the runs that needed it.
+arm on both. Each run is owned, with a lease, by the actor that trains it; one that another job trains at the moment is
+waited for while others are trained. An actor that dies is replaced, and the run it was in resumes from its newest
+checkpoint; a run that fails is an outcome, and so are the runs that needed it.
 """
 
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError, RayError, RayTaskError
 
 from datalake import Lake
+from datalake.errors import NotFoundError, RunConflictError, RunFencedError, RunHeldError
+from orchestration.cluster.pool import ActorPool
+from orchestration.cluster.resources import Demand, require
 from orchestration.cluster.session import compute_cores
-from orchestration.generation.recompute import caretaker
+from orchestration.console.progress import console
+from orchestration.errors import JobStopped
+from orchestration.runs.lease import Held, OwnerWatch
+from orchestration.runs.owner import describe
+from orchestration.runs.signals import Stop
 from orchestration.training.events import EventBoard
+from orchestration.training.local import train_here
 from orchestration.training.ray_train import finished_result
-from trainer import TrainConfig, TrainResult, run_training
-
-POLL_S = 0.5
+from orchestration.training.stop_watcher import Parent, following
+from trainer import TrainConfig, TrainResult
 
 # Events of one run, which are there to be looked at, at most this often.
 EVENT_S = 0.5
 
-# A run that takes its actor down again and again ends as a failed run.
-DEATHS = 3
+# How often runs that other jobs train are looked at, and how often it is said that they are waited for.
+OTHERS_S = 2.0
+NOTICE_S = 30.0
 
 
 @dataclass(frozen=True)
@@ -60,17 +69,14 @@ class Watch:
 
 
 class ArmWorker:
-    """Trains one run after another in its own process."""
+    """Trains one run after another in its own process, for the run of ``parent``."""
 
-    def __init__(self, lake_uri: str, threads: int) -> None:
-        self._lake, self._threads = Lake.open(lake_uri), threads
-
-    def ready(self) -> bool:
-        """Answered once the actor has its place."""
-        return True
+    def __init__(self, lake_uri: str, threads: int, parent: Parent | None) -> None:
+        self._lake, self._threads, self._parent = Lake.open(lake_uri), threads, parent
 
     def train(self, config: dict[str, Any], run: str, board: Any) -> dict[str, Any]:
-        """Train or resume `run`, telling `board` of steps; its result as a record."""
+        """Train or resume `run`, telling `board` of steps; its result as a record. Raises what ``train_here`` does,
+        RunHeldError within seconds if somebody else trains it."""
         last = time.monotonic()
 
         def tell(event: dict[str, Any]) -> None:
@@ -80,8 +86,9 @@ class ArmWorker:
                 last = now
                 board.push.remote({"run": run, "step": event["step"]})
 
-        parsed = TrainConfig.model_validate(config)
-        result = run_training(parsed, self._lake, run, threads=self._threads, on_event=tell, care=caretaker())
+        parsed, stop = TrainConfig.model_validate(config), Stop()
+        with following(self._lake, self._parent, stop):
+            result = train_here(*(self._lake, parsed, run), threads=self._threads, on_event=tell, stop=stop)
         return result.to_record()
 
     def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
@@ -90,87 +97,205 @@ class ArmWorker:
 
 
 class Pool:
-    """A context of actors: of ``threads`` CPU threads, as many as there are cores for; ``arms_per_gpu`` on each GPU."""
+    """A context of actors: of ``threads`` CPU threads, as many as there are cores for; ``arms_per_gpu`` on each GPU.
 
-    def __init__(self, lake: Lake, threads: int = 1, arms_per_gpu: int = 1) -> None:
+    ``held`` is the run that all is done for: once it is asked to stop, the runs under way are stopped, and JobStopped
+    is raised. With ``held`` None what others have left failed or stopped is an outcome, and not tried again.
+    Raises InvalidRequestError if no node can hold one actor.
+    """
+
+    def __init__(self, lake: Lake, threads: int = 1, arms_per_gpu: int = 1, held: Held | None = None) -> None:
         gpus = int(ray.cluster_resources().get("GPU", 0))
         self.slots = gpus * arms_per_gpu if gpus else max(1, compute_cores() // threads)
-        self._lake = lake
+        self._lake, self._held, self._asked = lake, held, False
         self._board: Any = ray.remote(num_cpus=0)(EventBoard).remote()
-        options: dict[str, Any] = {"num_cpus": 1 if gpus else threads, "num_gpus": 1 / arms_per_gpu if gpus else 0}
-        worker: Any = ray.remote(max_restarts=-1, max_task_retries=DEATHS, **options)(ArmWorker)
-        self._actors = [worker.remote(lake.store.uri, threads) for _ in range(self.slots)]
+        need = {"CPU": 1.0 if gpus else float(threads), "GPU": 1 / arms_per_gpu if gpus else 0.0}
+        demand = Demand(f"threads = {threads}", (need,), "lower threads, or join a cluster with such a node")
+        require(demand, held.stop if held else None)
+        worker: Any = ray.remote(max_restarts=0, max_task_retries=0, num_cpus=need["CPU"], num_gpus=need["GPU"])(
+            ArmWorker
+        )
+        parent = Parent(held.run.name, held.run.lease or "") if held is not None and not held.finished else None
+        self._actors: ActorPool[Any] = ActorPool(
+            lambda _: worker.remote(lake.store.uri, threads, parent),
+            lambda: self.slots,
+            demand,
+            warm=True,
+            fault=held.fault if held else lambda *_, **__: None,
+        )
 
     def __enter__(self) -> Pool:
         return self
 
-    def __exit__(self, *_exception: object) -> None:
-        for actor in self._actors:
-            ray.kill(actor)
+    def __exit__(self, *exception: Any) -> None:
+        self._actors.__exit__(*exception)
 
     def map(self, function: Callable[..., Any], calls: Sequence[tuple[Any, ...]]) -> Iterator[Any]:
-        """``function(lake, *call)`` of each call, in order, as they end; a call that raises gives its exception."""
-        refs = [self._actors[i % self.slots].call.remote(function, *call) for i, call in enumerate(calls)]
-        for ref in refs:
-            try:
-                yield ray.get(ref)
-            except RayError as error:
-                yield error
+        """``function(lake, *call)`` of each call, in order; a call that raises gives its exception."""
+        tasks = _Calls(function, calls)
+        self._actors.work(tasks, lambda: self._poll(tasks))
+        self._check_stop()
+        return iter(tasks.results[at] for at in range(len(calls)))
 
     def run(self, jobs: Sequence[Job], watch: Watch | None = None) -> dict[str, Outcome]:
         """Have every job; by run name. Jobs of the same run are one. Never raises for a run that fails."""
-        watch = watch or Watch()
-        waiting = {job.run: job for job in jobs}
-        outcomes: dict[str, Outcome] = {}
+        tasks = _Runs(self._lake, jobs, self._board, watch or Watch(), again=self._held is not None)
+        self._actors.work(tasks, lambda: self._poll(tasks), left=tasks.left)
+        self._check_stop()
+        return tasks.outcomes
 
-        def end(job: Job, outcome: Outcome) -> None:
-            outcomes[job.run] = outcome
-            watch.ended(job, outcome)
+    def _poll(self, tasks: _Calls | _Runs) -> None:
+        tasks.poll()
+        if self._held is None:
+            return
+        self._held.check()
+        if self._held.stop.is_set() and not self._asked:
+            self._asked = True
+            self._held.ask_workers()  # they look into its log, end their runs with a checkpoint, and are waited for
+            tasks.drop()
 
-        for job in list(waiting.values()):
-            found = finished_result(self._lake, job.config, job.run)
-            if found is not None:
-                end(waiting.pop(job.run), Outcome(found, reused=True))
-        starting = {actor.ready.remote(): actor for actor in self._actors}
-        working: dict[Any, tuple[Any, Job]] = {}
-        free: list[Any] = []
-        while waiting or working:
-            for job in list(waiting.values()):
-                need = outcomes.get(job.needs) if job.needs else None
-                if need is not None and need.error is not None:
-                    end(
-                        waiting.pop(job.run),
-                        Outcome(error=f"run {job.needs}, which it starts from, failed: {need.error}"),
-                    )
-                elif free and (job.needs is None or need is not None):
-                    actor = free.pop()
-                    config = job.config.model_dump(mode="json")
-                    ref = actor.train.options(name=job.run).remote(config, job.run, self._board)
-                    working[ref] = (actor, waiting.pop(job.run))
-            pending = [*starting, *working]
-            ready = ray.wait(pending, num_returns=1, timeout=POLL_S)[0] if pending else []
-            by_run = {job.run: job for _, job in working.values()}
-            for event in ray.get(self._board.drain.remote()):
-                if event["run"] in by_run:
-                    watch.step(by_run[event["run"]], event["step"])
-            for ref in ready:
-                if ref in starting:
-                    free.append(starting.pop(ref))
-                else:
-                    actor, job = working.pop(ref)
-                    free.append(actor)
-                    end(job, _outcome(ref))
-        return outcomes
+    def _check_stop(self) -> None:
+        if self._held is not None and self._held.stop.is_set():
+            raise self._held.stop.error(self._held.run.name, "keeps what is done")
 
 
-def _outcome(ref: Any) -> Outcome:
-    try:
-        return Outcome(TrainResult.from_record(ray.get(ref)))
-    except RayTaskError as error:
-        cause = error.cause if isinstance(error.cause, Exception) else error
-        return Outcome(error=f"{_kind(cause)}: {_first_line(cause)}")
-    except RayActorError as error:
-        return Outcome(error=f"its worker died {DEATHS + 1} times: {_first_line(error)}")
+class _Calls:
+    """Calls of a function as tasks; ``results`` by their place."""
+
+    def __init__(self, function: Callable[..., Any], calls: Sequence[tuple[Any, ...]]) -> None:
+        self._function, self._calls = function, calls
+        self._waiting = deque(range(len(calls)))
+        self.results: dict[int, Any] = {}
+
+    def waiting(self) -> int:
+        return len(self._waiting)
+
+    def next(self) -> int:
+        return self._waiting.popleft()
+
+    def start(self, actor: Any, task: int) -> Any:
+        return actor.call.remote(self._function, *self._calls[task])
+
+    def facts(self, task: int) -> dict[str, Any]:
+        return {"call": task}
+
+    def done(self, task: int, result: Any) -> None:
+        self.results[task] = result
+
+    def failed(self, task: int, error: Exception) -> None:
+        self.results[task] = error
+
+    def poll(self) -> None:
+        """Nothing is waited for but the calls themselves."""
+
+    def drop(self) -> None:
+        self._waiting.clear()
+
+
+@dataclass
+class _Runs:
+    """Runs as tasks: each after the one it needs, and none that somebody else trains."""
+
+    lake: Lake
+    jobs: Sequence[Job]
+    board: Any
+    watch: Watch
+    again: bool
+    outcomes: dict[str, Outcome] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._left = {job.run: job for job in self.jobs}
+        self._by_run = dict(self._left)
+        self._elsewhere: dict[str, OwnerWatch] = {}
+        self._dropped = False
+        self._looked = self._said = time.monotonic()
+        for job in list(self._left.values()):
+            if (found := finished_result(self.lake, job.config, job.run)) is not None:
+                self._end(job, Outcome(found, reused=True))
+            elif not self.again and (error := self._error_of(job)) is not None:
+                self._end(job, Outcome(error=error))
+
+    def waiting(self) -> int:
+        return len(self._ready())
+
+    def next(self) -> str:
+        run = self._ready()[0]
+        self._left.pop(run)
+        return run
+
+    def start(self, actor: Any, task: str) -> Any:
+        config = self._by_run[task].config.model_dump(mode="json")
+        return actor.train.options(name=task).remote(config, task, self.board)
+
+    def facts(self, task: str) -> dict[str, Any]:
+        return {"run": task}
+
+    def done(self, task: str, result: dict[str, Any]) -> None:
+        self._end(self._by_run[task], Outcome(TrainResult.from_record(result)))
+
+    def failed(self, task: str, error: Exception) -> None:
+        job = self._by_run[task]
+        if isinstance(error, RunHeldError | RunFencedError):
+            self._elsewhere[task] = OwnerWatch(self.lake, task)
+        elif not (isinstance(error, JobStopped) and self._dropped):
+            # What the record says is what anyone who looks later will be told.
+            said = None if isinstance(error, RunConflictError) else self._error_of(job)
+            self._end(job, Outcome(error=said or f"{_kind(error)}: {_first_line(error)}"))
+
+    def left(self) -> bool:
+        """Whether anything is still to come: what waits for another run, or for another job's."""
+        return bool(self._left or self._elsewhere)
+
+    def drop(self) -> None:
+        """Begin nothing more; what is under way will stop, which is no outcome."""
+        self._dropped = True
+        self._left.clear()
+        self._elsewhere.clear()
+
+    def poll(self) -> None:
+        for event in ray.get(self.board.drain.remote()):
+            if (job := self._by_run.get(event["run"])) is not None:
+                self.watch.step(job, event["step"])
+        for waiting in list(self._left.values()):
+            need = self.outcomes.get(waiting.needs) if waiting.needs else None
+            if need is not None and need.error is not None:
+                self._end(waiting, Outcome(error=f"run {waiting.needs}, which it starts from, failed: {need.error}"))
+        now = time.monotonic()
+        if now - self._looked < OTHERS_S:
+            return
+        self._looked = now
+        for name, owner in list(self._elsewhere.items()):
+            if owner.free() is None:
+                continue
+            del self._elsewhere[name]
+            job = self._by_run[name]
+            if (found := finished_result(self.lake, job.config, name)) is not None:
+                self._end(job, Outcome(found, reused=True))
+            elif (error := self._error_of(job)) is not None:
+                self._end(job, Outcome(error=error))
+            else:  # its owner died
+                self._left[name] = job
+        if self._elsewhere and now - self._said >= NOTICE_S:
+            self._said = now
+            for name in self._elsewhere:
+                holder = self.lake.runs.get(name).state.get("holder") or {}
+                console.print(f"  waiting for run {name}, which {describe(holder)} trains", markup=False)
+
+    def _ready(self) -> list[str]:
+        return [run for run, job in self._left.items() if job.needs is None or job.needs in self.outcomes]
+
+    def _end(self, job: Job, outcome: Outcome) -> None:
+        self._left.pop(job.run, None)
+        self.outcomes[job.run] = outcome
+        self.watch.ended(job, outcome)
+
+    def _error_of(self, job: Job) -> str | None:
+        """Why a run ended without a result, as its record says; None if it has none, or goes on."""
+        try:
+            run = self.lake.runs.get(job.run)
+        except NotFoundError:
+            return None
+        return _first_line(run.state["error"]) if run.status in ("failed", "stopped") else None
 
 
 def _kind(error: Exception) -> str:
@@ -178,6 +303,6 @@ def _kind(error: Exception) -> str:
     return type(error).__name__.removeprefix("RayTaskError(").removesuffix(")")
 
 
-def _first_line(error: Exception) -> str:
+def _first_line(error: object) -> str:
     lines = str(error).strip().splitlines()
     return lines[0].strip() if lines else type(error).__name__

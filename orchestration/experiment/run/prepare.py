@@ -22,6 +22,7 @@ from orchestration.experiment.config.configs import NAME_DIGITS, Refs, data_leve
 from orchestration.experiment.config.file import Corpus, ExperimentFile
 from orchestration.experiment.config.levels import mixed
 from orchestration.generation.job import GenerateRequest, run_generation
+from orchestration.runs.signals import Stop
 from orchestration.toml_files import read_toml
 
 STDLIB = "python:stdlib"
@@ -29,8 +30,9 @@ STDLIB = "python:stdlib"
 SHARD_SEQUENCES = 1024
 
 
-def prepare(lake: Lake, file: ExperimentFile) -> Refs:
-    """Add and generate what is missing. Ray must be running. Raises ExperimentError, and what corpora and specs raise.
+def prepare(lake: Lake, file: ExperimentFile, stop: Stop | None = None) -> Refs:
+    """Add and generate what is missing. Ray must be running. Raises ExperimentError, what corpora and specs raise, and
+    JobStopped once ``stop`` is set.
 
     Everything is found again by content, so doing it twice changes nothing.
     """
@@ -42,7 +44,7 @@ def prepare(lake: Lake, file: ExperimentFile) -> Refs:
         else:
             spec = level_spec(lake, file, level)
             tokens = file.pre.tokens or _stage_tokens(file, spec.seq_len)
-            pre[level] = prepare_synthetic(lake, spec, file.pre.seed, tokens, file.pre.gate_sequences, level)
+            pre[level] = prepare_synthetic(lake, spec, file.pre.seed, tokens, file.pre.gate_sequences, level, stop)
     manifests = {
         each.ref: lake.datasets.manifest(each) for each in (train, heldout, *(d for p in pre.values() for d in p))
     }
@@ -123,7 +125,13 @@ def prepare_corpus(lake: Lake, corpus: Corpus, folder: Path) -> tuple[DatasetVer
 
 
 def prepare_synthetic(
-    lake: Lake, spec: GenerationSpec, seed: int, tokens: int, gate_sequences: int, title: str
+    lake: Lake,
+    spec: GenerationSpec,
+    seed: int,
+    tokens: int,
+    gate_sequences: int,
+    title: str,
+    stop: Stop | None = None,
 ) -> tuple[DatasetVersion, DatasetVersion]:
     """A spec's dataset of ``tokens`` and another of ``gate_sequences`` at the next seed, generated if not there."""
     name = f"{spec.family}-{spec.digest[:NAME_DIGITS]}"
@@ -140,7 +148,7 @@ def prepare_synthetic(
             request = GenerateRequest(params, wanted, dataset, at, SHARD_SEQUENCES, message="for an experiment")
             advance: Callable[[float, str], None]
             with stage(f"generate {title}{what}", wanted) as advance:
-                found = run_generation(lake, request, advance).dataset
+                found = run_generation(lake, request, advance, stop=stop).dataset
         made.append(found)
     return made[0], made[1]
 

@@ -12,9 +12,17 @@ from orchestration.experiment.run.pool import Job, Outcome, Watch
 
 @contextmanager
 def arms_stage(
-    title: str, jobs: Sequence[Job], slots: int, *, clock: Callable[[], float] = time.monotonic
+    title: str,
+    jobs: Sequence[Job],
+    slots: int,
+    record: Callable[[float, float, str, str], None] | None = None,
+    *,
+    clock: Callable[[], float] = time.monotonic,
 ) -> Iterator[Watch]:
-    """Show `jobs` on `slots` workers; yields what a pool tells. A run's size is its optimiser steps times its batch."""
+    """Show `jobs` on `slots` workers; yields what a pool tells. A run's size is its optimiser steps times its batch.
+
+    ``record(done, of, unit, note)`` is told of the runs that have ended.
+    """
     unique = {job.run: job for job in jobs}
     sizes = {run: job.config.steps * job.config.batch_sequences for run, job in unique.items()}
     done = dict.fromkeys(unique, 0.0)
@@ -30,6 +38,8 @@ def arms_stage(
             failed = sum(outcome.error is not None for outcome in ends.values())
             eta = f"{left * (clock() - started) / fresh / 60:.0f} min left" if fresh else "time left unknown"
             advance(sum(done.values()), f"{len(ends) - failed} runs done, {failed} failed, {eta}")
+            if record is not None:
+                record(len(ends), len(unique), "runs", f"{title}, {failed} failed")
 
         def step(job: Job, at: int) -> None:
             began.setdefault(job.run, clock())

@@ -12,11 +12,13 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
+from typing import Any
 
 from datalake import Lake
-from orchestration.cluster.session import local_cores
+from datalake.errors import RunHeldError
+from orchestration.cluster.session import cluster_facts, local_cores
 from orchestration.console.progress import console
-from orchestration.errors import ExperimentError
+from orchestration.errors import ExperimentError, JobStopped
 from orchestration.experiment.analysis.statistics import minimum_detectable_effect
 from orchestration.experiment.config.configs import Refs, has_stage, language_config, pre_config, shared_without
 from orchestration.experiment.config.file import ExperimentFile
@@ -33,7 +35,9 @@ from orchestration.experiment.run.collect import arm_result, check_labels, faile
 from orchestration.experiment.run.pool import Job, Outcome, Pool
 from orchestration.experiment.run.prepare import prepare
 from orchestration.experiment.run.progress import arms_stage
+from orchestration.runs.lease import Held, await_owner, hold
 from orchestration.runs.names import default_run_name
+from orchestration.runs.signals import ASKED, Stop
 from trainer import TrainConfig
 
 KIND = "experiment"
@@ -62,31 +66,89 @@ class Rates:
     trials: dict[tuple[tuple[str, str], ...], list[SweepTrial]] = field(default_factory=dict)
 
 
-def run_experiment(lake: Lake, file: ExperimentFile, command: Sequence[str] | None = None) -> ExperimentResult:
-    """Run, or go on with, all arms. Ray must be running. A run that fails is an arm that failed, and no exception."""
-    effect = detectable_effect(file)
-    record = lake.runs.start(f"{KIND}-{file.name}-{file.digest[:8]}", KIND, file.model_dump(mode="json"), {})
+def run_experiment(
+    lake: Lake,
+    file: ExperimentFile,
+    command: Sequence[str] | None = None,
+    *,
+    stop: Stop | None = None,
+    settings: Mapping[str, Any] | None = None,
+) -> ExperimentResult:
+    """Run, or go on with, all arms. Ray must be running. A run that fails is an arm that failed, and no exception.
+
+    One process owns an experiment. Another one that is asked for the same waits: it gives the same result once the
+    first has ended, and goes on in its place if that one dies. Raises JobStopped once ``stop`` or a request in the lake
+    has ended it, for both.
+    """
+    name, stop = run_name(file), stop or Stop()
+    while True:
+        ended = await_owner(lake, name, stop)
+        if ended is not None and ended.status == "stopped":
+            raise JobStopped(f"run {name} was {ended.state['error']}; `morphogen runs resume {name}` goes on", ASKED)
+        if ended is not None and ended.status == "failed":
+            return _report(lake, file, ended.state, _arms(lake, file, None), command)
+        try:
+            with hold(
+                *(lake, name, KIND, file.model_dump(mode="json"), {}),
+                stop=stop,
+                settings={"folder": str(file.folder), "file_digest": file.file_digest, **(settings or {})},
+                resources=cluster_facts(),
+            ) as held:
+                return _run(lake, file, held, command)
+        except RunHeldError:
+            continue  # somebody was quicker
+
+
+def run_name(file: ExperimentFile) -> str:
+    """The name of an experiment's own run: the same file finds what it began."""
+    return f"{KIND}-{file.name}-{file.digest[:8]}"
+
+
+def _run(lake: Lake, file: ExperimentFile, held: Held, command: Sequence[str] | None) -> ExperimentResult:
+    """The work of the process that owns the experiment."""
+    effect, record = detectable_effect(file), held.run
     if "started" not in record.state:
         # Said before any arm runs, and in the lake, where nobody can say it again afterwards.
         stated = None if effect is None else effect.model_dump(mode="json")
         record.append(started=lake.ambient.timestamp(), stated=stated, message="what can be found, before the runs")
     console.print(f"experiment {file.name}: {len(file.cells)} cells × {len(file.seeds)} seeds, lake {lake.uri}")
     console.print(say_effect(effect))
-    refs = prepare(lake, file)
-    with Pool(lake, file.machine.threads, file.machine.arms_per_gpu) as pool:
+    try:
+        arms = _arms(lake, file, held)
+    except JobStopped as stopped:
+        if held.stop.is_set():
+            raise held.stop.error(record.name, "keeps what is done") from stopped
+        raise
+    lost = sum(arm.status != "finished" for arm in arms)
+    if not held.finished:
+        ended = lake.ambient.timestamp()
+        if lost:
+            record.append(ended=ended, message="ended")
+            record.fail(f"{lost} of {len(arms)} arms failed")
+        else:
+            record.finish({"arms": {arm.name: arm.run for arm in arms}, "at": ended})
+    return _report(lake, file, record.state, arms, command)
+
+
+def _arms(lake: Lake, file: ExperimentFile, held: Held | None) -> list[ArmResult]:
+    """Every arm's result; without ``held`` of what others have run, none of it tried again."""
+    refs = prepare(lake, file, held.stop if held else None)
+    with Pool(lake, file.machine.threads, file.machine.arms_per_gpu, held) as pool:
         rates = choose_rates(pool, file, refs)
         plans = [plan_arm(file, cell, seed, refs, rates) for cell in file.cells for seed in file.seeds]
         jobs = [job for plan in plans for job in (plan.pre, plan.language) if job is not None]
-        with arms_stage(f"{file.name}: arms", jobs, pool.slots) as watch:
+        with arms_stage(f"{file.name}: arms", jobs, pool.slots, held.advance if held else None) as watch:
             outcomes = pool.run(jobs, watch)
-        arms = gather(lake, file, pool, plans, outcomes)
-    lost = sum(arm.status != "finished" for arm in arms)
-    if record.status != "finished":
-        if lost:
-            record.fail(f"{lost} of {len(arms)} arms failed")
-        else:
-            record.finish({"arms": {arm.name: arm.run for arm in arms}, "at": lake.ambient.timestamp()})
-    state = record.state
+        return gather(lake, file, pool, plans, outcomes)
+
+
+def _report(
+    lake: Lake,
+    file: ExperimentFile,
+    state: Mapping[str, Any],
+    arms: Sequence[ArmResult],
+    command: Sequence[str] | None,
+) -> ExperimentResult:
     return ExperimentResult(
         name=file.name,
         file_digest=file.file_digest,
@@ -99,7 +161,7 @@ def run_experiment(lake: Lake, file: ExperimentFile, command: Sequence[str] | No
         arms=tuple(arms),
         minimum_detectable_effect=DetectableEffect.model_validate(state["stated"]) if state["stated"] else None,
         started=state["started"],
-        finished=(state["result"] or {}).get("at") or lake.ambient.timestamp(),
+        finished=(state["result"] or {}).get("at") or state.get("ended") or lake.ambient.timestamp(),
         command=shlex.join(command or ["morphogen", *sys.argv[1:]]),
         machine=f"{platform.machine()}, {local_cores()} cores, Python {platform.python_version()}",
         versions={name: version(name) for name in ("ray", "torch", "numpy", "pyarrow")},

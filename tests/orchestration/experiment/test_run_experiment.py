@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 import time
 from pathlib import Path
 
 import pytest
 
 from datalake import Lake
+from datalake.errors import NotFoundError
 from orchestration.experiment.analysis.checks import check_arms
 from orchestration.experiment.config.load import load_experiment
-from orchestration.experiment.run.runner import run_experiment
+from orchestration.experiment.result import ExperimentResult
+from orchestration.experiment.run.runner import run_experiment, run_name
+from orchestration.runs.view import view_run
 
 LIBRARY = Path(json.__file__).parents[1]
 
@@ -78,20 +79,46 @@ def attempts(lake: Lake) -> dict[str, int]:
     return {run: lake.runs.get(run).state["attempts"] for run in lake.runs.list() if not run.startswith("experiment-")}
 
 
-@pytest.mark.timeout(600)
-def test_killed_and_run_again_it_has_every_arm_once(ray_cluster, morphogen, tmp_path):
-    folder, path = tmp_path / "lake", toy_file(tmp_path)
-    process = morphogen.start("experiment", str(path), "--lake", str(folder), RAY_ADDRESS=ray_cluster.address)
-    deadline = time.monotonic() + 200
-    while not list(folder.glob("checkpoints/pre-*/*/*")):
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    os.kill(process.pid, signal.SIGKILL)
-    process.communicate()
+def start_experiment(morphogen, path, uri, cluster, number):
+    arguments = ("experiment", str(path), "--lake", uri, "--report", f"report-{number}", "--json")
+    return morphogen.start(*arguments, RAY_ADDRESS=cluster.address)
 
-    lake, file = Lake.open(str(folder)), load_experiment(path)
-    result = run_experiment(lake, file, ["morphogen", "experiment"])
+
+def wait_until(condition, processes):
+    deadline = time.monotonic() + 200
+    while not condition():
+        for process in processes:
+            assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def owner_of(lake, run):
+    try:
+        return lake.runs.get(run).state["holder"]["pid"]
+    except NotFoundError:
+        return None
+
+
+@pytest.mark.timeout(900)
+def test_of_two_processes_one_is_killed_and_the_other_has_every_arm_once(ray_cluster, s3_lake_uri, morphogen, tmp_path):
+    path = toy_file(tmp_path)
+    lake, file = Lake.open(s3_lake_uri), load_experiment(path)
+    processes = [start_experiment(morphogen, path, s3_lake_uri, ray_cluster, number) for number in range(2)]
+    wait_until(lambda: next(iter(lake.store.list("checkpoints/pre-")), None) is not None, processes)
+    by_pid = {process.pid: process for process in processes}
+    killed = by_pid.pop(owner_of(lake, run_name(file)))
+    killed.kill()
+    killed.communicate()
+    (survivor,) = by_pid.values()
+    out, err = survivor.communicate(timeout=600)
+    assert survivor.returncode == 1, err  # some arms cannot finish, see above
+    assert "works on it" in err
+    assert lake.runs.get(run_name(file)).state["attempts"] == 2
+    told = json.loads(out)["result"]
+    result = ExperimentResult.model_validate(told)
+    assert max(attempts(lake).values()) <= 2
+    assert min(attempts(lake).values()) == 1
 
     by_name = {(arm.arm.factors["pre"], arm.arm.factors["optimizer"], arm.arm.seed): arm for arm in result.arms}
     assert len(by_name) == len(result.arms) == 12
@@ -118,11 +145,49 @@ def test_killed_and_run_again_it_has_every_arm_once(ray_cluster, morphogen, tmp_
     assert not stats.gated
 
     before = attempts(lake)
-    again = run_experiment(lake, file, ["morphogen", "experiment"])
+    again = run_experiment(lake, file)
     changed = {run for run, count in attempts(lake).items() if count != before[run]}
     assert all(lake.runs.get(run).status == "failed" for run in changed), "what has finished is not run again"
     assert again.arms == result.arms
     assert again.started == result.started
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(900)
+def test_two_processes_train_each_arm_once_and_report_the_same(ray_cluster, s3_lake_uri, morphogen, tmp_path):
+    path = toy_file(tmp_path)
+    path.write_text(path.read_text().replace('["none", "nca", "stats"]', '["none", "nca"]').replace("[1, 2]", "[1]"))
+    processes = [start_experiment(morphogen, path, s3_lake_uri, ray_cluster, number) for number in range(2)]
+    reports = []
+    for process in processes:
+        out, err = process.communicate(timeout=600)
+        assert process.returncode == 1, err
+        reports.append(json.loads(out)["result"])
+    assert set(attempts(Lake.open(s3_lake_uri)).values()) == {1}
+    for report in reports:
+        del report["command"]  # names its own folder
+    assert reports[0] == reports[1]
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(900)
+def test_an_experiment_hears_runs_stop_and_goes_on_from_its_record(ray_cluster, morphogen, tmp_path):
+    folder, path = tmp_path / "lake", toy_file(tmp_path)
+    process = start_experiment(morphogen, path, str(folder), ray_cluster, 0)
+    wait_until(lambda: list(folder.glob("checkpoints/pre-*/*/*")), [process])
+    lake = Lake.open(str(folder))
+    run = run_name(load_experiment(path))
+    assert morphogen.run("runs", "stop", run, "-m", "lunch", "--lake", str(folder)).returncode == 0
+    _, err = process.communicate(timeout=240)
+    assert process.returncode == 3, err
+    assert "lunch" in err.splitlines()[-1]
+    assert "Traceback" not in err
+    states = {name: view_run(lake, name)["state"] for name in lake.runs.list()}
+    assert states[run] == "stopped"
+    assert not [name for name, state in states.items() if state in ("running", "lost")]
+    resumed = morphogen.run("runs", "resume", run, "--lake", str(folder), "--json", RAY_ADDRESS=ray_cluster.address)
+    assert resumed.returncode == 0, resumed.stderr
+    assert len(json.loads(resumed.stdout)["arms"]) == 12
 
 
 def test_a_bad_file_ends_in_one_line(morphogen, tmp_path):

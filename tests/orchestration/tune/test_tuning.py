@@ -15,7 +15,7 @@ from orchestration.tune.ask_tell import ask_tell
 from orchestration.tune.decide import decide
 from orchestration.tune.promote import Target, alias_of, promote
 from orchestration.tune.space import DEFAULT_SPACE, Dimension, check_space, spec_at
-from orchestration.tune.tuning import NO_SYNTHETIC, Trial, TuneResult, begin, run_of, tune
+from orchestration.tune.tuning import KIND, NO_SYNTHETIC, Trial, TuneResult, begin, run_of, tune
 from tests.ray_fixtures import TINY_SPEC
 
 # A proxy's losses scatter as much from seed to seed; what seeds share (data order, initial weights) cancels in pairs.
@@ -64,8 +64,13 @@ def registered(lake, name):
     return Target(params=name, head=1, alias=alias_of("text"), alias_at=0, incumbent=f"{name}@1")
 
 
+def started(lake, name, target, settings):
+    run, config, began = begin(lake, name, target, settings)
+    return lake.runs.start(run, KIND, config, {}), began
+
+
 def tuned(lake, target, landscape, trials=TRIALS, confirm=None) -> TuneResult:
-    record, began = begin(lake, f"tune-{target.params}", target, {"seed": landscape.seed})
+    record, began = started(lake, f"tune-{target.params}", target, {"seed": landscape.seed})
     search = ask_tell(SPACE, landscape.score, trials=trials, seed=landscape.seed)
     return tune(lake, record, began, search, confirm or landscape.confirm, seeds=SEEDS)
 
@@ -91,7 +96,7 @@ def test_a_planted_optimum_is_found_within_forty_trials_and_promoted_once(lake, 
     behind = lake.runs.get(run_of(promoted.message)).state["result"]
     assert behind["confirmation"]["improved"], "the version's message leads to its evidence"
 
-    record, began = begin(lake, "tune-rules", target, {"seed": seed})
+    record, began = started(lake, "tune-rules", target, {"seed": seed})
     assert began == target, "what finished is finished: the same name begins anew from where the set was"
     assert tune(lake, record, began, None, None, seeds=SEEDS) == result
     assert alias_moves(lake, "rules") == 1
@@ -123,7 +128,7 @@ def test_killed_anywhere_it_goes_on_and_promotes_once(lake):
             raise Killed
         return landscape.score(values)
 
-    record, _ = begin(lake, "tune-rules", target, {"seed": 1})
+    record, _ = started(lake, "tune-rules", target, {"seed": 1})
     search = ask_tell(SPACE, dies_in_search, trials=TRIALS, seed=1)
     with pytest.raises(Killed):
         tune(lake, record, target, search, landscape.confirm, seeds=SEEDS)
