@@ -46,7 +46,12 @@ def report_live(result: TrainResult, report: Path | None, as_json: bool) -> dict
     from orchestration.reports.live_page import render_live
 
     path = report or Path(f"{result.run}-live.html")
-    path.write_text(render_live(result.run, live), encoding="utf-8")
+    try:
+        path.write_text(render_live(result.run, live), encoding="utf-8")
+    except OSError as error:  # the page is only to be looked at: the training has finished
+        console.print(
+            f"  the page of this training cannot be written ({error}); give another --live-report", markup=False
+        )
     console.print(
         f"  generated {live['generated_tokens_per_s']:,.0f} tokens/s, consumed {live['consumed_tokens_per_s']:,.0f}, "
         f"starved {live['starvation_s']:.1f}s, at most {live['peak_bytes']:,} of {live['buffer_bytes']:,} bytes: {path}"

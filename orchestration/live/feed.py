@@ -21,6 +21,7 @@ from datalake import Lake, Manifest, Plan, Promise, ShardRef, content_digest, re
 from datalake.events import tell
 from datalake.names import parse_ref
 from datalake.shards.shard_format import tokens_of
+from orchestration.cluster.pool import named_cause, reason_of
 from orchestration.errors import GenerationFailedError
 from orchestration.generation.worker import ShardWorker
 from orchestration.live.schedule import TOKEN_BYTES, Order, Schedule
@@ -222,11 +223,11 @@ class LiveFeed:
                 made, rows = actor.feed.options(name=name, num_returns=2).remote(order.first, order.rows)
             ref, written = await made
         except RayTaskError as error:
-            raise (error.cause if isinstance(error.cause, Exception) else error) from error
+            raise named_cause(error) from error
         except RayError as error:
             raise GenerationFailedError(
                 f"shard of sequences {order.first} to {order.first + order.rows - 1}: its worker died "
-                f"{SHARD_RETRIES + 1} times ({type(error).__name__}); run the command again, and with fewer actors if "
+                f"{SHARD_RETRIES + 1} times ({reason_of(error)}); run the command again, and with fewer actors if "
                 "memory is short"
             ) from error
         finally:

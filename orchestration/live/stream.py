@@ -11,10 +11,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import ray
-from ray.exceptions import ObjectLostError, RayTaskError
+from ray.exceptions import ObjectLostError, RayActorError, RayTaskError
 
 from datalake import Caretaker, Plan, ShardRef, read_shard
 from datalake.shards.shard_format import tokens_of
+from orchestration.cluster.pool import named_cause, reason_of
+from orchestration.errors import WorkerDiedError
 from orchestration.live.feed import Held
 from orchestration.training.ray_data import stream_steps
 from orchestration.training.step_rows import consecutive, open_reader, steps_table
@@ -141,8 +143,12 @@ def _read_back(lake_uri: str, ref: ShardRef, care: Caretaker) -> np.ndarray:
 
 
 def ask(reply: Any) -> Any:
-    """The feed's reply; its own named error instead of Ray's account of it."""
+    """The feed's reply; its own named error instead of Ray's account of it, or why it could not start."""
     try:
         return ray.get(reply)
     except RayTaskError as error:
-        raise (error.cause if isinstance(error.cause, Exception) else error) from error
+        raise named_cause(error) from error
+    except RayActorError as error:
+        if error.actor_init_failed:
+            raise WorkerDiedError(f"what makes the dataset could not start ({reason_of(error)}): mend that") from error
+        raise

@@ -24,6 +24,7 @@ from orchestration.cluster.head import check_cluster
 from orchestration.cluster.pool import POLL_S
 from orchestration.cluster.resources import Demand
 from orchestration.cluster.session import compute_cores
+from orchestration.console.progress import console
 from orchestration.runs.lease import Held
 from orchestration.tune.ask_tell import STARTUP_TRIALS
 from orchestration.tune.proxy import Progress, Proxy, ProxyJob
@@ -103,6 +104,12 @@ class _Recorder(tune.Callback):
                 seconds=dict(last["latency"]),
             )
         )
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        del iteration, trials, info
+        lines = str(trial.get_error() or "").strip().splitlines() or ["unknown"]
+        point = ", ".join(f"{name} {value:g}" for name, value in rounded(trial.config).items())
+        console.print(f"  a trial failed ({point}): {lines[-1].strip()}", markup=False)
 
 
 class _StopWithJob(tune.Stopper):

@@ -149,6 +149,24 @@ def test_killed_three_times_it_ends_with_the_same_shards(tmp_path, morphogen, ti
     assert summary["shards_reused"] >= 3
 
 
+def test_a_stopped_generation_says_so_in_one_line_and_shows_no_trace(tmp_path, morphogen, tiny_spec_file, ray_cluster):
+    lake_folder = tmp_path / "lake"
+    assert morphogen.run("params", "put", "tiny", str(tiny_spec_file), "--lake", str(lake_folder)).returncode == 0
+    options = {"shard-sequences": 16, "actors": 2, "backend": "reference"}
+    process = cli_generate(morphogen, lake_folder, ray_cluster, **options)
+    deadline = time.monotonic() + 120
+    while not list(lake_folder.glob("data/*/*.parquet")):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 143, err
+    lines = err.splitlines()
+    assert lines[-1].startswith("stopped (SIGTERM): run generate-tiny-"), err
+    assert not [line for line in lines if "Traceback" in line or "Error" in line or "ray::" in line], err
+
+
 def test_two_generations_racing_leave_one_version(tmp_path, morphogen, tiny_spec_file, ray_cluster, undisturbed):
     manifest, _ = undisturbed
     lake_folder = tmp_path / "lake"

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 import tomllib
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,11 +18,13 @@ import torch
 from datalake import Lake
 from datalake.errors import NotFoundError, RunFencedError, RunHeldError
 from orchestration.errors import JobStopped
-from orchestration.runs.lease import hold
+from orchestration.runs.lease import OwnerWatch, await_owner, hold
 from orchestration.runs.owner import this_process
 from orchestration.runs.signals import Stop
 from orchestration.runs.view import view_run
+from orchestration.training import stop_watcher
 from orchestration.training.local import train_here
+from orchestration.training.stop_watcher import Parent, following
 from tests.trainer.lake_data import tiny_lake
 from trainer import load_metrics, parse_config
 
@@ -206,6 +211,59 @@ def test_every_end_is_recorded(tmp_path):
     with pytest.raises(ValueError, match="two"):
         end_by(lake, ValueError("line one\nline two"))
     assert (view_run(lake, "r")["state"], view_run(lake, "r")["error"]) == ("failed", "ValueError: line one")
+
+
+def without_heartbeats(lake, error=None):
+    with hold(lake, "r", *JOB) as held:
+        shutil.rmtree(Path(lake.uri, "pulses"))
+        Path(lake.uri, "pulses").write_text("in the way")
+        if error is not None:
+            raise error
+        held.run.finish()
+
+
+def test_what_is_only_for_show_decides_no_exit_code(tmp_path, capsys):
+    lake = Lake.open(str(tmp_path / "a"))
+    without_heartbeats(lake)
+    assert lake.runs.get("r").status == "finished"
+    assert "last progress could not be written" in capsys.readouterr().err
+    lake = Lake.open(str(tmp_path / "b"))
+    with pytest.raises(ValueError, match="the job's own"):
+        without_heartbeats(lake, ValueError("the job's own"))
+    assert lake.runs.get("r").status == "failed"
+
+
+def test_a_second_job_waits_for_the_owner_of_a_run_and_hears_a_stop(tmp_path):
+    lake, stop = Lake.open(str(tmp_path)), Stop()
+    assert await_owner(lake, "r", stop) is None
+    with hold(lake, "r", *JOB) as held:
+        assert OwnerWatch(lake, "r").free() is None
+        stop.ask("SIGTERM", 143)
+        with pytest.raises(JobStopped, match="left to its owner") as stopped:
+            await_owner(lake, "r", stop)
+        assert stopped.value.exit_code == 143
+        ended = []
+        waiting = threading.Thread(target=lambda: ended.append(await_owner(lake, "r", Stop())))
+        waiting.start()
+        held.run.finish({"n": 1})
+    waiting.join(30)
+    assert [run.status for run in ended] == ["finished"]
+    assert await_owner(lake, "r", Stop()) is None
+
+
+def test_what_works_for_a_run_elsewhere_stops_with_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(stop_watcher, "LOOK_S", 0.05)
+    lake, stop, alone = Lake.open(str(tmp_path)), Stop(), Stop()
+    with hold(lake, "r", *JOB) as held:
+        with (
+            following(lake, Parent("r", held.run.lease), stop),
+            following(lake, None, alone),
+        ):
+            held.ask_workers()
+            wait_for(stop.is_set)
+        assert "run r" in stop.reason
+        assert not alone.is_set()
+        held.run.finish()
 
 
 def test_the_commands_say_what_they_found(lake, morphogen):
