@@ -64,9 +64,9 @@ def _pipeline(lake: Lake, run: str, config: dict[str, Any], settings: dict[str, 
 
 def _experiment(lake: Lake, run: str, config: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
     from orchestration.commands.experiment import experiment_run
-    from orchestration.experiment.config.file import ExperimentFile
+    from orchestration.experiment.config.load import parse_experiment
 
-    file = ExperimentFile.parse(config, Path(settings.get("folder", "")), settings.get("file_digest", ""))
+    file = parse_experiment(config, Path(settings.get("folder", "")), settings.get("file_digest", ""))
     result, analysis = experiment_run(lake, file)
     return {"run": run, "arms": {arm.name: arm.status for arm in result.arms}, "verdict": analysis.verdict}
 
