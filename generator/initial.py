@@ -3,7 +3,7 @@
 import numpy as np
 
 from generator import philox
-from generator.nca.tables import COLOR_Q
+from generator.tables import COLOR_Q
 
 
 def cumulative_colors(seed: int, ids_N: np.ndarray, attempts_N: np.ndarray, colors: int) -> np.ndarray:

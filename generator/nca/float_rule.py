@@ -9,7 +9,7 @@ import numpy as np
 from generator.nca.lattice import TRUNCATED_STD, Lattice, neighbor_offsets
 from generator.nca.rules import Rules
 from generator.nca.spec import NcaSpec
-from generator.nca.tables import WEIGHT_STEPS
+from generator.tables import WEIGHT_STEPS
 
 
 def one_hot(cells: np.ndarray, colors: int, channel_wrap: bool) -> np.ndarray:

@@ -17,7 +17,7 @@ from typing import Protocol
 
 import numpy as np
 
-from generator.nca.tables import WEIGHT_MAX, WEIGHT_STEPS, WEIGHT_VARIANCE
+from generator.tables import WEIGHT_MAX, WEIGHT_STEPS, WEIGHT_VARIANCE
 
 HIDDEN_MAX = 255
 LOGIT_LIMIT = 1 << 22

@@ -15,7 +15,7 @@ from generator import philox, tables
 from generator.nca import simd
 from generator.nca.kernel_plan import KernelPlan
 from generator.nca.simd import INDEX_LANES, LANES, add_row, fold_row, hidden_units, join_neighbors, next_colors
-from generator.nca.tables import COLOR_Q, WEIGHT_Q
+from generator.tables import COLOR_Q, WEIGHT_Q
 
 # Numba renews its disk cache when this file changes or a constant below does: this one stands for the other files whose
 # contents end up in the machine code.

@@ -8,7 +8,7 @@ from generator import philox
 from generator.initial import colors_from_words, cumulative_colors
 from generator.nca.lattice import Lattice
 from generator.nca.spec import NcaSpec
-from generator.nca.tables import WEIGHT_Q
+from generator.tables import WEIGHT_Q
 
 TRIES_PER_RULE = 8
 

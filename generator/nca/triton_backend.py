@@ -15,7 +15,7 @@ from generator.nca.kernel_plan import patch_positions
 from generator.nca.lattice import Lattice, neighbor_offsets
 from generator.nca.rules import rule_address
 from generator.nca.spec import NcaSpec
-from generator.nca.tables import COLOR_Q, WEIGHT_Q
+from generator.tables import COLOR_Q, WEIGHT_Q
 
 # Beyond this many hidden values a program's registers spill; such grids belong on the CPU.
 MAX_HIDDEN_VALUES = 1 << 17

@@ -5,10 +5,10 @@ from statistics import NormalDist
 
 import numpy as np
 import pytest
-from generator.nca.tables import COLOR_Q, WEIGHT_Q
 
 from generator import parse_spec
 from generator.nca.lattice import Lattice
+from generator.tables import COLOR_Q, WEIGHT_Q
 
 NORMAL = NormalDist()
 MIDDLES = [(k + 0.5) / 256 for k in range(256)]
