@@ -104,7 +104,9 @@ def evaluate(
         ],
     }
     if bytes_known:
-        result |= {"bytes": int(extra), "bits_per_byte": loss * total * counted / math.log(2) / extra}
+        result["bytes"] = int(extra)
+        if extra:  # rows of nothing but ends of texts stand for no bytes
+            result["bits_per_byte"] = loss * total * counted / math.log(2) / extra
     elif not text:
         entropy = extra / total
         result["gate"] = {"loss": loss, "entropy": entropy, "passed": bool(loss < entropy)}

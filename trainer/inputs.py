@@ -11,7 +11,7 @@ from trainer.config import TrainConfig
 from trainer.data import TrainDataset
 from trainer.errors import ConfigError
 from trainer.hf_layout import CONFIG, from_hf_config, read_config
-from trainer.mask import frame_tokens
+from trainer.mask import dataset_mask, frame_tokens
 from trainer.mixture import mixture_schedule
 
 
@@ -92,6 +92,13 @@ def open_inputs(
         )
     if config.loss_mask != "none" and not any(frame_tokens(dataset.manifest.source.spec) for dataset in train):
         raise ConfigError(f"loss_mask = {config.loss_mask!r}: no training dataset shows frames; set it to 'none'")
+    for dataset in (*train, *held_out):
+        if not dataset_mask(dataset.manifest, config.loss_mask).any():
+            raise ConfigError(
+                f"loss_mask = {config.loss_mask!r}: leaves nothing to predict in dataset {dataset.ref}, whose rows of "
+                f"{seq_len} tokens end within the first frame of {frame_tokens(dataset.manifest.source.spec)}; set it "
+                "to 'none' or use longer rows"
+            )
     weights, changes = mixture_schedule(config.data, config.horizon)
     plan = Plan(
         [

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from datalake.events import tell
 from trainer.errors import ConfigError
 
 OnEvent = Callable[[dict[str, Any]], None]
@@ -45,7 +48,7 @@ class EventFiles:
     """Writes scalars of "step" and "eval" events under ``folder``/``run``. Listens to the loop like any ``on_event``.
 
     A resumed run's writer hides what a killed attempt wrote after the checkpoint (TensorBoard's ``purge_step``).
-    ConfigError if tensorboardX is not installed.
+    ConfigError if tensorboardX is not installed, or the folder takes no files.
     """
 
     def __init__(self, folder: str, run: str) -> None:
@@ -55,17 +58,39 @@ class EventFiles:
             raise ConfigError(
                 f"tensorboard = {folder!r}: needs the package tensorboardX; install it or leave tensorboard out"
             ) from error
-        self._open = lambda step: SummaryWriter(str(Path(folder) / run), purge_step=step + 1)
+        path = Path(folder).expanduser() / run
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=path).close()
+        except OSError as error:
+            raise ConfigError(
+                f"tensorboard = {folder!r}: no files can be made in {path} ({error.strerror or error}); give a folder "
+                "that you may write, or leave tensorboard out"
+            ) from error
+        self._open = lambda step: SummaryWriter(str(path), purge_step=step + 1)
         self._writer: Any = None
+        self._lost = False
 
     def __call__(self, event: dict[str, Any]) -> None:
-        kind = event["event"]
-        if kind == "start":
-            self._writer = self._open(event["step"])
+        if event["event"] == "start":
+            self._try(lambda: self._begin(event["step"]))
         for name, value in scalars(event).items():
-            self._writer.add_scalar(name, value, event["step"])
+            self._try(lambda name=name, value=value: self._writer.add_scalar(name, value, event["step"]))  # type: ignore[misc]
 
     def close(self) -> None:
         """Finish the file."""
         if self._writer is not None:
-            self._writer.close()
+            self._try(self._writer.close)
+
+    def _begin(self, step: int) -> None:
+        self._writer = self._open(step)
+
+    def _try(self, call: Callable[[], Any]) -> None:
+        """A run does not end because a disk for its curves is full or gone: that is told, and no more is written."""
+        if self._lost:
+            return
+        try:
+            call()
+        except OSError as error:
+            self._lost = True
+            tell("tensorboard_lost", level=logging.WARNING, logger="morphogen.trainer", error=str(error))

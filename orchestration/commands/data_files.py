@@ -14,6 +14,7 @@ from datalake.maintenance.importing import ImportOptions
 from orchestration.commands.common import DEFAULT_LAKE, AsJson, LakeUri, Message, open_lake, print_json
 from orchestration.console.output import say
 from orchestration.console.progress import stage
+from orchestration.reports.cards import README, UNKNOWN, check_license, dataset_card
 
 Reference = Annotated[str, typer.Argument(help="DATASET, DATASET@VERSION or DATASET@ALIAS.")]
 
@@ -32,16 +33,22 @@ def export(
     format: Annotated[
         ExportFormat, typer.Option(help="bin: one memory-mappable file of uint16.")
     ] = ExportFormat.parquet,
+    license: Annotated[
+        str, typer.Option(metavar="ID", help="Licence in the card, as the Hub names it: apache-2.0, cc-by-4.0, …")
+    ] = UNKNOWN,
     lake: LakeUri = DEFAULT_LAKE,
 ) -> None:
-    """Write a version as plain files for other programs, verified on the way."""
+    """Write a version as plain files for other programs, verified on the way, and a card (README.md)."""
+    check_license(license)
     opened = open_lake(lake)
-    manifest = opened.datasets.manifest(reference)
+    version = opened.datasets.get(reference)
+    manifest = opened.datasets.manifest(version)
     with stage(f"export {reference}", len(manifest.shards)) as advance:
         report = export_dataset(
             opened.store, manifest, folder, format.value, lambda done, _all: advance(done, format.value)
         )
-    say(f"{len(report.files)} files, {report.bytes:,} bytes in {folder}")
+    (folder / README).write_bytes(dataset_card(version, manifest, format.value, license))
+    say(f"{len(report.files)} files, {report.bytes:,} bytes and {README} in {folder}")
 
 
 def import_(

@@ -22,7 +22,7 @@ from orchestration.commands.common import (
     print_summary,
 )
 from orchestration.commands.live import BufferBytes, LiveFlag, LiveReport, report_live, take_live
-from orchestration.console.progress import stage
+from orchestration.console.progress import console, stage
 from orchestration.errors import InvalidRequestError
 from orchestration.toml_files import read_toml
 
@@ -159,7 +159,7 @@ def train_run(
 
     with (
         job() as stop,
-        wandb_listening(wandb, run) if wandb else nullcontext(lambda _event: None) as logged,
+        wandb_listening(wandb, run, console.print) if wandb else nullcontext(lambda _event: None) as logged,
         training_display(f"train {run}", config.steps) as shown,
     ):
 

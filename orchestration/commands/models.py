@@ -16,9 +16,15 @@ from orchestration.commands.evaluate import evaluate
 from orchestration.console.output import print_fields, say
 from orchestration.errors import InvalidRequestError
 from orchestration.evaluation.hf_export import write_hf_folder
+from orchestration.reports.cards import UNKNOWN, check_license, model_card
 
 app = typer.Typer(no_args_is_help=True)
 app.command()(evaluate)
+
+
+LicenseOption = Annotated[
+    str, typer.Option(metavar="ID", help="Licence in the card, as the Hub names it: apache-2.0, cc-by-4.0, …")
+]
 
 
 class Format(StrEnum):
@@ -70,16 +76,20 @@ def export(
     reference: Annotated[str, typer.Argument(help="NAME, NAME@VERSION or NAME@ALIAS.")],
     out: Annotated[Path, typer.Argument(help="A folder that does not exist yet or is empty.")],
     layout: Annotated[Format, typer.Option("--format", help="hf: as Hugging Face transformers opens it.")] = Format.HF,
+    license: LicenseOption = UNKNOWN,
     lake: LakeUri = DEFAULT_LAKE,
 ) -> None:
-    """Write a version's files, verified, its tokenizer if it has one, and where it came from (lineage.json)."""
+    """Write a version's files, verified, its tokenizer if any, a card (README.md) and its origins (lineage.json)."""
+    check_license(license)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InvalidRequestError(f"out = {str(out)!r}: exists and is not an empty folder; give a new one")
     opened = open_lake(lake)
     version = opened.models.get(reference)
     extra = {"lineage.json": json.dumps(lineage(opened, version.ref), indent=2).encode()}
     out.mkdir(parents=True, exist_ok=True)
-    files, note = write_hf_folder(opened, version, out, extra)
+    files, note = write_hf_folder(
+        opened, version, out, extra, card=lambda config, text: model_card(opened, version, config, license, text)
+    )
     say(f"{version.ref} -> {out} ({layout.value}: {', '.join(sorted(files))})")
     if note:
         say(f"no tokenizer: {note}")

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
@@ -19,6 +20,7 @@ from orchestration.corpus.tokenizers import (
     load_tokenizer,
 )
 from orchestration.errors import TokenizerError
+from orchestration.reports.cards import README
 from trainer.hf_layout import CONFIG, read_config
 
 TOKENIZER = "tokenizer.json"
@@ -27,19 +29,27 @@ GENERATION_CONFIG = "generation_config.json"
 
 
 def write_hf_folder(
-    lake: Lake, version: ModelVersion, folder: Path, extra: Mapping[str, bytes] | None = None
+    lake: Lake,
+    version: ModelVersion,
+    folder: Path,
+    extra: Mapping[str, bytes] | None = None,
+    card: Callable[[Mapping[str, Any], bool], bytes] | None = None,
 ) -> tuple[list[str], str]:
     """Write the folder's files and ``extra`` ones, verified; nothing of them is left there after an error.
 
+    ``card`` makes the README.md of config.json's fields and whether there is a tokenizer.
     Returns the files' names, and a sentence on why there is no tokenizer among them, or "". Published files already are
     in this layout; those of gigabytes go through memory in pieces.
     """
     text = model_text(lake, version)
     files = {**(extra or {}), CONFIG: lake.models.open_file(version, CONFIG)}
+    config = read_config(files[CONFIG])
     if text.tokenizer is not None:
-        config = read_config(files[CONFIG]) | end_ids(text.tokenizer)  # in models published before they had them, too
+        config |= end_ids(text.tokenizer)  # models published before they had them get them here
         files[CONFIG] = json.dumps(config, indent=2, sort_keys=True).encode()
         files |= tokenizer_files(text.tokenizer, config["max_position_embeddings"])
+    if card is not None:
+        files[README] = card(config, text.tokenizer is not None)
     written: list[Path] = []
     try:
         for name in sorted(version.files.keys() | files.keys()):

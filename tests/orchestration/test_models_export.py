@@ -39,6 +39,7 @@ def export(lake: Lake, *arguments: str | Path) -> int:
 def test_the_folder_holds_the_model_and_its_origins(lake: Lake, tmp_path: Path) -> None:
     assert export(lake, "tiny@1", tmp_path / "out", "--format", "hf") == 0
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "README.md",
         "config.json",
         "lineage.json",
         "model.safetensors",

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import signal
 import sys
 from itertools import count
 from pathlib import Path
@@ -12,11 +14,12 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from datalake import Lake
 from orchestration.cli import main
 from orchestration.console.training import TrainingView, training_display
 from tests.ray_fixtures import toml_of
 from tests.trainer.lake_data import tiny_config, tiny_lake
-from trainer import run_training
+from trainer import run_training, wandb_run
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +100,7 @@ def test_without_wandb_the_extra_is_named_before_training(tmp_path: Path, capsys
     monkeypatch.setitem(sys.modules, "wandb", None)  # what Python's import takes for "not installed"
     assert train(tmp_path) == 2
     captured = capsys.readouterr()
-    assert captured.err == (
+    assert captured.err.endswith(
         "error: wandb = 'morphogen': the package wandb is not installed; install the extra 'wandb' "
         "(pip install 'morphogen[wandb]') or leave wandb out\n"
     )
@@ -117,3 +120,44 @@ def test_wandb_offline_gets_every_step_and_evaluation(tmp_path: Path, capsys, mo
     assert run in written.name
     assert b"train/loss" in data
     assert b"eval/held.1/perplexity" in data
+
+
+def test_without_a_key_wandb_is_refused_before_training(tmp_path: Path, capsys, monkeypatch) -> None:
+    for name in ("WANDB_API_KEY", "WANDB_MODE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    assert train(tmp_path) == 2
+    said = capsys.readouterr().err
+    assert "error: wandb = 'morphogen': no API key found; set WANDB_API_KEY, set WANDB_MODE=offline" in said
+    assert "loss" not in said
+    assert Lake.open(str(tmp_path / "lake")).runs.list() == []
+
+
+def test_a_run_survives_wandb_s_own_process(tmp_path: Path, capsys, monkeypatch) -> None:
+    """W&B's service is killed after the first step: the losses come to their end, said once, exit code 0."""
+    import wandb
+
+    wandb.teardown()  # of an earlier test's
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_DIR", str(tmp_path))
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    real = wandb_run._Mirror.log
+    killed: list[int] = []
+
+    def log(mirror: Any, event: dict[str, Any]) -> None:
+        real(mirror, event)
+        if event["event"] == "step" and not killed:
+            for child in Path("/proc/self/task").glob("*/children"):
+                for pid in map(int, child.read_text().split()):
+                    if b"wandb" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                        os.kill(pid, signal.SIGKILL)
+                        killed.append(pid)
+
+    monkeypatch.setattr(wandb_run._Mirror, "log", log)
+    assert train(tmp_path) == 0
+    captured = capsys.readouterr()
+    assert killed
+    assert captured.err.count("W&B is lost") == 1
+    assert json.loads(captured.out)["status"] == "finished"

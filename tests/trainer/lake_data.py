@@ -36,11 +36,13 @@ def add_dataset(
     vocab: int = VOCAB,
     shard: int = 8,
     byte_counts: bool = True,
+    no_bytes: bool = False,
     **fields: Any,
 ) -> str:
     """Commit ``tokens_BT`` (uint16) as a version of ``name``, with ``fields`` in its spec; returns "NAME@VERSION".
 
-    Text is as if token i stood for i % 3 + 1 bytes, or without ``byte_counts`` as if imported without its tokenizer.
+    Text is as if token i stood for i % 3 + 1 bytes, or without ``byte_counts`` as if imported without its tokenizer,
+    or with ``no_bytes`` as if every token were the end of a text.
     """
     spec = {**fields, "made_by": "tests", "content": digest_of(tokens_BT.tolist()), "shape": list(tokens_BT.shape)}
     synthetic = kind == "synthetic"
@@ -66,7 +68,7 @@ def add_dataset(
             ),
         }
         if counted:
-            columns["target_bytes"] = pa.array((part[:, 1:] % 3 + 1).sum(axis=1), pa.int32())
+            columns["target_bytes"] = pa.array((part[:, 1:] % 3 + 1).sum(axis=1) * (not no_bytes), pa.int32())
         refs.append(write_shard(lake.store, source, pa.table(columns), first))
     manifest = Manifest.build(
         source,
@@ -74,7 +76,7 @@ def add_dataset(
         seq_len=length,
         vocab_size=vocab,
         content_digest=content_digest(lake.store, refs),
-        text_bytes=int((tokens_BT % 3 + 1).sum()) if counted else None,
+        text_bytes=int((tokens_BT % 3 + 1).sum()) * (not no_bytes) if counted else None,
     )
     return lake.datasets.commit(name, manifest).ref
 

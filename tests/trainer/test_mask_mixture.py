@@ -1,5 +1,7 @@
 """What counts and what is read when: both functions of position and step alone."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +9,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from datalake import Plan, PlanSource
+from tests.trainer.lake_data import add_dataset, patterned, tiny_config, tiny_lake
+from trainer import run_training
 from trainer.config import DataConfig
+from trainer.errors import ConfigError
 from trainer.mask import TargetMasks, frame_tokens, target_mask
 from trainer.mixture import factor, mixture_schedule, weights_at
 
@@ -83,3 +88,39 @@ def test_the_schedule_says_every_change(steps: int, until: float, share: str) ->
         assert current == weights_at(data, step, steps)
     assert not coming
     Plan([PlanSource(9, weight) for weight in mixture_schedule(data, steps)[0]], seed=0, batch=512, schedule=changes)
+
+
+def test_a_mask_that_leaves_nothing_is_refused_before_the_first_step(tmp_path: Path) -> None:
+    """Rows that end within their first frame: the loss would be a division by no predictions."""
+    lake = tiny_lake(tmp_path / "lake")
+    for name, grid in (("framed", [12, 12]), ("small", [4, 4])):  # frames of 38 and of 6 tokens, rows of 24
+        add_dataset(lake, name, patterned(8), **{**PAPER, "grid": grid})
+    for changes, says in (
+        (
+            {"data": [{"dataset": "framed@1"}]},
+            r"nothing to predict in dataset framed@1, whose rows of 24 tokens",
+        ),
+        ({"data": [{"dataset": "small@1"}, {"dataset": "framed@1"}]}, "first frame of 38; set it to 'none'"),
+        ({"data": [{"dataset": "small@1"}], "eval": ["framed@1"]}, "in dataset framed@1"),
+    ):
+        for mask in ("first_frame", "first_frame+delimiters"):
+            with pytest.raises(ConfigError, match=says):
+                run_training(tiny_config(**{"eval": [], **changes, "loss_mask": mask}), lake, "run", threads=1)
+    assert lake.runs.list() == []
+    run_training(tiny_config(data=[{"dataset": "framed@1"}], eval=[], steps=1, schedule={}), lake, "run", threads=1)
+
+
+def test_an_evaluation_of_rows_that_stand_for_no_bytes_has_no_bits_per_byte(tmp_path: Path) -> None:
+    lake = tiny_lake(tmp_path / "lake")
+    add_dataset(lake, "ends", np.zeros((4, 24), dtype="<u2"), kind="text", no_bytes=True)
+    result = run_training(tiny_config(eval=["ends@1"], steps=1, schedule={}), lake, "run", threads=1)
+    assert result.evals["ends@1"]["bytes"] == 0
+    assert "bits_per_byte" not in result.evals["ends@1"]
+
+
+def test_a_folder_for_curves_that_takes_no_files_is_refused(tmp_path: Path) -> None:
+    lake = tiny_lake(tmp_path / "lake")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match=r"tensorboard = .*no files can be made in .*leave tensorboard out"):
+        run_training(tiny_config(tensorboard=str(tmp_path / "file" / "curves")), lake, "run", threads=1)
+    assert lake.runs.list() == []
