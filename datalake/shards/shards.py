@@ -13,6 +13,7 @@ from datalake.errors import (
     CorruptShardError,
     MissingShardError,
     NotFoundError,
+    ObjectTooLargeError,
     ShardConflictError,
 )
 from datalake.events import tell
@@ -21,6 +22,8 @@ from datalake.shards.shard_format import check_table, decode_shard, encode_shard
 from datalake.shards.source import Source, shard_key
 from datalake.store.interface import Store
 from datalake.store.ranges import get_in_parts
+
+MOST_BYTES = 4 << 30  # S3 takes 5 GiB in one request
 
 
 # Slots and no model: a manifest of a million shards opens in half the time and memory.
@@ -35,6 +38,16 @@ class ShardRef:
     sha256: str = Field(pattern="^[0-9a-f]{64}$")
 
 
+def check_shard_size(rows: int, shard_sequences: int, seq_len: int) -> None:
+    """ObjectTooLargeError if shards of a dataset of ``rows`` sequences would be larger than one object may be."""
+    size = 2 * seq_len * min(rows, shard_sequences)
+    if size > MOST_BYTES:
+        raise ObjectTooLargeError(
+            f"shard_sequences = {shard_sequences}: shards of {min(rows, shard_sequences)} sequences of {seq_len} "
+            f"tokens have {size} bytes, and an object at most {MOST_BYTES}; give at most {MOST_BYTES // (2 * seq_len)}"
+        )
+
+
 def write_shard(store: Store, source: Source, table: Table, first: int) -> ShardRef:
     """Write the shard of ``source`` that starts at ``first``, if absent, and say what is there.
 
@@ -44,7 +57,11 @@ def write_shard(store: Store, source: Source, table: Table, first: int) -> Shard
     """
     key = shard_key(source, first, table.num_rows)
     data = encode_shard(source, table, first)
-    if store.put_if_absent(key, data):
+    try:
+        created = store.put_if_absent(key, data)
+    except ObjectTooLargeError as error:
+        raise ObjectTooLargeError(f"{error}: give fewer shard_sequences than {source.shard_sequences}") from error
+    if created:
         tell("shard_written", shard=key, rows=table.num_rows, bytes=len(data))
         return _ref(key, first, table.num_rows, data)
     found = store.get(key)

@@ -30,6 +30,7 @@ from datalake.errors import RunHeldError
 from datalake.events import tell
 from datalake.registry.datasets import DatasetVersion
 from datalake.registry.params import ParameterVersion
+from datalake.shards.shards import check_shard_size
 from generator import check_acceptance, parse_spec
 from orchestration.cluster.head import check_cluster
 from orchestration.cluster.pool import POLL_S, ActorPool, named_cause
@@ -142,6 +143,7 @@ def run_generation(
     check_acceptance(spec)
     source = synthetic_source(spec, request.seed, request.shard_sequences)
     sequences = math.ceil(request.tokens / spec.seq_len)
+    check_shard_size(sequences, request.shard_sequences, spec.seq_len)
     layout = shard_layout(sequences, request.shard_sequences)
     options = actor_options(request)
     demand = demand_of_actor(request, options)

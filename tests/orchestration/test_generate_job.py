@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from datalake import DatasetReader, Lake
+from datalake.errors import ObjectTooLargeError
 from generator import generate_batch, parse_spec
 from orchestration.errors import InvalidRequestError
 from orchestration.generation.job import GenerateRequest, run_generation
@@ -118,6 +119,14 @@ def test_a_bad_request_names_the_field_and_the_value(tmp_path, field, value):
     with pytest.raises(InvalidRequestError, match=f"{field} = {value!r}"):
         generate(tmp_path / "lake", **{field: value})
     assert not list((tmp_path / "lake").glob("data/**/*.parquet"))
+
+
+def test_shards_larger_than_an_object_are_refused_before_anything_starts(tmp_path):
+    lake = Lake.open(str(tmp_path / "lake"))
+    params = lake.params.put("long", parse_spec({"family": "dyck", "seq_len": 1024}).model_dump(mode="json"))
+    with pytest.raises(ObjectTooLargeError, match=r"shard_sequences = 16777216: .*give at most 2097152"):
+        run_generation(lake, GenerateRequest(params, tokens=2**50, shard_sequences=2**24))
+    assert lake.runs.list() == []
 
 
 def cli_generate(morphogen, lake, cluster, **options):
