@@ -8,6 +8,7 @@ error that names what is lost.
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from typing import Any, Literal, get_args
 
 from datalake.clock import Ambient
 from datalake.errors import CorruptShardError, DamagePolicyError, RunConflictError
+from datalake.events import tell as log_event
 from datalake.lake import Lake
 from datalake.maintenance.healing import Healer, Recompute, Repair
 from datalake.reading.node_cache import default_cache
@@ -142,6 +144,7 @@ class Caretaker:
         with self._lock:
             first, self._cache_off = not self._cache_off, True
         if first:
+            log_event("cache_off", level=logging.WARNING, reason=reason)
             self._show({"event": "cache_off", "reason": reason})
 
     def _wait_for_shard(self, store: Store, _source: Source, ref: ShardRef, error: CorruptShardError) -> bytes:

@@ -28,8 +28,10 @@ from datalake.store.local import LocalStore
 from datalake.store.ranges import get_in_parts
 from datalake.store.retry import RetryBudget
 from datalake.store.s3 import S3Store
+from orchestration.training.local import train_here
 from tests.datalake.helpers import SEQ_LEN, make_manifest, make_tokens
 from tests.other_user import as_nobody, on_a_tiny_disk, open_folder, without_call
+from trainer import TrainConfig
 
 ROW = 2 * SEQ_LEN
 FILE = 32 * ROW + 32  # a full shard's rows and the trailer
@@ -264,6 +266,23 @@ def test_a_job_says_once_that_it_reads_without_the_cache(
         assert "MORPHOGEN_CACHE" in event["reason"]
         with pytest.raises(LakePathError, match="MORPHOGEN_CACHE"):
             check_cache_settings(lake.store)
+
+
+def test_a_training_refuses_settings_that_mean_nothing_before_it_begins(
+    s3_lake_uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lake = Lake.open(s3_lake_uri)
+    lake.datasets.commit("d", make_manifest(lake))
+    config = TrainConfig.model_validate(
+        {"steps": 1, "batch_sequences": 1, "data": [{"dataset": "d@1"}], "model": {"depth": 1}}
+    )
+    for name, value in (("MORPHOGEN_CACHE", "/proc/none"), ("MORPHOGEN_CACHE_GB", "20G")):
+        with monkeypatch.context() as environment:
+            environment.delenv("MORPHOGEN_CACHE", raising=False)
+            environment.setenv(name, value)
+            with pytest.raises(LakePathError, match=f"{name} = '{value}'"):
+                train_here(lake, config, "r")
+    assert lake.runs.list() == []
 
 
 def test_parts_make_the_whole(s3_lake_uri: str) -> None:
