@@ -29,9 +29,10 @@ from datalake.shards.manifest import Manifest, content_digest, load_manifest, sa
 from datalake.shards.planned import Promise
 from datalake.shards.shards import ShardRef, read_shard, repair_shard, shard_ref_if_valid, write_shard
 from datalake.shards.source import Source, shard_key, shard_layout
-from datalake.store.interface import Store, open_store
-from datalake.store.probe import ProbeReport, probe_store
-from datalake.store.verdict import Verdict, read_verdict, record_verdict
+from datalake.store.interface import Store
+from datalake.store.open import open_store
+from datalake.store.probe import probe_store
+from datalake.store.verdict import ProbeReport, Verdict, read_verdict, record_verdict
 
 __all__ = [
     "Ambient",

@@ -10,7 +10,8 @@ from datalake.registry.datasets import DatasetRepository
 from datalake.registry.models import ModelRepository
 from datalake.registry.params import ParameterRegistry
 from datalake.runs.repository import RunRepository
-from datalake.store.interface import Store, open_store
+from datalake.store.interface import Store
+from datalake.store.open import open_store
 from datalake.store.verdict import check_writable
 
 

@@ -10,18 +10,26 @@ import io
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import IO, TYPE_CHECKING
+from typing import IO, Protocol
 
 from datalake.canonical import sha256_hex
 from datalake.errors import CorruptObjectError
-
-if TYPE_CHECKING:
-    from datalake.store.interface import Store
 
 CHUNK_BYTES = 8 << 20
 _AHEAD = 4  # chunks asked of an object store at once: one connection to it is slow, several are not
 
 Buffer = bytes | memoryview
+
+
+class Readable(Protocol):
+    """What of a store is needed here: ``datalake.store.interface.Store`` has it."""
+
+    @property
+    def uri(self) -> str: ...
+
+    def get_range(self, key: str, start: int, length: int) -> bytes: ...
+
+    def size(self, key: str) -> int: ...
 
 
 class Pieces:
@@ -115,7 +123,7 @@ class _PiecesFile(io.RawIOBase):
         return count
 
 
-def read_chunks(store: Store, key: str, size: int) -> Iterator[bytes]:
+def read_chunks(store: Readable, key: str, size: int) -> Iterator[bytes]:
     """The first ``size`` bytes of an object in chunks of ``CHUNK_BYTES``, a few of them ahead where the store is far.
 
     The chunks end early where the object does. Raises NotFoundError.
@@ -157,7 +165,7 @@ class ContentReader:
         return cls(iter((data,)), len(data), None, name)
 
     @classmethod
-    def of_object(cls, store: Store, key: str, sha256: str, what: str = "", advice: str = "") -> ContentReader:
+    def of_object(cls, store: Readable, key: str, sha256: str, what: str = "", advice: str = "") -> ContentReader:
         """An object of the lake. Raises NotFoundError."""
         size = store.size(key)
         return cls(read_chunks(store, key, size), size, sha256, f"object {key}{what}", advice)
@@ -211,7 +219,7 @@ class ContentReader:
         return True
 
 
-def object_sha256(store: Store, key: str) -> tuple[str, int]:
+def object_sha256(store: Readable, key: str) -> tuple[str, int]:
     """SHA-256 (hex) and size in bytes of an object, read in chunks. Raises NotFoundError."""
     digest, seen = hashlib.sha256(), 0
     for chunk in read_chunks(store, key, store.size(key)):

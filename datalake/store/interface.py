@@ -12,7 +12,6 @@ from datetime import datetime
 from typing import Any, NamedTuple, Protocol
 
 from datalake.errors import DatalakeError, NotFoundError
-from datalake.store.addresses import S3Address, parse_address
 from datalake.store.content import Content, Pieces, object_sha256
 
 
@@ -105,26 +104,6 @@ class Store(Protocol):
     def arrow_filesystem(self) -> tuple[Any, str]:
         """A ``pyarrow.fs.FileSystem`` and the lake's base path in it, for readers that want one."""
         ...
-
-
-def open_store(uri: str) -> Store:
-    """Open the store at a folder (``path`` or ``file:///path``) or ``s3://bucket/prefix``, checking it before any work.
-
-    Nothing is created: a local folder comes into being at the first write. Raises LakePathError,
-    BucketNotFoundError, CredentialsError, StoreRefusedError or StoreUnavailableError.
-    """
-    store: Store
-    address = parse_address(uri)
-    if isinstance(address, S3Address):
-        from datalake.store.s3 import S3Store  # boto3 takes 0.3 s to import; local lakes need not pay for it
-
-        store = S3Store(address.uri)
-    else:
-        from datalake.store.local import LocalStore
-
-        store = LocalStore(address)
-    store.check()
-    return store
 
 
 def ensure(store: Store, key: str, data: Content) -> bool:

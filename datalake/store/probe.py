@@ -15,25 +15,10 @@ from dataclasses import dataclass
 from datalake.clock import Ambient
 from datalake.errors import ProbeError
 from datalake.store.interface import Store
+from datalake.store.verdict import ProbeReport
 
 # Servers that poll their locks keep the losers of one race waiting for seconds; other races can use the time.
 _RACES_AT_ONCE = 5
-
-
-@dataclass(frozen=True)
-class ProbeReport:
-    """What a probe saw. ``violations`` are one line each; ``seconds`` is its whole duration."""
-
-    uri: str
-    writers: int
-    keys: int
-    violations: tuple[str, ...]
-    seconds: float
-
-    @property
-    def ok(self) -> bool:
-        """Whether the store may hold a lake."""
-        return not self.violations
 
 
 def probe_store(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -17,10 +18,25 @@ from datalake.canonical import canonical_json
 from datalake.clock import Ambient
 from datalake.errors import CorruptObjectError, CredentialsError, NotFoundError, ProbeError, StoreRefusedError
 from datalake.events import tell
-from datalake.store.probe import ProbeReport
 
 VERDICT_KEY = "probe/verdict.json"
 _FINDERS = {"probe": "`morphogen probe`", "first write": "its first write"}
+
+
+@dataclass(frozen=True)
+class ProbeReport:
+    """What a probe saw. ``violations`` are one line each; ``seconds`` is its whole duration."""
+
+    uri: str
+    writers: int
+    keys: int
+    violations: tuple[str, ...]
+    seconds: float
+
+    @property
+    def ok(self) -> bool:
+        """Whether the store may hold a lake."""
+        return not self.violations
 
 
 class Verdict(BaseModel):

@@ -55,7 +55,8 @@ def create_app(lake: Lake, settings: ServeSettings | None = None, *, loopback_on
     )
     access = AccessControl(lake.store, lake.ambient, refresh_s=settings.token_refresh_s)
     checks = AcceptanceChecks(settings.checks)
-    app.state.served = Served(lake, access, settings, loopback_only, checks, Overviews(lake))
+    app.state.served = Served(lake, access, settings, loopback_only, checks)
+    app.state.overviews = Overviews(lake)
     api = APIRouter(prefix=API)
     aliases = (
         alias_router("params", "parameter set", lambda lake: lake.params),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from fastapi import Depends, Request
 
@@ -13,9 +13,6 @@ from datalake import Lake
 from datalake.registry.access import AccessControl
 from orchestration.serve.acceptance import AcceptanceChecks, CheckLimits
 from orchestration.serve.forwarded import LOOPBACK
-
-if TYPE_CHECKING:
-    from orchestration.serve.pages.overview import Overviews
 
 
 @dataclass(frozen=True)
@@ -50,7 +47,6 @@ class Served:
     settings: ServeSettings
     open: bool
     checks: AcceptanceChecks
-    overviews: Overviews
 
     def public(self, text: str) -> str:
         """``text`` without the place of the lake on this server's disk."""

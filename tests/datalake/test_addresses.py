@@ -11,7 +11,7 @@ from starlette.testclient import TestClient
 from datalake.errors import LakePathError
 from datalake.lake import Lake
 from datalake.store.addresses import MAX_PREFIX, S3Address, parse_address
-from datalake.store.interface import open_store
+from datalake.store.open import open_store
 from orchestration.commands.common import open_lake
 from orchestration.serve.app import create_app
 from tests.datalake.helpers import make_manifest

@@ -14,7 +14,7 @@ from datalake.clock import Ambient
 from datalake.errors import Conflict, NotFoundError
 from datalake.lake import Lake
 from datalake.log.changes import FieldChange, diff_specs
-from datalake.store.interface import open_store
+from datalake.store.open import open_store
 
 
 def test_fields_that_differ() -> None:

@@ -14,7 +14,7 @@ from datalake.lake import Lake
 from datalake.maintenance.garbage import find_garbage, sweep
 from datalake.maintenance.verify import verify_dataset
 from datalake.shards.shards import write_shard
-from datalake.store.interface import open_store
+from datalake.store.open import open_store
 from tests.datalake.helpers import make_dataset, make_manifest, make_source, make_table
 
 DAY = timedelta(days=1)

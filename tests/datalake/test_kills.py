@@ -16,7 +16,7 @@ import pytest
 from datalake.clock import Ambient
 from datalake.errors import StoreUnavailableError
 from datalake.log.version_log import VersionLog
-from datalake.store.interface import open_store
+from datalake.store.open import open_store
 from tests.s3server import S3Server
 
 _BODY = random.Random(0).randbytes(300_000)

@@ -23,8 +23,8 @@ from datalake.reading.node_cache import NodeCache, check_cache_settings, default
 from datalake.reading.reader import DatasetReader
 from datalake.shards.manifest import Manifest, load_manifest
 from datalake.shards.shards import ShardRef
-from datalake.store.interface import open_store
 from datalake.store.local import LocalStore
+from datalake.store.open import open_store
 from datalake.store.ranges import get_in_parts
 from datalake.store.retry import RetryBudget
 from datalake.store.s3 import S3Store

@@ -25,7 +25,7 @@ from datalake.errors import (
 from datalake.lake import Lake
 from datalake.log.version_log import VersionLog
 from datalake.maintenance.damage_policy import Caretaker
-from datalake.store.interface import open_store
+from datalake.store.open import open_store
 from datalake.store.probe import probe_store
 from datalake.store.s3 import S3Store
 from datalake.store.s3_errors import _BY_CODE, _PASSES

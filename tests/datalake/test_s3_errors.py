@@ -7,7 +7,7 @@ import socket
 import pytest
 
 from datalake.errors import BucketNotFoundError, CredentialsError, LakePathError, StoreUnavailableError
-from datalake.store.interface import open_store
+from datalake.store.open import open_store
 from tests.s3server import S3Server
 
 

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from datalake.errors import InvalidNameError, LakePathError, NotFoundError
-from datalake.store.interface import ensure, open_store
+from datalake.store.interface import ensure
+from datalake.store.open import open_store
 
 
 def test_first_put_wins_and_bytes_stay(lake_uri: str) -> None:

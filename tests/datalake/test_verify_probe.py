@@ -11,10 +11,10 @@ from datalake.errors import ProbeError
 from datalake.lake import Lake
 from datalake.maintenance.verify import verify_dataset
 from datalake.shards.manifest import Manifest
-from datalake.store.interface import open_store
 from datalake.store.local import LocalStore
-from datalake.store.probe import ProbeReport, probe_store
-from datalake.store.verdict import read_verdict, record_verdict
+from datalake.store.open import open_store
+from datalake.store.probe import probe_store
+from datalake.store.verdict import ProbeReport, read_verdict, record_verdict
 from tests.datalake.helpers import make_manifest
 
 

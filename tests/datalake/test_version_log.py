@@ -15,8 +15,9 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invar
 from datalake.clock import Ambient
 from datalake.errors import Conflict, CorruptObjectError, InvalidNameError, NotFoundError
 from datalake.log.version_log import VersionLog
-from datalake.store.interface import Store, open_store
+from datalake.store.interface import Store
 from datalake.store.local import LocalStore
+from datalake.store.open import open_store
 
 
 def make_log(store: Store, name: str = "x") -> VersionLog:

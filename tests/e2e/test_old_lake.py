@@ -26,7 +26,7 @@ from datalake import (
 from datalake.clock import Ambient
 from datalake.maintenance.garbage import find_garbage, sweep
 from datalake.registry.access import AccessControl, AccessError, TokenLog
-from datalake.store.interface import open_store
+from datalake.store.open import open_store
 from generator import GENERATOR_VERSION, generate_batch, parse_spec
 from orchestration.generation.recompute import recompute
 from orchestration.runs.view import view_runs

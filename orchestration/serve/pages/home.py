@@ -16,7 +16,7 @@ def home(request: Request, app: ServedDep, _who: PageReader) -> Response:
     """What is running, what went wrong, and what is new."""
     uri = app.lake.uri
     lake = uri if uri.startswith("s3://") else "a folder of the server"  # where on its disk is nobody's business
-    return render(request, "home.html", now=app.overviews.get(), lake=lake, refresh_s=_REFRESH_S)
+    return render(request, "home.html", now=request.app.state.overviews.get(), lake=lake, refresh_s=_REFRESH_S)
 
 
 @router.get("/api")

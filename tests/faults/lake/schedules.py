@@ -19,7 +19,8 @@ from botocore.config import Config
 
 from datalake.clock import Ambient
 from datalake.log.version_log import VersionLog
-from datalake.store.interface import Store, open_store
+from datalake.store.interface import Store
+from datalake.store.open import open_store
 from datalake.store.s3 import S3Store
 from tests.faults.lake.clients import (
     HURRY,

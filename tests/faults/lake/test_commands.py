@@ -16,8 +16,7 @@ from datalake.maintenance.garbage import live_keys
 from datalake.shards.manifest import Manifest, content_digest
 from datalake.shards.shards import write_shard
 from datalake.shards.source import shard_layout
-from datalake.store.probe import ProbeReport
-from datalake.store.verdict import record_verdict
+from datalake.store.verdict import ProbeReport, record_verdict
 from generator import parse_spec
 from generator.presets import load_preset
 from orchestration.cli import main
