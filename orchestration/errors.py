@@ -14,6 +14,10 @@ class CorpusError(OrchestrationError):
     """A corpus cannot be built from what was given."""
 
 
+class TooLittleText(CorpusError):
+    """A split has fewer tokens than one row."""
+
+
 class TokenizerError(CorpusError):
     """A tokenizer is unknown, too large for 16-bit tokens, or not the one that its digest names."""
 

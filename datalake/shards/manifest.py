@@ -30,7 +30,8 @@ class Manifest(BaseModel):
     """One dataset version's content. Row ``i`` of the dataset is sequence id ``i``, whatever the sharding.
 
     ``tokens`` = ``sequences`` * ``seq_len``; ``text_bytes`` is the UTF-8 size of what a text dataset represents;
-    ``content_digest`` is the SHA-256 over all token bytes in sequence order.
+    ``content_digest`` is the SHA-256 over all token bytes in sequence order. ``left_out`` counts the documents and
+    files that are not in it, by reason; it is stored only where something was lost.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -45,6 +46,7 @@ class Manifest(BaseModel):
     text_bytes: int | None = None
     content_digest: str = Field(pattern="^[0-9a-f]{64}$")
     shards: tuple[ShardRef, ...] = Field(min_length=1)
+    left_out: dict[str, int] | None = None
 
     @classmethod
     def build(
@@ -93,7 +95,8 @@ class Manifest(BaseModel):
     @cached_property
     def canonical(self) -> bytes:
         """Canonical JSON, the bytes that are stored."""
-        return canonical_json(self.model_dump(mode="json"))
+        # Without what is None by default since it came later: manifests from before keep their digest.
+        return canonical_json(self.model_dump(mode="json", exclude={"left_out"} if self.left_out is None else None))
 
     @cached_property
     def digest(self) -> str:

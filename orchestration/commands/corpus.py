@@ -25,7 +25,10 @@ from orchestration.console.output import say
 from orchestration.console.progress import corpus_stages
 from orchestration.corpus.add import add_corpus
 from orchestration.corpus.files import Mapper
+from orchestration.corpus.places import place_of
 from orchestration.corpus.profile import SCORED_TOKENS, CorpusProfile, known_bands, profile_corpus
+from orchestration.corpus.records import ReadOptions
+from orchestration.errors import CorpusError
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -35,20 +38,75 @@ class PackingChoice(StrEnum):
     BEST_FIT = "best-fit"
 
 
+class FormatChoice(StrEnum):
+    AUTO = "auto"
+    TEXT = "text"
+    JSONL = "jsonl"
+    JSON = "json"
+    CSV = "csv"
+    TSV = "tsv"
+    PARQUET = "parquet"
+
+
+class BadRecordChoice(StrEnum):
+    FAIL = "fail"
+    SKIP = "skip"
+
+
+class SplitChoice(StrEnum):
+    NAME = "name"
+    CONTENT = "content"
+    POSITION = "position"
+
+
 @app.command()
 def add(
     name: Annotated[str, typer.Argument(help="Name of the dataset; held-out text goes to NAME-heldout.")],
     paths: Annotated[
-        list[Path],
-        typer.Argument(help="Folders or files: *.jsonl and *.parquet hold a document a record, others are UTF-8 text."),
+        list[str],
+        typer.Argument(
+            help="Folders, files or URLs (s3://…, hf://…, https://…, with * and **), compressed or not: *.jsonl, "
+            "*.ndjson, *.parquet and JSON and CSV with the text column hold a document a record, others are text."
+        ),
     ],
     tokenizer: Annotated[
-        str, typer.Option(help="`bytes`, `bpe:SIZE` trained here, or a file: tokenizer.json, *.tiktoken.")
+        str,
+        typer.Option(
+            help="`bytes`, `bpe:SIZE` trained here, or a file or folder: tokenizer.json, *.tiktoken, a published one's."
+        ),
     ] = "bytes",
     end_of_text: Annotated[
-        str | None, typer.Option(help="The token that ends a document, if a tokenizer file names it unusually.")
+        str | None, typer.Option(help="The special token that ends a document, if a tokenizer names it unusually.")
     ] = None,
-    text_column: Annotated[str, typer.Option(help="Where a record of *.jsonl and *.parquet has its text.")] = "text",
+    split_pattern: Annotated[
+        str | None, typer.Option(help="How a *.tiktoken file splits text: cl100k_base, o200k_base, … or an expression.")
+    ] = None,
+    lossy: Annotated[bool, typer.Option("--lossy", help="Take a tokenizer that does not keep every text.")] = False,
+    text_column: Annotated[
+        str, typer.Option(help="Where a record has its text: a field, or a path of fields such as data.text.")
+    ] = "text",
+    messages: Annotated[
+        str | None, typer.Option(metavar="COLUMN", help="Take conversations from here, by a chat template.")
+    ] = None,
+    chat_template: Annotated[
+        Path | None, typer.Option(help="File with the Jinja template; by default the tokenizer folder's own.")
+    ] = None,
+    ids: Annotated[
+        str | None, typer.Option(metavar="COLUMN", help="Take token ids of the tokenizer from here, not text.")
+    ] = None,
+    file_format: Annotated[
+        FormatChoice, typer.Option("--format", help="What the files are; by default what their names say.")
+    ] = FormatChoice.AUTO,
+    encoding: Annotated[str | None, typer.Option(help="Of text, JSON and CSV, if not UTF-8: utf-16, cp1252, …")] = None,
+    on_bad_record: Annotated[
+        BadRecordChoice, typer.Option(help="Whether a record without a usable text ends the work or is counted.")
+    ] = BadRecordChoice.FAIL,
+    where: Annotated[
+        list[str] | None, typer.Option(metavar="KEY=VALUE", help="Take folders of this Hive partition alone.")
+    ] = None,
+    follow_links: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Follow links that lead into this folder, too.")
+    ] = None,
     seq_len: Annotated[int, typer.Option(help="Tokens per sequence.")] = 1024,
     packing: Annotated[
         PackingChoice,
@@ -57,8 +115,15 @@ def add(
         ),
     ] = PackingChoice.CONCAT,
     heldout_fraction: Annotated[
-        float, typer.Option(help="Share of documents held out, by a hash of path and record.")
+        float, typer.Option(help="Share of documents held out, by a hash of path and record; 0 for none.")
     ] = 0.05,
+    heldout: Annotated[
+        list[str] | None, typer.Option(metavar="PATH", help="Files or folders that are the held-out text.")
+    ] = None,
+    split_by: Annotated[
+        SplitChoice,
+        typer.Option(help="What is hashed, a document's name or its text; or hold out the end of each document."),
+    ] = SplitChoice.NAME,
     pattern: Annotated[
         list[str] | None, typer.Option(help="File name pattern to take from folders; all files by default.")
     ] = None,
@@ -70,6 +135,11 @@ def add(
     as_json: AsJson = False,
 ) -> None:
     """Tokenise documents into a dataset and its held-out part."""
+    if messages and ids:
+        raise CorpusError("ids: conversations are text, and token ids are not; give --messages or --ids")
+    options = ReadOptions(
+        format=file_format.value, encoding=encoding, ids=ids is not None, on_bad_record=on_bad_record.value
+    )
     opened = open_lake(lake, to_write=True)
     with resumable(), ExitStack() as stack:
         mapper: Mapper = map
@@ -83,13 +153,22 @@ def add(
         result = add_corpus(
             opened,
             name,
-            paths,
-            text_column=text_column,
+            [place_of(path) for path in paths],
+            options=options,
+            text_column=messages or ids or text_column,
+            messages=messages is not None,
+            template=chat_template,
+            where=tuple(where or ()),
+            follow_links=follow_links,
             tokenizer=tokenizer,
             end_of_text=end_of_text,
+            split_pattern=split_pattern,
+            lossy=lossy,
             seq_len=seq_len,
             packing=packing.value,
             heldout_fraction=heldout_fraction,
+            heldout_paths=[place_of(path) for path in heldout or ()],
+            split_by=split_by.value,
             patterns=tuple(pattern or ["*"]),
             message=message,
             progress=progress,
@@ -102,7 +181,7 @@ def add(
         f"{result.documents:,} documents in {result.files:,} files, {result.bytes:,} bytes, "
         f"vocabulary of {result.vocab_size:,}"
     )
-    for dataset in (result.train, result.heldout):
+    for dataset in filter(None, (result.train, result.heldout)):
         say(f"{dataset.ref}  {dataset.digest}  {dataset.tokens:,} tokens")
     for note in result.notes():
         say(note)

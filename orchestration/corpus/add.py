@@ -3,56 +3,86 @@
 Two passes keep memory at about one shard: the first reads every file for its digest, the second for its tokens.
 """
 
+from __future__ import annotations
+
+import codecs
 import hashlib
 import os
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, get_args
 
 from datalake import DatasetVersion, Lake, Manifest, ShardRef, Source, Store, check_name, digest_of, write_shard
-from orchestration.corpus.files import SPLITS, Mapper, Survey, find_files, stdlib_files, survey_files
+from orchestration.corpus.documents import DUPLICATE, EMPTY, NOT_TEXT, Document, close_files, path_hash
+from orchestration.corpus.encodings import guessed_encoding
+from orchestration.corpus.files import SPLITS, Mapper, SplitBy, Survey, find_files, stdlib_files, survey_files
 from orchestration.corpus.packing import Packing
-from orchestration.corpus.rows import NumberedTable, Rows, texts_of
-from orchestration.corpus.tokenizer_files import read_tokenizer
+from orchestration.corpus.places import LeftOut, Place, compression_of
+from orchestration.corpus.records import FORMATS, ReadOptions
+from orchestration.corpus.rows import NumberedTable, PositionSplit, Rows, texts_of
+from orchestration.corpus.tokenizer_files import chat_template, is_tokenizer_path, made_tokenizer, open_tokenizer
 from orchestration.corpus.tokenizers import BpeTokenizer, ByteTokenizer, TextTokenizer, parse_tokenizer, train_bpe
-from orchestration.errors import CorpusError
+from orchestration.errors import CorpusError, TooLittleText
 
 __all__ = ["CorpusResult", "add_corpus", "stdlib_files"]
 
 Progress = Callable[[str, int, int], None]
 
+# What is left out of every corpus without a loss: nothing, or what is there already.
+_NO_LOSS = {EMPTY, DUPLICATE}
+
 
 @dataclass(frozen=True)
 class CorpusResult:
-    """Both versions and an account of every document: documents + duplicates + undecodable + empty = found.
+    """Both versions and an account of every document: those kept, and how many were left out for each reason, with the
+    first names. ``heldout`` is None where nothing is held out.
 
     ``files`` counts those that gave a document, ``bytes`` is the documents' UTF-8 text.
     """
 
     train: DatasetVersion
-    heldout: DatasetVersion
+    heldout: DatasetVersion | None
     files: int
     documents: int
     bytes: int
-    duplicates: list[str]
-    undecodable: list[str]
-    empty: list[str]
+    duplicates: int
+    undecodable: int
+    empty: int
+    left_out: dict[str, int]
+    first_left_out: dict[str, list[str]]
+    split: str
+    records_as_text: list[str]
+    compressed: dict[str, int]
     tokens: dict[str, int]
     tokens_dropped: dict[str, int]
     vocab_size: int
     tokenizer_digest: str | None
 
+    def both(self) -> tuple[DatasetVersion, DatasetVersion]:
+        """The train and the held-out version; CorpusError where nothing was held out."""
+        if self.heldout is None:
+            raise CorpusError(f"heldout_fraction: nothing of {self.train.ref} is held out; hold some of it out")
+        return self.train, self.heldout
+
     def notes(self) -> list[str]:
-        """One sentence on each thing that was left out; empty if nothing was."""
-        left_out = {
-            "exact duplicates dropped": self.duplicates,
-            "files skipped, not UTF-8 text": self.undecodable,
-            "empty documents skipped": self.empty,
-        }
-        said = [f"{len(paths)} {what} (first: {paths[0]})" for what, paths in left_out.items() if paths]
+        """One sentence on each thing that was left out or decided; empty if nothing was."""
+        said = [
+            f"{count:,} {reason} (first: {self.first_left_out[reason][0]})" for reason, count in self.left_out.items()
+        ]
+        if self.compressed:
+            kinds = ", ".join(f"{count:,} {suffix}" for suffix, count in self.compressed.items())
+            said.append(f"compressed files, read as what they hold: {kinds}")
+        if self.records_as_text:
+            said.append(
+                f"{len(self.records_as_text):,} JSON or CSV files without the text column are read as text "
+                f"(first: {self.records_as_text[0]}); name the column, or leave them out"
+            )
+        if self.split == "position":
+            said.append("too few documents to hold some out: the last share of each is held out, the rest trained on")
         for split, dropped in self.tokens_dropped.items():
             if dropped:
                 share = dropped / (dropped + self.tokens[split])
@@ -63,16 +93,25 @@ class CorpusResult:
 def add_corpus(
     lake: Lake,
     name: str,
-    paths: Sequence[Path] | Path,
+    paths: Sequence[Place] | Place,
     *,
     root: Path | None = None,
     patterns: Sequence[str] = ("*",),
+    where: Sequence[str] = (),
+    follow_links: Path | None = None,
+    options: ReadOptions | None = None,
     text_column: str = "text",
+    messages: bool = False,
+    template: Path | None = None,
     tokenizer: str = "bytes",
     end_of_text: str | None = None,
+    split_pattern: str | None = None,
+    lossy: bool = False,
     seq_len: int = 512,
     packing: Packing = "concat",
     heldout_fraction: float = 0.05,
+    heldout_paths: Sequence[Place] = (),
+    split_by: SplitBy = "name",
     shard_sequences: int = 512,
     message: str = "",
     progress: Progress | None = None,
@@ -80,118 +119,246 @@ def add_corpus(
 ) -> CorpusResult:
     """Tokenise documents into the datasets ``name`` and ``name``-heldout.
 
-    Files are found and split as `corpus_files` says; ``*.jsonl`` and ``*.parquet`` hold a document in the field
-    ``text_column`` of each record, any other file is one document. ``tokenizer`` is ``bytes``, ``bpe:N`` (trained here,
-    on the train split) or a file that `tokenizer_files` reads, whose token ``end_of_text`` ends a document. Each
-    document is closed by an end-of-text token and laid into rows of ``seq_len`` tokens as ``packing`` says.
+    Files (or URLs) are found as `corpus_places` says and read as ``options`` say; the field ``text_column`` of each
+    record holds a document, or with ``messages`` a conversation that ``template``, or the tokenizer's own, renders.
+    ``tokenizer`` is ``bytes``, ``bpe:N`` (trained here, on the train split) or a file or folder that `tokenizer_files`
+    reads, whose token ``end_of_text`` ends a document. Each document is closed by an end-of-text token and laid into
+    rows of ``seq_len`` tokens as ``packing`` says.
+
+    ``heldout_fraction`` of the documents are held out, by their names or their content (``split_by``); where they are
+    too few for that, the last share of each, by position. With ``heldout_paths`` those files are held out, and with a
+    fraction of 0 nothing is.
 
     Columns: sequence_id int64, tokens fixed_size_binary(2·seq_len) little-endian uint16, target_bytes int32 (UTF-8
     bytes that tokens 1 to seq_len−1 stand for, the divisor of bits per byte).
 
     Adding the same files again returns the same versions. ``mapper`` applies the three costly functions (survey a file,
     tokenise a group of documents, write a shard) and gives results in order; pass one that uses a cluster to do it
-    there, with the same bytes. ``progress`` is told (stage, done, all): of files in the survey, then of documents.
+    there, with the same bytes. ``progress`` is told (stage, bytes done, bytes in all).
 
     Raises CorpusError (bad argument, nothing to read, too little text for one row, a file that is broken or changes
     meanwhile) and TokenizerError (unknown or unusable tokenizer, vocabulary over 65,536).
     """
     for dataset in (name, f"{name}-heldout"):
         check_name(dataset, "dataset")
-    _check_sizes(seq_len, heldout_fraction, shard_sequences, packing)
+    reading = replace(options or ReadOptions(), column=text_column)
+    _check_arguments(reading, seq_len, heldout_fraction, shard_sequences, packing, split_by)
     lake.check_writable()
-    given = read_tokenizer(Path(tokenizer), end_of_text) if _names_a_file(tokenizer) else None
+    files = open_tokenizer(Path(tokenizer), split_pattern) if is_tokenizer_path(tokenizer) else None
+    given = made_tokenizer(files, end_of_text, lossy=lossy) if files else None
     vocabulary = None if given else parse_tokenizer(tokenizer)
-    found = find_files(paths, patterns, root=root)
-    survey = survey_files(found, heldout_fraction, progress, column=text_column, mapper=mapper)
-    text: TextTokenizer = given or (
-        ByteTokenizer() if vocabulary is None else _trained(survey, vocabulary, text_column)
+    if messages:
+        reading = replace(reading, chat=chat_template(template, files, given))
+        given = given and given.for_templates()
+    found = find_files(paths, patterns, root=root, follow_links=follow_links, where=where)
+    heldout_files = find_files(heldout_paths, follow_links=follow_links) if heldout_paths else None
+    survey = survey_files(
+        found, heldout_fraction, progress, options=reading, split_by=split_by, heldout=heldout_files, mapper=mapper
     )
-
-    rows = {split: Rows(survey.documents[split], text_column, text, packing, seq_len) for split in SPLITS}
-    tables = {split: _begun(split, rows[split], shard_sequences, progress, mapper) for split in SPLITS}
+    _name_encodings(survey, {**found, **(heldout_files or {})}, reading)
+    if given is None and vocabulary is None:
+        given_text: TextTokenizer | None = ByteTokenizer()
+    else:
+        given_text = given
+    settings = _Settings(reading, heldout_fraction, packing, seq_len, lossy, shard_sequences)
+    split: SplitBy = "given" if heldout_paths else split_by
+    if split in ("name", "content") and heldout_fraction and not all(survey.documents.values()):
+        split = "position"
+    try:
+        begun = _begun(survey, settings, split, given_text, vocabulary, progress, mapper)
+    except TooLittleText:
+        # Fewer documents than give one held-out one: that a few short ones were held out was chance.
+        if split == "position" or sum(map(len, survey.documents.values())) * heldout_fraction >= 1 or heldout_paths:
+            raise
+        split = "position"
+        begun = _begun(survey, settings, split, given_text, vocabulary, progress, mapper)
+    text, rows = begun.text, begun.rows
     if isinstance(text, BpeTokenizer):
         lake.store.put_if_absent(text.key, text.json_bytes)
     manifests = {}
-    for split in SPLITS:
-        source = _source(split, rows[split], heldout_fraction, shard_sequences)
-        shards = list(mapper(partial(_write_shard, lake.store, source), tables[split]))
-        manifests[split] = _manifest(source, rows[split], shards)
+    for part, tables in begun.tables.items():
+        source = _source(part, rows[part], settings, split)
+        shards = list(mapper(partial(_write_shard, lake.store, source), tables))
+        manifests[part] = _manifest(source, rows[part], shards, survey.left)
+    close_files()
 
     # Nothing is named before both splits are whole; held-out first, so that whoever sees train can evaluate on it.
-    heldout = lake.datasets.commit(f"{name}-heldout", manifests["heldout"], message=message)
+    held = manifests.get("heldout")
+    heldout = lake.datasets.commit(f"{name}-heldout", held, message=message) if held else None
     train = lake.datasets.commit(name, manifests["train"], message=message)
-    kept = [document for split in SPLITS for document in survey.documents[split]]
+    counts = survey.left.counts
+    kept = list(survey.documents.values())
     return CorpusResult(
         train=train,
         heldout=heldout,
-        files=len({document.file for document in kept}),
-        documents=len(kept),
-        bytes=sum(document.size for document in kept),
-        duplicates=survey.duplicates,
-        undecodable=survey.undecodable,
-        empty=survey.empty,
-        tokens={split: rows[split].count * seq_len for split in SPLITS},
-        tokens_dropped={split: rows[split].lost for split in SPLITS},
+        files=len(set().union(*(documents.files for documents in kept))),
+        documents=sum(map(len, kept)),
+        bytes=sum(documents.bytes for documents in kept),
+        duplicates=counts.get(DUPLICATE, 0),
+        undecodable=counts.get(NOT_TEXT, 0),
+        empty=counts.get(EMPTY, 0),
+        left_out=counts,
+        first_left_out=survey.left.first,
+        split=split,
+        records_as_text=survey.records_as_text,
+        compressed=dict(Counter(PurePosixPath(name).suffix for name in found if compression_of(name))),
+        tokens={split: made.count * seq_len for split, made in rows.items()},
+        tokens_dropped={split: made.lost for split, made in rows.items()},
         vocab_size=text.vocab_size,
         tokenizer_digest=text.describe().get("tokenizer_digest"),
     )
 
 
-def _names_a_file(tokenizer: str) -> bool:
-    return tokenizer.endswith((".json", ".tiktoken"))
-
-
-def _check_sizes(seq_len: int, heldout_fraction: float, shard_sequences: int, packing: str) -> None:
+def _check_arguments(
+    options: ReadOptions,
+    seq_len: int,
+    heldout_fraction: float,
+    shard_sequences: int,
+    packing: str,
+    split_by: str,
+) -> None:
     if seq_len < 2:
         raise CorpusError(f"seq_len: {seq_len} leaves nothing to predict; use 2 or more")
-    if not 0 < heldout_fraction < 1:
+    if not 0 <= heldout_fraction < 1:
         raise CorpusError(f"heldout_fraction: {heldout_fraction} is not between 0 and 1; 0.05 is usual")
     if shard_sequences < 1:
         raise CorpusError(f"shard_sequences: {shard_sequences} is no size; use 1 or more, 512 is usual")
     if packing not in get_args(Packing):
         raise CorpusError(f"packing: {packing!r} is unknown; use {' or '.join(map(repr, get_args(Packing)))}")
+    if split_by not in ("name", "content", "position"):
+        raise CorpusError(f"split_by: {split_by!r} is unknown; use 'name', 'content' or 'position'")
+    if options.format not in FORMATS:
+        raise CorpusError(f"format: {options.format!r} is unknown; use one of {', '.join(FORMATS)}")
+    if options.on_bad_record not in ("fail", "skip"):
+        raise CorpusError(f"on_bad_record: {options.on_bad_record!r} is unknown; use 'fail' or 'skip'")
+    if options.encoding is not None:
+        try:
+            "".encode(options.encoding)
+            codecs.getincrementaldecoder(options.encoding)
+        except LookupError as error:
+            raise CorpusError(f"encoding: {options.encoding!r} is unknown; use for example 'cp1252'") from error
 
 
-def _trained(survey: Survey, vocabulary: int, column: str) -> BpeTokenizer:
-    """A BPE trained on the train split alone."""
-    return train_bpe(texts_of(survey.documents["train"], column), vocabulary)
+def _name_encodings(survey: Survey, found: Mapping[str, Place], options: ReadOptions) -> None:
+    """Say of the first files that are not in the encoding which one they seem to be in."""
+    names = survey.left.first.get(NOT_TEXT, [])
+    if not names:
+        return
+    guesses = {name: guessed_encoding(found[name]) for name in names[:3] if name in found}
+    survey.left.first[NOT_TEXT] = [f"{name}, {guesses[name]}" if guesses.get(name) else name for name in names]
+    if not any(survey.documents.values()):
+        raise CorpusError(
+            f"encoding: {survey.left.counts[NOT_TEXT]:,} files are not {options.encoding or 'UTF-8'} "
+            f"(first: {survey.left.first[NOT_TEXT][0]}) and nothing else is there; give their encoding"
+        )
+
+
+@dataclass(frozen=True)
+class _Settings:
+    options: ReadOptions
+    heldout_fraction: float
+    packing: Packing
+    seq_len: int
+    lossy: bool
+    shard_sequences: int
+
+
+@dataclass(frozen=True)
+class _Begun:
+    """The rows of each split, their first table made already: text too short for a row is refused before anything is
+    written."""
+
+    text: TextTokenizer
+    rows: dict[str, Rows]
+    tables: dict[str, Iterator[NumberedTable]]
 
 
 def _begun(
-    split: str, rows: Rows, shard_sequences: int, progress: Progress | None, mapper: Mapper
-) -> Iterator[NumberedTable]:
-    """The split's tables, the first made already: text too short for a row is refused before anything is written."""
-    tables = rows.tables(shard_sequences, mapper, partial(progress, split) if progress else None)
-    first = next(tables, None)
-    if first is None:
-        raise CorpusError(
-            f"paths: the {split} split has {rows.lost} tokens, fewer than one row of {rows.seq_len}; "
-            "give more text, a smaller seq_len or another heldout_fraction"
+    survey: Survey,
+    settings: _Settings,
+    split: SplitBy,
+    given: TextTokenizer | None,
+    vocabulary: int | None,
+    progress: Progress | None,
+    mapper: Mapper,
+) -> _Begun:
+    documents: Mapping[str, Sequence[Document]] = survey.documents
+    sides: dict[str, PositionSplit | None] = dict.fromkeys(SPLITS)
+    if split == "position":
+        whole = sorted(
+            chain(*documents.values()), key=lambda d: (path_hash(d.file), os.fsencode(d.file), d.record or 0)
         )
-    return chain([first], tables)
+        documents = dict.fromkeys(SPLITS, whole)
+        # At least about a row: a token of a vocabulary stands for a few bytes.
+        least = settings.seq_len * (1 if isinstance(given, ByteTokenizer) else 6) // max(1, len(whole))
+        sides = {part: PositionSplit(settings.heldout_fraction, least, part == "heldout") for part in SPLITS}
+    wanted = [part for part in SPLITS if part == "train" or settings.heldout_fraction or split == "given"]
+    text = given or train_bpe(texts_of(documents["train"], settings.options, sides["train"]), vocabulary or 0)
+    rows = {
+        part: Rows(
+            documents[part],
+            settings.options,
+            text,
+            settings.packing,
+            settings.seq_len,
+            position=sides[part],
+            lossy=settings.lossy,
+        )
+        for part in wanted
+    }
+    tables: dict[str, Iterator[NumberedTable]] = {}
+    for part in wanted:
+        made = rows[part].tables(settings.shard_sequences, mapper, partial(progress, part) if progress else None)
+        first = next(made, None)
+        if first is None:
+            left = "".join(f"; {count:,} {reason}" for reason, count in survey.left.counts.items())
+            raise TooLittleText(
+                f"paths: the {part} split has {rows[part].lost} tokens, fewer than one row of {settings.seq_len}{left}"
+                "; give more text, a smaller seq_len or another heldout_fraction"
+            )
+        tables[part] = chain([first], made)
+    return _Begun(text, rows, tables)
 
 
-def _source(split: str, rows: Rows, heldout_fraction: float, shard_sequences: int) -> Source:
+_SPLIT_NAMES = {
+    "name": "sha256(relative path)",
+    "content": "sha256(text)",
+    "position": "position",
+    "given": "given files",
+}
+
+
+def _source(part: str, rows: Rows, settings: _Settings, split: SplitBy) -> Source:
     """All that a split's rows depend on. Only its own documents count, so held-out stays put when train grows."""
     corpus = hashlib.sha256()
     for document in rows.documents:
-        corpus.update(os.fsencode(document.relative) + b"\0" + document.sha256)
+        # What is split by its content is the same corpus whatever the files are called.
+        name = b"" if split == "content" else os.fsencode(document.relative)
+        corpus.update(name + b"\0" + document.sha256)
+    by: dict[str, Any] = {"part": part, "by": _SPLIT_NAMES[split]}
+    if split != "given":
+        by["heldout_fraction"] = settings.heldout_fraction
     spec: dict[str, Any] = {
         "family": "text",
         **rows.tokenizer.describe(),
         "seq_len": rows.seq_len,
-        "split": {"part": split, "by": "sha256(relative path)", "heldout_fraction": heldout_fraction},
+        "split": by,
         "corpus_digest": corpus.hexdigest(),
     }
-    if rows.packing != "concat":  # how rows were cut before there was a choice; those datasets keep their digest
+    # Only what is not as it was before there was a choice: those datasets keep their digest.
+    if rows.packing != "concat":
         spec["packing"] = rows.packing
+    if settings.lossy:
+        spec["lossy"] = True
+    if settings.options.chat is not None:
+        spec["special_tokens_in_text"] = True
     return Source(
         kind="text",
         spec=spec,
         spec_digest=digest_of(spec),
         seed=None,
         generator=None,
-        shard_sequences=shard_sequences,
+        shard_sequences=settings.shard_sequences,
     )
 
 
@@ -200,7 +367,8 @@ def _write_shard(store: Store, source: Source, shard: NumberedTable) -> ShardRef
     return write_shard(store, source, table, first)
 
 
-def _manifest(source: Source, rows: Rows, shards: Sequence[ShardRef]) -> Manifest:
+def _manifest(source: Source, rows: Rows, shards: Sequence[ShardRef], left: LeftOut) -> Manifest:
+    lost = {reason: count for reason, count in left.counts.items() if reason not in _NO_LOSS}
     return Manifest(
         kind="text",
         source=source,
@@ -211,4 +379,5 @@ def _manifest(source: Source, rows: Rows, shards: Sequence[ShardRef]) -> Manifes
         text_bytes=rows.text_bytes,
         content_digest=rows.content.hexdigest(),
         shards=tuple(shards),
+        left_out=left.counts if lost else None,
     )

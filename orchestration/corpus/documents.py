@@ -1,198 +1,262 @@
-"""The documents inside a file: a text file is one, a JSON-lines or Parquet file has one in each record.
+"""The documents inside a file: a text file is one, a JSON-lines, JSON, CSV or Parquet file has one in each record.
 
 A file is read twice, first for its documents' digests, then for their text; neither reading holds more than one record
-or row group.
+or a few rows. What is kept of a document between the two is some sixty bytes.
 """
 
 from __future__ import annotations
 
-import functools
 import hashlib
-import json
 import os
-from bisect import bisect_right
+from array import array
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from itertools import accumulate
-from pathlib import Path
-from typing import BinaryIO, Literal
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
+from orchestration.console.foreign import shown
+from orchestration.corpus.places import LeftOut, Place, bare_name
+from orchestration.corpus.records import BadRecord, Kind, ReadOptions, is_archive, kind_of, records, text_of
 from orchestration.errors import CorpusError
 
-Left = Literal["", "empty", "undecodable"]
+EMPTY = "empty documents skipped"
+NOT_TEXT = "files skipped, not UTF-8 text"
+BAD_RECORD = "records skipped, unusable"
+ARCHIVE = "archives skipped (unpack them)"
+DUPLICATE = "exact duplicates dropped"
+
+Ending = Literal["closed", "open", "cut"]
+
+_DIGEST = 32
 
 
-@dataclass(frozen=True)
-class Document:
-    """One document: its file, that file's path within the corpus, its text's SHA-256 and size in UTF-8 bytes.
+@dataclass
+class FileSurvey:
+    """What the first reading of a file found: its documents' SHA-256s (32 bytes each), sizes in UTF-8 bytes and, where
+    the file holds several, their numbers; of a text file, which is one document, its pieces' SHA-256s and sizes."""
 
-    ``record`` is its number in the file, None where the file is the document; ``offset`` is where a JSON line begins.
-    ``left`` says why a document has nothing to train on.
-    """
-
-    path: Path
     file: str
+    place: Place
+    kind: Kind
+    digests: bytes = b""
+    sizes: array[int] = field(default_factory=lambda: array("q"))
+    records: array[int] = field(default_factory=lambda: array("q"))
+    piece_digests: bytes = b""
+    piece_sizes: array[int] = field(default_factory=lambda: array("q"))
+    left: LeftOut = field(default_factory=LeftOut)
+    records_as_text: bool = False
+
+    @property
+    def single(self) -> bool:
+        return self.kind == "text"
+
+    def document(self, row: int) -> Document:
+        record = None if self.single else self.records[row]
+        digest = self.digests[_DIGEST * row : _DIGEST * (row + 1)]
+        return Document(self, row, record, digest, self.sizes[row])
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """One document: the survey of its file and its place in it, its record (None where the file is the document), its
+    text's SHA-256 and size in UTF-8 bytes."""
+
+    survey: FileSurvey
+    row: int
     record: int | None
-    offset: int
     sha256: bytes
     size: int
-    left: Left = ""
+
+    @property
+    def file(self) -> str:
+        return self.survey.file
 
     @property
     def relative(self) -> str:
         """The document's name within the corpus: the file's path, with ``#record`` where it holds several."""
         return self.file if self.record is None else f"{self.file}#{self.record}"
 
+    def parts(self) -> list[Part]:
+        """What is read and tokenised at once: the document, or the pieces of a long text."""
+        survey = self.survey
+        if self.record is not None:
+            return [Part(survey.place, survey.kind, self.record, self.sha256, self.size)]
+        last = len(survey.piece_sizes) - 1
+        return [
+            Part(
+                survey.place,
+                survey.kind,
+                number,
+                survey.piece_digests[_DIGEST * number : _DIGEST * (number + 1)],
+                size,
+                begins=number == 0,
+                ending="closed" if number == last else "open",
+            )
+            for number, size in enumerate(survey.piece_sizes)
+        ]
 
-def survey_file(item: tuple[str, Path], column: str) -> list[Document]:
-    """The documents of one (path within the corpus, file), in the file's order.
 
-    Raises CorpusError for a file that cannot be read, a broken record, or one without a text ``column``.
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A document, or a piece of one: where it lies, its SHA-256 and size, and how it lies in the document.
+
+    ``begins`` says that a text begins with it, ``ending`` that the document ends ("closed"), goes on ("open"), or that
+    its rest belongs to the other split ("cut"). ``cut`` and ``tail`` take one side of the part: what lies before (or
+    from) about that byte.
     """
-    file, path = item
-    if path.suffix not in _RECORDS:
-        content = _content(path)
-        left: Left = "" if content and _is_utf8(content) else "undecodable" if content else "empty"
-        return [Document(path, file, None, 0, hashlib.sha256(content).digest(), len(content), left)]
-    return [
-        Document(path, file, record, offset, hashlib.sha256(text).digest(), len(text), "" if text else "empty")
-        for record, (offset, text) in enumerate(_RECORDS[path.suffix](path, column))
-    ]
+
+    place: Place
+    kind: Kind
+    number: int
+    sha256: bytes
+    size: int
+    begins: bool = True
+    ending: Ending = "closed"
+    cut: int | None = None
+    tail: bool = False
+
+    def side(self, text: bytes) -> bytes:
+        """The side of the text that is asked for; the cut is where a line begins, or a character if none is near."""
+        if self.cut is None:
+            return text
+        at = text.find(b"\n", self.cut, self.cut + _NEAR) + 1
+        if not 0 < at < len(text):
+            at = self.cut
+            while at < len(text) and text[at] & 0xC0 == 0x80:
+                at += 1
+        return text[at:] if self.tail else text[:at]
 
 
-def read_documents(documents: Sequence[Document], column: str) -> list[bytes]:
-    """The UTF-8 text of each; CorpusError if one changed since the survey, as the dataset's spec already names it."""
-    contents = []
-    for document in documents:
-        if document.record is None:
-            content = _content(document.path)
-        elif document.path.suffix == ".parquet":
-            content = _parquet_record(document.path, document.record, column)
+_NEAR = 4096
+
+
+def survey_file(item: tuple[str, Place], options: ReadOptions) -> FileSurvey:
+    """The documents of one (path within the corpus, place), in the file's order.
+
+    Raises CorpusError for a file that cannot be read, a broken record, or one without a text column, unless
+    ``options`` say that such are skipped.
+    """
+    file, place = item
+    if is_archive(place):
+        survey = FileSurvey(file, place, "text")
+        survey.left.add(ARCHIVE, shown(file))
+        return survey
+    survey = FileSurvey(file, place, "text")
+    try:
+        survey.kind, survey.records_as_text = kind_of(place, options)
+        if survey.single:
+            _survey_text(survey, options)
         else:
-            with _opened(document.path) as lines:
-                lines.seek(document.offset)
-                content = _line_text(document.path, document.record, lines.readline(), column)
-        if hashlib.sha256(content).digest() != document.sha256:
-            raise CorpusError(f"paths: {document.path} changed while it was being read; add the corpus again")
-        contents.append(content)
-    return contents
+            _survey_records(survey, options)
+    except BadRecord as error:  # not of one record but of the file, which cannot be read on
+        if survey.single:
+            survey.left.add(NOT_TEXT, shown(file))
+        elif options.on_bad_record == "skip":
+            survey.left.add(BAD_RECORD, f"{shown(file)}: {error.problem}")
+        else:
+            raise error.of(place) from error
+    except CorpusError as error:
+        if options.on_bad_record != "skip":
+            raise
+        survey.left.add(BAD_RECORD, str(error))
+    return survey
 
 
-def _lines(path: Path, column: str) -> Iterator[tuple[int, bytes]]:
-    offset = 0
-    with _opened(path) as lines:
-        for record, line in enumerate(lines):
-            yield offset, _line_text(path, record, line, column)
-            offset += len(line)
+def _survey_text(survey: FileSurvey, options: ReadOptions) -> None:
+    whole, digests = hashlib.sha256(), bytearray()
+    sizes = array("q")
+    for _, piece in records(survey.place, survey.kind, options):
+        whole.update(piece)
+        digests += hashlib.sha256(piece).digest()
+        sizes.append(len(piece))
+    if not sizes:
+        survey.left.add(EMPTY, shown(survey.file))
+        return
+    survey.digests, survey.sizes = whole.digest(), array("q", [sum(sizes)])
+    survey.piece_digests, survey.piece_sizes = bytes(digests), sizes
 
 
-def _line_text(path: Path, record: int, line: bytes, column: str) -> bytes:
-    if not line.strip():
-        return b""
+def _survey_records(survey: FileSurvey, options: ReadOptions) -> None:
+    digests = bytearray()
     try:
-        value = json.loads(line)
-    except ValueError as error:
-        raise CorpusError(
-            f"paths: {path} line {record + 1} is not JSON ({error}); mend the line or leave out the file"
-        ) from error
-    if not isinstance(value, dict) or column not in value:
-        found = ", ".join(sorted(value)) if isinstance(value, dict) else type(value).__name__
-        raise CorpusError(
-            f"text_column: {path} line {record + 1} has no {column!r}, it has {found or 'nothing'}; "
-            "name the field that holds the text"
-        )
-    text = value[column]
-    if text is not None and not isinstance(text, str):
-        raise CorpusError(
-            f"text_column: {path} line {record + 1}: {column!r} is of type {type(text).__name__}, not text; "
-            "name the field that holds the text"
-        )
-    # JSON can spell half of a surrogate pair, which is no character and has no UTF-8.
-    return (text or "").encode("utf-8", errors="replace")
+        for number, raw in records(survey.place, survey.kind, options):
+            try:
+                text = text_of(survey.kind, number, raw, options)
+            except BadRecord as error:
+                if options.on_bad_record != "skip":
+                    raise error.of(survey.place) from error
+                survey.left.add(BAD_RECORD, f"{shown(survey.file)} {error.problem}")
+                continue
+            if not text:
+                survey.left.add(EMPTY, f"{shown(survey.file)}#{number}")
+                continue
+            digests += hashlib.sha256(text).digest()
+            survey.sizes.append(len(text))
+            survey.records.append(number)
+    finally:
+        survey.digests = bytes(digests)  # also of those before the damage, where what follows is skipped
 
 
-def _parquet_rows(path: Path, column: str) -> Iterator[tuple[int, bytes]]:
-    file = _parquet(path)
-    for group in range(file.num_row_groups):
-        for text in _row_group(file, path, group, column).to_pylist():
-            yield 0, (text or "").encode()
+class _Cursor:
+    """A file that is read forwards, kept open from one group of documents to the next."""
+
+    def __init__(self, place: Place, kind: Kind, options: ReadOptions) -> None:
+        self.place, self.kind, self.options = place, kind, options
+        self._next = 0
+        self._records: Iterator[tuple[int, Any]] | None = None
+
+    def raw(self, number: int) -> Any:
+        """The raw record; StopIteration if the file has become shorter."""
+        if self._records is None or number < self._next:
+            self.close()
+            self._records = records(self.place, self.kind, self.options, number)
+        for found, raw in self._records:
+            self._next = found + 1
+            if found == number:
+                return raw
+        raise StopIteration
+
+    def close(self) -> None:
+        if self._records is not None:
+            self._records.close()  # type: ignore[attr-defined]
+            self._records = None
 
 
-def _parquet_record(path: Path, record: int, column: str) -> bytes:
-    file = _parquet(path)
-    ends = _row_group_ends(file)
-    group = bisect_right(ends, record)
-    if group == len(ends):
-        raise CorpusError(f"paths: {path} changed while it was being read; add the corpus again")
-    first = ends[group - 1] if group else 0
-    return (_row_group(file, path, group, column)[record - first].as_py() or "").encode()
+_open_cursors: list[_Cursor] = []
+_CURSORS = 2
 
 
-def _parquet(path: Path) -> pq.ParquetFile:
-    try:
-        status = path.stat()
-        return _open_parquet(path, status.st_mtime_ns, status.st_size)
-    except (OSError, pa.ArrowInvalid) as error:
-        raise CorpusError(
-            f"paths: {path} cannot be read as Parquet ({str(error).splitlines()[0]}); mend or leave out the file"
-        ) from error
+def _cursor(place: Place, kind: Kind, options: ReadOptions) -> _Cursor:
+    for cursor in _open_cursors:
+        if (cursor.place, cursor.kind, cursor.options) == (place, kind, options):
+            return cursor
+    while len(_open_cursors) >= _CURSORS:
+        _open_cursors.pop(0).close()
+    _open_cursors.append(_Cursor(place, kind, options))
+    return _open_cursors[-1]
 
 
-@functools.lru_cache(maxsize=4)
-def _open_parquet(path: Path, modified_ns: int, size: int) -> pq.ParquetFile:
-    """Kept by time and size too: a file that was replaced is another file."""
-    del modified_ns, size
-    return pq.ParquetFile(path)
+def close_files() -> None:
+    """Close the files that are kept open for the documents that follow."""
+    while _open_cursors:
+        _open_cursors.pop().close()
 
 
-@functools.lru_cache(maxsize=4)
-def _row_group_ends(file: pq.ParquetFile) -> list[int]:
-    return list(accumulate(file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)))
-
-
-@functools.lru_cache(maxsize=2)
-def _row_group(file: pq.ParquetFile, path: Path, group: int, column: str) -> pa.ChunkedArray:
-    """One row group's texts: kept, since documents are asked for in the order in which they lie there."""
-    schema = file.schema_arrow
-    if column not in schema.names:
-        raise CorpusError(
-            f"text_column: {path} has no {column!r}, it has {', '.join(schema.names)}; "
-            "name the column that holds the text"
-        )
-    kind = schema.field(column).type
-    if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
-        raise CorpusError(
-            f"text_column: {path}: {column!r} is of type {kind}, not text; name the column that holds the text"
-        )
-    return file.read_row_group(group, columns=[column]).column(column)
-
-
-def _opened(path: Path) -> BinaryIO:
-    try:
-        return path.open("rb")
-    except OSError as error:
-        raise CorpusError(f"paths: {path} cannot be read ({error.strerror}); mend or leave out the file") from error
-
-
-def _content(path: Path) -> bytes:
-    with _opened(path) as file:
-        return file.read()
-
-
-def _is_utf8(content: bytes) -> bool:
-    try:
-        content.decode()
-    except UnicodeDecodeError:
-        return False
-    return True
+def read_parts(parts: Sequence[Part], options: ReadOptions) -> list[bytes]:
+    """The UTF-8 text of each; CorpusError if one changed since the survey, as the dataset's spec already names it."""
+    texts = []
+    for part in parts:
+        text: bytes | None = None
+        with suppress(StopIteration, BadRecord):  # what was well-formed and is not any more has changed, too
+            cursor = _cursor(part.place, part.kind, options)
+            text = text_of(part.kind, part.number, cursor.raw(part.number), options)
+        if text is None or hashlib.sha256(text).digest() != part.sha256:
+            close_files()
+            raise CorpusError(f"paths: {shown(part.place)} changed while it was being read; add the corpus again")
+        texts.append(part.side(text))
+    return texts
 
 
 def path_hash(relative: str) -> bytes:
     """SHA-256 of a relative path: what decides a file's split and its place in it, wherever the folder lies."""
-    return hashlib.sha256(os.fsencode(relative)).digest()
-
-
-_RECORDS = {".jsonl": _lines, ".parquet": _parquet_rows}
+    return hashlib.sha256(os.fsencode(bare_name(relative))).digest()

@@ -1,26 +1,33 @@
 """Which files a corpus is made of, in which order, and which split each document belongs to.
 
-The split depends on a document's name alone (its relative path, and its record within a file of several), so a corpus
-that grows never moves a document from held-out to train.
+By default the split depends on a document's name alone (its relative path, and its record within a file of several), so
+a corpus that grows never moves a document from held-out to train.
 """
 
-import fnmatch
+from __future__ import annotations
+
+import hashlib
 import os
 import sysconfig
+from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Any, Literal, Protocol, TypeVar
 
-from orchestration.corpus.documents import Document, path_hash, survey_file
-from orchestration.errors import CorpusError
+import numpy as np
+
+from orchestration.console.foreign import shown
+from orchestration.corpus.documents import DUPLICATE, Document, FileSurvey, path_hash, survey_file
+from orchestration.corpus.places import FoundFiles, LeftOut, Place, bare_name, find_files
+from orchestration.corpus.records import ReadOptions
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+SplitBy = Literal["name", "content", "position", "given"]
 
 SPLITS = ("train", "heldout")
-_SKIPPED_FOLDERS = {"__pycache__", "site-packages", "dist-packages"}
 
 
 class Mapper(Protocol):
@@ -29,14 +36,41 @@ class Mapper(Protocol):
     def __call__(self, function: Callable[[Item], Result], items: Iterable[Item], /) -> Iterable[Result]: ...
 
 
+class Documents(Sequence[Document]):
+    """Some of the documents of surveyed files, in order, kept as two numbers each."""
+
+    def __init__(self) -> None:
+        self._surveys: list[FileSurvey] = []
+        self._file, self._row = array("q"), array("q")
+        self.bytes = 0
+
+    def append(self, survey: FileSurvey, row: int) -> None:
+        if not self._surveys or self._surveys[-1] is not survey:
+            self._surveys.append(survey)
+        self._file.append(len(self._surveys) - 1)
+        self._row.append(row)
+        self.bytes += survey.sizes[row]
+
+    @property
+    def files(self) -> set[str]:
+        return {survey.file for survey in self._surveys}
+
+    def __len__(self) -> int:
+        return len(self._row)
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return [self[number] for number in range(*index.indices(len(self)))]
+        return self._surveys[self._file[index]].document(self._row[index])
+
+
 @dataclass
 class Survey:
-    """The documents of each split in the order of their files' hashes, and the names of what was left out."""
+    """The documents of each split in the order in which they become rows, and what was left out."""
 
-    documents: dict[str, list[Document]] = field(default_factory=lambda: {split: [] for split in SPLITS})
-    duplicates: list[str] = field(default_factory=list)
-    undecodable: list[str] = field(default_factory=list)
-    empty: list[str] = field(default_factory=list)
+    documents: dict[str, Documents] = field(default_factory=lambda: {split: Documents() for split in SPLITS})
+    left: LeftOut = field(default_factory=LeftOut)
+    records_as_text: list[str] = field(default_factory=list)
 
 
 def stdlib_files(exclude: Sequence[str] = ("test", "tests", "idle_test", "idlelib")) -> list[Path]:
@@ -45,81 +79,108 @@ def stdlib_files(exclude: Sequence[str] = ("test", "tests", "idle_test", "idleli
     Folders named in ``exclude`` are left out: by default the test suites, which not every distribution ships.
     """
     files = find_files(Path(sysconfig.get_path("stdlib")), ("*.py",))
-    return [path for relative, path in files.items() if not {*Path(relative).parts} & {*exclude}]
-
-
-def find_files(
-    paths: Sequence[Path] | Path, patterns: Sequence[str] = ("*",), *, root: Path | None = None
-) -> dict[str, Path]:
-    """Relative POSIX path → file, sorted by the relative path's bytes.
-
-    Paths are relative to ``root``; by default to the folder given, or to the deepest one that holds all paths. Folders
-    are searched for names that match a pattern, hidden ones and installed packages left out, links to folders not
-    followed; a file that is named itself is taken whatever its name. Raises CorpusError where there is nothing.
-    """
-    given = [Path(path).absolute() for path in ([paths] if isinstance(paths, (str, Path)) else paths)]
-    for path in given:
-        if not path.exists():
-            raise CorpusError(f"paths: {path} does not exist; give a text file or a folder that holds some")
-    found: set[Path] = set()
-    for path in given:
-        found.update([path] if path.is_file() else _below(path, patterns))
-    if not found:
-        raise CorpusError(
-            f"paths: no file matches {', '.join(patterns)} in {', '.join(map(str, given)) or 'no path'}; "
-            "give another folder or pattern"
-        )
-    base = root.absolute() if root else Path(os.path.commonpath([p.parent if p.is_file() else p for p in given]))
-    try:
-        relative = {path.relative_to(base).as_posix(): path for path in found}
-    except ValueError:
-        raise CorpusError(f"root: {base} does not hold every path given; use a folder above all of them") from None
-    return dict(sorted(relative.items(), key=lambda item: os.fsencode(item[0])))
+    return [Path(path) for relative, path in files.items() if not {*Path(relative).parts} & {*exclude}]
 
 
 def split_of(relative: str, heldout_fraction: float) -> str:
     """``heldout`` where the first 8 bytes of the path's SHA-256, as a fraction of 2⁶⁴, are under the fraction."""
-    position = int.from_bytes(path_hash(relative)[:8], "big") / 2**64
-    return "heldout" if position < heldout_fraction else "train"
+    return _side(path_hash(relative), heldout_fraction)
+
+
+def _side(digest: bytes, heldout_fraction: float) -> str:
+    return "heldout" if int.from_bytes(digest[:8], "big") / 2**64 < heldout_fraction else "train"
 
 
 def survey_files(
-    files: dict[str, Path],
+    files: dict[str, Place],
     heldout_fraction: float,
     progress: Callable[[str, int, int], None] | None = None,
     *,
-    column: str = "text",
+    options: ReadOptions = ReadOptions(),
+    split_by: SplitBy = "name",
+    heldout: dict[str, Place] | None = None,
     mapper: Mapper = map,
 ) -> Survey:
-    """Read each file once and put its documents into their splits, or among the empty, duplicates or undecodable.
+    """Read each file once and put its documents into their splits, or count them among what is left out.
 
-    Of exact duplicates the first is kept, in whichever split it falls: no held-out text is trained on. Files are put in
-    the order of their paths' SHA-256: neighbours in a folder are alike, and a plan that reads blocks of neighbouring
-    rows would see one kind of text after the other. The records of one file stay in its order.
+    Of exact duplicates the first by path is kept, in whichever split it falls: no held-out text is trained on. Files
+    are put in the order of their paths' SHA-256: neighbours in a folder are alike, and a plan that reads blocks of
+    neighbouring rows would see one kind of text after the other. The records of one file stay in its order.
+
+    ``split_by`` "content" goes by the text's SHA-256 and keeps files in the order of their paths, so that the same
+    documents in the same order give the same rows whatever files they lie in. ``heldout`` gives the held-out files
+    themselves; a text that is in both is not trained on.
     """
     survey = Survey()
-    seen: set[bytes] = set()
-    surveyed = mapper(partial(survey_file, column=column), files.items())
-    for done, documents in enumerate(surveyed, start=1):
-        for document in documents:
-            if document.left:
-                (survey.empty if document.left == "empty" else survey.undecodable).append(document.relative)
-            elif document.sha256 in seen:
-                survey.duplicates.append(document.relative)
-            else:
-                seen.add(document.sha256)
-                survey.documents[split_of(document.relative, heldout_fraction)].append(document)
-        if progress:
-            progress("survey", done, len(files))
-    for kept in survey.documents.values():
-        kept.sort(key=lambda document: (path_hash(document.file), document.record or 0))
+    given = _surveyed(survey, heldout or {}, "held-out files", progress, options, mapper)
+    surveys = _surveyed(survey, files, "survey", progress, options, mapper)
+    kept = _first_of_equals([*given, *surveys], survey.left)
+    heldout_files, main_files = kept[: len(given)], kept[len(given) :]
+
+    def place(found: list[tuple[FileSurvey, Iterator[int]]], split: Callable[[Document], str]) -> None:
+        if split_by != "content":
+            found.sort(key=lambda item: (path_hash(item[0].file), os.fsencode(item[0].file)))
+        for file, rows in found:
+            for row in rows:
+                survey.documents[split(file.document(row))].append(file, row)
+
+    def by_name(document: Document) -> str:
+        name = bare_name(document.file)
+        name = name if document.record is None else f"{name}#{document.record}"
+        return _side(hashlib.sha256(os.fsencode(name)).digest(), heldout_fraction)
+
+    def by_content(document: Document) -> str:
+        return _side(document.sha256, heldout_fraction)
+
+    place(heldout_files, lambda _: "heldout")
+    place(main_files, by_content if split_by == "content" else by_name if heldout is None else lambda _: "train")
     return survey
 
 
-def _below(folder: Path, patterns: Sequence[str]) -> Iterator[Path]:
-    for parent, folders, names in os.walk(folder):
-        folders[:] = [name for name in folders if name not in _SKIPPED_FOLDERS and not name.startswith(".")]
-        for name in names:
-            path = Path(parent, name)
-            if any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns) and path.is_file():
-                yield path
+def _surveyed(
+    survey: Survey,
+    files: dict[str, Place],
+    stage: str,
+    progress: Callable[[str, int, int], None] | None,
+    options: ReadOptions,
+    mapper: Mapper,
+) -> list[FileSurvey]:
+    """Every file's survey; progress is told bytes as they lie in the files."""
+    sizes = files.sizes if isinstance(files, FoundFiles) else {}
+    done, everything = 0, sum(sizes.values())
+    if isinstance(files, FoundFiles):
+        survey.left.merge(files.left)
+    found = []
+    for file in mapper(partial(survey_file, options=options), files.items()):
+        found.append(file)
+        survey.left.merge(file.left)
+        if file.records_as_text:
+            survey.records_as_text.append(shown(file.file))
+        done += sizes.get(file.file, 0)
+        if progress:
+            progress(stage, done, everything)
+    return found
+
+
+def _first_of_equals(files: list[FileSurvey], left: LeftOut) -> list[tuple[FileSurvey, Iterator[int]]]:
+    """Each file with the rows of its documents that no document before them equals."""
+    counts = [len(file.sizes) for file in files]
+    words_N4 = np.frombuffer(b"".join(file.digests for file in files), dtype="<u8").reshape(-1, 4)
+    order = np.lexsort(words_N4.T)  # stable, so of equals the first comes first
+    fresh = np.ones(len(order), dtype=bool)
+    sorted_N4 = words_N4[order]
+    fresh[order[1:]] = (sorted_N4[1:] != sorted_N4[:-1]).any(axis=1)
+    found: list[tuple[FileSurvey, Iterator[int]]] = []
+    begin = 0
+    for file, count in zip(files, counts, strict=True):
+        mask = fresh[begin : begin + count]
+        for row in np.flatnonzero(~mask)[:10]:
+            left.add(DUPLICATE, shown(file.document(int(row)).relative), 0)
+        if count - int(mask.sum()):
+            left.counts[DUPLICATE] = left.counts.get(DUPLICATE, 0) + count - int(mask.sum())
+        found.append((file, map(int, np.flatnonzero(mask))))
+        begin += count
+    return found
+
+
+__all__ = ["SPLITS", "Documents", "Mapper", "Survey", "find_files", "split_of", "stdlib_files", "survey_files"]

@@ -3,14 +3,19 @@
 Both know how many UTF-8 bytes each token stands for, which is what bits per byte are counted with.
 """
 
+from __future__ import annotations
+
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
+from orchestration.corpus.tokenizer_pieces import adds_prefix, is_exact, piece_bytes, without_prefix
 from orchestration.errors import TokenizerError
 
 MAX_VOCABULARY = 65_536  # tokens are stored as uint16
@@ -21,16 +26,24 @@ END_OF_TEXT = "<|endoftext|>"
 class TextTokenizer(Protocol):
     """What a corpus needs of a tokenizer. ``token_bytes`` is int32 [vocab_size]; end of text counts 0 bytes.
 
-    ``end_token`` is how the token ``end_of_text`` is written.
+    ``end_token`` is how the token ``end_of_text`` is written. ``prefix_bytes`` counts the spaces that the first token
+    of a text spells before it, as SentencePiece's do. ``exact`` says that no text whatever is changed by its tokens.
     """
 
     vocab_size: int
     end_of_text: int
     end_token: str
     token_bytes: NDArray[np.int32]
+    prefix_bytes: int
+    exact: bool
 
-    def encode(self, documents: Sequence[bytes]) -> list[NDArray[np.uint16]]:
-        """Token ids of each UTF-8 document, without the end-of-text token."""
+    def encode(self, documents: Sequence[bytes], begins: Sequence[bool] | None = None) -> list[NDArray[np.uint16]]:
+        """Token ids of each UTF-8 document, without the end-of-text token. ``begins`` is false for one that goes on
+        where another was cut."""
+        ...
+
+    def spell(self, tokens_T: NDArray[np.integer]) -> bytes:
+        """The bytes that the tokens spell, end of text and prefixes too."""
         ...
 
     def decode(self, tokens_T: NDArray[np.integer]) -> list[bytes]:
@@ -48,13 +61,19 @@ class ByteTokenizer:
     vocab_size = BYTES + 1
     end_of_text = BYTES
     end_token = END_OF_TEXT
+    prefix_bytes = 0
+    exact = True
 
     def __init__(self) -> None:
         self.token_bytes = np.ones(self.vocab_size, dtype=np.int32)
         self.token_bytes[self.end_of_text] = 0
 
-    def encode(self, documents: Sequence[bytes]) -> list[NDArray[np.uint16]]:
+    def encode(self, documents: Sequence[bytes], begins: Sequence[bool] | None = None) -> list[NDArray[np.uint16]]:
+        del begins  # a byte is a token wherever it stands
         return [np.frombuffer(document, dtype=np.uint8).astype(np.uint16) for document in documents]
+
+    def spell(self, tokens_T: NDArray[np.integer]) -> bytes:
+        return tokens_T[tokens_T != self.end_of_text].astype(np.uint8).tobytes()
 
     def decode(self, tokens_T: NDArray[np.integer]) -> list[bytes]:
         return [piece.astype(np.uint8).tobytes() for piece in _between(tokens_T, self.end_of_text)]
@@ -64,18 +83,22 @@ class ByteTokenizer:
 
 
 class BpeTokenizer:
-    """A byte-level BPE, trained here or given. Its JSON (the `tokenizers` library's) is the tokenizer; ``digest`` is
-    that JSON's SHA-256. ``end_of_text`` is the id that closes a document, by default that of ``<|endoftext|>``.
+    """A tokenizer of the `tokenizers` library, trained here or given: a byte-level BPE, or another kind whose tokens
+    spell text. Its JSON is the tokenizer; ``digest`` is that JSON's SHA-256. ``end_of_text`` is the id that closes a
+    document, by default that of ``<|endoftext|>``. ``special`` says that special tokens spelled in a text are meant, as
+    a chat template means them.
 
-    Raises TokenizerError for a tokenizer whose tokens do not stand for bytes, or one with ids over 65,535.
+    Raises TokenizerError for a tokenizer whose tokens do not spell text, or one with ids over 65,535.
     """
 
-    def __init__(self, json_bytes: bytes, name: str | None = None, end_of_text: int | None = None) -> None:
+    def __init__(
+        self, json_bytes: bytes, name: str | None = None, end_of_text: int | None = None, special: bool = False
+    ) -> None:
         self.json_bytes = json_bytes
         self.digest = hashlib.sha256(json_bytes).hexdigest()
-        self._tokenizer: Tokenizer = Tokenizer.from_str(json_bytes.decode())
-        # Without this a document that spells out the end-of-text token would be cut in two by it.
-        self._tokenizer.encode_special_tokens = True
+        self._special = special
+        settings = json.loads(json_bytes)
+        self._tokenizer = self._loaded(json_bytes)
         vocabulary: dict[str, int] = self._tokenizer.get_vocab()
         self.vocab_size: int = max(vocabulary.values()) + 1  # and not how many there are: given ones have gaps
         if self.vocab_size > MAX_VOCABULARY:
@@ -85,42 +108,71 @@ class BpeTokenizer:
             )
         self.name = name or f"bpe:{self.vocab_size}"
         self.end_of_text = vocabulary[END_OF_TEXT] if end_of_text is None else end_of_text
-        self._pieces = self._piece_bytes(vocabulary)
+        added = {token: entry.content for token, entry in self._tokenizer.get_added_tokens_decoder().items()}
+        self._pieces = piece_bytes(settings, vocabulary, added, self.vocab_size)
         self.end_token = self._pieces[self.end_of_text].decode()
         self.token_bytes = np.array([len(piece) for piece in self._pieces], dtype=np.int32)
         self.token_bytes[self.end_of_text] = 0
+        self.exact = not special and is_exact(settings, vocabulary)
+        prefixed = not self.exact and adds_prefix(settings) and self.spell(self._encode(self._tokenizer, ["x"])[0])
+        self.prefix_bytes = 1 if prefixed == b" x" else 0
+        self._rest = self._tokenizer
+        if self.prefix_bytes:
+            self._rest = self._loaded(json.dumps(without_prefix(settings), ensure_ascii=False).encode())
 
-    def _piece_bytes(self, vocabulary: dict[str, int]) -> list[bytes]:
-        """The bytes of every id. Byte-level pieces spell a byte with one character; added tokens are plain text."""
-        values = {character: value for value, character in enumerate(byte_characters())}
-        pieces = [b""] * self.vocab_size
-        added = {token: entry.content for token, entry in self._tokenizer.get_added_tokens_decoder().items()}
-        for piece, token in vocabulary.items():
-            if token in added:
-                pieces[token] = added[token].encode()
-            elif values.keys() >= set(piece):
-                pieces[token] = bytes(values[character] for character in piece)
-            else:
-                raise TokenizerError(
-                    f"tokenizer: token {token} ({piece!r}) does not spell bytes; use a byte-level tokenizer, as GPT-2's"
-                )
-        return pieces
+    def _loaded(self, json_bytes: bytes) -> Tokenizer:
+        tokenizer = Tokenizer.from_str(json_bytes.decode())
+        # Without this a document that spells out the end-of-text token would be cut in two by it.
+        tokenizer.encode_special_tokens = not self._special
+        return tokenizer
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return BpeTokenizer, (self.json_bytes, self.name, self.end_of_text)
+        return BpeTokenizer, (self.json_bytes, self.name, self.end_of_text, self._special)
+
+    def for_templates(self) -> BpeTokenizer:
+        """The same tokenizer, to which the special tokens in a text are special."""
+        return BpeTokenizer(self.json_bytes, self.name, self.end_of_text, special=True)
+
+    @property
+    def special_tokens(self) -> tuple[str, ...]:
+        added = self._tokenizer.get_added_tokens_decoder().values()
+        return tuple(entry.content for entry in added if entry.special)
 
     @property
     def key(self) -> str:
         """Where the lake keeps the JSON."""
         return tokenizer_key(self.digest)
 
-    def encode(self, documents: Sequence[bytes]) -> list[NDArray[np.uint16]]:
-        encodings = self._tokenizer.encode_batch_fast([document.decode() for document in documents])
+    def encode(self, documents: Sequence[bytes], begins: Sequence[bool] | None = None) -> list[NDArray[np.uint16]]:
+        texts = [document.decode() for document in documents]
+        if self._rest is self._tokenizer or begins is None or all(begins):
+            return self._encode(self._tokenizer, texts)
+        return [
+            self._encode(self._tokenizer if first else self._rest, [text])[0]
+            for text, first in zip(texts, begins, strict=True)
+        ]
+
+    def _encode(self, tokenizer: Tokenizer, texts: list[str]) -> list[NDArray[np.uint16]]:
+        try:
+            encodings = tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+        except BaseException as error:
+            if type(error).__name__ != "PanicException":  # of the library, and no Exception; it names no class to catch
+                raise
+            raise TokenizerError(
+                f"tokenizer: the `tokenizers` library gives up on a text ({error}); use another tokenizer"
+            ) from error
         return [np.array(encoding.ids, dtype=np.uint16) for encoding in encodings]
+
+    def spell(self, tokens_T: NDArray[np.integer]) -> bytes:
+        return b"".join([self._pieces[token] for token in tokens_T.tolist()])
 
     def decode(self, tokens_T: NDArray[np.integer]) -> list[bytes]:
         # Not the library's decode: that replaces a character cut by a row's edge, and the bytes are wanted as they are.
-        return [b"".join(self._pieces[token] for token in piece) for piece in _between(tokens_T, self.end_of_text)]
+        found = [self.spell(piece) for piece in _between(tokens_T, self.end_of_text)]
+        if not self.prefix_bytes:
+            return found
+        # The first may go on from the row before; where it begins with a text's first token, that cannot be told.
+        return [found[0], *(text.removeprefix(b" ") for text in found[1:])] if found else found
 
     def describe(self) -> dict[str, Any]:
         return {
@@ -168,9 +220,25 @@ def train_bpe(documents: Iterable[bytes], vocab_size: int) -> BpeTokenizer:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    tokenizer.train_from_iterator((document.decode() for document in documents), trainer)
+    texts = (text for document in documents for text in _trainable(document.decode()))
+    tokenizer.train_from_iterator(texts, trainer)
     tokenizer.add_special_tokens([END_OF_TEXT])
     return BpeTokenizer(tokenizer.to_str().encode())
+
+
+# A merge rewrites a whole word, so the work on one grows with the square of its length. Longer runs of letters, digits,
+# other characters or white space than this are no words of a language, and are learnt from in pieces.
+_LONGEST_WORD = 2048
+_ENDLESS = re.compile("|".join(f"{kind}{{{_LONGEST_WORD},}}" for kind in (r"[^\W\d_]", r"\d", r"(?:[^\w\s]|_)", r"\s")))
+
+
+def _trainable(text: str) -> Iterator[str]:
+    begin = 0
+    for run in _ENDLESS.finditer(text):
+        for cut in range(run.start() + _LONGEST_WORD, run.end() + 1, _LONGEST_WORD):
+            yield text[begin:cut]
+            begin = cut
+    yield text[begin:]
 
 
 def load_tokenizer(store: Any, spec: Mapping[str, Any]) -> TextTokenizer:
@@ -191,13 +259,3 @@ def _between(tokens_T: NDArray[np.integer], separator: int) -> list[NDArray[np.i
     """The runs of tokens that ``separator`` stands between (empty ones left out)."""
     pieces = np.split(tokens_T, np.flatnonzero(tokens_T == separator))
     return [kept for piece in pieces if len(kept := piece[piece != separator])]
-
-
-def byte_characters() -> list[str]:
-    """The character that byte-level pieces spell each byte value with.
-
-    Printable Latin-1 stands for itself, the rest for U+0100 upwards in order: the table of GPT-2's byte-level BPE.
-    """
-    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    shifted = iter(range(BYTES))
-    return [chr(value) if value in printable else chr(BYTES + next(shifted)) for value in range(BYTES)]

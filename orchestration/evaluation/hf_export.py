@@ -11,12 +11,12 @@ from typing import Any
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from datalake import Lake, ModelVersion
+from orchestration.corpus.tokenizer_pieces import byte_characters
 from orchestration.corpus.tokenizers import (
     END_OF_TEXT,
     BpeTokenizer,
     ByteTokenizer,
     TextTokenizer,
-    byte_characters,
     load_tokenizer,
 )
 from orchestration.errors import TokenizerError

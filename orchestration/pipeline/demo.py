@@ -128,9 +128,9 @@ def _corpus(lake: Lake, settings: DemoSettings) -> tuple[DatasetVersion, Dataset
         result = add_corpus(
             lake, "stdlib", list(files), seq_len=settings.spec["seq_len"], message="demo", progress=progress
         )
-    for dataset in (result.train, result.heldout):
+    for dataset in result.both():
         console.print(f"dataset {dataset.name}@{dataset.version}  {dataset.digest}  {dataset.tokens:,} tokens")
-    return result.train, result.heldout
+    return result.both()
 
 
 def _config(settings: DemoSettings, data: DatasetVersion, heldout: DatasetVersion, steps: int) -> dict[str, Any]:

@@ -46,8 +46,10 @@ def test_each_record_is_a_document(lake, tmp_path, kind):
     path = write_records(tmp_path / "in", kind, [*TEXTS, None, "", TEXTS[3]])
     result = add_corpus(lake, "records", path, seq_len=32, heldout_fraction=0.3)
     assert (result.files, result.documents) == (1, 60)
-    assert result.empty == [f"{path.name}#60", f"{path.name}#61"]
-    assert result.duplicates == [f"{path.name}#62"]
+    assert (result.empty, result.duplicates) == (2, 1)
+    assert result.first_left_out["empty documents skipped"] == [f"{path.name}#60", f"{path.name}#61"]
+    assert result.first_left_out["exact duplicates dropped"] == [f"{path.name}#62"]
+    assert lake.datasets.manifest(result.train).left_out is None  # nothing is lost, and old manifests said nothing
     documents = survey_files(find_files(path), 0.3).documents
     assert [d.record for d in documents["train"]] == sorted(d.record for d in documents["train"])
     for rows, split in zip(rows_of(lake, result), ("train", "heldout"), strict=True):

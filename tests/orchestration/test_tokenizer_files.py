@@ -120,8 +120,8 @@ def test_what_cannot_be_used_is_refused_by_name(tmp_path):
         "missing.json": (None, r"cannot be read \(No such file"),
         "other.json": (b"{}", "is no tokenizer of the `tokenizers` library"),
         "broken.tiktoken": (b"not ranks", "is no file of ranks"),
-        "words.json": (_word_level(), "does not spell bytes; use a byte-level tokenizer"),
-        "endless.json": (_byte_level_without_end(), "has no token .*endoftext.*; name the token"),
+        "words.json": (_word_level(), "does not keep text: .Plain words"),
+        "endless.json": (_byte_level_without_end(), "has no token .*endoftext.* declared special.*; name the token"),
         "large.json": (_large(), "its ids go up to 70000, and tokens are stored in 16 bits"),
     }
     for name, (content, says) in cases.items():
@@ -133,7 +133,7 @@ def test_what_cannot_be_used_is_refused_by_name(tmp_path):
 
 
 def _word_level() -> bytes:
-    return Tokenizer(models.WordLevel({"</s>": 0, "größe mehr": 1}, unk_token="</s>")).to_str().encode()
+    return _ended(Tokenizer(models.WordLevel({"</s>": 0, "größe mehr": 1}, unk_token="</s>")))
 
 
 def _byte_level_without_end() -> bytes:
@@ -141,4 +141,9 @@ def _byte_level_without_end() -> bytes:
 
 
 def _large() -> bytes:
-    return Tokenizer(models.BPE({"a": 0, "</s>": 70_000}, [])).to_str().encode()
+    return _ended(Tokenizer(models.BPE({"a": 0, "</s>": 70_000}, [])))
+
+
+def _ended(tokenizer: Tokenizer) -> bytes:
+    tokenizer.add_special_tokens(["</s>"])
+    return tokenizer.to_str().encode()

@@ -121,7 +121,7 @@ def prepare_corpus(lake: Lake, corpus: Corpus, folder: Path) -> tuple[DatasetVer
             message="for an experiment",
             progress=progress,
         )
-    return added.train, added.heldout
+    return added.both()
 
 
 def prepare_synthetic(

@@ -1,0 +1,133 @@
+"""Texts in Parquet files, as pandas, polars, Spark and others write them, read a few rows at a time.
+
+What a file says of itself is checked before it is decoded: a few hundred bytes can stand for gigabytes, by repeating
+one value, by rows that hold nothing, or by a page that compresses well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, BinaryIO
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from orchestration.console.foreign import shown
+from orchestration.corpus.parquet_pages import largest_page
+from orchestration.corpus.places import Place, opened
+from orchestration.corpus.records import ReadOptions
+from orchestration.errors import CorpusError
+
+MAX_PAGE = 128 << 20  # bytes of a page, and of the rows decoded at once
+_BATCH_ROWS = 1024
+# A text takes some bits at least, so rows that are many times the file's bits hold none.
+_ROWS_AT_LEAST = 1_000_000
+_ROWS_PER_BYTE = 16
+
+
+def parquet_values(place: Place, options: ReadOptions, start: int) -> Iterator[tuple[int, Any]]:
+    """(row number, value) from row ``start`` on; texts as bytes. Raises CorpusError."""
+    with opened(place) as source:
+        try:
+            file = pq.ParquetFile(source, pre_buffer=False)
+            _check_rows(place, source, file)
+            kind = _leaf_type(place, file, options)
+            first = 0
+            for group in range(file.num_row_groups):
+                rows = file.metadata.row_group(group).num_rows
+                if rows and first + rows > start:
+                    batch = _batch_rows(place, source, file, group, options.column)
+                    yield from _group(file, group, batch, first, start, kind, options)
+                first += rows
+        except CorpusError:
+            raise
+        except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
+            said = next(iter(str(error).splitlines()), "")
+            raise CorpusError(
+                f"paths: {shown(place)} cannot be read as Parquet ({shown(said)}); mend or leave out the file"
+            ) from error
+
+
+def _check_rows(place: Place, source: BinaryIO, file: pq.ParquetFile) -> None:
+    size = source.seek(0, 2)
+    if file.metadata.num_rows > _ROWS_AT_LEAST + _ROWS_PER_BYTE * size:
+        raise CorpusError(
+            f"paths: {shown(place)} claims {file.metadata.num_rows:,} rows in {size:,} bytes, which cannot hold as "
+            "many texts; leave out the file"
+        )
+
+
+def _leaf_type(place: Place, file: pq.ParquetFile, options: ReadOptions) -> pa.DataType:
+    """The type of the column, which may be a path into structs. Raises CorpusError for one that holds no text."""
+    schema = file.schema_arrow
+    parts = [options.column] if options.column in schema.names else options.column.split(".")
+    kind: Any = pa.struct(list(schema))
+    for part in parts:
+        if not pa.types.is_struct(kind) or kind.get_field_index(part) < 0:
+            raise CorpusError(
+                f"text_column: {shown(place)} has no {options.column!r}, it has {', '.join(map(shown, schema.names))}; "
+                "name the column that holds the text"
+            )
+        kind = kind.field(part).type
+    plain = kind.value_type if pa.types.is_dictionary(kind) else kind
+    if options.chat is not None:
+        fits = _is_text(plain) or _is_list(kind)
+    elif options.ids:
+        fits = _is_list(kind) and pa.types.is_integer(kind.value_type)
+    else:
+        fits = _is_text(plain)
+    if not fits:
+        what = "messages" if options.chat is not None else "a list of token ids" if options.ids else "text"
+        raise CorpusError(
+            f"text_column: {shown(place)}: {options.column!r} is of type {kind}, not {what}; "
+            "name the column that holds the text"
+        )
+    return kind
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    tests = ("string", "large_string", "string_view", "binary", "large_binary", "binary_view")
+    return any(getattr(pa.types, f"is_{test}")(kind) for test in tests)
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    return pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+
+
+def _batch_rows(place: Place, source: BinaryIO, file: pq.ParquetFile, group: int, column: str) -> int:
+    """How many rows may be decoded at once: each may be as large as the largest page, or the dictionary, says."""
+    largest = 1
+    row_group = file.metadata.row_group(group)
+    for index in range(row_group.num_columns):
+        chunk = row_group.column(index)
+        if chunk.path_in_schema == column or chunk.path_in_schema.startswith(f"{column}."):
+            largest = max(largest, largest_page(source, chunk))
+    if largest > MAX_PAGE:
+        raise CorpusError(
+            f"paths: {shown(place)} holds a page of {largest >> 20} MiB, {MAX_PAGE >> 20} are the limit; "
+            "write it with smaller pages, or leave out the file"
+        )
+    return max(1, min(_BATCH_ROWS, MAX_PAGE // largest))
+
+
+def _group(
+    file: pq.ParquetFile, group: int, batch_rows: int, first: int, start: int, kind: pa.DataType, options: ReadOptions
+) -> Iterator[tuple[int, Any]]:
+    parts = [] if options.column in file.schema_arrow.names else options.column.split(".")[1:]
+    for batch in file.iter_batches(batch_rows, [group], [options.column], use_threads=False):
+        if first + len(batch) > start:
+            column = batch.column(0)
+            for part in parts:
+                column = pa.compute.struct_field(column, part)  # null where a struct above it is
+            values = column.to_pylist() if _is_list(kind) else _bytes(column)
+            skipped = max(0, start - first)
+            yield from enumerate(values[skipped:], first + skipped)
+        first += len(batch)
+
+
+def _bytes(column: pa.Array) -> list[bytes | None]:
+    """Texts as their bytes: decoding them here would raise at the first that is not UTF-8, and not say which."""
+    if not pa.types.is_dictionary(column.type):
+        return column.cast(pa.large_binary()).to_pylist()
+    values = column.dictionary.cast(pa.large_binary()).to_pylist()
+    return [None if index is None else values[index] for index in column.indices.to_pylist()]
