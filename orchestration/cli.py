@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from collections.abc import Callable
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -30,6 +31,7 @@ from orchestration.commands import (
 from orchestration.console.foreign import prepare_streams
 from orchestration.console.output import complain, end_output, say
 from orchestration.errors import ClusterLostError, JobStopped, OrchestrationError, OutputClosedError
+from orchestration.folders import prepare_folders
 
 app = typer.Typer(
     name="morphogen",
@@ -87,6 +89,8 @@ def main(arguments: list[str] | None = None) -> None:
     with 4, a command whose output nobody reads any more with 141, as if SIGPIPE had ended it.
     """
     prepare_streams()
+    prepare_folders()
+    warnings.showwarning = _show_warning
     try:
         code = _command()(arguments, standalone_mode=False)
         end_output()
@@ -107,6 +111,11 @@ def main(arguments: list[str] | None = None) -> None:
         complain(f"error: {error}")
         sys.exit(2)
     sys.exit(code or 0)
+
+
+def _show_warning(message: Warning | str, *_where: object, **_more: object) -> None:
+    """In place of Python's own: where in the program a warning comes from says nothing to its user."""
+    complain(f"warning: {message}")
 
 
 def _refuse_usage(error: typer.TyperException) -> int:

@@ -26,6 +26,7 @@ import numpy as np
 
 from datalake.errors import LakePathError
 from datalake.events import tell
+from datalake.folders import expanded
 from datalake.shards.shards import ShardRef
 from datalake.store.interface import Store
 
@@ -49,7 +50,7 @@ def this_boot() -> bytes:
 def _settings() -> tuple[Path, int | None]:
     """The cache's folder and its size in bytes (None: a share of the disk). Raises LakePathError."""
     home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    folder = Path(os.environ.get("MORPHOGEN_CACHE") or f"{home}/morphogen").expanduser()
+    folder = expanded(os.environ.get("MORPHOGEN_CACHE") or f"{home}/morphogen", "MORPHOGEN_CACHE =")
     size = os.environ.get("MORPHOGEN_CACHE_GB")
     try:
         return folder, int(float(size) * 1e9) if size else None

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from datalake.errors import LakePathError, StoreUnavailableError
+from datalake.folders import expanded
 from datalake.names import check_key, check_prefix, is_key
 from datalake.store.content import Content, buffers_of
 from datalake.store.interface import ObjectInfo, missing
@@ -30,7 +31,7 @@ class LocalStore:
     """Objects as files below ``root``. See ``store.Store`` for the methods."""
 
     def __init__(self, root: Path) -> None:
-        self.root = Path(os.path.abspath(root.expanduser()))
+        self.root = Path(os.path.abspath(expanded(root, "lake")))
         self._guard = WriteGuard()
 
     def __repr__(self) -> str:

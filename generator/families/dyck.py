@@ -65,9 +65,9 @@ def nest(words_NW: np.ndarray, types: int, depth: int, open_below: int, tokens_N
 @lru_cache(maxsize=8)
 def compiled(function: Callable[..., None]) -> Any:
     """`function` as machine code that releases the GIL."""
-    import numba
+    from generator.machine_code import compiled as to_machine_code  # brings numba
 
-    return numba.njit(nogil=True, cache=True)(function)
+    return to_machine_code(function)
 
 
 def fill_brackets(

@@ -12,6 +12,7 @@ import numba
 import numpy as np
 
 from generator import philox, tables
+from generator.machine_code import compiled
 from generator.nca import simd
 from generator.nca.kernel_plan import KernelPlan
 from generator.nca.simd import INDEX_LANES, LANES, add_row, fold_row, hidden_units, join_neighbors, next_colors
@@ -66,7 +67,6 @@ def build_kernel(plan: KernelPlan) -> Callable[..., int]:
     hidden_sizes = (group_count, rows * padded, index_stride, chunks, lanes_cells, hidden_shift)
     color_sizes = (colors, chunks, lanes_cells, color_bits, identity, noisy)
 
-    @numba.njit(nogil=True, cache=True, boundscheck=False)
     def kernel(seed, ids, attempts, groups, tries, gumbel, scratch, tokens, scored):
         words, stream, halves = scratch.words, scratch.stream, scratch.halves
         weights, near, tables = scratch.weights, scratch.near, scratch.tables
@@ -169,4 +169,4 @@ def build_kernel(plan: KernelPlan) -> Callable[..., int]:
                     tokens[n, start + 1 + patches] = alphabet + 1
         return sources
 
-    return kernel
+    return compiled(kernel, boundscheck=False)

@@ -28,6 +28,7 @@ from orchestration.cluster.head import Head, await_cluster, joined_head, leave_w
 from orchestration.cluster.submitted import inside_ray_job
 from orchestration.console.progress import console
 from orchestration.errors import ClusterLostError
+from orchestration.folders import ray_folder
 
 CGROUP_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 
@@ -147,6 +148,8 @@ def _start(options: dict[str, Any], cpus: float = 0) -> None:
     cores = local_cores()
     most = max(MOST_LOGICAL_CPUS, LOGICAL_CPUS_PER_CORE * cores)
     num_cpus = max(LOCAL_LOGICAL_CPUS, cores, min(math.ceil(cpus), most))
+    if (folder := ray_folder()) is not None:
+        options["_temp_dir"] = folder
     for attempt in range(1, START_ATTEMPTS + 1):
         try:
             # "local" and not the default: a stale address file of an earlier cluster would mislead the default.

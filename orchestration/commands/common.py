@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from datalake import Lake
+from datalake.folders import expanded
 from datalake.store.addresses import parse_address
 from generator import GenerationSpec, parse_spec
 from generator.presets import list_presets, load_preset
@@ -47,7 +48,7 @@ def _opened(uri: str) -> Lake:
     address = parse_address(uri)
     if not isinstance(address, Path):
         return Lake.open(uri)
-    path = address.expanduser()
+    path = expanded(address, "lake =")
     if inside_ray_job() and not path.is_absolute():
         raise InvalidRequestError(
             f"lake = {uri!r}: a folder relative to a Ray job's working directory is deleted with the job; "

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import timedelta
 from itertools import islice
-from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 import typer
+from rich.text import Text
 
 from datalake import (
     Lake,
@@ -30,9 +29,12 @@ from datalake import (
 from datalake.maintenance.garbage import find_garbage, sweep
 from datalake.registry.datasets import DatasetVersion
 from generator import decode_tokens, parse_spec
+from generator.cache_folder import cache_folder
 from orchestration.commands import data_files
 from orchestration.commands.common import DEFAULT_LAKE, AsJson, LakeUri, open_lake, print_json, print_table
-from orchestration.console.output import print_fields, say
+from orchestration.console.cells import draw_frames
+from orchestration.console.foreign import shown_lines
+from orchestration.console.output import SafeConsole, print_fields, print_line, result_console, say
 from orchestration.console.progress import console, stage
 from orchestration.corpus.tokenizers import load_tokenizer
 from orchestration.generation.recompute import recompute
@@ -42,6 +44,8 @@ app.command()(data_files.export)
 app.command("import")(data_files.import_)
 
 Reference = data_files.Reference
+
+TEXT_SHOWN = 400  # letters of each sequence of text
 
 
 @app.command("list")
@@ -96,6 +100,7 @@ def head(
     reference: Reference,
     sequences: Annotated[int, typer.Option("-n", "--sequences", min=1, max=1000, help="How many.")] = 3,
     frames: Annotated[int, typer.Option(min=1, max=32, help="Frames to draw of each.")] = 6,
+    plain: Annotated[bool, typer.Option("--plain", help="Cells as digits, as in a file, on a terminal too.")] = False,
     lake: LakeUri = DEFAULT_LAKE,
     as_json: AsJson = False,
 ) -> None:
@@ -106,9 +111,11 @@ def head(
     if as_json:
         print_json([row | {"tokens": row["tokens"].tolist()} for row in rows])
         return
+    console = result_console(plain=plain)
     for row in rows:
         say("  ".join(f"{name}={value}" for name, value in row.items() if name != "tokens"))
-        say(_drawing(opened.store, manifest, row["tokens"], frames))
+        for line in _drawing(opened.store, manifest, row["tokens"], frames, console):
+            print_line(line, console)
 
 
 def _rows(store: Store, manifest: Manifest) -> Iterator[dict[str, Any]]:
@@ -118,18 +125,23 @@ def _rows(store: Store, manifest: Manifest) -> Iterator[dict[str, Any]]:
             yield row | {"tokens": np.frombuffer(row["tokens"], dtype="<u2")}
 
 
-def _drawing(store: Store, manifest: Manifest, tokens_T: np.ndarray, frames: int) -> str:
-    """Grid frames side by side as digits, or the text itself, or plain token numbers."""
+def _drawing(
+    store: Store, manifest: Manifest, tokens_T: np.ndarray, frames: int, console: SafeConsole
+) -> Sequence[Text | str]:
+    """Grid frames side by side, or the text itself, or plain token numbers."""
     if manifest.kind == "synthetic":
         spec = parse_spec(manifest.source.spec)
-        if spec.family == "nca" and len(spec.grid) == 2:
-            cells_FHW = decode_tokens(spec, tokens_T)[:frames]
-            rows_HFW = cells_FHW.swapaxes(0, 1)
-            return "\n".join("  ".join("".join(f"{cell:x}" for cell in row) for row in row_FW) for row_FW in rows_HFW)
+        if (grid := spec.frames_of) is not None:
+            from orchestration.reports.picture import palette  # brings matplotlib
+
+            cells = decode_tokens(spec, tokens_T)
+            # All of time is one picture where the grid is a line; a solid is shown slice by slice.
+            images_NHW = cells[None] if cells.ndim == 2 else cells[:frames].reshape(-1, *cells.shape[-2:])
+            return draw_frames(images_NHW, palette(grid.colors), console)
     elif "tokenizer" in manifest.source.spec:
         documents = load_tokenizer(store, manifest.source.spec).decode(tokens_T)
-        return b"\n".join(documents).decode("utf-8", errors="replace")[:400]
-    return " ".join(map(str, tokens_T[:64])) + " …"
+        return shown_lines(b"\n".join(documents).decode("utf-8", errors="replace")[:TEXT_SHOWN])
+    return [" ".join(map(str, tokens_T[:64])) + " …"]
 
 
 Rate = Annotated[float | None, typer.Option(min=0.001, metavar="MB_PER_S", help="Read no faster than this.")]
@@ -197,11 +209,15 @@ def _options(
     lake: Lake, manifest: Manifest, resume: bool, rate: float | None, threads: int = 8
 ) -> Iterator[VerifyOptions]:
     """What verified is noted on this machine until the verification has come to its end."""
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    ledger = Ledger(home / "morphogen" / "verified" / digest_of([lake.uri, manifest.digest]))
+    limit = RateLimit(rate * 1e6, lake.ambient) if rate else None
+    folder = cache_folder("verified")
+    if folder is None:  # nowhere to note it: an interruption begins anew
+        yield VerifyOptions(threads, None, limit)
+        return
+    ledger = Ledger(folder / digest_of([lake.uri, manifest.digest]))
     if not resume:
         ledger.clear()
-    yield VerifyOptions(threads, ledger, RateLimit(rate * 1e6, lake.ambient) if rate else None)
+    yield VerifyOptions(threads, ledger, limit)
     ledger.clear()
 
 

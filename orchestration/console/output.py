@@ -138,12 +138,22 @@ def value_text(value: Any) -> str:
     return str(value)
 
 
-def result_console() -> SafeConsole:
-    """Standard output; in a file or a pipe nothing limits a line, and a digest cut in two cannot be searched for."""
-    found = SafeConsole(highlight=False)
+def result_console(*, plain: bool = False) -> SafeConsole:
+    """Standard output; in a file or a pipe nothing limits a line, and a digest cut in two cannot be searched for.
+
+    With ``plain`` a terminal is treated as a pipe is.
+    """
+    found = SafeConsole(highlight=False, force_terminal=False if plain else None)
     if not found.is_terminal:
         found.width = PIPED_WIDTH
     return found
+
+
+def print_line(line: Text | str, console: SafeConsole) -> None:
+    """Print one line on standard output, with the colours that ``console`` has; it is not cut where it is too long."""
+    with console.capture() as captured:
+        console.print(line, soft_wrap=True)
+    _write(captured.get(), err=False)
 
 
 def print_renderable(renderable: RenderableType) -> None:

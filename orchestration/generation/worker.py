@@ -11,6 +11,7 @@ from datalake import Lake, ShardRef, Source, repair_shard, shard_ref_if_valid
 from datalake.events import tell
 from datalake.shards.source import shard_key
 from generator import GENERATOR_VERSION, GenerationSpec, generate_batch, parse_spec
+from orchestration.folders import prepare_folders
 from orchestration.telemetry import start_telemetry
 
 
@@ -20,6 +21,7 @@ class ShardWorker:
     def __init__(
         self, lake: Lake, source: Source, backend: str, threads: int, title: str = "", run: str | None = None
     ) -> None:
+        prepare_folders()
         self._lake, self._source, self._backend, self._threads = lake, source, backend, threads
         self._title = title
         if run is not None:

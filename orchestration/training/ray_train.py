@@ -26,6 +26,7 @@ from orchestration.cluster.head import await_cluster, check_cluster
 from orchestration.cluster.resources import Demand, WaitNotice, cluster_nodes, demand_of_workers, fits, require
 from orchestration.cluster.session import cluster_facts, local_cores
 from orchestration.errors import InvalidRequestError, JobStopped, OrchestrationError, TrainingFailedError
+from orchestration.folders import prepare_folders
 from orchestration.generation.recompute import caretaker
 from orchestration.live.config import LiveRequest
 from orchestration.live.stream import LiveStream
@@ -47,6 +48,7 @@ POLL_S = 0.5
 
 def _worker(job: dict[str, Any]) -> None:
     """One rank. A named error is the user's to mend: it goes to the board before the worker dies of it."""
+    prepare_folders()
     context = ray.train.get_context()
     rank, world = context.get_world_rank(), context.get_world_size()
     board, live = job["board"], job["live"]

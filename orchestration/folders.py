@@ -1,0 +1,48 @@
+"""Where the libraries that we use write unasked: in a home that cannot be written, elsewhere or not at all."""
+
+from __future__ import annotations
+
+import getpass
+import os
+from contextlib import suppress
+
+from generator.cache_folder import cache_folder, home_folder
+
+# The variable that each library reads, and the name of its folder.
+_LIBRARIES = {
+    "MPLCONFIGDIR": "matplotlib",
+    "TRITON_CACHE_DIR": "triton",
+    "TORCHINDUCTOR_CACHE_DIR": "torchinductor",
+    "HF_HOME": "huggingface",
+    "WANDB_CACHE_DIR": "wandb-cache",
+    "WANDB_CONFIG_DIR": "wandb-config",
+    "WANDB_DATA_DIR": "wandb-data",
+}
+
+
+def prepare_folders() -> None:
+    """Give this process and its children folders that they can write, where the user's home is none.
+
+    A home counts if it exists and can be written, and the user has a name, which torch.compile asks for. What is set
+    already stays as it is; nothing is done where no folder can be written, and the libraries do without.
+    """
+    home = home_folder()
+    if home is not None and os.access(home, os.W_OK) and _user_has_a_name():
+        return
+    for variable, name in _LIBRARIES.items():
+        if not os.environ.get(variable) and (folder := cache_folder(name)) is not None:
+            os.environ[variable] = str(folder)
+
+
+def ray_folder(default: str = "/tmp/ray") -> str | None:
+    """Where Ray shall keep its sessions, if another user's processes made its usual folder; None for the usual one."""
+    if not os.path.lexists(default) or os.access(default, os.W_OK | os.X_OK):
+        return None
+    folder = cache_folder("ray")
+    return None if folder is None else str(folder)
+
+
+def _user_has_a_name() -> bool:
+    with suppress(KeyError, OSError):
+        return bool(getpass.getuser())
+    return False
