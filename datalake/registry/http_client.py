@@ -49,12 +49,23 @@ class RegistryClient:
     ) -> None:
         """``url`` is the server's address, such as ``https://lab:8080``; ``token`` defaults to MORPHOGEN_TOKEN.
 
-        Nothing is asked yet. Raises InvalidNameError if ``url`` is no http(s) address, or carries a password.
+        Nothing is asked yet. Raises InvalidNameError if ``url`` is no http(s) address, or carries a password, and
+        AccessError if the token holds what none does, such as the newline at the end of a file.
         """
-        parts = urlsplit(url)
+        try:
+            parts = urlsplit(url)
+        except ValueError as error:
+            raise errors.InvalidNameError(
+                f"the server's address is no URL ({error}); write http(s)://host:port"
+            ) from None
         if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or parts.query:
             raise errors.InvalidNameError("the server's address is not http(s)://host:port; a token goes in `token`")
         token = token or os.environ.get("MORPHOGEN_TOKEN")
+        if token and not all("!" <= character <= "~" for character in token):
+            raise AccessError(  # and the token is not repeated here
+                "the token (MORPHOGEN_TOKEN, or `token`) holds a space, a line's end or something else that no token "
+                "has; give what `morphogen tokens create` printed, and nothing else"
+            )
         self._ambient = ambient or Ambient()
         self.url = url.rstrip("/")
         self._http = httpx.Client(
@@ -160,6 +171,11 @@ class RegistryClient:
             last = attempt == _ROUNDS - 1
             try:
                 response = self._http.request(method, path, **request)
+            except httpx.LocalProtocolError:  # never sent, and the reason may hold a header's secret
+                raise ApiError(
+                    f"a request to server {self.url} could not be put together: something in it cannot travel over "
+                    "HTTP; mend what was asked for"
+                ) from None
             except httpx.TransportError as error:  # reads are harmless to repeat, changes carry their key
                 if last:
                     raise errors.StoreUnavailableError(

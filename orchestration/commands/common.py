@@ -20,7 +20,7 @@ from orchestration.console.output import print_fields
 from orchestration.console.output import print_json as print_json
 from orchestration.console.output import print_table as print_table
 from orchestration.console.progress import console as progress_console
-from orchestration.errors import InvalidRequestError
+from orchestration.errors import InvalidRequestError, OutputError
 from orchestration.runs.signals import GraceOver, Stop, stoppable
 from orchestration.toml_files import read_toml
 
@@ -76,6 +76,29 @@ def print_summary(summary: dict[str, Any], as_json: bool) -> None:
         print_json(summary)
     else:
         print_fields(summary)
+
+
+@contextmanager
+def writing(path: Path, option: str) -> Iterator[None]:
+    """Turn what the file system says against writing ``path`` in the block into an OutputError that names it."""
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(
+            f"{option} = {str(path)!r}: cannot be written ({error.strerror or error}); give a path in a folder that "
+            "exists and that you may write"
+        ) from error
+
+
+def check_output(path: Path, option: str) -> None:
+    """Raise OutputError, before anything is computed, if no file can be made at ``path``."""
+    with writing(path, option):
+        if path.is_dir():
+            raise IsADirectoryError(None, "it is a folder")
+        if not path.parent.is_dir():
+            raise FileNotFoundError(None, "its folder does not exist")
+        if not os.access(path if path.exists() else path.parent, os.W_OK):
+            raise PermissionError(None, "no permission")
 
 
 @contextmanager

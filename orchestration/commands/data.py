@@ -230,7 +230,7 @@ def _complain(problems: Sequence[ShardProblem]) -> None:
 
 @app.command()
 def gc(
-    grace: Annotated[float, typer.Option(min=1, metavar="HOURS", help="Keep what is younger.")] = 168,
+    grace: Annotated[float, typer.Option(min=1, max=876_000, metavar="HOURS", help="Keep what is younger.")] = 168,
     delete: Annotated[bool, typer.Option("--delete", help="Remove it; without this, only say what would go.")] = False,
     lake: LakeUri = DEFAULT_LAKE,
     as_json: AsJson = False,

@@ -15,6 +15,7 @@ from orchestration.commands.common import (
     open_lake,
     print_json,
     print_table,
+    writing,
 )
 from orchestration.console.output import say
 from orchestration.errors import ExperimentError
@@ -77,11 +78,14 @@ def experiment_run(lake: Lake, file: ExperimentFile, report: Path | None = None)
     from orchestration.experiment.report.write import write_report
     from orchestration.experiment.run.runner import run_experiment
 
+    folder = report or Path(f"{file.name}-report")
+    with writing(folder, "report"):  # told before hours of runs
+        folder.mkdir(parents=True, exist_ok=True)
     with job() as stop, ray_session(file.machine.threads):
         result = run_experiment(lake, file, stop=stop)
     analysis = analyse(result)
     try:
-        for path in write_report(result, analysis, report or Path(f"{file.name}-report")):
+        for path in write_report(result, analysis, folder):
             console.print(f"report: {path.resolve()}")
     except OSError as error:
         raise ExperimentError(

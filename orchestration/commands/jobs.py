@@ -16,6 +16,7 @@ from orchestration.commands.common import (
     AsJson,
     LakeUri,
     Message,
+    check_output,
     job,
     open_lake,
     print_json,
@@ -135,6 +136,8 @@ def train(
     elif run is None:
         run = default_run_name(config_file.stem, config)
         say_if_new(opened, run, config_file.stem, config)
+    if live_report is not None:
+        check_output(live_report, "live-report")
     how: dict[str, Any] = {"workers": workers, "gpu": gpu, "parallel": parallel, "ray": not no_ray, "wandb": wandb}
     result = train_run(opened, config, run, damage=damage, live=request, **how)
     print_summary({"run": run, **report_live(result, live_report, as_json)}, as_json)
@@ -199,6 +202,7 @@ def demo(
     from orchestration.pipeline.demo import DEMO, run_demo
 
     opened = open_lake(lake, to_write=True)
+    check_output(report, "report")
     with job() as stop, ray_session():
         outcome = run_demo(opened, DEMO, report, stop)
     if as_json:

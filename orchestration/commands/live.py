@@ -48,13 +48,13 @@ def report_live(result: TrainResult, report: Path | None, as_json: bool) -> dict
     path = report or Path(f"{result.run}-live.html")
     try:
         path.write_text(render_live(result.run, live), encoding="utf-8")
-    except OSError as error:  # the page is only to be looked at: the training has finished
-        console.print(
-            f"  the page of this training cannot be written ({error}); give another --live-report", markup=False
-        )
+        where = str(path)
+    except OSError as error:  # the run is finished, and its figures are in the lake
+        where = f"the page {path} could not be written ({error.strerror})"
+    held = f"at most {live['peak_bytes']:,} of {live['buffer_bytes']:,} bytes"
     console.print(
         f"  generated {live['generated_tokens_per_s']:,.0f} tokens/s, consumed {live['consumed_tokens_per_s']:,.0f}, "
-        f"starved {live['starvation_s']:.1f}s, at most {live['peak_bytes']:,} of {live['buffer_bytes']:,} bytes: {path}"
+        f"starved {live['starvation_s']:.1f}s, {held}: {where}"
     )
     if not as_json:
         record["facts"]["live"] = {key: value for key, value in live.items() if key not in ("columns", "timeline")}

@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
 from generator import generate_batch
 from generator.profile import profile_spec
-from orchestration.commands.common import DEFAULT_LAKE, AsJson, LakeUri, print_json, print_table, spec_from
+from orchestration.commands.common import (
+    DEFAULT_LAKE,
+    AsJson,
+    LakeUri,
+    check_output,
+    print_json,
+    print_table,
+    spec_from,
+    writing,
+)
 from orchestration.console.output import say
 from orchestration.console.progress import console
 
@@ -34,18 +43,16 @@ def preview(
     from orchestration.reports.picture import animation_of, sheet_of  # brings matplotlib
 
     spec = spec_from(source, lake)
+    animated: dict[Literal["gif", "apng"], bool] = {"gif": gif, "apng": apng}
+    formats = [each for each, wanted in animated.items() if wanted]
+    paths = [out.with_suffix(f".{each}") for each in formats] if out.name else []
+    for path in paths or [out]:
+        check_output(path, "out")
     table = generate_batch(spec, seed, 0, sequences)
-    written = []
-    if gif:
-        written.append(out.with_suffix(".gif"))
-        written[-1].write_bytes(animation_of(spec, table, format="gif"))
-    if apng:
-        written.append(out.with_suffix(".apng"))
-        written[-1].write_bytes(animation_of(spec, table, format="apng"))
-    if not written:
-        written.append(out)
-        out.write_bytes(sheet_of(spec, table))
-    for path in written:
+    pictures = [animation_of(spec, table, format=each) for each in formats] or [sheet_of(spec, table)]
+    for path, picture in zip(paths or [out], pictures, strict=True):
+        with writing(path, "out"):
+            path.write_bytes(picture)
         say(str(path))
 
 
@@ -60,10 +67,13 @@ def profile(
 ) -> None:
     """Describe a spec: scores, acceptance by band, periods, entropies, and the speed of each stage."""
     spec = spec_from(source, lake)
+    if plot is not None:
+        check_output(plot, "plot")
     console.print(f"simulating and scoring {candidates:,} candidates …")
     found = profile_spec(spec, seed, candidates, backend=backend)
     if plot is not None:
-        _plot(found["histogram"], plot)
+        with writing(plot, "plot"):
+            _plot(found["histogram"], plot)
     if as_json:
         print_json(found)
         return

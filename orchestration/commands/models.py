@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from datalake import lineage
-from orchestration.commands.common import DEFAULT_LAKE, AsJson, LakeUri, open_lake, print_json, print_table
+from orchestration.commands.common import DEFAULT_LAKE, AsJson, LakeUri, open_lake, print_json, print_table, writing
 from orchestration.commands.evaluate import evaluate
 from orchestration.console.output import print_fields, say
 from orchestration.errors import InvalidRequestError
@@ -86,10 +86,11 @@ def export(
     opened = open_lake(lake)
     version = opened.models.get(reference)
     extra = {"lineage.json": json.dumps(lineage(opened, version.ref), indent=2).encode()}
-    out.mkdir(parents=True, exist_ok=True)
-    files, note = write_hf_folder(
-        opened, version, out, extra, card=lambda config, text: model_card(opened, version, config, license, text)
-    )
+    with writing(out, "out"):
+        out.mkdir(parents=True, exist_ok=True)
+        files, note = write_hf_folder(
+            opened, version, out, extra, card=lambda config, text: model_card(opened, version, config, license, text)
+        )
     say(f"{version.ref} -> {out} ({layout.value}: {', '.join(sorted(files))})")
     if note:
         say(f"no tokenizer: {note}")

@@ -52,13 +52,28 @@ class _ForShow:
             self._to_nowhere()
 
     def isatty(self) -> bool:
-        return sys.stderr.isatty()
+        return sys.stderr is not None and sys.stderr.isatty()  # closed, and this module loaded before it is opened
 
     def fileno(self) -> int:
         return sys.stderr.fileno()
 
     def _to_nowhere(self) -> None:
         _silence(sys.stderr)
+
+
+class _Unwritten:
+    """Looks like standard output to what draws for it; what is drawn is captured, and written by ``_write`` alone."""
+
+    encoding = property(lambda _self: getattr(sys.stdout, "encoding", "utf-8"))
+
+    def write(self, text: str) -> int:
+        return len(text)
+
+    def flush(self) -> None:
+        """Nothing is held back."""
+
+    def isatty(self) -> bool:
+        return sys.stdout.isatty()
 
 
 # Standard output is for results (tables, JSON); everything a person watches goes to standard error.
@@ -143,7 +158,11 @@ def result_console(*, plain: bool = False) -> SafeConsole:
 
     With ``plain`` a terminal is treated as a pipe is.
     """
-    found = SafeConsole(highlight=False, force_terminal=False if plain else None)
+    found = SafeConsole(
+        file=_Unwritten(),  # type: ignore[arg-type]
+        highlight=False,
+        force_terminal=False if plain else None,
+    )
     if not found.is_terminal:
         found.width = PIPED_WIDTH
     return found

@@ -17,6 +17,6 @@ def write_report(result: ExperimentResult, analysis: Analysis, folder: Path) -> 
     data = json.dumps(values, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
     folder.mkdir(parents=True, exist_ok=True)
     html_path, json_path = folder / "report.html", folder / "report.json"
-    html_path.write_text(page)
-    json_path.write_text(data)
+    html_path.write_text(page, encoding="utf-8")
+    json_path.write_text(data, encoding="utf-8")
     return html_path, json_path
