@@ -204,3 +204,18 @@ def test_only_the_modules_that_the_bucket_policy_knows_replace_or_delete():
         ("wait", "replace"),
         ("wait", "delete"),
     }
+
+
+def test_the_proxy_fits_the_server():
+    from orchestration.serve.acceptance import CheckLimits
+    from orchestration.serve.settings import ServeSettings
+
+    proxy = (INFRA / "proxy" / "nginx.conf").read_text()
+    passed_on = (INFRA / "proxy" / "morphogen-upstream.inc").read_text()
+    assert int(re.search(r"proxy_read_timeout\s+(\d+)s", passed_on)[1]) > CheckLimits().wall_s
+    assert int(re.search(r"client_max_body_size\s+(\d+)k", proxy)[1]) * 1024 == ServeSettings().max_body
+    for header in ("Host", "X-Forwarded-Host", "X-Forwarded-Proto", "X-Forwarded-For", "X-Forwarded-Prefix"):
+        assert re.search(rf"proxy_set_header {header}\s", passed_on), "one of a client's own would be believed"
+    command = shlex.split(re.search(r"#\s+(morphogen serve .*)", proxy)[1])
+    options = {name for option in typer.main.get_command(app).commands["serve"].params for name in option.opts}
+    assert {word for word in command if word.startswith("--")} <= options

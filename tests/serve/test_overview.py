@@ -13,6 +13,8 @@ from datalake import Lake
 from orchestration.runs.owner import this_process
 from orchestration.runs.speed import Speed
 from orchestration.runs.view import speed_text
+from orchestration.serve.pages.data import read_sequences
+from orchestration.serve.pages.draw_frames import MAX_PICTURES
 from orchestration.serve.pages.draw_lineage import _BOX_W, fitted
 from orchestration.serve.pages.overview import Overviews
 from tests.serve.lake_content import SPEC, add_run, add_synthetic, put
@@ -108,3 +110,10 @@ def test_names_fit_their_boxes(name: str, version: str):
         assert shown.endswith(version)
     if font.getlength("M") * len(name + version) < _BOX_W - 18:
         assert shown == name + version
+
+
+def test_a_sequence_of_thousands_of_frames_is_drawn_in_part(tmp_path: Path):
+    lake = Lake.open(str(tmp_path / "lake"))
+    add_synthetic(lake, "frames", {**SPEC, "grid": [2, 2], "colors": 2, "seq_len": 3000}, 2)
+    (drawn,) = read_sequences(lake, lake.datasets.manifest("frames@1"), 0, 1)
+    assert (len(drawn.drawing.pictures), drawn.drawing.frames) == (MAX_PICTURES, 1000)
