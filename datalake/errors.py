@@ -93,6 +93,18 @@ class Conflict(DatalakeError):
         self.found = found
 
 
+class KeyReusedError(DatalakeError):
+    """The id of a request for one change came again with another request."""
+
+
+class RetiredError(DatalakeError):
+    """A version, or a run, was retired: its record stays, what it named may be gone."""
+
+
+class InUseError(DatalakeError):
+    """What is to be retired is still needed by something, which the message names."""
+
+
 class RunConflictError(Conflict):
     """A run of this name exists with another configuration or other inputs, or is already finished."""
 

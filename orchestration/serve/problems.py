@@ -21,10 +21,13 @@ from datalake.errors import (
     Conflict,
     CredentialsError,
     DatalakeError,
+    InUseError,
     InvalidNameError,
+    KeyReusedError,
     LakePathError,
     NotFoundError,
     ProbeError,
+    RetiredError,
     StoreUnavailableError,
 )
 from datalake.registry.access import AccessError, RoleError
@@ -43,10 +46,6 @@ _NAMED: tuple[type[Exception], ...] = (DatalakeError, GeneratorError, Orchestrat
 
 class PreconditionFailedError(Conflict):
     """If-Match or If-None-Match does not hold. ``expected`` and ``found`` are both heads, 0 for "does not exist"."""
-
-
-class KeyReusedError(InvalidRequestError):
-    """An Idempotency-Key came again with another request."""
 
 
 class TooLargeError(InvalidRequestError):
@@ -86,6 +85,8 @@ _STATUS: tuple[tuple[type[Exception], int], ...] = (
     (AccessError, 401),
     (NotFoundError, 404),
     (KeyReusedError, 422),
+    (RetiredError, 410),
+    (InUseError, 409),
     (SpecCostError, 422),
     (TooLargeError, 413),
     (HeadersTooLargeError, 431),
