@@ -9,6 +9,7 @@ from typing import Any
 from datalake.canonical import canonical_json
 from datalake.clock import Ambient
 from datalake.log.version_log import LogEntry, VersionLog
+from datalake.log.versions import Versions
 
 _ABSENT = object()
 
@@ -46,8 +47,8 @@ def _differences(path: str, old: Any, new: Any) -> Iterator[FieldChange]:
 class Change:
     """One thing that an entry of a name's log did.
 
-    ``what`` is "version" (``version`` was made) or "alias" (``alias`` now points at ``version``). ``entry`` is the log
-    entry's number; ``time``, ``author`` and ``message`` are its own.
+    ``what`` is "version" (``version`` was made), "alias" (``alias`` now points at ``version``) or "retired"
+    (``version`` was). ``entry`` is the log entry's number; ``time``, ``author`` and ``message`` are its own.
     """
 
     name: str
@@ -81,15 +82,16 @@ def watch(
     """
     head = log.head()
     known = (head.number if head else 0) if after is None else after
-    before = log.entry(known).state if known else {}
+    before = Versions(log.entry(known) if known else None, log.entry)
     while not stop():
         for entry in follow(log, known):
-            yield from _told(log.name, before, entry)
-            known, before = entry.number, entry.state
+            now = Versions(entry, log.entry)
+            yield from _told(log.name, before, now, entry)
+            known, before = entry.number, now
         ambient.sleep(interval)
 
 
-def _told(name: str, before: Mapping[str, Any], entry: LogEntry) -> Iterator[Change]:
+def _told(name: str, before: Versions, now: Versions, entry: LogEntry) -> Iterator[Change]:
     facts: dict[str, Any] = {
         "name": name,
         "entry": entry.number,
@@ -97,9 +99,12 @@ def _told(name: str, before: Mapping[str, Any], entry: LogEntry) -> Iterator[Cha
         "author": entry.author,
         "message": entry.message,
     }
-    for record in entry.state["versions"][len(before.get("versions", ())) :]:
-        yield Change(what="version", version=record["version"], alias=None, **facts)
-    aliases = before.get("aliases", {})
-    for alias, version in sorted(entry.state["aliases"].items()):
-        if aliases.get(alias) != version:
+    for version in range(before.count + 1, now.count + 1):
+        yield Change(what="version", version=version, alias=None, **facts)
+    if now.retired != before.retired:
+        for version in range(1, now.count + 1):
+            if now.is_retired(version) and not before.is_retired(version):
+                yield Change(what="retired", version=version, alias=None, **facts)
+    for alias, version in sorted(now.aliases.items()):
+        if before.aliases.get(alias) != version:
             yield Change(what="alias", version=version, alias=alias, **facts)

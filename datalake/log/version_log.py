@@ -53,10 +53,10 @@ class ChangeRequest:
 class LogEntry:
     """Entry ``number`` (from 1) of a log. ``state`` is JSON and must not be changed in place.
 
-    ``request`` is whose request made this entry, and ``changed`` whether it found anything to change. ``requests`` lists
-    the newest 128 requests up to this entry: [start of the id, entry], or, of entries in format 1, [id, fingerprint,
-    version, changed]. An entry that ``update`` returns is ``replayed`` if the request had been answered before;
-    ``answer`` is the version it was answered with, where only an entry in format 1 knows it.
+    ``request`` is whose request made this entry, and ``changed`` whether it found anything to change. ``requests``
+    lists the newest 128 requests up to this entry: [start of the id, entry], or, of entries in format 1, [id,
+    fingerprint, version, changed]. An entry that ``update`` returns is ``replayed`` if the request had been answered
+    before; ``answer`` is the version it was answered with, where only an entry in format 1 knows it.
     """
 
     number: int
@@ -247,8 +247,9 @@ class VersionLog:
         and may raise to give up. Returns the entry that was appended, or the newest (not ``changed``) if none was.
 
         A ``request`` that one of the newest 128 carries is not done again: its entry is returned, ``replayed``, and
-        ``change`` is not called. One that finds nothing to change is noted in an entry of its own, since its answer must
-        stay what it was. Raises KeyReusedError if its id came with another fingerprint, Conflict after 200 lost races.
+        ``change`` is not called. One that finds nothing to change is noted in an entry of its own, since its answer
+        must stay what it was. Raises KeyReusedError if its id came with another fingerprint, Conflict after 200 lost
+        races.
         """
         for attempt in range(_REBASES):
             head = self.head()

@@ -1,27 +1,30 @@
 """What parameter sets, datasets and models share: a name with versions 1, 2, … and aliases, kept in a version log.
 
-The log's state is ``{"versions": [{"version": 1, …}, …], "aliases": {"stable": 1}}``. Entry numbers are not version
-numbers: moving an alias appends an entry but makes no version.
+Entry numbers are not version numbers: moving an alias or retiring a version appends an entry but makes no version. What
+an entry holds is in ``versions``. A version that is looked for by its digest is found through the marks at
+``digests/<kind>/<name>/<digest>/<entry>.json``: each is written before that entry is tried, so no version is without.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from datalake.clock import Ambient
-from datalake.errors import Conflict, NotFoundError
-from datalake.log.version_log import VersionLog, logged_names
+from datalake.errors import Conflict, InUseError, NotFoundError
+from datalake.log.version_log import ChangeRequest, LogEntry, VersionLog, logged_names
+from datalake.log.versions import Record, Versions
 from datalake.names import check_alias, check_name, parse_ref
 from datalake.store.interface import Store
-
-Record = dict[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Version:
-    """One immutable version of a name. ``created`` is ISO 8601 UTC; ``digest`` is SHA-256 of what the version is."""
+    """One immutable version of a name. ``created`` is ISO 8601 UTC; ``digest`` is SHA-256 of what the version is.
+
+    Of a ``retired`` version the record stays, for the lineage of what was made from it; what it named may be gone.
+    """
 
     name: str
     version: int
@@ -29,6 +32,7 @@ class Version:
     created: str
     author: str
     message: str
+    retired: bool = False
 
     @property
     def ref(self) -> str:
@@ -39,9 +43,14 @@ class Version:
 _V = TypeVar("_V", bound=Version)
 
 
-def empty_state() -> dict[str, Any]:
-    """The state of a name that has no entry yet."""
-    return {"versions": [], "aliases": {}}
+@dataclass(frozen=True)
+class Outcome(Generic[_V]):
+    """What became of a request for a change: the ``version`` it came to, whether it ``changed`` anything, and whether
+    it had been done before (``replayed``)."""
+
+    version: _V
+    changed: bool
+    replayed: bool
 
 
 class VersionedNames:
@@ -56,68 +65,134 @@ class VersionedNames:
 
     def log(self, name: str) -> VersionLog:
         """The version log of ``name``."""
-        return VersionLog(self.store, self.kind, check_name(name, self.noun), self.ambient)
+        return VersionLog(self.store, self.kind, check_name(name, self.noun), self.ambient, format=2)
 
     def names(self, after: str = "") -> Iterator[str]:
         """Every name that sorts after ``after``, sorted, looked at as it is asked for; see ``logged_names``."""
         return logged_names(self.store, self.kind, self.ambient, after)
 
-    def state(self, name: str) -> dict[str, Any]:
-        """The newest state of ``name``. Raises NotFoundError if there is none."""
-        head = self.log(name).head()
+    def versions(self, name: str) -> Versions:
+        """The versions of ``name`` as they are now. Raises NotFoundError if there is none."""
+        log = self.log(name)
+        head = log.head()
         if head is None:
             raise NotFoundError(
                 f"no {self.noun} named {name!r} in lake {self.store.uri}: see `morphogen {self.command} list`"
             )
-        return head.state
+        return Versions(head, log.entry)
 
     def resolve(self, ref: str) -> Record:
         """The version record that ``NAME``, ``NAME@V`` or ``NAME@ALIAS`` means. Raises NotFoundError."""
         name, selector = parse_ref(ref, self.noun)
-        state = self.state(name)
-        return self.pick(state, name, selector)
+        return self.pick(self.versions(name), name, selector)
 
-    def pick(self, state: dict[str, Any], name: str, selector: int | str | None) -> Record:
-        """The record that ``selector`` means in ``state``: a version, an alias, or None for the latest."""
-        versions, aliases = state["versions"], state["aliases"]
-        wanted = aliases.get(selector) if isinstance(selector, str) else selector
-        if selector is None and versions:
-            return versions[-1]
-        if wanted is None or not 1 <= wanted <= len(versions):
+    def pick(self, versions: Versions, name: str, selector: int | str | None) -> Record:
+        """The record that ``selector`` means: a version, an alias, or None for the latest that is not retired.
+
+        Where every version is retired, None means the last of them. ``retired`` in the record says so.
+        """
+        wanted = versions.aliases.get(selector) if isinstance(selector, str) else selector
+        if selector is None:
+            wanted = versions.newest_kept or versions.count
+        if wanted is None or not 1 <= wanted <= versions.count:
             kind = "alias" if isinstance(selector, str) else "version"
-            has = f"versions 1 to {len(versions)}" if len(versions) > 1 else "version 1 only"
-            also = f" and aliases {', '.join(sorted(aliases))}" if aliases else ""
+            has = f"versions 1 to {versions.count}" if versions.count > 1 else "version 1 only"
+            also = f" and aliases {', '.join(sorted(versions.aliases))}" if versions.aliases else ""
             raise NotFoundError(
                 f"{self.noun} {name!r} has no {kind} {selector}: it has {has}{also}; "
                 f"see `morphogen {self.command} show {name}`"
             )
-        return versions[wanted - 1]
+        return self.marked(versions, wanted)
 
-    def tag(self, name: str, alias: str, version: int, expect: int | None = None) -> Record:
-        """Point ``alias`` at ``version`` and return that version's record; nothing is appended if it does already.
+    def marked(self, versions: Versions, version: int) -> Record:
+        """The record of ``version``, with ``retired`` if it is."""
+        record = versions.record(version)
+        return {**record, "retired": True} if versions.is_retired(version) else record
 
-        With ``expect``, only if the alias points at that version now (0: does not exist), else Conflict.
+    def update(
+        self,
+        name: str,
+        change: Callable[[Versions], dict[str, Any] | None],
+        message: str = "",
+        request: ChangeRequest | None = None,
+    ) -> tuple[LogEntry, Versions]:
+        """``VersionLog.update`` with the name's versions in place of its state (those of a new name are none)."""
+        log = self.log(name)
+        entry = log.update(lambda _: change(Versions(log.seen, log.entry)), message, request)
+        return entry, Versions(entry, log.entry)
+
+    def find(self, name: str, versions: Versions, digest: str) -> Record | None:
+        """The newest record with ``digest`` of a version that is not retired, None if there is none."""
+        found = [record for record in versions.listed if record["digest"] == digest]
+        newest = versions.entry.number if versions.entry else 0
+        for key in self.store.list(self._mark(name, digest, "")):
+            number = int(key.rpartition("/")[2].removesuffix(".json"))
+            if number <= newest:  # else another writer is about to try it
+                record = self.log(name).entry(number).state.get("latest") or {}
+                found += [record] if record.get("digest") == digest else []
+        return next((record for record in reversed(found) if not versions.is_retired(record["version"])), None)
+
+    def mark(self, name: str, versions: Versions, digest: str) -> None:
+        """Leave the mark by which ``find`` finds a version with ``digest`` that the next entry is to make."""
+        self.store.put_if_absent(self._mark(name, digest, f"{versions.next_entry:08d}.json"), b"{}")
+
+    def _mark(self, name: str, digest: str, entry: str) -> str:
+        return f"digests/{self.kind}/{name}/{digest}/{entry}"
+
+    def tag(
+        self,
+        name: str,
+        alias: str,
+        version: int,
+        expect: int | None = None,
+        check: Callable[[int], None] = lambda _now: None,
+        request: ChangeRequest | None = None,
+    ) -> tuple[LogEntry, Versions]:
+        """Point ``alias`` at ``version``; nothing is appended if it does already.
+
+        With ``expect``, only if the alias points at that version now (0: does not exist), else Conflict. ``check`` is
+        given the version that it points at, and may raise.
         """
         check_alias(alias)
 
-        def move(state: dict[str, Any] | None) -> dict[str, Any] | None:
-            state = state or self.state(name)
-            self.pick(state, name, version)
-            now = state["aliases"].get(alias, 0)
-            if expect is not None and now != expect:
+        def move(versions: Versions) -> dict[str, Any] | None:
+            if versions.entry is None:
+                versions = self.versions(name)  # which says what is wrong
+            if self.pick(versions, name, version).get("retired"):
                 raise Conflict(
-                    f"alias {alias!r} of {self.noun} {name!r}: expected it at version {expect}, found it at {now} "
-                    f"(0: absent): look at what changed and try again",
-                    expected=expect,
-                    found=now,
+                    f"version {version} of {self.noun} {name!r} is retired: point alias {alias!r} at another",
+                    expected=version,
+                    found=versions.aliases.get(alias, 0),
                 )
-            if now == version:
-                return None
-            state["aliases"][alias] = version
-            return state
+            now = versions.aliases.get(alias, 0)
+            check(now)
+            if expect is not None and now != expect:
+                what = f"alias {alias!r} of {self.noun} {name!r}"
+                raise Conflict(not_at(what, expect, now), expected=expect, found=now)
+            return None if now == version else versions.with_alias(alias, version)
 
-        entry = self.log(name).update(move, f"alias {alias} -> {version}")
-        return entry.state["versions"][version - 1]
+        return self.update(name, move, f"alias {alias} -> {version}", request)
+
+    def retire(self, name: str, version: int, message: str, *, force: bool) -> Versions:
+        """Mark ``version`` as retired; nothing is appended if it is already.
+
+        Raises NotFoundError, and InUseError while an alias points at it, unless ``force``, which drops such aliases.
+        """
+
+        def end(versions: Versions) -> dict[str, Any] | None:
+            if versions.entry is None:
+                versions = self.versions(name)  # which says what is wrong
+            if self.pick(versions, name, version).get("retired"):
+                return None
+            aliases = sorted(alias for alias, to in versions.aliases.items() if to == version)
+            if aliases and not force:
+                raise InUseError(
+                    f"{self.noun} {name}@{version} is in use by its alias {', '.join(aliases)}: point "
+                    f"{'it' if len(aliases) == 1 else 'them'} at another version first, or force it by name"
+                )
+            return versions.with_retired(version)
+
+        return self.update(name, end, message or f"retire version {version}")[1]
 
     def stamp(self, version: int, message: str) -> Record:
         """The fields every version record begins with."""
@@ -152,13 +227,54 @@ class VersionedRepository(Generic[_V]):
         return [self.get(name) for name in self.names()]
 
     def history(self, name: str) -> Sequence[_V]:
-        """Every version of ``name``, oldest first. Raises NotFoundError."""
-        return [self._version(name, record) for record in self.versioned.state(name)["versions"]]
+        """Every version of ``name``, oldest first: a read for each. Raises NotFoundError."""
+        versions = self.versioned.versions(name)
+        return self._some(name, versions, 1, versions.count)
+
+    def page(self, name: str, after: int, limit: int) -> tuple[Sequence[_V], bool]:
+        """At most ``limit`` versions after version ``after``, and whether there are more. Raises NotFoundError."""
+        versions = self.versioned.versions(name)
+        last = min(after + limit, versions.count)
+        return self._some(name, versions, after + 1, last), last < versions.count
+
+    def newest(self, name: str, limit: int) -> tuple[Sequence[_V], int]:
+        """The newest ``limit`` versions, oldest first, and how many there are in all. Raises NotFoundError."""
+        versions = self.versioned.versions(name)
+        return self._some(name, versions, max(1, versions.count - limit + 1), versions.count), versions.count
+
+    def _some(self, name: str, versions: Versions, first: int, last: int) -> Sequence[_V]:
+        records = zip(range(first, last + 1), versions.records(first, last), strict=True)
+        return [
+            self._version(name, {**record, "retired": True} if versions.is_retired(version) else record)
+            for version, record in records
+        ]
 
     def aliases(self, name: str) -> dict[str, int]:
         """Where each alias of ``name`` points. Raises NotFoundError."""
-        return dict(self.versioned.state(name)["aliases"])
+        return self.versioned.versions(name).aliases
 
     def tag(self, name: str, alias: str, version: int, expect: int | None = None) -> _V:
         """Move ``alias`` to ``version``; with ``expect``, only from that version (0: absent), else Conflict."""
-        return self._version(name, self.versioned.tag(name, alias, version, expect))
+        _entry, versions = self.versioned.tag(name, alias, version, expect)
+        return self._version(name, self.versioned.marked(versions, version))
+
+    def tag_once(
+        self, name: str, alias: str, version: int, request: ChangeRequest | None, check: Callable[[int], None]
+    ) -> Outcome[_V]:
+        """``tag`` for a client's ``request``, done once; ``check`` is given where the alias points, and may raise."""
+        entry, versions = self.versioned.tag(name, alias, version, check=check, request=request)
+        return Outcome(self._version(name, versions.record(version)), entry.changed, entry.replayed)
+
+    def retire(self, name: str, version: int, message: str = "", *, force: bool = False) -> _V:
+        """Retire ``version`` of ``name``: its record stays, new work on it is refused, `data gc` removes its objects.
+
+        What else depends on it is for ``maintenance.retire`` to see. Raises NotFoundError, InUseError.
+        """
+        versions = self.versioned.retire(name, version, message, force=force)
+        return self._version(name, self.versioned.marked(versions, version))
+
+
+def not_at(what: str, expected: int, found: int) -> str:
+    """The message where ``what`` (an alias) is not at the version that was expected."""
+    heads = f"expected it at version {expected}, found it at {found} (0: absent)"
+    return f"{what}: {heads}: look at what changed and try again"

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from datalake.clock import Ambient
 from datalake.errors import Conflict, ManifestError
-from datalake.log.versioned import Record, Version, VersionedNames, VersionedRepository, empty_state
+from datalake.log.versioned import Version, VersionedNames, VersionedRepository
+from datalake.log.versions import Record, Versions
 from datalake.names import parse_ref
 from datalake.shards.manifest import Manifest, load_manifest, save_manifest
 from datalake.store.interface import Store
@@ -40,14 +42,12 @@ class DatasetRepository(VersionedRepository[DatasetVersion]):
         """
         if params is not None:
             parse_ref(params, "parameter set")
-        log = self.versioned.log(name)
         self._check_shards(manifest)
         save_manifest(self._store, manifest)
 
-        def add(state: dict[str, object] | None) -> dict[str, object] | None:
-            known: dict = state or empty_state()
-            there = [record["version"] for record in known["versions"] if record["digest"] == manifest.digest]
-            found = there[0] if there else len(known["versions"]) + 1
+        def add(versions: Versions) -> dict[str, Any] | None:
+            there = self.versioned.find(name, versions, manifest.digest)
+            found = there["version"] if there else versions.count + 1
             if version not in (None, found):
                 raise Conflict(
                     f"this data {'is' if there else 'would be'} {name}@{found}, not {name}@{version}: "
@@ -55,11 +55,13 @@ class DatasetRepository(VersionedRepository[DatasetVersion]):
                     expected=version or 0,
                     found=found,
                 )
+            committed[:] = [there] if there else []
             if there:
                 return None
-            known["versions"].append(
+            self.versioned.mark(name, versions, manifest.digest)
+            return versions.with_version(
                 {
-                    **self.versioned.stamp(len(known["versions"]) + 1, message),
+                    **self.versioned.stamp(versions.count + 1, message),
                     "digest": manifest.digest,
                     "kind": manifest.kind,
                     "params": params,
@@ -67,10 +69,10 @@ class DatasetRepository(VersionedRepository[DatasetVersion]):
                     "tokens": manifest.tokens,
                 }
             )
-            return known
 
-        entry = log.update(add, message)
-        return self._version(name, next(r for r in entry.state["versions"] if r["digest"] == manifest.digest))
+        committed: list[Record] = []
+        _entry, versions = self.versioned.update(name, add, message)
+        return self._version(name, committed[0] if committed else versions.record(versions.count))
 
     def _version(self, name: str, record: Record) -> DatasetVersion:
         return DatasetVersion(name=name, **record)

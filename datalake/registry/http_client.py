@@ -212,7 +212,8 @@ class RegistryClient:
 
 
 def _version(document: Mapping[str, Any]) -> ParameterVersion:
-    return ParameterVersion(**{field: document[field] for field in ParameterVersion.__dataclass_fields__})
+    fields = {field: document[field] for field in ParameterVersion.__dataclass_fields__ if field != "retired"}
+    return ParameterVersion(**fields, retired=document.get("retired", False))
 
 
 _NAMED: dict[str, type[errors.DatalakeError]] = {

@@ -9,7 +9,8 @@ from typing import Any
 from datalake.canonical import digest_of
 from datalake.clock import Ambient
 from datalake.errors import CorruptObjectError, NotFoundError
-from datalake.log.versioned import Record, Version, VersionedNames, VersionedRepository, empty_state
+from datalake.log.versioned import Version, VersionedNames, VersionedRepository
+from datalake.log.versions import Record, Versions
 from datalake.names import check_name, parse_ref
 from datalake.store.content import Content, ContentReader, content_sha256
 from datalake.store.interface import Store, ensure_content
@@ -93,20 +94,22 @@ class ModelRepository(VersionedRepository[ModelVersion]):
 
     def _add(self, name: str, origin: dict[str, Any], metrics: Mapping[str, Any] | None, message: str) -> ModelVersion:
         digest = digest_of(origin)  # without metrics, which may hold times: a job run again publishes nothing new
-        log = self.versioned.log(name)
         prefix = _prefix(name, origin["files"])
 
-        def add(state: dict[str, Any] | None) -> dict[str, Any] | None:
-            state = state or empty_state()
-            if any(record["digest"] == digest for record in state["versions"]):
-                return None
-            stamp = self.versioned.stamp(len(state["versions"]) + 1, message)
-            details = {"digest": digest, "key_prefix": prefix, "metrics": dict(metrics or {})}
-            state["versions"].append({**stamp, **origin, **details})
-            return state
+        published: list[Record] = []
 
-        entry = log.update(add, message)
-        return self._version(name, next(r for r in entry.state["versions"] if r["digest"] == digest))
+        def add(versions: Versions) -> dict[str, Any] | None:
+            there = self.versioned.find(name, versions, digest)
+            published[:] = [there] if there else []
+            if there:
+                return None
+            self.versioned.mark(name, versions, digest)
+            stamp = self.versioned.stamp(versions.count + 1, message)
+            details = {"digest": digest, "key_prefix": prefix, "metrics": dict(metrics or {})}
+            return versions.with_version({**stamp, **origin, **details})
+
+        _entry, versions = self.versioned.update(name, add, message)
+        return self._version(name, published[0] if published else versions.record(versions.count))
 
     def _version(self, name: str, record: Record) -> ModelVersion:
         lists = {field: tuple(record[field]) for field in ("datasets", "spec_digests", "params", "parents")}

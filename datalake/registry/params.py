@@ -14,7 +14,9 @@ from datalake.canonical import canonical_json, parse_json, sha256_hex
 from datalake.clock import Ambient
 from datalake.errors import Conflict, CorruptObjectError
 from datalake.log.changes import Change, FieldChange, diff_specs, watch
-from datalake.log.versioned import Record, Version, VersionedNames, VersionedRepository, empty_state
+from datalake.log.version_log import ChangeRequest
+from datalake.log.versioned import Outcome, Version, VersionedNames, VersionedRepository
+from datalake.log.versions import Record, Versions
 from datalake.store.interface import Store, ensure_content
 
 
@@ -45,35 +47,47 @@ class ParameterRegistry(VersionedRepository[ParameterVersion]):
         A spec equal to the latest version returns that version and stores nothing, unless ``force``. With
         ``expect_version`` the latest version must be that one (0: the name must be new), else Conflict.
         """
-        log = self.versioned.log(name)
+
+        def check(latest: int) -> None:
+            if expect_version is not None and latest != expect_version:
+                raise Conflict(not_latest(name, expect_version, latest), expected=expect_version, found=latest)
+
+        return self.put_once(name, spec, None, message=message, check=check, force=force).version
+
+    def put_once(
+        self,
+        name: str,
+        spec: Mapping[str, Any],
+        request: ChangeRequest | None,
+        *,
+        message: str = "",
+        check: Callable[[int], None] = lambda _latest: None,
+        force: bool = False,
+    ) -> Outcome[ParameterVersion]:
+        """``put`` for a client's ``request``, done once however often it comes.
+
+        ``check`` is given the latest version (0: the name is new), and may raise. Raises KeyReusedError.
+        """
         data = canonical_json(dict(spec))
         digest = sha256_hex(data)
-        taken: list[int] = []
 
-        def add(state: dict[str, Any] | None) -> dict[str, Any] | None:
-            state = state or empty_state()
-            latest = len(state["versions"])
-            if expect_version is not None and latest != expect_version:
-                raise Conflict(
-                    f"parameter set {name!r}: expected version {expect_version} to be the latest, found {latest}: "
-                    f"see `morphogen params history {name}` and try again",
-                    expected=expect_version,
-                    found=latest,
-                )
-            if latest and state["versions"][-1]["digest"] == digest and not force:
-                taken[:] = [latest]
+        def add(versions: Versions) -> dict[str, Any] | None:
+            check(versions.count)
+            latest = versions.latest
+            if latest and latest["digest"] == digest and not versions.is_retired(versions.count) and not force:
                 return None
             ensure_content(self._store, f"specs/{digest}.json", data, CorruptObjectError)
-            state["versions"].append({**self.versioned.stamp(latest + 1, message), "digest": digest})
-            taken[:] = [latest + 1]
-            return state
+            return versions.with_version({**self.versioned.stamp(versions.count + 1, message), "digest": digest})
 
-        entry = log.update(add, message)
-        return self._version(name, entry.state["versions"][taken[0] - 1])
+        entry, versions = self.versioned.update(name, add, message, request)
+        record = versions.record(entry.answer or versions.count)
+        known = {digest: parse_json(data, name)} if record["digest"] == digest else {}
+        return Outcome(self._version(name, record, known), entry.changed, entry.replayed)
 
     def digests(self, name: str) -> Sequence[str]:
         """The spec digest of every version of ``name``, oldest first, without reading specs. Raises NotFoundError."""
-        return [record["digest"] for record in self.versioned.state(name)["versions"]]
+        versions = self.versioned.versions(name)
+        return [record["digest"] for record in versions.records(1, versions.count)]
 
     def diff(self, old: str, new: str) -> Sequence[FieldChange]:
         """The fields in which the specs of two references differ, by path. Raises NotFoundError."""
@@ -85,9 +99,21 @@ class ParameterRegistry(VersionedRepository[ParameterVersion]):
         """New versions and moved aliases of ``name`` as they happen; see ``changes.watch``."""
         return watch(self.versioned.log(name), self.versioned.ambient, after, interval, stop)
 
-    def _version(self, name: str, record: Record) -> ParameterVersion:
-        key = f"specs/{record['digest']}.json"
+    def _version(self, name: str, record: Record, known: Mapping[str, Any] | None = None) -> ParameterVersion:
+        """``known`` are specs by digest that need not be read."""
+        digest = record["digest"]
+        if known and digest in known:
+            return ParameterVersion(name=name, spec=known[digest], **record)
+        key = f"specs/{digest}.json"
         data = self._store.get(key)
-        if sha256_hex(data) != record["digest"]:
+        if sha256_hex(data) != digest:
             raise CorruptObjectError(f"object {key} has digest {sha256_hex(data)}: restore it from a copy of the lake")
         return ParameterVersion(name=name, spec=parse_json(data, key), **record)
+
+
+def not_latest(name: str, expected: int, found: int) -> str:
+    """The message where another version of ``name`` than the one expected is the latest."""
+    return (
+        f"parameter set {name!r}: expected version {expected} to be the latest, found {found}: "
+        f"see `morphogen params history {name}` and try again"
+    )

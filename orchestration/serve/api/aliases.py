@@ -8,14 +8,14 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 
 from datalake import Lake
-from datalake.errors import Conflict, NotFoundError
+from datalake.errors import NotFoundError
+from datalake.log.versioned import not_at
 from orchestration.serve.api.bodies import JsonRoute
-from orchestration.serve.api.etags import IfMatch, IfNoneMatch, answer, both_heads, expected_version
-from orchestration.serve.api.idempotency import REPLAYED, AnsweredError, Attempt, IdempotencyKey, attempted
+from orchestration.serve.api.etags import IfMatch, IfNoneMatch, answer, precondition
+from orchestration.serve.api.idempotency import REPLAYED, IdempotencyKey, change_request
 from orchestration.serve.api.routing import Alias, Name, problems, write_problems
 from orchestration.serve.api.schemas import AliasesOut, AliasOut, PutAlias
 from orchestration.serve.auth import Reader, Writer
-from orchestration.serve.problems import PreconditionFailedError
 from orchestration.serve.settings import ServedDep
 
 
@@ -54,20 +54,15 @@ def alias_router(kind: str, noun: str, repository: Callable[[Lake], Any]) -> API
     ) -> Response:
         """Point an alias at a version: with If-Match only from where it points, with If-None-Match: * only if new."""
         asked = [kind, name, alias, body.version, if_match, if_none_match]
-        attempt = Attempt.of(idempotency_key, who.id, asked, body.version)
-        replayed = False
-        try:
-            attempt.look(app.lake, kind, name)
-            expect = expected_version(if_match, if_none_match, lambda: version_of(app, name, alias))
-            attempted(repository(app.lake_as(who.author)), attempt).tag(name, alias, body.version, expect)
-        except AnsweredError:
-            replayed = True
-        except Conflict as error:
-            if (if_match or if_none_match) and not isinstance(error, PreconditionFailedError):
-                raise both_heads(error) from error
-            raise
+        outcome = repository(app.lake_as(who.author)).tag_once(
+            name,
+            alias,
+            body.version,
+            change_request(idempotency_key, who.id, asked),
+            precondition(if_match, if_none_match, lambda *heads: not_at(f"alias {alias!r} of {noun} {name!r}", *heads)),
+        )
         response = answer(request, AliasOut(name=name, alias=alias, version=body.version), etag=str(body.version))
-        if replayed:
+        if outcome.replayed:
             response.headers[REPLAYED] = "true"
         return response
 

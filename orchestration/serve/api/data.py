@@ -10,7 +10,7 @@ from fastapi import APIRouter, Path, Request, Response
 from datalake import DatasetVersion, Manifest, load_manifest
 from datalake.errors import NotFoundError
 from orchestration.serve.api.etags import answer
-from orchestration.serve.api.paging import DEFAULT_LIMIT, Cursor, Limit, page_of_names, page_of_rows
+from orchestration.serve.api.paging import DEFAULT_LIMIT, Cursor, Limit, page_of_names, page_of_rows, page_of_versions
 from orchestration.serve.api.routing import DigestPath, Name, Selector, is_number, problems, reference
 from orchestration.serve.api.schemas import DatasetPage, DatasetVersionOut, ShardOut, ShardPage
 from orchestration.serve.auth import Reader
@@ -49,7 +49,7 @@ def dataset_history(
     request: Request, app: ServedDep, _who: Reader, name: Name, limit: Limit = DEFAULT_LIMIT, cursor: Cursor = None
 ) -> Response:
     """Every version, oldest first."""
-    items, more = page_of_rows(app.lake.datasets.history(name), cursor, limit)
+    items, more = page_of_versions(app.lake.datasets, name, cursor, limit)
     return answer(request, DatasetPage(items=[_out(item) for item in items], next=more))
 
 

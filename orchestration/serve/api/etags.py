@@ -9,14 +9,13 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import Header, Request, Response
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 from pydantic_core import to_jsonable_python
 
-from datalake.errors import NotFoundError
 from orchestration.errors import InvalidRequestError
 from orchestration.serve.problems import PreconditionFailedError
 
@@ -44,11 +43,25 @@ def answer(
     return response
 
 
-def expected_version(if_match: str | None, if_none_match: str | None, head: Callable[[], int]) -> int | None:
-    """What a write's preconditions expect the head version to be: None anything, 0 nothing there yet.
+def precondition(
+    if_match: str | None, if_none_match: str | None, says: Callable[[int, int], str]
+) -> Callable[[int], None]:
+    """A check of a write's preconditions, given the version that is there (0: none).
 
-    ``head`` is asked only where a list or ``*`` leaves it open. Raises PreconditionFailedError, InvalidRequestError.
+    ``says`` words the refusal, given the version expected and the one found. The check raises PreconditionFailedError,
+    with both heads, where they do not hold, and InvalidRequestError where no version could fulfil them.
     """
+
+    def check(found: int) -> None:
+        expected = _expected(if_match, if_none_match, found)
+        if expected is not None and expected != found:
+            raise PreconditionFailedError(says(expected, found), expected=expected, found=found)
+
+    return check
+
+
+def _expected(if_match: str | None, if_none_match: str | None, found: int) -> int | None:
+    """What a write's preconditions expect the head version to be: None anything, 0 nothing there yet."""
     if if_match is not None and if_none_match is not None:
         raise InvalidRequestError("If-Match and If-None-Match: found both, expected one of them; leave the other out")
     if if_none_match is not None:
@@ -58,7 +71,7 @@ def expected_version(if_match: str | None, if_none_match: str | None, head: Call
     if if_match is None:
         return None
     if if_match.strip() == "*":
-        if (found := _or_zero(head)) == 0:
+        if found == 0:
             raise PreconditionFailedError("If-Match is *, but there is nothing yet: send If-None-Match: * to begin")
         return found
     if not _TAGS.fullmatch(if_match):
@@ -67,7 +80,6 @@ def expected_version(if_match: str | None, if_none_match: str | None, head: Call
     numbers = [int(tag) for tag in strong if tag.isascii() and tag.isdigit() and 0 < len(tag) <= 9]
     if len(numbers) == 1:
         return numbers[0]
-    found = _or_zero(head)
     if found in numbers:
         return found
     raise PreconditionFailedError(
@@ -77,20 +89,8 @@ def expected_version(if_match: str | None, if_none_match: str | None, head: Call
     )
 
 
-def _or_zero(head: Callable[[], int]) -> int:
-    try:
-        return head()
-    except NotFoundError:
-        return 0
-
-
 def has_already(header: str | None, tag: str) -> bool:
     """Whether If-None-Match names ``tag`` (weak comparison) or is ``*``."""
     if header is None:
         return False
     return header.strip() == "*" or f"{tag[1:-1]}" in [found for _, found in _ONE.findall(header)]
-
-
-def both_heads(error: Any) -> PreconditionFailedError:
-    """A Conflict as the failed precondition that it is, when the request had one."""
-    return PreconditionFailedError(str(error), expected=error.expected, found=error.found)

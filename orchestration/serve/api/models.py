@@ -9,7 +9,7 @@ from fastapi import APIRouter, Path, Request, Response
 from datalake import ModelVersion, lineage
 from datalake.errors import NotFoundError
 from orchestration.serve.api.etags import answer
-from orchestration.serve.api.paging import DEFAULT_LIMIT, Cursor, Limit, page_of_names, page_of_rows
+from orchestration.serve.api.paging import DEFAULT_LIMIT, Cursor, Limit, page_of_names, page_of_versions
 from orchestration.serve.api.routing import Name, Selector, is_number, problems, reference
 from orchestration.serve.api.schemas import LineageOut, ModelPage, ModelVersionOut
 from orchestration.serve.auth import Reader
@@ -45,7 +45,7 @@ def model_history(
     request: Request, app: ServedDep, _who: Reader, name: Name, limit: Limit = DEFAULT_LIMIT, cursor: Cursor = None
 ) -> Response:
     """Every version, oldest first."""
-    items, more = page_of_rows(app.lake.models.history(name), cursor, limit)
+    items, more = page_of_versions(app.lake.models, name, cursor, limit)
     return answer(request, ModelPage(items=[_out(item) for item in items], next=more))
 
 

@@ -13,9 +13,11 @@ from typing import Annotated, TypeVar
 
 from fastapi import Query
 
+from datalake.log.versioned import Version, VersionedRepository
 from orchestration.errors import InvalidRequestError
 
 _T = TypeVar("_T")
+_V = TypeVar("_V", bound=Version)
 
 Limit = Annotated[int, Query(ge=1, le=500, description="Items in a page at most.")]
 Cursor = Annotated[str | None, Query(max_length=400, description="`next` of the page before.")]
@@ -33,12 +35,24 @@ def page_of_names(
 
 def page_of_rows(rows: Sequence[_T], cursor: str | None, limit: int) -> tuple[list[_T], str | None]:
     """The page of an append-only list after ``cursor`` (its last item's place, from 1), and the next cursor."""
+    start = _place(cursor)
+    end = start + limit
+    return list(rows[start:end]), encode_cursor(str(end)) if end < len(rows) else None
+
+
+def page_of_versions(
+    repository: VersionedRepository[_V], name: str, cursor: str | None, limit: int
+) -> tuple[Sequence[_V], str | None]:
+    """The page of a name's versions after the one that ``cursor`` names, and the next cursor; no other is read."""
+    items, more = repository.page(name, _place(cursor), limit)
+    return items, encode_cursor(str(items[-1].version)) if more else None
+
+
+def _place(cursor: str | None) -> int:
     text = _decode(cursor) if cursor else "0"
     if not (text.isascii() and text.isdigit() and len(text) <= 12):
         raise _bad()
-    start = int(text)
-    end = start + limit
-    return list(rows[start:end]), encode_cursor(str(end)) if end < len(rows) else None
+    return int(text)
 
 
 def encode_cursor(last: str) -> str:

@@ -12,19 +12,19 @@ from fastapi import APIRouter, Query, Request, Response
 from starlette.concurrency import run_in_threadpool
 
 from datalake import ParameterVersion, diff_specs
-from datalake.errors import Conflict
 from datalake.log.version_log import VersionLog
-from generator import GenerationSpec, parse_spec
+from datalake.log.versioned import Outcome
+from datalake.registry.params import not_latest
+from generator import parse_spec
 from orchestration.errors import InvalidRequestError
 from orchestration.serve.api.bodies import JsonRoute
-from orchestration.serve.api.etags import IfMatch, IfNoneMatch, answer, both_heads, expected_version
-from orchestration.serve.api.idempotency import REPLAYED, AnsweredError, Attempt, IdempotencyKey, attempted
-from orchestration.serve.api.paging import DEFAULT_LIMIT, Cursor, Limit, page_of_names, page_of_rows
+from orchestration.serve.api.etags import IfMatch, IfNoneMatch, answer, precondition
+from orchestration.serve.api.idempotency import REPLAYED, IdempotencyKey, change_request
+from orchestration.serve.api.paging import DEFAULT_LIMIT, Cursor, Limit, page_of_names, page_of_versions
 from orchestration.serve.api.routing import SELECTOR, Name, Selector, is_number, problems, reference, write_problems
 from orchestration.serve.api.schemas import ChangesOut, DiffOut, ParameterPage, ParameterVersionOut, PutSpec
-from orchestration.serve.auth import Principal, Reader, Writer
-from orchestration.serve.problems import PreconditionFailedError
-from orchestration.serve.settings import Served, ServedDep
+from orchestration.serve.auth import Reader, Writer
+from orchestration.serve.settings import ServedDep
 
 router = APIRouter(prefix="/params", tags=["parameter sets"], route_class=JsonRoute)
 SelectorQuery = Annotated[str, Query(pattern=SELECTOR, description="Version, alias or `latest`.")]
@@ -68,21 +68,26 @@ async def put_params(
     Retry-After if too many wait for it.
     """
     asked = ["params", name, body.model_dump(mode="json"), if_match, if_none_match]
-    attempt = Attempt.of(idempotency_key, who.id, asked)
-    answered = await run_in_threadpool(_answered, app, name, attempt)
-    if answered is None:
-        spec = await run_in_threadpool(parse_spec, body.spec)
-        await _unless_gone(request, app.checks.check(spec, who.id))
-        answered = await run_in_threadpool(_put, app, who, name, spec, body, attempt, (if_match, if_none_match))
-    version, created, replayed = answered
-    response = answer(request, _out(version), etag=str(version.version), status=201 if created else 200)
+    spec = await run_in_threadpool(parse_spec, body.spec)
+    await _unless_gone(request, app.checks.check(spec, who.id))
+
+    def put() -> Outcome[ParameterVersion]:
+        return app.lake_as(who.author).params.put_once(
+            name,
+            spec.model_dump(mode="json"),
+            change_request(idempotency_key, who.id, asked),
+            message=body.message,
+            check=precondition(if_match, if_none_match, lambda *heads: not_latest(name, *heads)),
+            force=body.force,
+        )
+
+    outcome = await run_in_threadpool(put)
+    version = outcome.version
+    response = answer(request, _out(version), etag=str(version.version), status=201 if outcome.changed else 200)
     response.headers["Location"] = f"{request.url.path}/versions/{version.version}"
-    if replayed:
+    if outcome.replayed:
         response.headers[REPLAYED] = "true"
     return response
-
-
-_Answer = tuple[ParameterVersion, bool, bool]  # and whether it was created, and is replayed
 
 
 class _GoneError(InvalidRequestError):
@@ -108,37 +113,6 @@ async def _unless_gone(request: Request, work: Coroutine[Any, Any, None]) -> Non
     tasks[0].result()
 
 
-def _answered(app: Served, name: str, attempt: Attempt) -> _Answer | None:
-    """The answer to this very request, if it was done before."""
-    try:
-        attempt.look(app.lake, "params", name)
-    except AnsweredError as done:
-        return app.lake.params.get(reference(name, str(done.version))), done.created, True
-    return None
-
-
-def _put(
-    app: Served,
-    who: Principal,
-    name: str,
-    spec: GenerationSpec,
-    body: PutSpec,
-    attempt: Attempt,
-    preconditions: tuple[str | None, str | None],
-) -> _Answer:
-    try:
-        expect = expected_version(*preconditions, lambda: app.lake.params.get(name).version)
-        registry = attempted(app.lake_as(who.author).params, attempt)
-        stored = registry.put(name, spec.model_dump(mode="json"), body.message, expect, body.force)
-    except AnsweredError as done:
-        return app.lake.params.get(reference(name, str(done.version))), done.created, True
-    except Conflict as error:
-        if any(preconditions) and not isinstance(error, PreconditionFailedError):
-            raise both_heads(error) from error
-        raise
-    return stored, attempt.created, False
-
-
 @router.get(
     "/{name}/versions", response_model=ParameterPage, responses=problems(304, 404), operation_id="params_history"
 )
@@ -146,7 +120,7 @@ def params_history(
     request: Request, app: ServedDep, _who: Reader, name: Name, limit: Limit = DEFAULT_LIMIT, cursor: Cursor = None
 ) -> Response:
     """Every version, oldest first: when, who, why."""
-    items, more = page_of_rows(app.lake.params.history(name), cursor, limit)
+    items, more = page_of_versions(app.lake.params, name, cursor, limit)
     return answer(request, ParameterPage(items=[_out(item) for item in items], next=more))
 
 

@@ -26,6 +26,7 @@ class ParameterVersionOut(Document):
     created: str
     author: str
     message: str
+    retired: bool = False
 
 
 class ParameterPage(Document):
@@ -96,7 +97,7 @@ class DiffOut(Document):
 
 
 class ChangeOut(Document):
-    """One thing that an entry of a name's log did: it made a version, or pointed an alias at one."""
+    """One thing that an entry of a name's log did: it made a version, pointed an alias at one, or retired one."""
 
     name: str
     what: str
@@ -128,6 +129,7 @@ class DatasetVersionOut(Document):
     created: str
     author: str
     message: str
+    retired: bool = False
 
 
 class DatasetPage(Document):
@@ -172,6 +174,7 @@ class ModelVersionOut(Document):
     created: str
     author: str
     message: str
+    retired: bool = False
 
 
 class ModelPage(Document):

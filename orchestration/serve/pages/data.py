@@ -62,8 +62,9 @@ def datasets_page(request: Request, app: ServedDep, _who: PageReader, cursor: Cu
 @router.get("/{name}")
 def dataset_name_page(request: Request, app: ServedDep, _who: PageReader, name: Name) -> Response:
     """One dataset: its versions."""
-    history = list(app.lake.datasets.history(name))
-    return render(request, "datasets_name.html", name=name, history=history, aliases=app.lake.datasets.aliases(name))
+    history, count = app.lake.datasets.newest(name, _PAGE)
+    aliases = app.lake.datasets.aliases(name)
+    return render(request, "datasets_name.html", name=name, history=history, count=count, aliases=aliases)
 
 
 @router.get("/{name}/{selector}")

@@ -26,8 +26,9 @@ def models_page(request: Request, app: ServedDep, _who: PageReader, cursor: Curs
 @router.get("/{name}")
 def model_name_page(request: Request, app: ServedDep, _who: PageReader, name: Name) -> Response:
     """One model: its versions."""
-    history = list(app.lake.models.history(name))
-    return render(request, "models_name.html", name=name, history=history, aliases=app.lake.models.aliases(name))
+    history, count = app.lake.models.newest(name, _PAGE)
+    aliases = app.lake.models.aliases(name)
+    return render(request, "models_name.html", name=name, history=history, count=count, aliases=aliases)
 
 
 @router.get("/{name}/{selector}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fastapi import APIRouter, Request, Response
 
-from datalake import Lake, diff_specs
+from datalake import Lake
 from orchestration.errors import InvalidRequestError
 from orchestration.serve.api.paging import Cursor, page_of_names
 from orchestration.serve.api.routing import Name, Selector, reference
@@ -28,16 +28,17 @@ def params_name_page(
     request: Request, app: ServedDep, _who: PageReader, name: Name, before: str = "", after: str = ""
 ) -> Response:
     """One set: its latest spec, its history, and the difference of two versions (the last two, unless asked)."""
-    history = list(app.lake.params.history(name))
-    old, new = _version(before, len(history)), _version(after, len(history))
-    if not (old and new) and len(history) > 1:
-        old, new = len(history) - 1, len(history)
-    changes = diff_specs(history[old - 1].spec, history[new - 1].spec) if old and new else None
+    history, count = app.lake.params.newest(name, _PAGE)
+    old, new = _version(before, count), _version(after, count)
+    if not (old and new) and count > 1:
+        old, new = count - 1, count
+    changes = app.lake.params.diff(f"{name}@{old}", f"{name}@{new}") if old and new else None
     return render(
         request,
         "params_name.html",
         name=name,
         history=history,
+        count=count,
         latest=history[-1],
         fields=spec_rows(history[-1].spec),
         aliases=app.lake.params.aliases(name),

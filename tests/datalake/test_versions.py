@@ -1,0 +1,248 @@
+"""Names with many versions: what an append, a look and a page cost, and that every version is found at its place."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from datalake.store.open import open_store
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from datalake.canonical import canonical_json, sha256_hex
+from datalake.clock import Ambient
+from datalake.errors import Conflict, InUseError, KeyReusedError, NotFoundError
+from datalake.lake import Lake
+from datalake.log.version_log import ChangeRequest, VersionLog
+from datalake.log.versions import BLOCK, Levels, Versions, grown, located
+from datalake.store.local import LocalStore
+from tests.datalake.helpers import make_manifest
+
+
+class CountingStore(LocalStore):
+    """Counts requests, and the bytes of what is written, read and listed, as an S3 server would bill them."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        self.counts: Counter[str] = Counter()
+
+    def _count(self, size: int = 0) -> None:
+        self.counts["requests"] += 1
+        self.counts["bytes"] += size
+
+    def put_if_absent(self, key: str, data: bytes) -> bool:
+        self._count(len(data))
+        return super().put_if_absent(key, data)
+
+    def replace(self, key: str, data: bytes) -> None:
+        self._count(len(data))
+        super().replace(key, data)
+
+    def get(self, key: str) -> bytes:
+        self._count()
+        data = super().get(key)
+        self.counts["bytes"] += len(data)
+        return data
+
+    def exists(self, key: str) -> bool:
+        self._count()
+        return super().exists(key)
+
+    def delete(self, key: str) -> None:
+        self._count()
+        super().delete(key)
+
+    def list(self, prefix: str = "", start_after: str = "", limit: int | None = None) -> Iterator[str]:
+        keys = list(super().list(prefix, start_after, limit))
+        self.counts["requests"] += max(1, -(-len(keys) // 1000))
+        self.counts["bytes"] += sum(map(len, keys))
+        return iter(keys)
+
+
+def cost(store: CountingStore, call) -> tuple[int, int]:
+    """Requests and bytes of ``call()``."""
+    store.counts.clear()
+    call()
+    return store.counts["requests"], store.counts["bytes"]
+
+
+@given(count=st.integers(1, 3 * BLOCK * BLOCK), data=st.data())
+@settings(max_examples=60, deadline=None)
+def test_the_entry_of_every_version_is_found_in_few_reads(count: int, data: st.DataObject) -> None:
+    """Against a plain list; entry numbers grow by any step, since aliases move in between."""
+    step = data.draw(st.integers(1, 5))
+    entries: list[int] = []
+    levels: Levels = []
+    by_entry: dict[int, Levels] = {}
+    for place in range(count):
+        entries.append(1 + place * step + place % 3 * (step > 3))
+        levels = grown(levels, place, entries[-1])
+        by_entry[entries[-1]] = levels
+        assert all(len(level) <= BLOCK for level in levels)
+    reads: list[int] = []
+
+    def load(entry: int) -> Levels:
+        reads.append(entry)
+        return by_entry[entry]
+
+    for place in [*data.draw(st.lists(st.integers(0, count - 1), min_size=1, max_size=20)), 0, count - 1]:
+        reads.clear()
+        assert located(levels, count - 1, place, load) == entries[place]
+        assert len(reads) <= 2
+
+
+def test_costs_do_not_grow_with_the_number_of_versions(tmp_path: Path) -> None:
+    check_costs(tmp_path, 300, (70, 300))
+
+
+@pytest.mark.soak
+def test_costs_do_not_grow_up_to_ten_thousand_versions(tmp_path: Path) -> None:
+    check_costs(tmp_path, 10_000, (100, 1_000, 10_000))
+
+
+def check_costs(folder: Path, count: int, looked_at: tuple[int, ...]) -> None:
+    """With a fresh lake object each time, as another process has: nothing is remembered."""
+    store = CountingStore(folder)
+    seen: dict[str, list[tuple[int, int]]] = {}
+    bound = {
+        "put": (6, 40_000),
+        "the same put": (6, 25_000),
+        "tag": (9, 40_000),
+        "get": (6, 25_000),
+        "get 1": (9, 45_000),
+        "get stable": (9, 45_000),
+        "page of 1": (9, 45_000),
+        "page of 20": (55, 110_000),
+    }
+    filler = Lake(store, Ambient(author="test"))
+    spec = canonical_json({"n": 0})
+    store.put_if_absent(f"specs/{sha256_hex(spec)}.json", spec)
+    log = filler.params.versioned.log("x")
+    for number in range(1, count + 1):
+        if number in looked_at:
+            calls = {
+                "put": lambda lake, n=number: lake.params.put("x", {"n": n}),
+                "the same put": lambda lake, n=number: lake.params.put("x", {"n": n}),
+                "get": lambda lake: lake.params.get("x"),
+                "get 1": lambda lake: lake.params.get("x@1"),
+                "page of 1": lambda lake: lake.params.page("x", 0, 1),
+                "page of 20": lambda lake, n=number: lake.params.page("x", n // 2, 20),
+                "tag": lambda lake, n=number: lake.params.tag("x", "stable", n // 2),
+                "get stable": lambda lake: lake.params.get("x@stable"),
+            }
+            for name, call in calls.items():
+                lake = Lake(store, Ambient(author="test"))
+                found = cost(store, lambda call=call, lake=lake: call(lake))
+                seen.setdefault(name, []).append(found)
+                print(f"{name} at {number}: {found[0]} requests, {found[1]} bytes")
+                assert found[0] <= bound[name][0], f"{name} at {number}: {found[0]} requests"
+                assert found[1] <= bound[name][1], f"{name} at {number}: {found[1]} bytes"
+        else:
+            log.update(
+                lambda _, n=number: Versions(log.seen, log.entry).with_version(
+                    {**filler.params.versioned.stamp(n, ""), "digest": sha256_hex(spec)}
+                )
+            )
+    assert filler.params.versioned.versions("x").count == count
+
+
+def test_a_lost_or_false_hint_is_found_out(tmp_path: Path) -> None:
+    store = open_store(str(tmp_path))
+    log = VersionLog(store, "params", "x", Ambient())
+    for number in range(150):
+        log.append({"n": number}, expected_head=number)
+    hint = "heads/params/x.json"
+    assert store.get(hint) == b'{"entry":128}'
+    for data in (b'{"entry":64}', b'{"entry":9999}', b'{"entry":"x"}', b"[]", b"{", b'{"entry":-5}'):
+        store.replace(hint, data)
+        assert VersionLog(store, "params", "x", Ambient()).head().number == 150
+    store.delete(hint)
+    assert VersionLog(store, "params", "x", Ambient()).head().number == 150
+
+
+def test_advance_sees_what_head_sees_by_one_request(tmp_path: Path) -> None:
+    store = CountingStore(tmp_path)
+    mine, theirs = (VersionLog(store, "runs", "x", Ambient()) for _ in range(2))
+    assert mine.advance() is None
+    theirs.append({"n": 1}, expected_head=0)
+    assert mine.advance().number == 1
+    assert cost(store, mine.advance)[0] == 1
+    theirs.append({"n": 2}, expected_head=1)
+    theirs.append({"n": 3}, expected_head=2)
+    assert (mine.advance().state, mine.advance().number) == ({"n": 3}, 3)
+
+
+def test_a_request_is_done_once_and_answered_alike(lake_uri: str) -> None:
+    store = open_store(lake_uri)
+    log = VersionLog(store, "params", "x", Ambient())
+    first = log.update(lambda _: {"n": 1}, request=ChangeRequest("one", "f"))
+    assert (first.number, first.changed, first.replayed) == (1, True, False)
+    assert log.update(lambda _: {"n": 2}).changed
+    for handle in (log, VersionLog(store, "params", "x", Ambient())):
+        again = handle.update(lambda _: {"n": 9}, request=ChangeRequest("one", "f"))
+        assert (again, again.replayed) == (first, True)
+    with pytest.raises(KeyReusedError):
+        log.update(lambda _: {"n": 9}, request=ChangeRequest("one", "g"))
+    idle = log.update(lambda _: None, request=ChangeRequest("two", "f"))
+    assert (idle.number, idle.state, idle.changed) == (3, {"n": 2}, False)
+    replayed = log.update(lambda _: {"n": 9}, request=ChangeRequest("two", "f"))
+    assert (replayed.number, replayed.changed, replayed.replayed) == (3, False, True)
+    for number in range(127):
+        log.update(lambda _, n=number: {"n": n}, request=ChangeRequest(f"more {number:016}", "f"))
+    assert log.update(lambda _: {"n": 9}, request=ChangeRequest("two", "f")).replayed, "the newest 128 are kept"
+    assert not log.update(lambda _: {"n": 9}, request=ChangeRequest("one", "f")).replayed
+    assert len(log.head().requests) == 128
+
+
+def test_a_commit_of_known_data_finds_its_version_however_old(tmp_path: Path) -> None:
+    lake = Lake.open(str(tmp_path))
+    old = make_manifest(lake, sequences=32, seed=1)
+    first = lake.datasets.commit("d", old)
+    others = [make_manifest(lake, sequences=32, seed=seed) for seed in range(2, 6)]
+    for manifest in others:
+        lake.datasets.commit("d", manifest)
+    assert lake.datasets.commit("d", old) == first
+    assert lake.datasets.commit("d", others[1]).version == 3
+    assert [version.version for version in lake.datasets.history("d")] == [1, 2, 3, 4, 5]
+
+
+def test_a_mark_of_an_append_that_lost_its_race_misleads_nobody(tmp_path: Path) -> None:
+    """A mark is left before the entry is tried: where another writer got that entry, it says nothing."""
+    lake = Lake.open(str(tmp_path))
+    mine, theirs = (make_manifest(lake, sequences=32, seed=seed) for seed in (1, 2))
+    versioned = lake.datasets.versioned
+    versioned.mark("d", Versions(None, versioned.log("d").entry), mine.digest)
+    assert lake.datasets.commit("d", theirs).version == 1
+    assert lake.datasets.commit("d", mine).version == 2
+    assert lake.datasets.commit("d", mine).version == 2
+
+
+def test_retired_versions_stay_on_record_and_out_of_the_way(lake_uri: str) -> None:
+    lake = Lake.open(lake_uri)
+    for number in range(1, 5):
+        lake.params.put("x", {"n": number})
+    lake.params.tag("x", "stable", 2)
+    with pytest.raises(InUseError, match="stable"):
+        lake.params.retire("x", 2)
+    with pytest.raises(NotFoundError):
+        lake.params.retire("x", 7)
+    with pytest.raises(NotFoundError):
+        lake.params.retire("y", 1)
+    assert lake.params.retire("x", 4, "a mistake").retired
+    assert lake.params.retire("x", 4).retired, "twice changes nothing"
+    assert lake.params.get("x").version == 3
+    assert lake.params.get("x@4").spec == {"n": 4}
+    lake.params.retire("x", 2, force=True)
+    assert lake.params.aliases("x") == {}
+    assert [version.retired for version in lake.params.history("x")] == [False, True, False, True]
+    with pytest.raises(Conflict, match="retired"):
+        lake.params.tag("x", "stable", 4)
+    assert lake.params.put("x", {"n": 4}).version == 5, "what was retired is made anew"
+    looks = iter([False])
+    told = list(lake.params.watch("x", 0, interval=0.0, stop=lambda: next(looks, True)))
+    assert [(change.what, change.version) for change in told if change.what == "retired"] == [
+        *[("retired", 4), ("retired", 2)]
+    ]
+    assert told[5].message == "a mistake"
