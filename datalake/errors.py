@@ -133,5 +133,9 @@ class ImportRefusedError(DatalakeError):
     """A Parquet file from elsewhere does not hold tokens that this lake can take."""
 
 
+class CollectionError(DatalakeError):
+    """Garbage is being collected where a commit is about to name objects."""
+
+
 class GraceError(DatalakeError):
     """A grace period so short that jobs at work would lose what they have not named yet."""

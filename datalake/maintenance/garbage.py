@@ -1,9 +1,11 @@
 """Garbage: objects that no live record names, found by marking from every dataset, model, run and parameter set.
 
-Versions are never removed, so what is garbage is what jobs left that died before they committed, damaged bytes put
-aside, and checkpoints let go. An object is swept only if nothing names it, if it is older than a grace period, and if
-everything beside it (in ``data/<digest>/``, ``checkpoints/<run>/``, …) is older too: a job may be about to name what an
-earlier attempt of it wrote. Kinds of objects that this page does not know are never touched.
+Garbage is what jobs left that died before they committed, damaged bytes put aside, checkpoints let go, and what only
+retired versions and runs named: their records, manifests and specs stay, for the lineage of others. An object is swept
+only if nothing names it, if it is older than a grace period, and if everything beside it (in ``data/<digest>/``,
+``checkpoints/<run>/``, …) is older too: a job may be about to name what an earlier attempt of it wrote. A commit that
+names such objects at this very moment and a sweep keep out of each other's way, see ``log.claims``. Kinds of objects
+that this page does not know are never touched.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from datetime import datetime, timedelta
 
 from datalake.errors import GraceError
 from datalake.lake import Lake
+from datalake.log.claims import CLAIMS, COLLECTIONS, Note, collecting, group_of, notes
 from datalake.shards.manifest import load_manifest
 from datalake.store.interface import ObjectInfo
 from datalake.store.verdict import VERDICT_KEY
@@ -28,14 +31,19 @@ SHORTEST_GRACE = timedelta(hours=1)
 
 @dataclass(frozen=True)
 class Garbage:
-    """What a sweep would remove: ``objects``, and ``leftovers`` of writes never finished; ``live`` objects are named by
-    some record, ``young`` ones are not but may be soon."""
+    """What a sweep would remove: ``objects``, and ``leftovers`` of writes never finished.
+
+    ``live`` objects are named by some record; ``young`` ones are not but may be soon; ``claims`` and ``collections``
+    are the notes of commits and sweeps that go on, or whose process was killed.
+    """
 
     objects: tuple[ObjectInfo, ...]
     leftovers: tuple[ObjectInfo, ...]
     live: int
     young: int
     before: datetime
+    claims: tuple[Note, ...] = ()
+    collections: tuple[Note, ...] = ()
 
     @property
     def bytes(self) -> int:
@@ -44,8 +52,11 @@ class Garbage:
 
 
 def live_keys(lake: Lake) -> set[str]:
-    """Every key that a record of the lake names. Raises CorruptObjectError or NotFoundError if a record is unreadable:
-    then nothing can be said about what is garbage."""
+    """Every key that a record of the lake names which is not retired.
+
+    Raises CorruptObjectError or NotFoundError if a record is unreadable: then nothing can be said about what is
+    garbage.
+    """
     keys = {VERDICT_KEY}
     digests: set[str] = set()
     for name in lake.params.names():
@@ -53,16 +64,19 @@ def live_keys(lake: Lake) -> set[str]:
     for dataset in lake.datasets.list():
         for version in lake.datasets.history(dataset.name):
             manifest = load_manifest(lake.store, version.digest)
-            keys |= {manifest.key, *(ref.key for ref in manifest.shards)}
+            keys.add(manifest.key)
+            if not version.retired:
+                keys |= {ref.key for ref in manifest.shards}
             digests.add(manifest.source.spec_digest)
             if tokenizer := manifest.source.spec.get("tokenizer_digest"):
                 keys.add(f"tokenizers/{tokenizer}.json")
     keys |= {f"specs/{digest}.json" for digest in digests}
     for model in lake.models.list():
         for published in lake.models.history(model.name):
-            keys |= {f"{published.key_prefix}/{file}" for file in published.files}
+            keys |= {f"{published.key_prefix}/{file}" for file in published.files if not published.retired}
     for run in lake.runs.list():
-        for item in lake.runs.get(run).state["checkpoints"]:
+        state = lake.runs.get(run).state
+        for item in state["checkpoints"] if not state.get("retired") else ():
             names = [*item["files"], *(["metrics.jsonl"] if item.get("metrics") else [])]
             keys |= {f"{item['key_prefix']}/{name}" for name in names}
     return keys
@@ -78,27 +92,37 @@ def find_garbage(lake: Lake, grace: timedelta = DEFAULT_GRACE) -> Garbage:
     # Listed before marking: what is written and named in between is then not on the list.
     groups: dict[str, list[ObjectInfo]] = {}
     for info in _swept(lake):
-        groups.setdefault("/".join(info.key.split("/")[:2]), []).append(info)
+        groups.setdefault(group_of(info.key), []).append(info)
+    claims = notes(lake.store, CLAIMS)
+    held = {group for note in claims for group in note.groups}
     live = live_keys(lake)
     unnamed = {name: [info for info in infos if info.key not in live] for name, infos in groups.items()}
-    old = {name: infos for name, infos in unnamed.items() if all(info.written < before for info in groups[name])}
+    old = {
+        name: infos
+        for name, infos in unnamed.items()
+        if name not in held and all(info.written < before for info in groups[name])
+    }
     return Garbage(
         objects=tuple(sorted(info for infos in old.values() for info in infos)),
         leftovers=tuple(info for info in lake.store.leftovers() if info.written < before),
         live=sum(map(len, groups.values())) - sum(map(len, unnamed.values())),
         young=sum(len(infos) for name, infos in unnamed.items() if name not in old),
         before=before,
+        claims=tuple(claims),
+        collections=tuple(notes(lake.store, COLLECTIONS)),
     )
 
 
 def sweep(lake: Lake, garbage: Garbage, progress: Callable[[int, int], None] = lambda _done, _all: None) -> int:
-    """Remove ``garbage``, looking again first at what is named now. Returns how many objects and leftovers went."""
-    live = live_keys(lake)
-    doomed = [info.key for info in garbage.objects if info.key not in live]
-    total = len(doomed) + len(garbage.leftovers)
-    for done, key in enumerate(doomed, start=1):
-        lake.store.delete(key)
-        progress(done, total)
+    """Remove ``garbage``, looking again first at what is claimed and named now. Returns how many objects and leftovers
+    went."""
+    with collecting(lake.store, lake.ambient, {group_of(info.key) for info in garbage.objects}) as held:
+        live = live_keys(lake)  # after the claims: a commit that has taken its claim away has appended before
+        doomed = [info.key for info in garbage.objects if info.key not in live and group_of(info.key) not in held]
+        total = len(doomed) + len(garbage.leftovers)
+        for done, key in enumerate(doomed, start=1):
+            lake.store.delete(key)
+            progress(done, total)
     for info in garbage.leftovers:
         lake.store.discard(info.key)
     return total

@@ -7,6 +7,7 @@ from typing import Any
 
 from datalake.clock import Ambient
 from datalake.errors import Conflict, ManifestError
+from datalake.log.claims import claimed
 from datalake.log.versioned import Version, VersionedNames, VersionedRepository
 from datalake.log.versions import Record, Versions
 from datalake.names import parse_ref
@@ -42,8 +43,6 @@ class DatasetRepository(VersionedRepository[DatasetVersion]):
         """
         if params is not None:
             parse_ref(params, "parameter set")
-        self._check_shards(manifest)
-        save_manifest(self._store, manifest)
 
         def add(versions: Versions) -> dict[str, Any] | None:
             there = self.versioned.find(name, versions, manifest.digest)
@@ -71,7 +70,11 @@ class DatasetRepository(VersionedRepository[DatasetVersion]):
             )
 
         committed: list[Record] = []
-        _entry, versions = self.versioned.update(name, add, message)
+        named = [manifest.key, *(ref.key for ref in manifest.shards), *_tokenizer(manifest)]
+        with claimed(self._store, self.versioned.ambient, named, f"commit of dataset {name}"):
+            self._check_objects(manifest)
+            save_manifest(self._store, manifest)
+            _entry, versions = self.versioned.update(name, add, message)
         return self._version(name, committed[0] if committed else versions.record(versions.count))
 
     def _version(self, name: str, record: Record) -> DatasetVersion:
@@ -83,7 +86,7 @@ class DatasetRepository(VersionedRepository[DatasetVersion]):
             version = self.get(version)
         return load_manifest(self._store, version.digest)
 
-    def _check_shards(self, manifest: Manifest) -> None:
+    def _check_objects(self, manifest: Manifest) -> None:
         """A listing per folder costs one request per thousand shards, and no commit can then name a hole."""
         folders = {ref.key.rpartition("/")[0] + "/" for ref in manifest.shards}
         there = {key for folder in folders for key in self._store.list(folder)}
@@ -93,3 +96,12 @@ class DatasetRepository(VersionedRepository[DatasetVersion]):
                 f"{len(absent)} of {len(manifest.shards)} shards are not in lake {self._store.uri}, the first is "
                 f"{absent[0]}: write them before committing"
             )
+        for key in _tokenizer(manifest):
+            if not self._store.exists(key):
+                raise ManifestError(f"{key} is not in lake {self._store.uri}: store the tokenizer before committing")
+
+
+def _tokenizer(manifest: Manifest) -> list[str]:
+    """The key of the tokenizer that the text of a dataset was encoded with, if it names one."""
+    digest = manifest.source.spec.get("tokenizer_digest")
+    return [f"tokenizers/{digest}.json"] if digest else []

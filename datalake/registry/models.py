@@ -9,6 +9,7 @@ from typing import Any
 from datalake.canonical import digest_of
 from datalake.clock import Ambient
 from datalake.errors import CorruptObjectError, NotFoundError
+from datalake.log.claims import claimed
 from datalake.log.versioned import Version, VersionedNames, VersionedRepository
 from datalake.log.versions import Record, Versions
 from datalake.names import check_name, parse_ref
@@ -108,7 +109,12 @@ class ModelRepository(VersionedRepository[ModelVersion]):
             details = {"digest": digest, "key_prefix": prefix, "metrics": dict(metrics or {})}
             return versions.with_version({**stamp, **origin, **details})
 
-        _entry, versions = self.versioned.update(name, add, message)
+        keys = [f"{prefix}/{filename}" for filename in origin["files"]]
+        with claimed(self._store, self.versioned.ambient, keys, f"publication of model {name}"):
+            there = {*self._store.list(f"{prefix}/")}
+            if absent := [key for key in keys if key not in there]:
+                raise NotFoundError(f"{absent[0]} is not in lake {self._store.uri}: store the files before the version")
+            _entry, versions = self.versioned.update(name, add, message)
         return self._version(name, published[0] if published else versions.record(versions.count))
 
     def _version(self, name: str, record: Record) -> ModelVersion:

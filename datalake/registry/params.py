@@ -14,6 +14,7 @@ from datalake.canonical import canonical_json, parse_json, sha256_hex
 from datalake.clock import Ambient
 from datalake.errors import Conflict, CorruptObjectError
 from datalake.log.changes import Change, FieldChange, diff_specs, watch
+from datalake.log.claims import claimed
 from datalake.log.version_log import ChangeRequest
 from datalake.log.versioned import Outcome, Version, VersionedNames, VersionedRepository
 from datalake.log.versions import Record, Versions
@@ -76,10 +77,12 @@ class ParameterRegistry(VersionedRepository[ParameterVersion]):
             latest = versions.latest
             if latest and latest["digest"] == digest and not versions.is_retired(versions.count) and not force:
                 return None
-            ensure_content(self._store, f"specs/{digest}.json", data, CorruptObjectError)
+            ensure_content(self._store, key, data, CorruptObjectError)
             return versions.with_version({**self.versioned.stamp(versions.count + 1, message), "digest": digest})
 
-        entry, versions = self.versioned.update(name, add, message, request)
+        key = f"specs/{digest}.json"
+        with claimed(self._store, self.versioned.ambient, [key], f"put of parameter set {name}"):
+            entry, versions = self.versioned.update(name, add, message, request)
         record = versions.record(entry.answer or versions.count)
         known = {digest: parse_json(data, name)} if record["digest"] == digest else {}
         return Outcome(self._version(name, record, known), entry.changed, entry.replayed)

@@ -16,6 +16,7 @@ from typing import Any
 
 from datalake.clock import Ambient
 from datalake.errors import NotFoundError, RunConflictError, RunFencedError
+from datalake.log.claims import claimed
 from datalake.log.version_log import LogEntry, VersionLog
 from datalake.runs.checkpoints import (
     Checkpoint,
@@ -178,7 +179,13 @@ class Run:
             time=self._ambient.timestamp(),
         )
         item = checkpoint.model_dump(mode="json")
-        self._change(lambda state: {**state, "checkpoints": [*state["checkpoints"], item]}, f"checkpoint {step}")
+        with claimed(self._store, self._ambient, [f"{prefix}/"], f"checkpoint {step} of run {self.name}"):
+            there = {*self._store.list(f"{prefix}/")}
+            if absent := [name for name in digests if f"{prefix}/{name}" not in there]:
+                raise NotFoundError(
+                    f"{prefix}/{absent[0]} is not in lake {self._store.uri}: upload it before naming it"
+                )
+            self._change(lambda state: {**state, "checkpoints": [*state["checkpoints"], item]}, f"checkpoint {step}")
         self._parent = prefix
         return checkpoint
 
