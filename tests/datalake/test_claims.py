@@ -101,17 +101,14 @@ def interleaved(folder: Path, schedule: list[int], commit: Callable[[Lake], obje
     """Run ``commit`` and a sweep, a request at a time each; what commit returned or raised."""
     turns = Turns(schedule)
     lakes = [later(TurnStore(folder, turns, who), turns, who) for who in (0, 1)]
-    outcome: list[object] = [None]
+    outcome: list[object] = [None, None]
     found = find_garbage(later(LocalStore(folder), Turns([]), 0))
 
     def run(who: int, work: Callable[[], object]) -> None:
         try:
-            result = work()
-            if who == 0:
-                outcome[0] = result
+            outcome[who] = work()
         except DatalakeError as error:
-            assert who == 0, error
-            outcome[0] = error
+            outcome[who] = error
         finally:
             turns.end(who)
 
@@ -124,6 +121,7 @@ def interleaved(folder: Path, schedule: list[int], commit: Callable[[Lake], obje
     for thread in threads:
         thread.join(120)
         assert not thread.is_alive()
+    assert isinstance(outcome[1], int), outcome[1]
     return outcome[0]
 
 
