@@ -95,6 +95,14 @@ class Run:
         self._know(head)
         return self
 
+    def look(self) -> Run:
+        """``refresh`` for whoever looks every second: one request where nothing is new, however long the log is."""
+        head = self._log.advance()
+        if head is None:
+            raise NotFoundError(f"run {self.name!r} is gone from lake {self._store.uri}: restore it from a copy")
+        self._know(head)
+        return self
+
     def append(self, *, message: str = "", **changes: Any) -> None:
         """Set fields of the state (JSON values; not those that the run itself keeps, such as ``config``).
 

@@ -52,6 +52,7 @@ class Held:
         self.stopping = threading.Event()  # set soon after ``stop`` is, after a request in the lake, and when lost
         self.finished = run.status == "finished"
         self._lake = lake
+        self._record = run.another_hold()  # the beating thread's own look at the run's log
         self._progress: dict[str, Any] = {}
         self._speed = Speed()
         self._beats = 0
@@ -106,7 +107,7 @@ class Held:
 
     def beat(self) -> None:
         """Look at the log (raises RunFencedError if the run is lost, sees a request to stop), then show life."""
-        now = self._lake.runs.get(self.run.name)
+        now = self._record.look()
         if now.state["lease"] != self.run.lease:
             raise RunFencedError(
                 f"run {self.run.name!r} was taken over by {describe(now.state.get('holder') or {})} (attempt "

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from datalake import Lake
+from datalake import Lake, Run
 from datalake.errors import StoreUnavailableError
 from orchestration.runs.signals import Stop
 
@@ -36,8 +36,9 @@ def watching(lake: Lake, run: str, lease: str, rank: int) -> Iterator[threading.
     ended = threading.Event()
 
     def look() -> None:
+        over = _Over(lake, run, lease)
         while not ended.wait(LOOK_S):
-            if _over(lake, run, lease):
+            if over():
                 stop.set()
                 return
 
@@ -59,8 +60,9 @@ def following(lake: Lake, parent: Parent | None, stop: Stop) -> Iterator[None]:
     ended = threading.Event()
 
     def look() -> None:
+        over = _Over(lake, parent.run, parent.lease)
         while not ended.wait(LOOK_S):
-            if _over(lake, parent.run, parent.lease):
+            if over():
                 stop.ask(f"run {parent.run}, for which it worked, was stopped")
                 return
 
@@ -71,9 +73,19 @@ def following(lake: Lake, parent: Parent | None, stop: Stop) -> Iterator[None]:
         ended.set()
 
 
-def _over(lake: Lake, run: str, lease: str) -> bool:
-    try:
-        state = lake.runs.get(run).state
-    except StoreUnavailableError:
-        return False  # looked for again in a second; the loop's own next write says how long to wait for the store
-    return state["lease"] != lease or bool(state.get("stop")) or state["status"] in ("stopped", "failed")
+class _Over:
+    """Whether a run was asked to stop, has ended, or is another's now: one request a look, however long its log is."""
+
+    def __init__(self, lake: Lake, run: str, lease: str) -> None:
+        self._lake = lake
+        self._run = run
+        self._lease = lease
+        self._record: Run | None = None
+
+    def __call__(self) -> bool:
+        try:
+            self._record = self._record.look() if self._record else self._lake.runs.get(self._run)
+        except StoreUnavailableError:
+            return False  # looked for again in a second; the loop's own next write says how long to wait for the store
+        state = self._record.state
+        return state["lease"] != self._lease or bool(state.get("stop")) or state["status"] in ("stopped", "failed")

@@ -244,3 +244,18 @@ def test_retired_versions_stay_on_record_and_out_of_the_way(lake_uri: str) -> No
         *[("retired", 4), ("retired", 2)]
     ]
     assert told[5].message == "a mistake"
+
+
+def test_who_looks_at_a_run_every_second_asks_for_one_object(tmp_path: Path) -> None:
+    """However long the run's log is; another process's request to stop is seen all the same."""
+    store = CountingStore(tmp_path)
+    lake = Lake(store, Ambient())
+    run = lake.runs.start("r", "train", {}, {})
+    for number in range(100):
+        run.append(note=number)
+    watcher = run.another_hold()
+    watcher.look()
+    assert cost(store, watcher.look)[0] == 1
+    assert "stop" not in watcher.state
+    lake.runs.ask_stop("r", "lunch")
+    assert watcher.look().state["stop"]["reason"] == "lunch"
