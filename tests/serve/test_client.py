@@ -36,6 +36,7 @@ def registry(request: pytest.FixtureRequest, any_site: Site):
 
 def test_the_client_has_every_method_of_the_registry():
     own = {name for name in vars(ParameterRegistry) if not name.startswith("_")}
+    own -= {"put_once"}  # what the server calls for a client, whose own ``put`` is always done once
     assert own <= set(dir(RegistryClient))
 
 
