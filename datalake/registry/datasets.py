@@ -71,6 +71,7 @@ class DatasetRepository(VersionedRepository[DatasetVersion]):
 
         committed: list[Record] = []
         named = [manifest.key, *(ref.key for ref in manifest.shards), *_tokenizer(manifest)]
+        self.versioned.log(name)  # refuses a bad name before anything is written
         with claimed(self._store, self.versioned.ambient, named, f"commit of dataset {name}"):
             self._check_objects(manifest)
             save_manifest(self._store, manifest)

@@ -110,6 +110,7 @@ class ModelRepository(VersionedRepository[ModelVersion]):
             return versions.with_version({**stamp, **origin, **details})
 
         keys = [f"{prefix}/{filename}" for filename in origin["files"]]
+        self.versioned.log(name)  # refuses a bad name before anything is written
         with claimed(self._store, self.versioned.ambient, keys, f"publication of model {name}"):
             there = {*self._store.list(f"{prefix}/")}
             if absent := [key for key in keys if key not in there]:

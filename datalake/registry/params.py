@@ -81,6 +81,7 @@ class ParameterRegistry(VersionedRepository[ParameterVersion]):
             return versions.with_version({**self.versioned.stamp(versions.count + 1, message), "digest": digest})
 
         key = f"specs/{digest}.json"
+        self.versioned.log(name)  # refuses a bad name before anything is written
         with claimed(self._store, self.versioned.ambient, [key], f"put of parameter set {name}"):
             entry, versions = self.versioned.update(name, add, message, request)
         record = versions.record(entry.answer or versions.count)
