@@ -173,17 +173,19 @@ def test_the_bucket_policy_grants_what_the_jobs_call_and_no_other_delete():
     actions = {"s3:ListBucket", "s3:GetObject", "s3:PutObject", "s3:DeleteObject"}
     assert {each["Action"] for each in allowed} == actions
     deletable = [each["Resource"] for each in allowed if each["Action"] == "s3:DeleteObject"]
-    assert deletable == ["arn:aws:s3:::my-bucket/lake/checkpoints/*"]
+    may_go = ("checkpoints", "claims", "ended-sessions")
+    assert deletable == [f"arn:aws:s3:::my-bucket/lake/{prefix}/*" for prefix in may_go]
     for each in allowed:
         assert each["Principal"] != "*"
         assert each["Resource"].endswith("/lake/*") or each["Action"] == "s3:ListBucket" or "/lake/" in each["Resource"]
     overwrites = [each["Resource"] for each in allowed if each["Action"] == "s3:PutObject" and "Condition" not in each]
-    assert overwrites == [f"arn:aws:s3:::my-bucket/lake/{prefix}/*" for prefix in ("data", "pulses")]
+    assert overwrites == [f"arn:aws:s3:::my-bucket/lake/{prefix}/*" for prefix in ("data", "pulses", "heads")]
 
 
 def test_only_the_modules_that_the_bucket_policy_knows_replace_or_delete():
-    """Shards are put back under data/, pulses replaced under pulses/, the verdict is probe/verdict.json; runs drop old
-    checkpoints' files; the probe removes its own objects and garbage collection is an administrator's. A patient store
+    """Shards are put back under data/, heartbeats replaced under pulses/, hints of newest entries under heads/, the
+    verdict is probe/verdict.json; runs drop old checkpoints' files, commits their own claims, the server the marks of
+    sessions long over; the probe removes its own objects and garbage collection is an administrator's. A retrying store
     passes on what these call."""
     calls = {
         (path.stem, node.func.attr)
@@ -203,6 +205,9 @@ def test_only_the_modules_that_the_bucket_policy_knows_replace_or_delete():
         ("garbage", "delete"),
         ("wait", "replace"),
         ("wait", "delete"),
+        ("version_log", "replace"),
+        ("claims", "delete"),
+        ("access", "delete"),
     }
 
 

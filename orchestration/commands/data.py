@@ -26,6 +26,7 @@ from datalake import (
     read_shard,
     verify_dataset,
 )
+from datalake.log import claims
 from datalake.maintenance.garbage import find_garbage, sweep
 from datalake.registry.datasets import DatasetVersion
 from generator import decode_tokens, parse_spec
@@ -232,11 +233,19 @@ def _complain(problems: Sequence[ShardProblem]) -> None:
 def gc(
     grace: Annotated[float, typer.Option(min=1, max=876_000, metavar="HOURS", help="Keep what is younger.")] = 168,
     delete: Annotated[bool, typer.Option("--delete", help="Remove it; without this, only say what would go.")] = False,
+    forget: Annotated[
+        str | None,
+        typer.Option(metavar="KEY", help="Only take away this claim or collection, whose process is known to be gone."),
+    ] = None,
     lake: LakeUri = DEFAULT_LAKE,
     as_json: AsJson = False,
 ) -> None:
     """Find objects that no dataset, model, run or parameter set names, and what dead writers left half-written."""
     opened = open_lake(lake)
+    if forget is not None:
+        claims.forget(opened.store, forget)
+        say(f"{forget} is gone: what waited for it goes on")
+        return
     garbage = find_garbage(opened, timedelta(hours=grace))
     if delete:
         total = len(garbage.objects) + len(garbage.leftovers)

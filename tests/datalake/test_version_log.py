@@ -33,7 +33,7 @@ def test_entries_carry_who_when_why(lake_uri: str) -> None:
     assert (first.number, first.author, first.message) == (1, "ada@lab", "begin")
     assert first.time == "2026-11-22T03:04:05.678Z"
     assert [entry.state for entry in make_log(open_store(lake_uri)).entries()] == [{"n": 1}, {"n": 2}]
-    assert list(open_store(lake_uri).list()) == ["params/x/00000001.json", "params/x/00000002.json"]
+    assert list(open_store(lake_uri).list("params/")) == ["params/x/00000001.json", "params/x/00000002.json"]
 
 
 def test_conflict_names_both_heads(lake_uri: str) -> None:

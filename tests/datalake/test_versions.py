@@ -16,8 +16,8 @@ from datalake.errors import Conflict, InUseError, KeyReusedError, NotFoundError
 from datalake.lake import Lake
 from datalake.log.version_log import ChangeRequest, VersionLog
 from datalake.log.versions import BLOCK, Levels, Versions, grown, located
-from datalake.store.interface import open_store
 from datalake.store.local import LocalStore
+from datalake.store.open import open_store
 from tests.datalake.helpers import make_manifest
 
 
