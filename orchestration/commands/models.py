@@ -15,7 +15,6 @@ from orchestration.commands.common import DEFAULT_LAKE, AsJson, LakeUri, open_la
 from orchestration.commands.evaluate import evaluate
 from orchestration.console.output import print_fields, say
 from orchestration.errors import InvalidRequestError
-from orchestration.evaluation.hf_export import write_hf_folder
 from orchestration.reports.cards import UNKNOWN, check_license, model_card
 
 app = typer.Typer(no_args_is_help=True)
@@ -80,6 +79,8 @@ def export(
     lake: LakeUri = DEFAULT_LAKE,
 ) -> None:
     """Write a version's files, verified, its tokenizer if any, a card (README.md) and its origins (lineage.json)."""
+    from orchestration.evaluation.hf_export import write_hf_folder  # PyTorch takes seconds to import
+
     check_license(license)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InvalidRequestError(f"out = {str(out)!r}: exists and is not an empty folder; give a new one")
