@@ -113,12 +113,12 @@ class S3Store:
                 raise
             return True
 
-        return self._answer(put, key, conditional=True)
+        return self._answer(put, key, conditional=True, size=len(data))
 
     def replace(self, key: str, data: bytes) -> None:
         full = self._full(check_key(key))
         self._guard.check(self, key)
-        self._answer(lambda: self._client().put_object(Bucket=self._bucket, Key=full, Body=data), key)
+        self._answer(lambda: self._client().put_object(Bucket=self._bucket, Key=full, Body=data), key, size=len(data))
 
     def get(self, key: str) -> bytes:
         full = self._full(check_key(key))
@@ -268,7 +268,9 @@ class S3Store:
 
         return self._answer(read, prefix)
 
-    def _answer(self, call: Callable[[], _T], key: str, attempts: int = 0, conditional: bool = False) -> _T:
+    def _answer(
+        self, call: Callable[[], _T], key: str, attempts: int = 0, conditional: bool = False, size: int = 0
+    ) -> _T:
         """Run ``call``, again if that may help, and translate what it raises at last. Never repeats a secret."""
         attempts = attempts or self._retry.attempts
         attempt, renewed = 0, False
@@ -285,7 +287,7 @@ class S3Store:
                     continue
                 attempt += 1
                 if not may_pass(error) or attempt >= attempts or not self._budget.take():
-                    raise self._named(error, key, conditional) from error
+                    raise self._named(error, key, conditional, size) from error
                 reason = code_of(error) or type(error).__name__
             else:
                 self._budget.succeeded()
@@ -293,10 +295,10 @@ class S3Store:
             tell("store_retry", level=logging.WARNING, key=key, attempt=attempt, reason=reason)
             self._ambient.pause(attempt - 1, self._retry.base, self._retry.cap)
 
-    def _named(self, error: Exception, key: str, conditional: bool) -> DatalakeError:
-        return named_error(error, self._asked(key, conditional))
+    def _named(self, error: Exception, key: str, conditional: bool, size: int) -> DatalakeError:
+        return named_error(error, self._asked(key, conditional, size))
 
-    def _asked(self, key: str, conditional: bool = False) -> Asked:
+    def _asked(self, key: str, conditional: bool = False, size: int = 0) -> Asked:
         meta = self._client().meta
         return Asked(
             uri=self.uri,
@@ -306,6 +308,7 @@ class S3Store:
             endpoint=meta.endpoint_url,
             now=self._ambient.clock(),
             conditional=conditional,
+            size=size,
         )
 
 

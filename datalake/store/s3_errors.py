@@ -111,7 +111,7 @@ _NO_S3 = _Meaning(
 )
 _TOO_LARGE = _Meaning(
     ObjectTooLargeError,
-    "the store takes no object of this size in one request",
+    "the store takes no {size} bytes in one request",
     "raise its limit (a proxy before it may set one, too), or write smaller objects",
 )
 _FULL = _Meaning(StoreRefusedError, "the store or its quota is full", "make room or raise the quota, then run again")
@@ -183,7 +183,7 @@ _ACTIONS = {
 class Asked:
     """What was asked of which store: the lake's address, the object's key ("" for the lake), and the client's settings.
 
-    ``conditional``: with ``If-None-Match``. ``now`` is the local clock.
+    ``conditional``: with ``If-None-Match``. ``now`` is the local clock. ``size``: the bytes of an object to be written.
     """
 
     uri: str
@@ -193,6 +193,7 @@ class Asked:
     endpoint: str
     now: datetime
     conditional: bool = False
+    size: int = 0
 
     @property
     def what(self) -> str:
@@ -297,6 +298,7 @@ def _refused(error: boto_errors.ClientError, asked: Asked) -> DatalakeError:
             right=told if told and told != asked.region else "the bucket's region (its owner or the provider knows it)",
             bucket=asked.bucket,
             endpoint=asked.endpoint,
+            size=asked.size,
         )
         for text in (meaning.found, meaning.advice)
     )

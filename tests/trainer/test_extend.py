@@ -138,6 +138,7 @@ def test_init_refusals_name_the_field(lake: Lake) -> None:
 
 def test_another_tokenizer_s_text_is_refused(lake: Lake) -> None:
     for name, digest in (("ours", "aa"), ("theirs", "bb")):
+        lake.store.put_if_absent(f"tokenizers/{digest}.json", b"{}")  # commits make sure of it
         add_dataset(lake, name, patterned(8), kind="text", tokenizer="bpe:32", tokenizer_digest=digest, end_of_text=0)
     begun(lake, "text", "model@1", data=[{"dataset": "ours@1"}], publish="text")
     with pytest.raises(ConfigError, match=r"theirs@1 is tokenised by bpe:32 \(bb\), init = 'text@1' was trained on"):
