@@ -209,7 +209,7 @@ def wait_until_throttled(stream):
         ({"dataset": "other@1"}, "'other@1': is other data than .live. describes; name other@2"),
         ({"seed": 5}, "'tiny@2': this data is committed as tiny@1"),
         ({"buffer_bytes": 1000}, "buffer_bytes = 1000: one step may need"),
-        ({"actors": 99}, "actors = 99: this Ray has 6 CPUs"),
+        ({"actors": 99}, "actors = 99, live: that takes .* has 6 CPUs"),
         ({"backend": "triton"}, "backend = 'triton'"),
     ],
     ids=lambda value: "-".join(map(str, *value.items())) if isinstance(value, dict) else "",
