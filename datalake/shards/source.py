@@ -14,6 +14,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from datalake.canonical import digest_of
 from datalake.errors import ManifestError
 
+MOST_SHARD_SEQUENCES = 1_000_000
+
 
 class Source(BaseModel):
     """The origin of a dataset's rows.
@@ -30,7 +32,7 @@ class Source(BaseModel):
     spec_digest: str
     seed: int | None = Field(default=None, ge=0, lt=2**63)
     generator: str | None = None
-    shard_sequences: int = Field(ge=1, le=1_000_000)
+    shard_sequences: int = Field(ge=1, le=MOST_SHARD_SEQUENCES)
 
     @model_validator(mode="after")
     def _consistent(self) -> Source:

@@ -31,6 +31,7 @@ from datalake.events import tell
 from datalake.registry.datasets import DatasetVersion
 from datalake.registry.params import ParameterVersion
 from datalake.shards.shards import check_shard_size
+from datalake.shards.source import MOST_SHARD_SEQUENCES
 from generator import check_acceptance, parse_spec
 from orchestration.cluster.head import check_cluster
 from orchestration.cluster.pool import POLL_S, ActorPool, named_cause
@@ -79,7 +80,11 @@ class GenerateRequest:
         }
 
     def __post_init__(self) -> None:
-        for field, low, high in (("tokens", 1, 2**62), ("shard_sequences", 1, 2**24), ("seed", 0, 2**63 - 1)):
+        for field, low, high in (
+            ("tokens", 1, 2**62),
+            ("shard_sequences", 1, MOST_SHARD_SEQUENCES),
+            ("seed", 0, 2**63 - 1),
+        ):
             value = getattr(self, field)
             if not low <= value <= high:
                 raise InvalidRequestError(f"{field} = {value}: expected {low} to {high}; give another value")

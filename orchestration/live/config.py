@@ -7,6 +7,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from datalake.shards.source import MOST_SHARD_SEQUENCES
 from orchestration.errors import InvalidRequestError
 
 # A shard no larger than the plan's block is used up soon after it is made; larger ones only need a larger buffer.
@@ -28,7 +29,7 @@ class LiveRequest(BaseModel):
     tokens: int = Field(ge=1, lt=2**62)
     dataset: str | None = None
     seed: int = Field(default=0, ge=0, lt=2**63)
-    shard_sequences: int = Field(default=LIVE_SHARD_SEQUENCES, ge=1, le=1_000_000)
+    shard_sequences: int = Field(default=LIVE_SHARD_SEQUENCES, ge=1, le=MOST_SHARD_SEQUENCES)
     buffer_bytes: int = Field(default=DEFAULT_BUFFER_BYTES, ge=1)
     actors: int | None = Field(default=None, ge=1)
     backend: str = "auto"

@@ -7,6 +7,7 @@ from typing import Any
 
 from pydantic import Field, ValidationError
 
+from datalake.shards.source import MOST_SHARD_SEQUENCES
 from generator import parse_spec
 from orchestration.errors import InvalidRequestError
 from trainer import TrainConfig, parse_config
@@ -23,7 +24,7 @@ class GenerateConfig(Frozen):
     tokens: int = Field(ge=1)
     dataset: str | None = None
     seed: int = Field(default=0, ge=0, lt=2**63 - 1)
-    shard_sequences: int = Field(default=4096, ge=1, le=2**24)
+    shard_sequences: int = Field(default=4096, ge=1, le=MOST_SHARD_SEQUENCES)
     heldout_sequences: int = Field(default=256, ge=0)
 
 

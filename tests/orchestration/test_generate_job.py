@@ -123,9 +123,9 @@ def test_a_bad_request_names_the_field_and_the_value(tmp_path, field, value):
 
 def test_shards_larger_than_an_object_are_refused_before_anything_starts(tmp_path):
     lake = Lake.open(str(tmp_path / "lake"))
-    params = lake.params.put("long", parse_spec({"family": "dyck", "seq_len": 1024}).model_dump(mode="json"))
-    with pytest.raises(ObjectTooLargeError, match=r"shard_sequences = 16777216: .*give at most 2097152"):
-        run_generation(lake, GenerateRequest(params, tokens=2**50, shard_sequences=2**24))
+    params = lake.params.put("long", parse_spec({"family": "dyck", "seq_len": 4096}).model_dump(mode="json"))
+    with pytest.raises(ObjectTooLargeError, match=r"shard_sequences = 1000000: .*give at most 524288"):
+        run_generation(lake, GenerateRequest(params, tokens=2**50, shard_sequences=1_000_000))
     assert lake.runs.list() == []
 
 
