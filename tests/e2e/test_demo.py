@@ -60,7 +60,7 @@ def dataset_digests(lake: Lake) -> dict[str, str]:
     return {version.ref: version.digest for version in lake.datasets.list()}
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)
 def test_killed_twice_it_ends_with_the_same_datasets(ray_cluster, tmp_path):
     folder, report = tmp_path / "lake", tmp_path / "report.html"
     kill_when("data/*/*.parquet", folder, report, ray_cluster.address)
