@@ -9,6 +9,10 @@ class SpecError(GeneratorError, ValueError):
     """The mapping given as a spec does not describe a data distribution."""
 
 
+class TomlError(GeneratorError):
+    """A file of settings cannot be read, or is not TOML that could be settings."""
+
+
 class BandError(GeneratorError):
     """The spec's rules (nearly) never score inside its band."""
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import operator
 import os
-import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, SupportsIndex
@@ -21,6 +20,8 @@ from torch.utils.data import Dataset
 from datalake import DatasetReader, Lake, Manifest, digest_of
 from datalake.reading.node_cache import default_cache
 from generator import GENERATOR_VERSION, GenerationSpec, generate_rows, list_presets, load_preset, parse_spec
+from generator.errors import TomlError
+from generator.toml_files import read_toml
 from trainer.errors import ConfigError
 from trainer.mask import LossMask, frame_tokens, target_mask
 
@@ -193,18 +194,8 @@ def _spec(spec: GenerationSpec | Mapping[str, Any] | str | Path) -> GenerationSp
     if isinstance(spec, str) and spec in list_presets():
         return load_preset(spec)
     if isinstance(spec, str | Path):
-        return parse_spec(_toml(Path(spec)))
+        try:
+            return parse_spec(read_toml(Path(spec)))
+        except TomlError as error:
+            raise ConfigError(f"spec: {error} (presets are {', '.join(list_presets())})") from error
     return spec
-
-
-def _toml(path: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
-    except OSError as error:
-        presets = ", ".join(list_presets())
-        raise ConfigError(
-            f"spec = {str(path)!r}: no preset, and not readable ({error.strerror}); give a TOML file or "
-            f"one of {presets}"
-        ) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"spec = {str(path)!r}: is not TOML ({error}); mend the file") from error

@@ -105,6 +105,10 @@ def test_a_spec_that_is_neither_preset_nor_file_is_named(tmp_path):
     broken.write_text("family = ")
     with pytest.raises(ConfigError, match="is not TOML"):
         morphogen.NcaDataset(broken, sequences=1)
+    for text in ("colors = " + "9" * 5000, "colors = " + "[" * 5000 + "]" * 5000):
+        broken.write_text(text)
+        with pytest.raises(ConfigError, match=r"broken\.toml"):
+            morphogen.NcaDataset(broken, sequences=1)
     assert morphogen.NcaDataset("tiny", sequences=1)[0].shape == (morphogen.load_preset("tiny").seq_len,)
 
 
