@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from datalake import Lake
-from datalake.clock import Ambient
+from datalake.clock import System
 from datalake.store.local import LocalStore
 from orchestration.corpus.add import add_corpus, stdlib_files
 from trainer import Batch, local_batches, parse_config, run_training
@@ -88,7 +88,7 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         store = FarStore(Path(folder))
-        lake = Lake(store, Ambient())
+        lake = Lake(store, System())
         add_corpus(lake, "stdlib", list(stdlib_files())[:200], seq_len=256)
         store.latency = options.latency
         lost, step = pauses(lake, options.steps, options.every, options.threads)

@@ -5,11 +5,11 @@ The plan turns (manifests, mixture, seed, step) into rows.
 """
 
 from datalake.canonical import canonical_json, digest_of, sha256_hex
-from datalake.clock import Ambient
+from datalake.clock import System
 from datalake.errors import DatalakeError
 from datalake.lake import Lake
 from datalake.log.changes import Change, FieldChange, diff_specs
-from datalake.maintenance.damage_policy import Caretaker, DamagePolicy
+from datalake.maintenance.damage_policy import DamagePolicy, Repairer
 from datalake.maintenance.healing import Healer, HealReport, Repair, heal_dataset
 from datalake.maintenance.ledger import Ledger
 from datalake.maintenance.lineage import lineage
@@ -22,23 +22,22 @@ from datalake.registry.datasets import DatasetRepository, DatasetVersion
 from datalake.registry.models import ModelRepository, ModelVersion
 from datalake.registry.params import ParameterRegistry, ParameterVersion
 from datalake.runs.checkpoints import Checkpoint, SkippedCheckpoint
-from datalake.runs.heartbeat import Pulse
+from datalake.runs.heartbeat import Heartbeat
 from datalake.runs.repository import RunRepository
 from datalake.runs.run import Run
 from datalake.shards.manifest import Manifest, content_digest, load_manifest, save_manifest
-from datalake.shards.planned import Promise
+from datalake.shards.planned import PlannedDataset
 from datalake.shards.shards import ShardRef, read_shard, repair_shard, shard_ref_if_valid, write_shard
 from datalake.shards.source import Source, shard_key, shard_layout
+from datalake.store.conformance import Conformance, ProbeReport, read_conformance, record_conformance
 from datalake.store.interface import Store
 from datalake.store.open import open_store
 from datalake.store.probe import probe_store
-from datalake.store.verdict import ProbeReport, Verdict, read_verdict, record_verdict
 
 __all__ = [
-    "Ambient",
-    "Caretaker",
     "Change",
     "Checkpoint",
+    "Conformance",
     "DamagePolicy",
     "DatalakeError",
     "DatasetReader",
@@ -47,6 +46,7 @@ __all__ = [
     "FieldChange",
     "HealReport",
     "Healer",
+    "Heartbeat",
     "Lake",
     "Ledger",
     "Manifest",
@@ -57,12 +57,12 @@ __all__ = [
     "ParameterVersion",
     "Plan",
     "PlanSource",
+    "PlannedDataset",
     "Position",
     "ProbeReport",
-    "Promise",
-    "Pulse",
     "RateLimit",
     "Repair",
+    "Repairer",
     "Run",
     "RunRepository",
     "ShardProblem",
@@ -70,7 +70,7 @@ __all__ = [
     "SkippedCheckpoint",
     "Source",
     "Store",
-    "Verdict",
+    "System",
     "VerifyOptions",
     "VerifyReport",
     "canonical_json",
@@ -84,9 +84,9 @@ __all__ = [
     "open_store",
     "parse_ref",
     "probe_store",
+    "read_conformance",
     "read_shard",
-    "read_verdict",
-    "record_verdict",
+    "record_conformance",
     "repair_shard",
     "save_manifest",
     "sha256_hex",

@@ -44,7 +44,7 @@ def default_author() -> str:
 
 
 @dataclass(frozen=True)
-class Ambient:
+class System:
     """Clock (aware datetime), nonce (unique text), jitter (float in [0, 1)), sleep (seconds) and author (text).
 
     ``monotonic`` (seconds) measures durations: unlike the clock it never jumps.

@@ -11,6 +11,6 @@ from typing import Any
 logging.getLogger("morphogen").addHandler(logging.NullHandler())
 
 
-def tell(event: str, /, *, level: int = logging.INFO, logger: str = "morphogen.datalake", **fields: Any) -> None:
+def log_event(event: str, /, *, level: int = logging.INFO, logger: str = "morphogen.datalake", **fields: Any) -> None:
     """Tell one event. ``fields`` are JSON values without secrets; they are the record's attribute ``fields``."""
     logging.getLogger(logger).log(level, event, extra={"fields": fields})

@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
-from datalake.clock import Ambient
+from datalake.clock import System
 from datalake.registry.datasets import DatasetRepository
 from datalake.registry.models import ModelRepository
 from datalake.registry.params import ParameterRegistry
 from datalake.runs.repository import RunRepository
+from datalake.store.conformance import check_writable
 from datalake.store.interface import Store
 from datalake.store.open import open_store
-from datalake.store.verdict import check_writable
 
 
 @dataclass(frozen=True)
@@ -20,15 +20,15 @@ class Lake:
     """A lake. Picklable: another process gets the same lake and finds its own credentials."""
 
     store: Store
-    ambient: Ambient
+    system: System
 
     @classmethod
-    def open(cls, uri: str, ambient: Ambient | None = None) -> Lake:
+    def open(cls, uri: str, system: System | None = None) -> Lake:
         """Open the lake at a folder or ``s3://bucket/prefix``, checked at once; nothing is created.
 
         Raises LakePathError, BucketNotFoundError, CredentialsError or StoreUnavailableError.
         """
-        return cls(open_store(uri), ambient or Ambient())
+        return cls(open_store(uri), system or System())
 
     @property
     def uri(self) -> str:
@@ -42,19 +42,19 @@ class Lake:
     @cached_property
     def params(self) -> ParameterRegistry:
         """Parameter sets."""
-        return ParameterRegistry(self.store, self.ambient)
+        return ParameterRegistry(self.store, self.system)
 
     @cached_property
     def datasets(self) -> DatasetRepository:
         """Datasets."""
-        return DatasetRepository(self.store, self.ambient)
+        return DatasetRepository(self.store, self.system)
 
     @cached_property
     def models(self) -> ModelRepository:
         """Models."""
-        return ModelRepository(self.store, self.ambient)
+        return ModelRepository(self.store, self.system)
 
     @cached_property
     def runs(self) -> RunRepository:
         """Runs."""
-        return RunRepository(self.store, self.ambient)
+        return RunRepository(self.store, self.system)

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from datalake.events import tell
+from datalake.events import log_event
 from orchestration.errors import InvalidRequestError
 
 _LOGGER = logging.getLogger("morphogen")
@@ -130,7 +130,7 @@ def wants_json() -> bool:
     return wanted == "json"
 
 
-def telling_steps(on_event: Callable[[dict[str, Any]], None], log_every: int) -> Callable[[dict[str, Any]], None]:
+def with_step_metrics(on_event: Callable[[dict[str, Any]], None], log_every: int) -> Callable[[dict[str, Any]], None]:
     """``on_event`` for the step loop, which also tells of the steps behind each of its "step" events."""
 
     def told(event: dict[str, Any]) -> None:
@@ -147,7 +147,7 @@ def tell_step(event: dict[str, Any], log_every: int) -> None:
     steps = (event["step"] - 1) % log_every + 1
     tokens = event["tokens"] / event["step"] * steps
     seconds = tokens / tokens_per_s if tokens_per_s else None
-    tell(
+    log_event(
         "steps",
         logger="morphogen.trainer",
         step=event["step"],

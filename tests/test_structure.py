@@ -14,7 +14,7 @@ MAY_IMPORT = {
     "morphogen": {"generator", "datalake", "trainer", "orchestration"},
 }
 ONLY_IN = {"ray": {"orchestration"}, "torch": {"generator", "trainer", "orchestration"}}
-MAX_LINES = 400  # a reader's patience
+MAX_LINES = 400
 
 SOURCES = sorted(path for package in MAY_IMPORT for path in (ROOT / package).rglob("*.py"))
 

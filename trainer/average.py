@@ -51,7 +51,7 @@ class Average:
                 self.tensors[name].lerp_(parameter, weight)
 
     @contextmanager
-    def shown(self) -> Iterator[None]:
+    def swapped_in(self) -> Iterator[None]:
         """The model with the averaged weights; its own are back, to the bit, on the way out."""
         self._swap()
         try:

@@ -11,7 +11,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, SerializerFunctionWrapHandler, ValidationError, model_serializer, model_validator
 
-from trainer.config_model import Frozen, Listed, without_unset
+from trainer.config_model import ConfigModel, Listed, without_unset
 from trainer.errors import ConfigError
 from trainer.mask import LossMask
 from trainer.model_config import ModelConfig, ModelShape
@@ -31,7 +31,7 @@ __all__ = [
 ]
 
 
-class DataConfig(Frozen):
+class DataConfig(ConfigModel):
     """One dataset of the mixture: ``dataset`` is "NAME@VERSION", ``weight`` its share before normalisation.
 
     ``share`` says how the weight goes on: ``constant``, ``front_loaded`` (whole for the first ``until_fraction`` of the
@@ -54,7 +54,7 @@ class DataConfig(Frozen):
         return self
 
 
-class TrainConfig(Frozen):
+class TrainConfig(ConfigModel):
     """One training run. Counts of sequences are global, over all ranks; ``steps`` counts optimiser updates.
 
     ``init`` is the model "NAME@V" whose weights, all of them, the run begins with; ``model`` must be its shape.

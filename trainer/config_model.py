@@ -9,7 +9,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict
 T = TypeVar("T")
 
 
-class Frozen(BaseModel):
+class ConfigModel(BaseModel):
     """Base of all configuration values."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)

@@ -17,8 +17,8 @@ from typing import Protocol
 import numpy as np
 import torch
 
-from datalake import Caretaker, DatasetReader, Manifest, Plan, Promise, Store
-from trainer.errors import PlanMismatchError, PromisedDataError
+from datalake import DatasetReader, Manifest, Plan, PlannedDataset, Repairer, Store
+from trainer.errors import PlanMismatchError, PlannedDataError
 
 PREFETCH_BATCHES = 4
 
@@ -36,26 +36,26 @@ class Batch:
 class TrainDataset:
     """One source of the mixture: its reference "NAME@VERSION", its manifest (or the promise of one, while it is being
     made), the store that holds its shards, the parameter version "NAME@VERSION" it was made by, if any, and the
-    caretaker that knows what to do about damage."""
+    repairer that knows what to do about damage."""
 
     ref: str
-    manifest: Manifest | Promise
+    manifest: Manifest | PlannedDataset
     store: Store
     params: str | None = None
-    care: Caretaker = field(default_factory=Caretaker)
+    repairer: Repairer = field(default_factory=Repairer)
 
     @property
     def committed(self) -> Manifest:
-        """The manifest; PromisedDataError while there is none."""
-        if isinstance(self.manifest, Promise):
-            raise PromisedDataError(
+        """The manifest; PlannedDataError while there is none."""
+        if isinstance(self.manifest, PlannedDataset):
+            raise PlannedDataError(
                 f"dataset {self.ref} is still being made: read it through the job that makes it, or later"
             )
         return self.manifest
 
     def reader(self) -> DatasetReader:
         """A fresh reader with its own cache; shards are checked against the manifest as they are fetched."""
-        return self.care.reader(self.store, self.committed)
+        return self.repairer.reader(self.store, self.committed)
 
 
 class BatchesFactory(Protocol):

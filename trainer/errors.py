@@ -15,8 +15,8 @@ class PlanMismatchError(TrainerError):
     """A batch arrived whose step or rows are not what the plan says."""
 
 
-class PromisedDataError(TrainerError):
-    """Rows were asked of a dataset version that is promised but not committed."""
+class PlannedDataError(TrainerError):
+    """Rows were asked of a dataset version that is planned but not committed."""
 
 
 class TransferError(TrainerError):

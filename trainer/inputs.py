@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-from datalake import Caretaker, Lake, Manifest, ModelVersion, Plan, PlanSource, Promise
+from datalake import Lake, Manifest, ModelVersion, Plan, PlannedDataset, PlanSource, Repairer
 from datalake.names import check_name
 from trainer.config import TrainConfig
 from trainer.data import TrainDataset
@@ -60,22 +60,24 @@ class Inputs:
 
 
 def open_inputs(
-    config: TrainConfig, lake: Lake, promised: TrainDataset | None = None, care: Caretaker | None = None
+    config: TrainConfig, lake: Lake, planned: TrainDataset | None = None, repairer: Repairer | None = None
 ) -> Inputs:
-    """Open all that ``config`` names, its readers in ``care``.
+    """Open all that ``config`` names, its readers in ``repairer``.
 
-    ``promised`` is one of its training datasets that the lake does not have yet.
+    ``planned`` is one of its training datasets that the lake does not have yet.
 
     ConfigError when datasets do not fit each other or the model's vocabulary.
     """
     if config.publish is not None:  # or else a bad name would be found out after the last step
         check_name(config.publish, "publish: model")
-    care = care or Caretaker()
+    repairer = repairer or Repairer()
     train = tuple(
-        replace(promised, care=care) if promised and item.dataset == promised.ref else _open(lake, item.dataset, care)
+        replace(planned, repairer=repairer)
+        if planned and item.dataset == planned.ref
+        else _open(lake, item.dataset, repairer)
         for item in config.data
     )
-    held_out = tuple(_open(lake, ref, care) for ref in config.eval)
+    held_out = tuple(_open(lake, ref, repairer) for ref in config.eval)
     seq_len = train[0].manifest.seq_len
     for dataset in (*train, *held_out):
         if dataset.manifest.seq_len != seq_len:
@@ -142,12 +144,12 @@ def _check_init(config: TrainConfig, lake: Lake, init: ModelVersion, inputs: Inp
             )
 
 
-def tokenizer_of(manifest: Manifest | Promise) -> tuple[str, str] | None:
+def tokenizer_of(manifest: Manifest | PlannedDataset) -> tuple[str, str] | None:
     """(name, digest or "") of the tokenizer that made a dataset's tokens; None where none of ours did."""
     spec = manifest.source.spec
     return (str(spec["tokenizer"]), str(spec.get("tokenizer_digest", ""))) if "tokenizer" in spec else None
 
 
-def _open(lake: Lake, ref: str, care: Caretaker) -> TrainDataset:
+def _open(lake: Lake, ref: str, repairer: Repairer) -> TrainDataset:
     version = lake.datasets.get(ref)
-    return TrainDataset(version.ref, lake.datasets.manifest(version), lake.store, version.params, care)
+    return TrainDataset(version.ref, lake.datasets.manifest(version), lake.store, version.params, repairer)

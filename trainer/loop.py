@@ -14,7 +14,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from datalake import Caretaker, Lake
+from datalake import Lake, Repairer
 from trainer import checkpoint
 from trainer.accumulate import accumulate
 from trainer.average import Average
@@ -30,8 +30,8 @@ from trainer.metrics import Interval
 from trainer.model import Llama, count_parameters
 from trainer.optim import Optimizer
 from trainer.parallel import Parallel, clip_gradients, over_ranks, place_model
+from trainer.planned import PlannedData, wait_for_commit
 from trainer.precision import exact, pick_device, resolve_precision, seed_step
-from trainer.promised import Promised, settle
 from trainer.publish import publish
 from trainer.published import Weights
 from trainer.ranks import Ranks
@@ -50,7 +50,7 @@ def run_training(
     run_name: str,
     *,
     batches_factory: BatchesFactory | None = None,
-    promised: Promised | None = None,
+    planned: PlannedData | None = None,
     rank: int = 0,
     world: int = 1,
     parallel: Parallel = "ddp",
@@ -60,19 +60,19 @@ def run_training(
     stop: threading.Event | None = None,
     lease: str | None = None,
     clock: Callable[[], float] = time.perf_counter,
-    care: Caretaker | None = None,
+    repairer: Repairer | None = None,
 ) -> TrainResult:
     """Train ``config`` as run ``run_name`` of ``lake``, from wherever that run is, and return its result.
 
     A finished run returns its recorded result at once; one with checkpoints resumes from the newest that verifies; a
-    new one starts. ``promised`` is a training dataset that is made meanwhile: ``batches_factory`` must know how to read
+    new one starts. ``planned`` is a training dataset that is made meanwhile: ``batches_factory`` must know how to read
     it, and the run ends once it is committed. With ``world`` > 1 every rank calls this with the same arguments but
     ``rank``; each holds the whole model ("ddp") or shares its rows with the others ("fsdp"), which is as free to change
     from attempt to attempt as ``world`` is. ``device`` defaults to CUDA where there is one; ``threads`` is torch's CPU
     thread count for this call (default: as it is). ``stop`` may be set at any time, on any rank: the run checkpoints
     after the step it is in and returns with status "stopped" once that checkpoint is named. ``lease`` is that of a job
-    that holds the run for its ranks; without it this call takes the run for itself. ``care`` decides what damaged data
-    and an absent store lead to; alone, the trainer can compute no shard again.
+    that holds the run for its ranks; without it this call takes the run for itself. ``repairer`` decides what damaged
+    data and an absent store lead to; alone, the trainer can compute no shard again.
 
     ``on_event``, on the ranks that pass one, gets dicts whose "event" is one of: "start" (step, steps and
     ``TrainResult.facts``), "resume" (step), "skipped_checkpoint" (step, problem), "step" (steps and a metrics record:
@@ -88,8 +88,8 @@ def run_training(
     ranks.check()
     config.check_world(world)
     with exact(place, threads), listening(on_event, config.tensorboard if rank == 0 else None, run_name) as notify:
-        run = (config, lake, run_name, batches_factory or local_batches, promised, ranks, parallel)
-        return _train(*run, notify, stop, lease, clock, care or Caretaker())
+        run = (config, lake, run_name, batches_factory or local_batches, planned, ranks, parallel)
+        return _train(*run, notify, stop, lease, clock, repairer or Repairer())
 
 
 def _train(
@@ -97,19 +97,19 @@ def _train(
     lake: Lake,
     run_name: str,
     batches_factory: BatchesFactory,
-    promised: Promised | None,
+    planned: PlannedData | None,
     ranks: Ranks,
     parallel: Parallel,
     on_event: OnEvent,
     stop: threading.Event | None,
     lease: str | None,
     clock: Callable[[], float],
-    care: Caretaker,
+    repairer: Repairer,
 ) -> TrainResult:
-    device, lake = ranks.device, care.patient(lake)
+    device, lake = ranks.device, repairer.retrying(lake)
 
     # What goes in: datasets, plan, model. Nothing is written before all of it is known to fit together.
-    inputs = open_inputs(config, lake, promised.dataset if promised else None, care)
+    inputs = open_inputs(config, lake, planned.dataset if planned else None, repairer)
     plan, shape = inputs.plan, config.model.shape(inputs.vocab_size)
     seed = config.seed if inputs.init is None else None  # all of its weights are about to be read
     model = Llama(shape, seed, dropout=config.model.dropout, recompute=config.model.recompute)
@@ -132,7 +132,7 @@ def _train(
     record = RunRecord.open(lake, run_name, config, inputs, ranks, lease)
     if record.result is not None:
         return record.result
-    care.record_in(record.run)
+    repairer.record_in(record.run)
     for skipped in record.skipped:
         on_event({"event": "skipped_checkpoint", **skipped})
     precision = ranks.from_zero(lambda: resolve_precision(config.precision, device))
@@ -204,7 +204,7 @@ def _train(
                 pending.append(row)
                 on_event({"event": "step", "steps": config.steps, **row})
             if inputs.eval and (done % config.eval_every == 0 or last):
-                with average.shown():
+                with average.swapped_in():
                     evals = {
                         held_out.ref: evaluate(
                             model, held_out, config.eval_sequences, precision, device, ranks, config.loss_mask
@@ -225,15 +225,15 @@ def _train(
                 saver.wait()
                 return TrainResult("stopped", run_name, done, evals, None, facts)
 
-    if promised is not None:
-        facts["live"] = settle(promised, ranks, stop)
+    if planned is not None:
+        facts["live"] = wait_for_commit(planned, ranks, stop)
         if facts["live"] is None:
             return TrainResult("stopped", run_name, config.steps, evals, None, facts)
 
     # The end, which may be reached straight from a checkpoint: publishing and recording are both idempotent.
     published = None
     if (name := config.publish) is not None:
-        with average.shown():
+        with average.swapped_in():
             published = publish(name, lake, run_name, inputs, model, evals, ranks, record.limit)
     result = TrainResult("finished", run_name, config.steps, evals, published, facts)
     record.finish(result)

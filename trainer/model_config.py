@@ -6,10 +6,10 @@ from typing import Self
 
 from pydantic import Field, model_validator
 
-from trainer.config_model import Frozen
+from trainer.config_model import ConfigModel
 
 
-class ModelConfig(Frozen):
+class ModelConfig(ConfigModel):
     """A Llama-style model. ``depth`` sizes it; every derived dimension can be overridden.
 
     dim = 64·depth, heads = dim/64 (at least 1), kv_heads = heads, ffn = 8/3·dim rounded up to a multiple of 32 (the
@@ -64,7 +64,7 @@ class ModelConfig(Frozen):
         )
 
 
-class ModelShape(Frozen):
+class ModelShape(ConfigModel):
     """Every dimension of a model, none left open: what ``trainer.model.Llama`` is built from."""
 
     vocab_size: int

@@ -6,10 +6,10 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
-from trainer.config_model import Frozen, Pair, without_unset
+from trainer.config_model import ConfigModel, Pair, without_unset
 
 
-class MuonConfig(Frozen):
+class MuonConfig(ConfigModel):
     """Muon's own settings (Jordan et al. 2024, kellerjordan.github.io/posts/muon), for matrices between features.
 
     ``adjust`` scales the update of an A × B matrix: ``match_rms_adamw`` by 0.2·sqrt(max(A, B)), so that AdamW's rate
@@ -26,7 +26,7 @@ class MuonConfig(Frozen):
     adjust: Literal["match_rms_adamw", "original"] = "match_rms_adamw"
 
 
-class OptimizerConfig(Frozen):
+class OptimizerConfig(ConfigModel):
     """Which rule moves which matrices, and how far.
 
     ``adamw`` moves everything (Loshchilov & Hutter 2019, arXiv 1711.05101); so does ``adamw8bit``, with moments
@@ -54,7 +54,7 @@ class OptimizerConfig(Frozen):
         return self
 
 
-class ScheduleConfig(Frozen):
+class ScheduleConfig(ConfigModel):
     """Learning-rate factor over steps; see ``trainer.schedule``. ``decay*`` are read by ``wsd`` only.
 
     ``steps`` is how long the schedule is where that is not the length of the run, and so what every fraction of a run
@@ -77,7 +77,7 @@ class ScheduleConfig(Frozen):
         return without_unset(handler(self), steps=None, after="constant")
 
 
-class TransferConfig(Frozen):
+class TransferConfig(ConfigModel):
     """Start from model version ``source`` ("MODEL@V"); ``what`` moves is in ``trainer.transfer``.
 
     What moved stands still for ``freeze_steps`` updates, then its rate rises in a line to the full one over
@@ -99,7 +99,7 @@ class TransferConfig(Frozen):
         return self
 
 
-class AverageConfig(Frozen):
+class AverageConfig(ConfigModel):
     """Averaged weights, which are then what is evaluated and published.
 
     ``ema`` follows the weights with ``decay`` at each update (Polyak & Juditsky 1992); ``late`` is the plain mean of

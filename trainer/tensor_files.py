@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from datalake.errors import ObjectTooLargeError
-from datalake.events import tell
+from datalake.events import log_event
 from datalake.store.content import Content, ContentReader, Pieces
 from trainer.errors import CheckpointError, ConfigError
 
@@ -83,7 +83,7 @@ class FileLimit:
         lower = min(self.bytes, refused) // 2
         if lower < SMALLEST_FILE:
             raise error
-        tell("smaller_files", logger="morphogen.trainer", limit=lower, reason=str(error))
+        log_event("smaller_files", logger="morphogen.trainer", limit=lower, reason=str(error))
         self.bytes = lower
 
 

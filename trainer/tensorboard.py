@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from datalake.events import tell
+from datalake.events import log_event
 from trainer.errors import ConfigError
 
 OnEvent = Callable[[dict[str, Any]], None]
@@ -93,4 +93,4 @@ class EventFiles:
             call()
         except OSError as error:
             self._lost = True
-            tell("tensorboard_lost", level=logging.WARNING, logger="morphogen.trainer", error=str(error))
+            log_event("tensorboard_lost", level=logging.WARNING, logger="morphogen.trainer", error=str(error))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from datalake.canonical import canonical_json
-from datalake.clock import Ambient
+from datalake.clock import System
 from datalake.log.version_log import LogEntry, VersionLog
 from datalake.log.versions import Versions
 
@@ -70,7 +70,7 @@ def follow(log: VersionLog, after: int = 0) -> Iterator[LogEntry]:
 
 def watch(
     log: VersionLog,
-    ambient: Ambient,
+    system: System,
     after: int | None = None,
     interval: float = 2.0,
     stop: Callable[[], bool] = lambda: False,
@@ -88,7 +88,7 @@ def watch(
             now = Versions(entry, log.entry)
             yield from _told(log.name, before, now, entry)
             known, before = entry.number, now
-        ambient.sleep(interval)
+        system.sleep(interval)
 
 
 def _told(name: str, before: Versions, now: Versions, entry: LogEntry) -> Iterator[Change]:

@@ -21,9 +21,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from datalake.canonical import canonical_json, parse_json
-from datalake.clock import Ambient
+from datalake.clock import System
 from datalake.errors import CollectionError, CorruptObjectError, NotFoundError, StoreUnavailableError
-from datalake.events import tell
+from datalake.events import log_event
 from datalake.store.interface import Store
 
 CLAIMS = "claims/"
@@ -49,27 +49,27 @@ def group_of(key: str) -> str:
 
 
 @contextmanager
-def claimed(store: Store, ambient: Ambient, keys: Iterable[str], what: str) -> Iterator[None]:
+def claimed(store: Store, system: System, keys: Iterable[str], what: str) -> Iterator[None]:
     """Hold collections off the groups of ``keys`` for the block, which checks that they are there and names them.
 
     Raises CollectionError, after a minute, while a collection in one of these groups goes on.
     """
     groups = frozenset(map(group_of, keys))
-    with _noted(store, ambient, CLAIMS, groups, what):
+    with _noted(store, system, CLAIMS, groups, what):
         for note in notes(store, COLLECTIONS):
             if note.groups & groups:
-                _wait(store, ambient, note, what)
+                _wait(store, system, note, what)
         yield
 
 
 @contextmanager
-def collecting(store: Store, ambient: Ambient, groups: Iterable[str]) -> Iterator[frozenset[str]]:
+def collecting(store: Store, system: System, groups: Iterable[str]) -> Iterator[frozenset[str]]:
     """Say that objects of ``groups`` are about to be removed; yields the groups in which none may be.
 
     Whatever the block removes, it must look first, within the block, at what is named.
     """
     wanted = frozenset(groups)
-    with _noted(store, ambient, COLLECTIONS, wanted, "data gc"):
+    with _noted(store, system, COLLECTIONS, wanted, "data gc"):
         yield frozenset(group for note in notes(store, CLAIMS) for group in note.groups)
 
 
@@ -99,9 +99,9 @@ def forget(store: Store, key: str) -> None:
 
 
 @contextmanager
-def _noted(store: Store, ambient: Ambient, prefix: str, groups: frozenset[str], what: str) -> Iterator[None]:
-    key = f"{prefix}{ambient.nonce()}.json"
-    note = {"groups": sorted(groups), "what": what, "author": ambient.author, "time": ambient.timestamp()}
+def _noted(store: Store, system: System, prefix: str, groups: frozenset[str], what: str) -> Iterator[None]:
+    key = f"{prefix}{system.nonce()}.json"
+    note = {"groups": sorted(groups), "what": what, "author": system.author, "time": system.timestamp()}
     store.put_if_absent(key, canonical_json(note))
     try:
         yield
@@ -109,16 +109,16 @@ def _noted(store: Store, ambient: Ambient, prefix: str, groups: frozenset[str], 
         try:
             store.delete(key)
         except StoreUnavailableError as error:  # what it was for is done or not: a note too many only keeps garbage
-            tell("note_left", level=logging.WARNING, key=key, reason=str(error))
+            log_event("note_left", level=logging.WARNING, key=key, reason=str(error))
 
 
-def _wait(store: Store, ambient: Ambient, collection: Note, what: str) -> None:
-    until = ambient.monotonic() + _WAIT_S
+def _wait(store: Store, system: System, collection: Note, what: str) -> None:
+    until = system.monotonic() + _WAIT_S
     while store.exists(collection.key):
-        if ambient.monotonic() >= until:
+        if system.monotonic() >= until:
             raise CollectionError(
                 f"{what}: a collection of garbage by {collection.author} since {collection.time} removes objects "
                 f"beside those that are to be named: run again when it has ended; if its process is gone, "
                 f"`morphogen data gc --forget {collection.key}`"
             )
-        ambient.sleep(_LOOK_S)
+        system.sleep(_LOOK_S)

@@ -21,9 +21,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from datalake.canonical import canonical_json, parse_json
-from datalake.clock import Ambient
+from datalake.clock import System
 from datalake.errors import Conflict, CorruptObjectError, DatalakeError, KeyReusedError, NotFoundError
-from datalake.events import tell
+from datalake.events import log_event
 from datalake.names import check_name, is_name
 from datalake.store.interface import Store, ensure
 
@@ -79,9 +79,9 @@ class VersionLog:
     is what its appends are marked with; entries of every format are read.
     """
 
-    def __init__(self, store: Store, kind: str, name: str, ambient: Ambient, format: int = 1) -> None:
+    def __init__(self, store: Store, kind: str, name: str, system: System, format: int = 1) -> None:
         self._store = store
-        self._ambient = ambient
+        self._system = system
         self.kind = kind
         self.name = check_name(name)
         self._format = format
@@ -152,7 +152,9 @@ class VersionLog:
         try:
             self._store.replace(self._hint_key(), canonical_json({"entry": number}))
         except DatalakeError as error:  # the entry is there: what only makes reading faster must not make this fail
-            tell("hint_lost", level=logging.WARNING, log=f"{self.kind}/{self.name}", entry=number, reason=str(error))
+            log_event(
+                "hint_lost", level=logging.WARNING, log=f"{self.kind}/{self.name}", entry=number, reason=str(error)
+            )
 
     def _hint_key(self) -> str:
         return f"heads/{self.kind}/{self.name}.json"
@@ -196,7 +198,7 @@ class VersionLog:
 
         Raises Conflict, which carries both heads, if another writer came first.
         """
-        began = self._ambient.monotonic()
+        began = self._system.monotonic()
         if expected_head and (self._seen is None or self._seen.number < expected_head):
             self.head()  # an entry is only ever created right after one that was seen: no gaps
         seen = self._seen.number if self._seen else 0
@@ -206,9 +208,9 @@ class VersionLog:
             carried = (*carried, [request.id[:_ID_SHOWN], number])[-_REQUESTS_KEPT:]
         entry = LogEntry(
             number=number,
-            nonce=self._ambient.nonce(),
-            time=self._ambient.timestamp(),
-            author=self._ambient.author,
+            nonce=self._system.nonce(),
+            time=self._system.timestamp(),
+            author=self._system.author,
             message=message,
             state=json.loads(canonical_json(state)),  # what a reader will get: a copy, tuples as lists
             request=request,
@@ -231,8 +233,8 @@ class VersionLog:
         self._remember(entry)
         if number % _PAGE == 0:
             self._leave_hint(number)
-        seconds = round(self._ambient.monotonic() - began, 6)
-        tell("commit", log=f"{self.kind}/{self.name}", entry=entry.number, seconds=seconds)
+        seconds = round(self._system.monotonic() - began, 6)
+        log_event("commit", log=f"{self.kind}/{self.name}", entry=entry.number, seconds=seconds)
         return entry
 
     def update(
@@ -269,7 +271,7 @@ class VersionLog:
             except Conflict:
                 if attempt == _REBASES - 1:
                     raise
-                self._ambient.pause(min(attempt, 5))
+                self._system.pause(min(attempt, 5))
         raise AssertionError("unreachable: the last round returns or raises")
 
     def _answered(self, head: LogEntry, request: ChangeRequest) -> LogEntry | None:
@@ -314,7 +316,7 @@ class VersionLog:
         return f"{self.kind}/{self.name}/{number:0{_DIGITS}d}.json"
 
 
-def logged_names(store: Store, kind: str, ambient: Ambient, after: str = "") -> Iterator[str]:
+def logged_names(store: Store, kind: str, system: System, after: str = "") -> Iterator[str]:
     """The names of one kind that have an entry and sort after ``after``, sorted; looked at as they are asked for.
 
     A name exists when it has an entry. A folder without one is what a process leaves that was killed before its first
@@ -324,5 +326,5 @@ def logged_names(store: Store, kind: str, ambient: Ambient, after: str = "") -> 
     with ThreadPoolExecutor(_LOOKS_AT_ONCE) as pool:
         for start in range(0, len(listed), _LOOKS_AT_ONCE):
             some = listed[start : start + _LOOKS_AT_ONCE]
-            there = pool.map(lambda name: VersionLog(store, kind, name, ambient).has_entries(), some)
+            there = pool.map(lambda name: VersionLog(store, kind, name, system).has_entries(), some)
             yield from (name for name, has_entries in zip(some, there, strict=True) if has_entries)

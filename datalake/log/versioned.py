@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from datalake.clock import Ambient
+from datalake.clock import System
 from datalake.errors import Conflict, InUseError, NotFoundError
 from datalake.log.version_log import ChangeRequest, LogEntry, VersionLog, logged_names
 from datalake.log.versions import Record, Versions
@@ -56,20 +56,20 @@ class Outcome(Generic[_V]):
 class VersionedNames:
     """All names of one kind. ``noun`` and ``command`` are how messages speak of them."""
 
-    def __init__(self, store: Store, kind: str, noun: str, command: str, ambient: Ambient) -> None:
+    def __init__(self, store: Store, kind: str, noun: str, command: str, system: System) -> None:
         self.store = store
-        self.ambient = ambient
+        self.system = system
         self.kind = kind
         self.noun = noun
         self.command = command
 
     def log(self, name: str) -> VersionLog:
         """The version log of ``name``."""
-        return VersionLog(self.store, self.kind, check_name(name, self.noun), self.ambient, format=2)
+        return VersionLog(self.store, self.kind, check_name(name, self.noun), self.system, format=2)
 
     def names(self, after: str = "") -> Iterator[str]:
         """Every name that sorts after ``after``, sorted, looked at as it is asked for; see ``logged_names``."""
-        return logged_names(self.store, self.kind, self.ambient, after)
+        return logged_names(self.store, self.kind, self.system, after)
 
     def versions(self, name: str) -> Versions:
         """The versions of ``name`` as they are now. Raises NotFoundError if there is none."""
@@ -198,8 +198,8 @@ class VersionedNames:
         """The fields every version record begins with."""
         return {
             "version": version,
-            "created": self.ambient.timestamp(),
-            "author": self.ambient.author,
+            "created": self.system.timestamp(),
+            "author": self.system.author,
             "message": message,
         }
 

@@ -14,19 +14,19 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from datalake.clock import Ambient
+from datalake.clock import System
 from datalake.errors import CorruptShardError, DamagePolicyError, RunConflictError
-from datalake.events import tell as log_event
+from datalake.events import log_event as log_event
 from datalake.lake import Lake
 from datalake.maintenance.healing import Healer, Recompute, Repair
 from datalake.reading.node_cache import default_cache
-from datalake.reading.reader import DatasetReader, Mend
+from datalake.reading.reader import DatasetReader, ShardRepair
 from datalake.runs.run import Run
 from datalake.shards.manifest import Manifest
 from datalake.shards.shards import ShardRef, fetch_shard
 from datalake.shards.source import Source
 from datalake.store.interface import Store
-from datalake.store.wait import Patience, PatientStore
+from datalake.store.wait import RetryDeadline, RetryingStore
 
 OnDamage = Literal["heal", "wait", "fail"]
 Tell = Callable[[dict[str, Any]], None]
@@ -57,12 +57,12 @@ class DamagePolicy:
         return self.on_damage or ("heal" if kind == "synthetic" else "fail")
 
 
-class Caretaker:
+class Repairer:
     """One process's part in keeping a job to its policy: opens the lake and its readers so that they do.
 
-    ``recompute`` makes shards again (None: nothing can be healed). ``tell`` gets an event for each use, from whichever
-    thread met it, whose "event" is one of "repair" (and what a ``Repair`` says), "waiting" (reason), "waited" (seconds,
-    reason), "cache_off" (reason).
+    ``recompute`` makes shards again (None: nothing can be healed). ``log_event`` gets an event for each use,
+    from whichever thread met it, whose "event" is one of "repair" (and what a ``Repair`` says), "waiting" (reason),
+    "waited" (seconds, reason), "cache_off" (reason).
     Picklable if its callables are. Two are equal if they keep the same policy for the same hold on a run.
     """
 
@@ -70,33 +70,33 @@ class Caretaker:
         self,
         policy: DamagePolicy | None = None,
         recompute: Recompute | None = None,
-        ambient: Ambient | None = None,
-        tell: Tell | None = None,
+        system: System | None = None,
+        log_event: Tell | None = None,
         run: Run | None = None,
     ) -> None:
         self.policy = policy or DamagePolicy()
         self._recompute = recompute
-        self._ambient = ambient or Ambient()
-        self._tell = tell
+        self._system = system or System()
+        self._log_event = log_event
         self._run = run
         self._cache_off = False
         self._unrecorded: list[dict[str, Any]] = []
         self._lock = threading.RLock()  # recording a wait may have to wait
-        self._patience = Patience(self.policy.wait_seconds, self._ambient, self._waited)
+        self._deadline = RetryDeadline(self.policy.wait_seconds, self._system, self._waited)
         self._healer = Healer(
             recompute,
-            self._ambient,
+            self._system,
             max_shards=self.policy.heal_shards,
             max_seconds=self.policy.heal_seconds,
             on_repair=self._repaired,
             already=self._healed,
         ) if recompute else None  # fmt: skip
 
-    def __reduce__(self) -> tuple[type[Caretaker], tuple[Any, ...]]:
-        return Caretaker, (self.policy, self._recompute, self._ambient, self._tell, self._run)
+    def __reduce__(self) -> tuple[type[Repairer], tuple[Any, ...]]:
+        return Repairer, (self.policy, self._recompute, self._system, self._log_event, self._run)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Caretaker) and self._identity == other._identity
+        return isinstance(other, Repairer) and self._identity == other._identity
 
     def __hash__(self) -> int:
         return hash(self._identity)
@@ -108,24 +108,24 @@ class Caretaker:
     def open(self, uri: str) -> Lake:
         """``Lake.open`` that waits, and so does all that is done through the lake."""
         if not self._waits_for(uri):
-            return Lake.open(uri, self._ambient)
-        return self.patient(self._patience.outlast(lambda: Lake.open(uri, self._ambient)))
+            return Lake.open(uri, self._system)
+        return self.retrying(self._deadline.retry_until(lambda: Lake.open(uri, self._system)))
 
-    def patient(self, lake: Lake) -> Lake:
+    def retrying(self, lake: Lake) -> Lake:
         """The same lake, whose every call outlasts that its store does not answer."""
-        if not self._waits_for(lake.uri) or isinstance(lake.store, PatientStore):
+        if not self._waits_for(lake.uri) or isinstance(lake.store, RetryingStore):
             return lake
-        return Lake(PatientStore(lake.store, self._patience), lake.ambient)
+        return Lake(RetryingStore(lake.store, self._deadline), lake.system)
 
     def reader(self, store: Store, manifest: Manifest) -> DatasetReader:
         """A reader of verified rows that treats damage as the policy says, through the node's cache if it has one."""
         action = self.policy.on(manifest.kind)
-        mend: Mend | None = None
+        repair: ShardRepair | None = None
         if action == "heal" and self._healer is not None:
-            mend = self._healer.heal
+            repair = self._healer.heal
         elif action == "wait":
-            mend = self._wait_for_shard
-        return DatasetReader(store, manifest, node_cache=default_cache(store, self._cache_failed), mend=mend)
+            repair = self._wait_for_shard
+        return DatasetReader(store, manifest, node_cache=default_cache(store, self._cache_failed), repair=repair)
 
     def record_in(self, run: Run) -> None:
         """From now on note each use in this run's record, and first those that there were before it was open."""
@@ -150,7 +150,7 @@ class Caretaker:
     def _wait_for_shard(self, store: Store, _source: Source, ref: ShardRef, error: CorruptShardError) -> bytes:
         if self.policy.wait_seconds <= 0:
             raise error
-        return self._patience.outlast(lambda: fetch_shard(store, ref), CorruptShardError)
+        return self._deadline.retry_until(lambda: fetch_shard(store, ref), CorruptShardError)
 
     def _healed(self) -> frozenset[str]:
         """Keys of the shards that were healed for this run, by any process."""
@@ -184,5 +184,5 @@ class Caretaker:
                 self._unrecorded.append(wait)
 
     def _show(self, event: dict[str, Any]) -> None:
-        if self._tell is not None:
-            self._tell(event)
+        if self._log_event is not None:
+            self._log_event(event)

@@ -18,8 +18,8 @@ from datalake.errors import GraceError
 from datalake.lake import Lake
 from datalake.log.claims import CLAIMS, COLLECTIONS, Note, collecting, group_of, notes
 from datalake.shards.manifest import load_manifest
+from datalake.store.conformance import CONFORMANCE_KEY
 from datalake.store.interface import ObjectInfo
-from datalake.store.verdict import VERDICT_KEY
 
 SWEPT = (
     *("data/", "manifests/", "specs/", "tokenizers/", "model-files/", "checkpoints/", "quarantine/", "probe/"),
@@ -57,7 +57,7 @@ def live_keys(lake: Lake) -> set[str]:
     Raises CorruptObjectError or NotFoundError if a record is unreadable: then nothing can be said about what is
     garbage.
     """
-    keys = {VERDICT_KEY}
+    keys = {CONFORMANCE_KEY}
     digests: set[str] = set()
     for name in lake.params.names():
         digests |= set(lake.params.digests(name))
@@ -88,7 +88,7 @@ def find_garbage(lake: Lake, grace: timedelta = DEFAULT_GRACE) -> Garbage:
         raise GraceError(
             f"grace period is {grace}: give {SHORTEST_GRACE} or more, and more than the longest job takes to commit"
         )
-    before = lake.ambient.clock() - grace
+    before = lake.system.clock() - grace
     # Listed before marking: what is written and named in between is then not on the list.
     groups: dict[str, list[ObjectInfo]] = {}
     for info in _swept(lake):
@@ -116,7 +116,7 @@ def find_garbage(lake: Lake, grace: timedelta = DEFAULT_GRACE) -> Garbage:
 def sweep(lake: Lake, garbage: Garbage, progress: Callable[[int, int], None] = lambda _done, _all: None) -> int:
     """Remove ``garbage``, looking again first at what is claimed and named now. Returns how many objects and leftovers
     went."""
-    with collecting(lake.store, lake.ambient, {group_of(info.key) for info in garbage.objects}) as held:
+    with collecting(lake.store, lake.system, {group_of(info.key) for info in garbage.objects}) as held:
         live = live_keys(lake)  # after the claims: a commit that has taken its claim away has appended before
         doomed = [info.key for info in garbage.objects if info.key not in live and group_of(info.key) not in held]
         total = len(doomed) + len(garbage.leftovers)

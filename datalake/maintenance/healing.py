@@ -16,7 +16,7 @@ import pyarrow
 from pyarrow import Table
 
 from datalake.canonical import sha256_hex
-from datalake.clock import Ambient
+from datalake.clock import System
 from datalake.errors import (
     CorruptShardError,
     CredentialsError,
@@ -25,7 +25,7 @@ from datalake.errors import (
     StoreRefusedError,
     UnhealableError,
 )
-from datalake.events import tell
+from datalake.events import log_event
 from datalake.maintenance.verify import Progress, ShardProblem, VerifyOptions, verify_dataset
 from datalake.shards.manifest import Manifest
 from datalake.shards.shard_format import encode_shard
@@ -73,7 +73,7 @@ def heal_dataset(
     store: Store,
     manifest: Manifest,
     recompute: Recompute,
-    ambient: Ambient,
+    system: System,
     *,
     options: VerifyOptions | None = None,
     progress: Progress | None = None,
@@ -97,9 +97,9 @@ def heal_dataset(
         except UnhealableError as error:
             lost.append(ShardProblem(ref.key, f"{problem.problem}; {error}"))
             continue
-        _, quarantine = put_back(store, ref.key, data, ambient)
-        repaired.append(Repair(ref.key, ref.first, ref.rows, problem.problem, quarantine, True, ambient.timestamp()))
-        tell("shard_healed", shard=ref.key, rows=ref.rows, problem=problem.problem)
+        _, quarantine = put_back(store, ref.key, data, system)
+        repaired.append(Repair(ref.key, ref.first, ref.rows, problem.problem, quarantine, True, system.timestamp()))
+        log_event("shard_healed", shard=ref.key, rows=ref.rows, problem=problem.problem)
         on_repair(repaired[-1])
     return HealReport(report.checked, tuple(repaired), tuple(lost))
 
@@ -134,14 +134,14 @@ class Healer:
     def __init__(
         self,
         recompute: Recompute,
-        ambient: Ambient,
+        system: System,
         *,
         max_shards: int = 16,
         max_seconds: float = 600.0,
         on_repair: Callable[[Repair], None] = lambda _repair: None,
         already: Callable[[], Collection[str]] = frozenset,
     ) -> None:
-        self._settings = (recompute, ambient, max_shards, max_seconds, on_repair, already)
+        self._settings = (recompute, system, max_shards, max_seconds, on_repair, already)
         self._lock = threading.Lock()
         self._healed: set[str] = set()
         self._seconds_left = max_seconds
@@ -151,7 +151,7 @@ class Healer:
 
     def heal(self, store: Store, source: Source, ref: ShardRef, error: CorruptShardError) -> bytes:
         """The right bytes of a shard whose reading failed with ``error``; raises ``error`` past the budget."""
-        recompute, ambient, max_shards, max_seconds, on_repair, already = self._settings
+        recompute, system, max_shards, max_seconds, on_repair, already = self._settings
         with self._lock:  # one at a time: computing takes all the cores there are
             healed = self._healed.union(already())
             if ref.key in healed and (data := _mended(store, ref)) is not None:
@@ -163,15 +163,15 @@ class Healer:
                     expected=error.expected,
                     found=error.found,
                 ) from error
-            began = ambient.monotonic()
+            began = system.monotonic()
             try:
                 data = compute_shard(source, ref, recompute)
             except UnhealableError as reason:
                 raise type(error)(f"{error}; {reason}", key=error.key, expected=error.expected) from reason
             finally:
-                self._seconds_left -= ambient.monotonic() - began
+                self._seconds_left -= system.monotonic() - began
             try:
-                written, quarantine = put_back(store, ref.key, data, ambient)
+                written, quarantine = put_back(store, ref.key, data, system)
             except (CredentialsError, ProbeError, StoreRefusedError):  # one that may only read goes on with what it has
                 written, quarantine = False, None
             else:
@@ -179,8 +179,8 @@ class Healer:
                     return data
             self._healed.add(ref.key)
         problem = "missing" if isinstance(error, MissingShardError) else f"corrupt: found SHA-256 {error.found}"
-        tell("shard_healed", shard=ref.key, rows=ref.rows, problem=problem)
-        on_repair(Repair(ref.key, ref.first, ref.rows, problem, quarantine, written, ambient.timestamp()))
+        log_event("shard_healed", shard=ref.key, rows=ref.rows, problem=problem)
+        on_repair(Repair(ref.key, ref.first, ref.rows, problem, quarantine, written, system.timestamp()))
         return data
 
 
@@ -194,12 +194,12 @@ def _mended(store: Store, ref: ShardRef) -> bytes | None:
 
 def _rebuild(
     recompute: Recompute,
-    ambient: Ambient,
+    system: System,
     max_shards: int,
     max_seconds: float,
     on_repair: Callable[[Repair], None],
     already: Callable[[], Collection[str]],
 ) -> Healer:
     return Healer(
-        recompute, ambient, max_shards=max_shards, max_seconds=max_seconds, on_repair=on_repair, already=already
+        recompute, system, max_shards=max_shards, max_seconds=max_seconds, on_repair=on_repair, already=already
     )

@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 
-from datalake.clock import Ambient
+from datalake.clock import System
 from datalake.errors import CorruptShardError, MissingShardError
 from datalake.maintenance.ledger import Ledger
 from datalake.shards.manifest import Manifest, Progress
@@ -61,20 +61,20 @@ class VerifyOptions:
 class RateLimit:
     """At most ``bytes_per_second`` on average over all threads, from the moment it is made."""
 
-    def __init__(self, bytes_per_second: float, ambient: Ambient) -> None:
+    def __init__(self, bytes_per_second: float, system: System) -> None:
         self._rate = bytes_per_second
-        self._ambient = ambient
+        self._system = system
         self._lock = threading.Lock()
-        self._free_at = ambient.monotonic()
+        self._free_at = system.monotonic()
 
     def spend(self, size: int) -> None:
         """Wait until ``size`` bytes may be read."""
         with self._lock:
-            now = self._ambient.monotonic()
+            now = self._system.monotonic()
             start = max(now, self._free_at)
             self._free_at = start + size / self._rate
         if start > now:
-            self._ambient.sleep(start - now)
+            self._system.sleep(start - now)
 
 
 def verify_dataset(

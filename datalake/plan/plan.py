@@ -68,13 +68,13 @@ class Plan:
         self.window_blocks = window_blocks
         self._check()
         # One mixture per stretch of constant weights, with its first step and the rows of each source read before.
-        self._stretches: list[tuple[int, np.ndarray, Mixture]] = []
+        self._step_ranges: list[tuple[int, np.ndarray, Mixture]] = []
         before = np.zeros(len(self.sources), dtype=np.int64)
         for step, weights in ((0, tuple(source.weight for source in self.sources)), *self.schedule):
-            if self._stretches:
-                start, _, mixture = self._stretches[-1]
+            if self._step_ranges:
+                start, _, mixture = self._step_ranges[-1]
                 before = before + mixture.before(step - start)
-            self._stretches.append((step, before, Mixture(weights, batch)))
+            self._step_ranges.append((step, before, Mixture(weights, batch)))
 
     def __reduce__(self) -> tuple[Any, ...]:
         arguments = (self.sources, self.seed, self.batch, self.schedule, self.block_rows, self.window_blocks)
@@ -105,9 +105,9 @@ class Plan:
 
     def rows(self, step: int) -> np.ndarray:
         """The global batch of ``step``: int64 [batch, 2] of (source index, row index)."""
-        return self.stretch(range(step, step + 1))[0]
+        return self.step_range(range(step, step + 1))[0]
 
-    def stretch(self, steps: range) -> np.ndarray:
+    def step_range(self, steps: range) -> np.ndarray:
         """``rows`` of one step after the other, far quicker than asking for each: int64 [steps, batch, 2]."""
         if steps.step != 1 or not steps:
             raise PlanError(f"steps are {steps}: give one or more, one after the other")
@@ -129,13 +129,13 @@ class Plan:
 
         The parts of ranks 0 … world-1 in order make the global batch; they differ by at most one row in length.
         """
-        return self.rank_stretch(range(step, step + 1), world, rank)
+        return self.rank_step_range(range(step, step + 1), world, rank)
 
-    def rank_stretch(self, steps: range, world: int, rank: int) -> np.ndarray:
+    def rank_step_range(self, steps: range, world: int, rank: int) -> np.ndarray:
         """``rank_rows`` of one step after the other: int64 [steps · about batch / world, 2]."""
         if not 0 <= rank < world:
             raise PlanError(f"rank is {rank} of world {world}: give 0 to world - 1")
-        return self.stretch(steps)[:, rank * self.batch // world : (rank + 1) * self.batch // world].reshape(-1, 2)
+        return self.step_range(steps)[:, rank * self.batch // world : (rank + 1) * self.batch // world].reshape(-1, 2)
 
     def position(self, step: int) -> tuple[Position, ...]:
         """How far each source has been read before ``step``."""
@@ -148,7 +148,7 @@ class Plan:
         """Rows of each source before ``step`` and in it: two int64 [S]."""
         if step < 0:
             raise PlanError(f"step is {step}: steps count from 0")
-        start, before, mixture = next(stretch for stretch in reversed(self._stretches) if stretch[0] <= step)
+        start, before, mixture = next(step_range for step_range in reversed(self._step_ranges) if step_range[0] <= step)
         return before + mixture.before(step - start), mixture.counts(step - start)
 
     def _source_rows(self, source: int, first: int, count: int) -> np.ndarray:

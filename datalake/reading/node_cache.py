@@ -25,7 +25,7 @@ from typing import BinaryIO, Literal
 import numpy as np
 
 from datalake.errors import LakePathError
-from datalake.events import tell
+from datalake.events import log_event
 from datalake.folders import expanded
 from datalake.shards.shards import ShardRef
 from datalake.store.interface import Store
@@ -103,7 +103,7 @@ OnFailure = Callable[[str], None]
 
 
 def _log_failure(reason: str) -> None:
-    tell("cache_off", level=logging.WARNING, reason=reason)
+    log_event("cache_off", level=logging.WARNING, reason=reason)
 
 
 class NodeCache:

@@ -18,7 +18,7 @@ from datalake.shards.shards import ShardRef, read_shard
 from datalake.shards.source import Source
 from datalake.store.interface import Store
 
-Mend = Callable[[Store, Source, ShardRef, CorruptShardError], bytes]
+ShardRepair = Callable[[Store, Source, ShardRef, CorruptShardError], bytes]
 """``mend(store, source, ref, error)``: the right bytes of a shard whose reading failed with ``error``, or raises."""
 
 _MAPS = 256  # mapped files kept open: each holds a file descriptor
@@ -30,8 +30,8 @@ class DatasetReader:
     Each shard is verified against its SHA-256 when fetched and kept among the ``cache_shards`` most recently used;
     threads that need the same shard wait for one fetch. A plan's window spans about 32 shards at the default sizes,
     so fewer cached shards mean reading shards again. With a ``node_cache``, tokens are fetched once per node and
-    mapped from its disk. With ``mend``, such as ``Healer.heal``, a lost or corrupt shard is what that returns.
-    Picklable if ``mend`` is, without what is cached in memory.
+    mapped from its disk. With ``repair``, such as ``Healer.heal``, a lost or corrupt shard is what that returns.
+    Picklable if ``repair`` is, without what is cached in memory.
     """
 
     def __init__(
@@ -41,13 +41,13 @@ class DatasetReader:
         cache_shards: int = 64,
         *,
         node_cache: NodeCache | None = None,
-        mend: Mend | None = None,
+        repair: ShardRepair | None = None,
     ) -> None:
         self.store = store
         self.manifest = manifest
         self.cache_shards = max(1, cache_shards)
         self.node_cache = node_cache
-        self.mend = mend
+        self.repair = repair
         self._starts = [ref.first for ref in manifest.shards]
         self._firsts = np.array(self._starts, dtype=np.int64)
         self._tables: SingleFlight[int, Table] = SingleFlight(self._load, self.cache_shards)
@@ -55,7 +55,7 @@ class DatasetReader:
         self._tokens: SingleFlight[int, np.ndarray] = SingleFlight(self._load_tokens, kept)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _rebuild, (self.store, self.manifest, self.cache_shards, self.node_cache, self.mend)
+        return _rebuild, (self.store, self.manifest, self.cache_shards, self.node_cache, self.repair)
 
     def __len__(self) -> int:
         return self.manifest.sequences
@@ -144,9 +144,9 @@ class DatasetReader:
         try:
             return read_shard(self.store, ref)
         except CorruptShardError as error:
-            if self.mend is None:
+            if self.repair is None:
                 raise
-            return decode_shard(self.mend(self.store, self.manifest.source, ref, error))
+            return decode_shard(self.repair(self.store, self.manifest.source, ref, error))
 
     def _load_tokens(self, shard: int) -> np.ndarray:
         """uint16 [rows, seq_len], read-only."""
@@ -160,6 +160,6 @@ class DatasetReader:
 
 
 def _rebuild(
-    store: Store, manifest: Manifest, cache_shards: int, node_cache: NodeCache | None, mend: Mend | None
+    store: Store, manifest: Manifest, cache_shards: int, node_cache: NodeCache | None, repair: ShardRepair | None
 ) -> DatasetReader:
-    return DatasetReader(store, manifest, cache_shards, node_cache=node_cache, mend=mend)
+    return DatasetReader(store, manifest, cache_shards, node_cache=node_cache, repair=repair)

@@ -22,7 +22,7 @@ from datetime import UTC, datetime, timedelta
 from itertools import takewhile
 from typing import Any, Literal, get_args
 
-from datalake.clock import Ambient
+from datalake.clock import System
 from datalake.errors import DatalakeError, NotFoundError
 from datalake.log.version_log import VersionLog
 from datalake.names import check_name
@@ -70,9 +70,9 @@ class Token:
 class TokenLog:
     """The tokens (``access/tokens``) of one lake."""
 
-    def __init__(self, store: Store, ambient: Ambient) -> None:
-        self._log = VersionLog(store, "access", "tokens", ambient)
-        self._ambient = ambient
+    def __init__(self, store: Store, system: System) -> None:
+        self._log = VersionLog(store, "access", "tokens", system)
+        self._system = system
         self._uri = store.uri
 
     def create(self, name: str, role: Role, *, lifetime: timedelta | None = None) -> tuple[Token, str]:
@@ -83,14 +83,14 @@ class TokenLog:
         check_name(name, "token's name")
         if role not in ROLES:
             raise AccessError(f"role {role!r} is unknown: use one of {', '.join(ROLES)}")
-        token_id, secret = self._ambient.nonce()[:12], self._ambient.nonce() + self._ambient.nonce()
-        salt = self._ambient.nonce()
-        now = self._ambient.timestamp()
+        token_id, secret = self._system.nonce()[:12], self._system.nonce() + self._system.nonce()
+        salt = self._system.nonce()
+        now = self._system.timestamp()
         record = {
             "name": name,
             "role": role,
             "created": now,
-            "author": self._ambient.author,
+            "author": self._system.author,
             "expires": _after(now, lifetime) if lifetime else None,
             "revoked": None,
             "parent": None,
@@ -113,7 +113,7 @@ class TokenLog:
                 raise NotFoundError(f"no token with id {token_id!r} in lake {self._uri}: see `morphogen tokens list`")
             if record["revoked"] is not None:
                 return None
-            record["revoked"] = self._ambient.timestamp()
+            record["revoked"] = self._system.timestamp()
             return state
 
         entry = self._log.update(end, f"revoke {token_id}")
@@ -135,14 +135,14 @@ class AccessControl:
     def __init__(
         self,
         store: Store,
-        ambient: Ambient,
+        system: System,
         *,
         refresh_s: float = 1.0,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.tokens = TokenLog(store, ambient)
+        self.tokens = TokenLog(store, system)
         self._store = store
-        self._ambient = ambient
+        self._system = system
         self._refresh_s = refresh_s
         self._monotonic = monotonic
         self._lock = threading.Lock()
@@ -159,7 +159,7 @@ class AccessControl:
     def authenticate(self, text: str, *, session: bool = False) -> Token:
         """The token whose text this is; with ``session``, the session. Raises AccessError."""
         token = self._session(text) if session else self._token(text)
-        if token is None or not token.active(self._ambient.timestamp()):
+        if token is None or not token.active(self._system.timestamp()):
             raise AccessError("the token is unknown, revoked or expired: ask whoever runs the lake for another one")
         return token
 
@@ -171,9 +171,9 @@ class AccessControl:
         record = self._record(token.id)
         if record is None:
             raise AccessError("the token is unknown, revoked or expired: ask whoever runs the lake for another one")
-        begins = int(self._ambient.clock().timestamp())
+        begins = int(self._system.clock().timestamp())
         ends = begins + int(lifetime.total_seconds())
-        signed = f"ms_{token.id}_{self._ambient.nonce()}_{begins:010d}_{ends:010d}"
+        signed = f"ms_{token.id}_{self._system.nonce()}_{begins:010d}_{ends:010d}"
         text = f"{signed}_{_signature(record, signed)}"
         opened = self._session(text)
         assert opened is not None, "what was signed verifies"
@@ -182,7 +182,7 @@ class AccessControl:
     def close_session(self, session: Token) -> None:
         """End a browser session, here at once and within ``refresh_s`` on every replica."""
         # Those of sessions that have expired by themselves go, an hour late because replicas' clocks may differ.
-        over = f"{_ENDED}{_after(self._ambient.timestamp(), -timedelta(hours=1)).replace(':', '-')}"
+        over = f"{_ENDED}{_after(self._system.timestamp(), -timedelta(hours=1)).replace(':', '-')}"
         for key in takewhile(lambda key: key < over, self._store.list(_ENDED, limit=_SWEPT_AT_ONCE)):
             self._store.delete(key)
         self._store.put_if_absent(_ended_key(session), b"{}")
@@ -212,7 +212,7 @@ class AccessControl:
             revoked=opened_by.revoked,
             parent=opened_by.id,
         )
-        alive = opened_by.active(self._ambient.timestamp()) and not self._ended(session)
+        alive = opened_by.active(self._system.timestamp()) and not self._ended(session)
         return session if alive else None
 
     def _ended(self, session: Token) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from datalake.clock import Ambient
+from datalake.clock import System
 from datalake.errors import Conflict, ManifestError
 from datalake.log.claims import claimed
 from datalake.log.versioned import Version, VersionedNames, VersionedRepository
@@ -28,8 +28,8 @@ class DatasetVersion(Version):
 class DatasetRepository(VersionedRepository[DatasetVersion]):
     """Datasets of one lake."""
 
-    def __init__(self, store: Store, ambient: Ambient) -> None:
-        super().__init__(VersionedNames(store, "datasets", "dataset", "data", ambient))
+    def __init__(self, store: Store, system: System) -> None:
+        super().__init__(VersionedNames(store, "datasets", "dataset", "data", system))
         self._store = store
 
     def commit(
@@ -72,7 +72,7 @@ class DatasetRepository(VersionedRepository[DatasetVersion]):
         committed: list[Record] = []
         named = [manifest.key, *(ref.key for ref in manifest.shards), *_tokenizer(manifest)]
         self.versioned.log(name)  # refuses a bad name before anything is written
-        with claimed(self._store, self.versioned.ambient, named, f"commit of dataset {name}"):
+        with claimed(self._store, self.versioned.system, named, f"commit of dataset {name}"):
             self._check_objects(manifest)
             save_manifest(self._store, manifest)
             _entry, versions = self.versioned.update(name, add, message)

@@ -15,7 +15,7 @@ import httpx
 
 from datalake import errors
 from datalake.canonical import canonical_json
-from datalake.clock import Ambient
+from datalake.clock import System
 from datalake.log.changes import Change, FieldChange, diff_specs
 from datalake.names import check_alias, check_name, parse_ref
 from datalake.registry.access import AccessError, RoleError
@@ -45,7 +45,7 @@ class RegistryClient:
     """A ``ParameterRegistry`` behind ``morphogen serve``. Safe across threads; close it, or use it in ``with``."""
 
     def __init__(
-        self, url: str, token: str | None = None, *, ambient: Ambient | None = None, timeout_s: float = 60.0
+        self, url: str, token: str | None = None, *, system: System | None = None, timeout_s: float = 60.0
     ) -> None:
         """``url`` is the server's address, such as ``https://lab:8080``; ``token`` defaults to MORPHOGEN_TOKEN.
 
@@ -66,7 +66,7 @@ class RegistryClient:
                 "the token (MORPHOGEN_TOKEN, or `token`) holds a space, a line's end or something else that no token "
                 "has; give what `morphogen tokens create` printed, and nothing else"
             )
-        self._ambient = ambient or Ambient()
+        self._system = system or System()
         self.url = url.rstrip("/")
         self._http = httpx.Client(
             base_url=self.url + _API,
@@ -148,10 +148,10 @@ class RegistryClient:
             while (found := self._json("GET", f"{path}?after={known}&limit={_PAGE}"))["entry"] > known:
                 known = found["entry"]
                 yield from (Change(**change) for change in found["items"])
-            self._ambient.sleep(interval)
+            self._system.sleep(interval)
 
     def _change(self, path: str, body: Mapping[str, Any], expected: int | None) -> Any:
-        headers = {"Idempotency-Key": self._ambient.nonce(), "Content-Type": "application/json"}
+        headers = {"Idempotency-Key": self._system.nonce(), "Content-Type": "application/json"}
         if expected == 0:
             headers["If-None-Match"] = "*"
         elif expected is not None:
@@ -185,7 +185,7 @@ class RegistryClient:
             else:
                 if response.status_code not in _AGAIN or last:
                     return self._answer(response)
-            self._ambient.pause(attempt, base=0.2)
+            self._system.pause(attempt, base=0.2)
         raise AssertionError("unreachable: the last round returns or raises")
 
     def _answer(self, response: httpx.Response) -> Any:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from datalake.canonical import digest_of
-from datalake.clock import Ambient
+from datalake.clock import System
 from datalake.errors import CorruptObjectError, NotFoundError
 from datalake.log.claims import claimed
 from datalake.log.versioned import Version, VersionedNames, VersionedRepository
@@ -41,8 +41,8 @@ class ModelVersion(Version):
 class ModelRepository(VersionedRepository[ModelVersion]):
     """Models of one lake."""
 
-    def __init__(self, store: Store, ambient: Ambient) -> None:
-        super().__init__(VersionedNames(store, "models", "model", "models", ambient))
+    def __init__(self, store: Store, system: System) -> None:
+        super().__init__(VersionedNames(store, "models", "model", "models", system))
         self._store = store
 
     def publish(
@@ -111,7 +111,7 @@ class ModelRepository(VersionedRepository[ModelVersion]):
 
         keys = [f"{prefix}/{filename}" for filename in origin["files"]]
         self.versioned.log(name)  # refuses a bad name before anything is written
-        with claimed(self._store, self.versioned.ambient, keys, f"publication of model {name}"):
+        with claimed(self._store, self.versioned.system, keys, f"publication of model {name}"):
             there = {*self._store.list(f"{prefix}/")}
             if absent := [key for key in keys if key not in there]:
                 raise NotFoundError(f"{absent[0]} is not in lake {self._store.uri}: store the files before the version")

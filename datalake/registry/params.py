@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from datalake.canonical import canonical_json, parse_json, sha256_hex
-from datalake.clock import Ambient
+from datalake.clock import System
 from datalake.errors import Conflict, CorruptObjectError
 from datalake.log.changes import Change, FieldChange, diff_specs, watch
 from datalake.log.claims import claimed
@@ -31,8 +31,8 @@ class ParameterVersion(Version):
 class ParameterRegistry(VersionedRepository[ParameterVersion]):
     """Parameter sets of one lake."""
 
-    def __init__(self, store: Store, ambient: Ambient) -> None:
-        super().__init__(VersionedNames(store, "params", "parameter set", "params", ambient))
+    def __init__(self, store: Store, system: System) -> None:
+        super().__init__(VersionedNames(store, "params", "parameter set", "params", system))
         self._store = store
 
     def put(
@@ -82,7 +82,7 @@ class ParameterRegistry(VersionedRepository[ParameterVersion]):
 
         key = f"specs/{digest}.json"
         self.versioned.log(name)  # refuses a bad name before anything is written
-        with claimed(self._store, self.versioned.ambient, [key], f"put of parameter set {name}"):
+        with claimed(self._store, self.versioned.system, [key], f"put of parameter set {name}"):
             entry, versions = self.versioned.update(name, add, message, request)
         record = versions.record(entry.answer or versions.count)
         known = {digest: parse_json(data, name)} if record["digest"] == digest else {}
@@ -101,7 +101,7 @@ class ParameterRegistry(VersionedRepository[ParameterVersion]):
         self, name: str, after: int | None = None, interval: float = 2.0, stop: Callable[[], bool] = lambda: False
     ) -> Iterator[Change]:
         """New versions and moved aliases of ``name`` as they happen; see ``changes.watch``."""
-        return watch(self.versioned.log(name), self.versioned.ambient, after, interval, stop)
+        return watch(self.versioned.log(name), self.versioned.system, after, interval, stop)
 
     def _version(self, name: str, record: Record, known: Mapping[str, Any] | None = None) -> ParameterVersion:
         """``known`` are specs by digest that need not be read."""

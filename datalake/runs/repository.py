@@ -7,12 +7,12 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from datalake.canonical import canonical_json, digest_of
-from datalake.clock import Ambient
+from datalake.clock import System
 from datalake.errors import NotFoundError, RunConflictError, RunHeldError
 from datalake.log.version_log import VersionLog, logged_names
 from datalake.names import check_name
 from datalake.runs.conflict import describe_differences
-from datalake.runs.heartbeat import Pulse, read_pulse
+from datalake.runs.heartbeat import Heartbeat, read_heartbeat
 from datalake.runs.run import Run, State, fenced_error
 from datalake.store.interface import Store
 
@@ -20,9 +20,9 @@ from datalake.store.interface import Store
 class RunRepository:
     """Runs of one lake."""
 
-    def __init__(self, store: Store, ambient: Ambient) -> None:
+    def __init__(self, store: Store, system: System) -> None:
         self._store = store
-        self._ambient = ambient
+        self._system = system
 
     def start(
         self,
@@ -46,13 +46,13 @@ class RunRepository:
         Raises RunConflictError if a run of this name has another kind, configuration or inputs, RunHeldError if another
         than ``over`` holds it, RunFencedError if another than ``lease`` does.
         """
-        log = VersionLog(self._store, "runs", check_name(run, "run"), self._ambient)
+        log = VersionLog(self._store, "runs", check_name(run, "run"), self._system)
         wanted = {
             "kind": kind,
             "config_digest": digest_of(dict(config)),
             "inputs": json.loads(canonical_json(dict(inputs))),
         }
-        mine = lease or self._ambient.nonce()
+        mine = lease or self._system.nonce()
         extra = dict(about or {})
 
         def take(state: State | None) -> State | None:
@@ -72,7 +72,7 @@ class RunRepository:
             return {**state, **taken, **extra}
 
         entry = log.update(take, f"start {kind}")
-        return Run(self._store, self._ambient, log, entry.state, mine)
+        return Run(self._store, self._system, log, entry.state, mine)
 
     def extend(self, run: str, config: Mapping[str, Any], inputs: Mapping[str, Any], over: str) -> None:
         """Let a run that has come to its end, or was left, go on under another ``config``; ``start`` then takes it up.
@@ -81,7 +81,7 @@ class RunRepository:
         list ``extended``. The caller answers for it that what was done so far is what ``config`` says. Raises
         NotFoundError, and RunConflictError if somebody works on the run or has changed it meanwhile.
         """
-        log = VersionLog(self._store, "runs", self.get(run).name, self._ambient)
+        log = VersionLog(self._store, "runs", self.get(run).name, self._system)
         digest = digest_of(dict(config))
 
         def change(state: State | None) -> State | None:
@@ -93,7 +93,7 @@ class RunRepository:
                 raise RunConflictError(
                     f"run {run!r} is running: let it end, or `morphogen runs stop {run}` it, before it is extended"
                 )
-            before = {"config": state["config"], "result": state["result"], "time": self._ambient.timestamp()}
+            before = {"config": state["config"], "result": state["result"], "time": self._system.timestamp()}
             changed = {"config": dict(config), "config_digest": digest, "result": None, "error": None}
             changed["inputs"] = json.loads(canonical_json(dict(inputs)))
             return {**state, **changed, "status": "stopped", "extended": [*state.get("extended", ()), before]}
@@ -105,7 +105,7 @@ class RunRepository:
 
         Asking twice changes nothing. Raises NotFoundError, or RunConflictError if the run is not running.
         """
-        log = VersionLog(self._store, "runs", self.get(run).name, self._ambient)
+        log = VersionLog(self._store, "runs", self.get(run).name, self._system)
 
         def ask(state: State | None) -> State | None:
             if state is None or state["status"] != "running":
@@ -115,26 +115,26 @@ class RunRepository:
                 )
             if state.get("stop"):
                 return None
-            wish = {"by": self._ambient.author, "time": self._ambient.timestamp(), "reason": reason}
+            wish = {"by": self._system.author, "time": self._system.timestamp(), "reason": reason}
             return {**state, "stop": wish}
 
-        return Run(self._store, self._ambient, log, log.update(ask, "ask to stop").state, lease=None)
+        return Run(self._store, self._system, log, log.update(ask, "ask to stop").state, lease=None)
 
-    def pulse(self, run: str) -> Pulse | None:
+    def heartbeat(self, run: str) -> Heartbeat | None:
         """The newest sign of life of the run's owner, None if it never gave one."""
-        return read_pulse(self._store, check_name(run, "run"))
+        return read_heartbeat(self._store, check_name(run, "run"))
 
     def get(self, run: str) -> Run:
         """A run to look at; it has no lease, so writing through it raises RunFencedError. Raises NotFoundError."""
-        log = VersionLog(self._store, "runs", check_name(run, "run"), self._ambient)
+        log = VersionLog(self._store, "runs", check_name(run, "run"), self._system)
         head = log.head()
         if head is None:
             raise NotFoundError(f"no run named {run!r} in lake {self._store.uri}: its runs are {list(self.list())}")
-        return Run(self._store, self._ambient, log, head.state, lease=None)
+        return Run(self._store, self._system, log, head.state, lease=None)
 
     def names(self, after: str = "") -> Iterator[str]:
         """The names of the runs that sort after ``after``, sorted, looked at as they are asked for."""
-        return logged_names(self._store, "runs", self._ambient, after)
+        return logged_names(self._store, "runs", self._system, after)
 
     def list(self) -> list[str]:
         """The names of all runs, sorted."""

@@ -14,7 +14,7 @@ import threading
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from datalake.clock import Ambient
+from datalake.clock import System
 from datalake.errors import NotFoundError, RunConflictError, RunFencedError
 from datalake.log.claims import claimed
 from datalake.log.version_log import LogEntry, VersionLog
@@ -26,7 +26,7 @@ from datalake.runs.checkpoints import (
     read_verified,
     upload_files,
 )
-from datalake.runs.heartbeat import Pulse, write_pulse
+from datalake.runs.heartbeat import Heartbeat, write_heartbeat
 from datalake.store.content import Content
 from datalake.store.interface import Store
 
@@ -40,9 +40,9 @@ FAULTS_KEPT = 200  # every entry of the log holds them all; ``fault_count`` goes
 class Run:
     """One run, as of the last call that read or wrote its log. Picklable: workers share their driver's lease."""
 
-    def __init__(self, store: Store, ambient: Ambient, log: VersionLog, state: State, lease: str | None) -> None:
+    def __init__(self, store: Store, system: System, log: VersionLog, state: State, lease: str | None) -> None:
         self._store = store
-        self._ambient = ambient
+        self._system = system
         self._log = log
         self._state = state
         self._lease = lease
@@ -84,8 +84,8 @@ class Run:
 
     def another_hold(self) -> Run:
         """The same run, as held by this process, for another thread to note things in."""
-        log = VersionLog(self._store, "runs", self.name, self._ambient)
-        return Run(self._store, self._ambient, log, self.state, self._lease)
+        log = VersionLog(self._store, "runs", self.name, self._system)
+        return Run(self._store, self._system, log, self.state, self._lease)
 
     def refresh(self) -> Run:
         """Read the newest state; returns self."""
@@ -117,11 +117,11 @@ class Run:
         item = dict(repair)
         self._change(lambda state: {**state, "repairs": [*state.get("repairs", ()), item]}, f"repair {item.get('key')}")
 
-    def beat(self, number: int, progress: Mapping[str, Any]) -> None:
+    def send_heartbeat(self, number: int, progress: Mapping[str, Any]) -> None:
         """Show that the owner lives and how far it is (``datalake.runs.heartbeat``); the log is not touched."""
-        time = self._ambient.timestamp()
-        write_pulse(
-            self._store, self.name, Pulse(lease=self._lease or "", beat=number, time=time, progress=dict(progress))
+        time = self._system.timestamp()
+        write_heartbeat(
+            self._store, self.name, Heartbeat(lease=self._lease or "", beat=number, time=time, progress=dict(progress))
         )
 
     def add_fault(self, kind: str, facts: Mapping[str, Any], *, new_attempt: bool = False) -> None:
@@ -129,7 +129,7 @@ class Run:
 
         ``new_attempt`` counts one more attempt: the same owner begins again. Raises as ``append`` does.
         """
-        item = {"kind": kind, "time": self._ambient.timestamp(), **facts}
+        item = {"kind": kind, "time": self._system.timestamp(), **facts}
 
         def note(state: State) -> State:
             faults = [*state.get("faults", ()), item][-FAULTS_KEPT:]
@@ -163,7 +163,7 @@ class Run:
 
     def checkpoint_prefix(self, step: int) -> str:
         """A fresh place for the files of a checkpoint of ``step``."""
-        return f"checkpoints/{self.name}/{step:08d}-{self._ambient.nonce()}"
+        return f"checkpoints/{self.name}/{step:08d}-{self._system.nonce()}"
 
     def upload_checkpoint(self, prefix: str, files: Mapping[str, Content]) -> dict[str, str]:
         """Upload some of a checkpoint's files and read them back; returns names to SHA-256. Any worker may do this.
@@ -184,10 +184,10 @@ class Run:
             metrics=files.pop(METRICS, None),
             files=files,
             parent=self._parent,
-            time=self._ambient.timestamp(),
+            time=self._system.timestamp(),
         )
         item = checkpoint.model_dump(mode="json")
-        with claimed(self._store, self._ambient, [f"{prefix}/"], f"checkpoint {step} of run {self.name}"):
+        with claimed(self._store, self._system, [f"{prefix}/"], f"checkpoint {step} of run {self.name}"):
             there = {*self._store.list(f"{prefix}/")}
             if absent := [name for name in digests if f"{prefix}/{name}" not in there]:
                 raise NotFoundError(

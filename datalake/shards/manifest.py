@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from datalake.canonical import canonical_json, sha256_hex
 from datalake.errors import CorruptObjectError, ManifestError
-from datalake.shards.planned import Promise
+from datalake.shards.planned import PlannedDataset
 from datalake.shards.shard_format import token_bytes
 from datalake.shards.shards import ShardRef, read_shard
 from datalake.shards.source import Source
@@ -105,13 +105,13 @@ class Manifest(BaseModel):
 
     @cached_property
     def identity(self) -> str:
-        """SHA-256 of what fixes the rows: for synthetic data known before they are made (``Promise.identity``)."""
+        """SHA-256 of what fixes the rows: for synthetic data as ``PlannedDataset.identity``, before they are made."""
         if self.kind == "text":
             return self.digest
-        promise = Promise(
+        planned = PlannedDataset(
             source=self.source, sequences=self.sequences, seq_len=self.seq_len, vocab_size=self.vocab_size
         )
-        return promise.identity
+        return planned.identity
 
     @property
     def key(self) -> str:

@@ -11,7 +11,7 @@ from datalake.canonical import digest_of
 from datalake.shards.source import Source
 
 
-class Promise(BaseModel):
+class PlannedDataset(BaseModel):
     """What the manifest of a synthetic dataset will say, but for its shards' bytes and digests."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -25,7 +25,7 @@ class Promise(BaseModel):
     @classmethod
     def _computable(cls, source: Source) -> Source:
         if source.kind != "synthetic":
-            raise ValueError(f"a source of kind {source.kind!r} is not computed: only synthetic data can be promised")
+            raise ValueError(f"a source of kind {source.kind!r} is not computed: only synthetic data can be planned")
         return source
 
     @property

@@ -7,7 +7,7 @@ from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 from datalake.canonical import sha256_hex
-from datalake.clock import Ambient
+from datalake.clock import System
 from datalake.errors import (
     CorruptObjectError,
     CorruptShardError,
@@ -16,7 +16,7 @@ from datalake.errors import (
     ObjectTooLargeError,
     ShardConflictError,
 )
-from datalake.events import tell
+from datalake.events import log_event
 from datalake.names import check_key
 from datalake.shards.shard_format import check_table, decode_shard, encode_shard, footer_matches
 from datalake.shards.source import Source, shard_key
@@ -62,7 +62,7 @@ def write_shard(store: Store, source: Source, table: Table, first: int) -> Shard
     except ObjectTooLargeError as error:
         raise ObjectTooLargeError(f"{error}: give fewer shard_sequences than {source.shard_sequences}") from error
     if created:
-        tell("shard_written", shard=key, rows=table.num_rows, bytes=len(data))
+        log_event("shard_written", shard=key, rows=table.num_rows, bytes=len(data))
         return _ref(key, first, table.num_rows, data)
     found = store.get(key)
     if found == data or _valid_rows(source, first, found) == table.num_rows:
@@ -73,7 +73,7 @@ def write_shard(store: Store, source: Source, table: Table, first: int) -> Shard
     )
 
 
-def repair_shard(store: Store, source: Source, table: Table, first: int, ambient: Ambient) -> ShardRef:
+def repair_shard(store: Store, source: Source, table: Table, first: int, system: System) -> ShardRef:
     """Write the shard even if a damaged object holds its key; the damaged bytes are kept under ``quarantine/``."""
     check_table(source, table, first)  # so that a conflict below can only be about what the store holds
     try:
@@ -81,11 +81,11 @@ def repair_shard(store: Store, source: Source, table: Table, first: int, ambient
     except ShardConflictError:
         key = shard_key(source, first, table.num_rows)
         data = encode_shard(source, table, first)
-        put_back(store, key, data, ambient)
+        put_back(store, key, data, system)
         return _ref(key, first, table.num_rows, data)
 
 
-def put_back(store: Store, key: str, data: bytes, ambient: Ambient) -> tuple[bool, str | None]:
+def put_back(store: Store, key: str, data: bytes, system: System) -> tuple[bool, str | None]:
     """Make ``data`` the shard at ``key``, and read it back. Returns whether it had to be written, and where the damaged
     bytes that held the key are kept, if any did.
 
@@ -99,7 +99,7 @@ def put_back(store: Store, key: str, data: bytes, ambient: Ambient) -> tuple[boo
         except NotFoundError:  # removed by another healer or by hand, just now
             damaged = b""
         if damaged != data:
-            quarantine = f"quarantine/{ambient.nonce()}/{key}"
+            quarantine = f"quarantine/{system.nonce()}/{key}"
             store.put_if_absent(quarantine, damaged)
             store.replace(key, data)
             written = True

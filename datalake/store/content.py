@@ -104,7 +104,7 @@ class _PiecesFile(io.RawIOBase):
         self._at = max(0, base + offset)
         return self._at
 
-    def tell(self) -> int:
+    def log_event(self) -> int:
         return self._at
 
     def readinto(self, target: memoryview) -> int:  # type: ignore[override]

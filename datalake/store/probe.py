@@ -12,10 +12,10 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from datalake.clock import Ambient
+from datalake.clock import System
 from datalake.errors import ProbeError
+from datalake.store.conformance import ProbeReport
 from datalake.store.interface import Store
-from datalake.store.verdict import ProbeReport
 
 # Servers that poll their locks keep the losers of one race waiting for seconds; other races can use the time.
 _RACES_AT_ONCE = 5
@@ -25,7 +25,7 @@ def probe_store(
     store: Store,
     writers: int = 32,
     keys: int = 50,
-    ambient: Ambient | None = None,
+    system: System | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> ProbeReport:
     """Race ``writers`` threads for each of ``keys`` objects under ``probe/``, then remove them.
@@ -35,7 +35,7 @@ def probe_store(
 
     A store that says that it has no conditional writes is not raced on.
     """
-    folder = f"probe/{(ambient or Ambient()).nonce()}"
+    folder = f"probe/{(system or System()).nonce()}"
     names = [f"{folder}/{number:04d}" for number in range(keys)]
     violations: list[str] = []
     began = time.monotonic()

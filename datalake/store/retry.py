@@ -23,7 +23,7 @@ class RetryPolicy:
 
 
 class RetryBudget:
-    """A purse shared by all calls on one store: a retry takes 1, a success puts ``earned`` back, up to ``capacity``."""
+    """A token bucket for all calls on one store: a retry takes 1, a success returns ``earned``, up to ``capacity``."""
 
     def __init__(self, capacity: float = 300.0, earned: float = 0.2) -> None:
         self._capacity = capacity
@@ -32,7 +32,7 @@ class RetryBudget:
         self._lock = threading.Lock()
 
     def take(self) -> bool:
-        """Pay for one retry. False: the purse is empty, give up now."""
+        """Pay for one retry. False: the bucket is empty, give up now."""
         with self._lock:
             if self._left < 1:
                 return False

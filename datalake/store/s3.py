@@ -17,11 +17,12 @@ from urllib.parse import urlsplit
 import boto3
 from botocore import exceptions as boto_errors
 
-from datalake.clock import Ambient
+from datalake.clock import System
 from datalake.errors import DatalakeError, LakePathError, StoreRefusedError
-from datalake.events import tell
+from datalake.events import log_event
 from datalake.names import check_key, check_prefix, is_key
 from datalake.store.addresses import S3Address, parse_address
+from datalake.store.conformance import WriteGuard
 from datalake.store.content import Content, Pieces
 from datalake.store.interface import ObjectInfo, missing
 from datalake.store.retry import RetryBudget, RetryPolicy
@@ -41,7 +42,6 @@ from datalake.store.s3_errors import (
     region_told,
     tells_nothing,
 )
-from datalake.store.verdict import WriteGuard
 
 _T = TypeVar("_T")
 
@@ -53,13 +53,13 @@ class S3Store:
     (``AWS_ENDPOINT_URL_S3`` and ``AWS_ENDPOINT_URL`` included); the region is us-east-1 if none is set.
     """
 
-    def __init__(self, uri: str, ambient: Ambient | None = None, retry: RetryPolicy | None = None) -> None:
+    def __init__(self, uri: str, system: System | None = None, retry: RetryPolicy | None = None) -> None:
         address = parse_address(uri)
         if not isinstance(address, S3Address):
             raise LakePathError(f"lake {uri!r} is not s3://bucket/prefix")
         self._bucket, self._prefix = address
         self._region: str | None = None  # the bucket's, where the store said that it is another than the settings'
-        self._ambient = ambient or Ambient()
+        self._system = system or System()
         self._retry = retry or RetryPolicy()
         self._reset()
 
@@ -99,7 +99,7 @@ class S3Store:
         created = self._create(key, data)
         if not proven:
             # The same bytes once more, so that a store which overwrites does no harm by it.
-            self._guard.prove(self, self._ambient, refuses=not (created and self._create(key, data)))
+            self._guard.prove(self, self._system, refuses=not (created and self._create(key, data)))
         return created
 
     def _create(self, key: str, data: Content) -> bool:
@@ -292,8 +292,8 @@ class S3Store:
             else:
                 self._budget.succeeded()
                 return result
-            tell("store_retry", level=logging.WARNING, key=key, attempt=attempt, reason=reason)
-            self._ambient.pause(attempt - 1, self._retry.base, self._retry.cap)
+            log_event("store_retry", level=logging.WARNING, key=key, attempt=attempt, reason=reason)
+            self._system.pause(attempt - 1, self._retry.base, self._retry.cap)
 
     def _named(self, error: Exception, key: str, conditional: bool, size: int) -> DatalakeError:
         return named_error(error, self._asked(key, conditional, size))
@@ -306,7 +306,7 @@ class S3Store:
             key=key,
             region=meta.region_name,
             endpoint=meta.endpoint_url,
-            now=self._ambient.clock(),
+            now=self._system.clock(),
             conditional=conditional,
             size=size,
         )

@@ -193,7 +193,7 @@ def heal(
             opened.store,
             manifest,
             recompute,
-            opened.ambient,
+            opened.system,
             options=options,
             progress=lambda done, _all: advance(done, ""),
             on_repair=lambda repair: console.print(f"  restored {repair.key} ({repair.problem})"),
@@ -210,7 +210,7 @@ def _options(
     lake: Lake, manifest: Manifest, resume: bool, rate: float | None, threads: int = 8
 ) -> Iterator[VerifyOptions]:
     """What verified is noted on this machine until the verification has come to its end."""
-    limit = RateLimit(rate * 1e6, lake.ambient) if rate else None
+    limit = RateLimit(rate * 1e6, lake.system) if rate else None
     folder = cache_folder("verified")
     if folder is None:  # nowhere to note it: an interruption begins anew
         yield VerifyOptions(threads, None, limit)

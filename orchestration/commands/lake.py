@@ -9,7 +9,7 @@ import typer
 from rich.tree import Tree
 
 from datalake import lineage as trace_lineage
-from datalake import probe_store, record_verdict
+from datalake import probe_store, record_conformance
 from orchestration.commands.common import DEFAULT_LAKE, AsJson, LakeUri, open_lake, print_json
 from orchestration.console.foreign import styled
 from orchestration.console.output import print_renderable, say
@@ -58,9 +58,9 @@ def probe(
     title = f"{writers} writers race for {keys} keys on {opened.uri}"
     with stage(title, keys) as advance:
         report = probe_store(
-            opened.store, writers, keys, opened.ambient, progress=lambda done, _all: advance(done, "races")
+            opened.store, writers, keys, opened.system, progress=lambda done, _all: advance(done, "races")
         )
-    record_verdict(opened.store, report, opened.ambient)
+    record_conformance(opened.store, report, opened.system)
     if as_json:
         print_json(asdict(report))
     else:

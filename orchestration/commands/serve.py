@@ -54,7 +54,7 @@ def serve(
     networks, prefix = parse_networks(proxies), parse_root_path(root_path)
 
     opened = open_lake(lake)
-    has_tokens = bool(TokenLog(opened.store, opened.ambient).records())
+    has_tokens = bool(TokenLog(opened.store, opened.system).records())
     if not has_tokens and not is_loopback(host):
         raise InvalidRequestError(
             f"--host {host}: found no token in lake {opened.uri}, and without one only loopback is served; "
@@ -147,7 +147,7 @@ def create(
     """Make an access token and print it once: the lake keeps only its salted hash."""
     opened = open_lake(lake)
     lifetime = timedelta(days=days) if days else None
-    token, text = TokenLog(opened.store, opened.ambient).create(name, role, lifetime=lifetime)
+    token, text = TokenLog(opened.store, opened.system).create(name, role, lifetime=lifetime)
     if as_json:
         print_json({**asdict(token), "token": text})
         return
@@ -159,11 +159,11 @@ def create(
 def list_(lake: LakeUri = DEFAULT_LAKE, as_json: AsJson = False) -> None:
     """List the tokens, without their secrets."""
     opened = open_lake(lake)
-    found = TokenLog(opened.store, opened.ambient).list()
+    found = TokenLog(opened.store, opened.system).list()
     if as_json:
         print_json([asdict(token) for token in found])
         return
-    now = opened.ambient.timestamp()
+    now = opened.system.timestamp()
     rows = [
         (token.id, token.name, token.role, "active" if token.active(now) else "ended", token.created, token.author)
         for token in found
@@ -178,5 +178,5 @@ def revoke(
 ) -> None:
     """End a token for good; every server refuses it within a second."""
     opened = open_lake(lake)
-    token = TokenLog(opened.store, opened.ambient).revoke(token_id)
+    token = TokenLog(opened.store, opened.system).revoke(token_id)
     say(f"token {token.id} of {token.name} is revoked")

@@ -15,7 +15,7 @@ from datalake import Lake, ModelVersion
 from orchestration.corpus.tokenizers import TextTokenizer
 from orchestration.errors import EvaluationError
 from orchestration.evaluation.hf_export import model_text, write_hf_folder
-from orchestration.generation.recompute import caretaker
+from orchestration.generation.recompute import make_repairer
 from trainer import Llama, TrainDataset, evaluate, hf_layout
 from trainer.precision import Precision, exact, pick_device, resolve_precision
 from trainer.published import open_published
@@ -78,7 +78,7 @@ def open_dataset(lake: Lake, opened: OpenModel, ref: str) -> TrainDataset:
                 f"dataset {version.ref}: is tokenised by {_named(theirs)}, {opened.version.ref} reads {_named(ours)}; "
                 "evaluate on text of the model's own tokenizer"
             )
-    return TrainDataset(version.ref, manifest, lake.store, version.params, caretaker())
+    return TrainDataset(version.ref, manifest, lake.store, version.params, make_repairer())
 
 
 def held_out(

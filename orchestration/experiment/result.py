@@ -18,13 +18,13 @@ NOT_APPLICABLE = "-"
 FACTOR_ORDER = ("pre", "pre_optimizer", "optimizer", "transfer", "decay", "mixing")
 
 
-class Record(BaseModel):
+class ResultModel(BaseModel):
     """Base of all values here."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
-class Arm(Record):
+class Arm(ResultModel):
     """One cell of the factorial: a level for every factor of the file, and the seed that pairs it with other arms.
 
     A factor without meaning in this arm has the level ``NOT_APPLICABLE``, so that ``none`` is one arm however many
@@ -42,7 +42,7 @@ class Arm(Record):
         return " · ".join(self.factors[name] for name in names if self.factors[name] != NOT_APPLICABLE)
 
 
-class CurvePoint(Record):
+class CurvePoint(ResultModel):
     """One evaluation on the way: after ``step`` updates, that is ``tokens`` tokens of language.
 
     ``loss`` is in nats per token on the evaluation set; ``seconds`` is the time trained so far.
@@ -54,7 +54,7 @@ class CurvePoint(Record):
     seconds: float | None = None
 
 
-class Gate(Record):
+class Gate(ResultModel):
     """Was the synthetic task learned: held-out loss of the pre-pre-training run against the rows' unigram entropy."""
 
     learned: bool
@@ -64,7 +64,7 @@ class Gate(Record):
     run: str
 
 
-class Cost(Record):
+class Cost(ResultModel):
     """What a run consumed: tokens trained on, floating-point operations, seconds of training."""
 
     tokens: int
@@ -72,7 +72,7 @@ class Cost(Record):
     seconds: float
 
 
-class LabelCheck(Record):
+class LabelCheck(ResultModel):
     """Loss of the finished model against three targets at each position t: token t, t+1 (the right one) and t+2.
 
     Computed outside the training loop, with its own slicing, on the evaluation set's first ``sequences`` rows.
@@ -84,7 +84,7 @@ class LabelCheck(Record):
     sequences: int
 
 
-class SweepTrial(Record):
+class SweepTrial(ResultModel):
     """One trial of an arm's learning-rate sweep; ``loss`` is None if it failed, and ``error`` says why."""
 
     rate: float
@@ -93,7 +93,7 @@ class SweepTrial(Record):
     error: str | None = None
 
 
-class ArmResult(Record):
+class ArmResult(ResultModel):
     """One arm as it was run, or why it was not.
 
     ``shared_hash`` is the SHA-256 of the canonical JSON of ``config`` less what factors and seed set. ``checks`` holds
@@ -133,7 +133,7 @@ class ArmResult(Record):
         return f"{self.arm.label}, seed {self.arm.seed}"
 
 
-class DetectableEffect(Record):
+class DetectableEffect(ResultModel):
     """The smallest true difference that a design finds with probability ``power``, in nats per token.
 
     For ``seeds`` pairs whose differences have standard deviation ``sd``, taken from ``source`` ("pilot: …" or
@@ -149,7 +149,7 @@ class DetectableEffect(Record):
     comparisons: int
 
 
-class ExperimentResult(Record):
+class ExperimentResult(ResultModel):
     """A whole experiment: its file, its arms, and what was said about them before they ran.
 
     ``treatment`` is the factor whose effect is asked for, and ``baseline`` gives reference levels by factor, that of

@@ -27,7 +27,7 @@ from datalake import (
     shard_layout,
 )
 from datalake.errors import RunHeldError
-from datalake.events import tell
+from datalake.events import log_event
 from datalake.registry.datasets import DatasetVersion
 from datalake.registry.params import ParameterVersion
 from datalake.shards.shards import check_shard_size
@@ -41,7 +41,7 @@ from orchestration.console.progress import console
 from orchestration.errors import InvalidRequestError
 from orchestration.generation.pool import Made, Shard, ShardTasks
 from orchestration.generation.worker import ShardWorker, synthetic_source
-from orchestration.runs.lease import Held, hold
+from orchestration.runs.lease import RunLease, acquire
 from orchestration.runs.signals import Stop
 
 DEFAULT_SHARD_SEQUENCES = 4096
@@ -153,23 +153,23 @@ def run_generation(
     options = actor_options(request)
     demand = demand_of_actor(request, options)
     require(demand, stop)
-    with _hold(lake, request, run, stop, parent, options) as held:
-        made = _make_shards(lake, source, layout, request, options, demand, held, advance)
+    with _hold(lake, request, run, stop, parent, options) as run_lease:
+        made = _make_shards(lake, source, layout, request, options, demand, run_lease, advance)
         refs = [made[first][0] for first, _ in layout]
         manifest = Manifest.build(
             source,
             refs,
             seq_len=spec.seq_len,
             vocab_size=spec.vocab_size,
-            content_digest=_content_digest(lake, refs, held),
+            content_digest=_content_digest(lake, refs, run_lease),
         )
         dataset = lake.datasets.commit(
             request.dataset_name, manifest, params=request.params.ref, message=request.message
         )
         written = sum(new for _, new in made.values())
-        result = GenerateResult(dataset, manifest, written, len(refs) - written, held.run.name)
-        if not held.finished:
-            held.run.finish(result.to_record())
+        result = GenerateResult(dataset, manifest, written, len(refs) - written, run_lease.run.name)
+        if not run_lease.finished:
+            run_lease.run.finish(result.to_record())
     return result
 
 
@@ -181,7 +181,7 @@ def _hold(
     stop: Stop | None,
     parent: str | None,
     options: dict[str, Any],
-) -> Iterator[Held]:
+) -> Iterator[RunLease]:
     """The request's run; without a name given, the first of its runs (-2, -3, …) that no live process works on."""
     config = request.to_config()
     default = f"generate-{request.dataset_name[:100]}-{digest_of(config)[:8]}"
@@ -193,8 +193,8 @@ def _hold(
     with ExitStack() as stack:
         for name in names:
             try:
-                held = stack.enter_context(
-                    hold(
+                run_lease = stack.enter_context(
+                    acquire(
                         *(lake, name, "generate", config, inputs),
                         stop=stop,
                         settings=settings,
@@ -207,7 +207,7 @@ def _hold(
             except RunHeldError:
                 if run is not None:
                     raise
-        yield held
+        yield run_lease
 
 
 def actor_options(request: GenerateRequest) -> dict[str, Any]:
@@ -255,7 +255,7 @@ def _make_shards(
     request: GenerateRequest,
     options: dict[str, Any],
     demand: Demand,
-    held: Held,
+    run_lease: RunLease,
     advance: Callable[[float, str], None],
 ) -> dict[int, Made]:
     """Run every shard through a pool. Returns {first: (ref, written)}."""
@@ -266,46 +266,46 @@ def _make_shards(
 
     def make_actor(number: int) -> Any:
         title = f"{request.dataset_name} #{number}"
-        return worker.remote(lake, source, request.backend, options["num_cpus"], title, held.run.name)
+        return worker.remote(lake, source, request.backend, options["num_cpus"], title, run_lease.run.name)
 
     def on_made(shard: Shard, result: Made) -> None:
         nonlocal tokens_done
         made[shard[0]] = result
         tokens_done += shard[1] * seq_len
         note = f"{pool.size} actors"
-        held.advance(tokens_done, request.tokens, "tokens", f"{len(made)} of {len(layout)} shards, {note}")
+        run_lease.advance(tokens_done, request.tokens, "tokens", f"{len(made)} of {len(layout)} shards, {note}")
         advance(tokens_done, f"{len(made)} shards, {note}")
 
     def poll() -> None:
-        held.check()
-        if held.stop.is_set():
-            raise held.stop.error(held.run.name, f"has {len(made)} of {len(layout)} shards")
+        run_lease.check()
+        if run_lease.stop.is_set():
+            raise run_lease.stop.error(run_lease.run.name, f"has {len(made)} of {len(layout)} shards")
 
     pool: ActorPool[Shard] = ActorPool(
         make_actor,
         lambda: room_for_actors(request, options),
         demand,
         depth=IN_FLIGHT_PER_ACTOR,
-        fault=held.fault,
-        on_size=lambda actors, shards: tell("pool", logger="morphogen.generator", actors=actors, in_flight=shards),
+        fault=run_lease.fault,
+        on_size=lambda actors, shards: log_event("pool", logger="morphogen.generator", actors=actors, in_flight=shards),
     )
     with pool:
         pool.work(ShardTasks(layout, on_made, f"shard of {source.data_digest[:8]}"), poll)
     return made
 
 
-def _content_digest(lake: Lake, refs: list[ShardRef], held: Held) -> str:
+def _content_digest(lake: Lake, refs: list[ShardRef], run_lease: RunLease) -> str:
     """The digest of all tokens, read back; raises JobStopped if the job is stopped meanwhile: all shards are kept."""
     # In a task, because the driver may sit far from the store and holds no bulk data.
     task: Any = ray.remote(content_digest).options(num_cpus=1, name="content digest")
     reading = task.remote(lake.store, refs)
     console.print(f"reading {len(refs)} shards back for the digest of their tokens")
     while not ray.wait([reading], timeout=POLL_S)[0]:
-        held.check()
+        run_lease.check()
         check_cluster()
-        if held.stop.is_set():
+        if run_lease.stop.is_set():
             ray.cancel(reading, force=True)
-            raise held.stop.error(held.run.name, f"has all {len(refs)} shards and is reading them back")
+            raise run_lease.stop.error(run_lease.run.name, f"has all {len(refs)} shards and is reading them back")
     try:
         return ray.get(reading)
     except RayTaskError as error:

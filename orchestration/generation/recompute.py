@@ -7,7 +7,7 @@ from typing import Any
 
 from pyarrow import Table
 
-from datalake import Caretaker, DamagePolicy, Source
+from datalake import DamagePolicy, Repairer, Source
 from datalake.errors import UnhealableError
 from generator import GENERATOR_VERSION, generate_batch, parse_spec
 
@@ -23,6 +23,8 @@ def recompute(source: Source, first: int, rows: int) -> Table:
     return generate_batch(parse_spec(source.spec), source.seed, first, rows)
 
 
-def caretaker(policy: DamagePolicy | None = None, tell: Callable[[dict[str, Any]], None] | None = None) -> Caretaker:
+def make_repairer(
+    policy: DamagePolicy | None = None, log_event: Callable[[dict[str, Any]], None] | None = None
+) -> Repairer:
     """A training job's caretaker, which can compute shards again; made in each process of the job."""
-    return Caretaker(policy, recompute, tell=tell)
+    return Repairer(policy, recompute, log_event=log_event)

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from datalake import Lake, ShardRef, Source, repair_shard, shard_ref_if_valid
-from datalake.events import tell
+from datalake.events import log_event
 from datalake.shards.source import shard_key
 from generator import GENERATOR_VERSION, GenerationSpec, generate_batch, parse_spec
 from orchestration.folders import prepare_folders
@@ -42,12 +42,12 @@ class ShardWorker:
         table = generate_batch(self._spec, seed, first, rows, backend=self._backend, threads=self._threads)
         _tell_made(self._source, table, first, time.monotonic() - began)
         # A damaged object may hold the key; what belongs there is certain, so it is put right, the damage kept aside.
-        return repair_shard(self._lake.store, self._source, table, first, self._lake.ambient), True
+        return repair_shard(self._lake.store, self._source, table, first, self._lake.system), True
 
 
 def _tell_made(source: Source, table: pa.Table, first: int, seconds: float) -> None:
     candidates = table.num_rows + int(pc.sum(table.column("attempt")).as_py())
-    tell(
+    log_event(
         "shard_made",
         logger="morphogen.generator",
         shard=shard_key(source, first, table.num_rows),

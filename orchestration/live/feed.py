@@ -17,8 +17,8 @@ import numpy as np
 import ray
 from ray.exceptions import RayError, RayTaskError
 
-from datalake import Lake, Manifest, Plan, Promise, ShardRef, content_digest, read_shard
-from datalake.events import tell
+from datalake import Lake, Manifest, Plan, PlannedDataset, ShardRef, content_digest, read_shard
+from datalake.events import log_event
 from datalake.names import parse_ref
 from datalake.shards.shard_format import tokens_of
 from orchestration.cluster.pool import named_cause, reason_of
@@ -34,13 +34,13 @@ SAMPLE_S = 0.5
 SHARD_RETRIES = 3
 ORDERS_PER_ACTOR = 2
 
-Held = tuple[ShardRef, Any]
+RunLease = tuple[ShardRef, Any]
 """A shard, and a reference to its rows in the object store (None: read it from the lake)."""
 
 
 @dataclass(frozen=True)
 class FeedJob:
-    """What a feed makes: ``promise`` as the dataset version ``ref``, for source ``source`` of ``plan``.
+    """What a feed makes: ``planned`` as the dataset version ``ref``, for source ``source`` of ``plan``.
 
     ``shards_bound`` and ``batches_bound`` share the buffer's bytes between shards that no step has used and batches
     that no rank has taken.
@@ -50,7 +50,7 @@ class FeedJob:
     run: str
     ref: str
     params: str
-    promise: Promise
+    planned: PlannedDataset
     plan: Plan
     source: int
     steps: int
@@ -76,12 +76,12 @@ class LiveFeed:
 
     def __init__(self, job: FeedJob, clock: Callable[[], float] = time.monotonic) -> None:
         self._job = job
-        self._schedule: Schedule[Any] = Schedule(job.plan, job.source, job.promise, job.steps, job.shards_bound)
+        self._schedule: Schedule[Any] = Schedule(job.plan, job.source, job.planned, job.steps, job.shards_bound)
         self._refs: dict[int, ShardRef] = {}
         self._taken: dict[int, int] = {}
         self._granted: dict[int, int] = {}
         self._began: set[int] = set()
-        self._batch_bytes = job.plan.batch * job.promise.seq_len * TOKEN_BYTES
+        self._batch_bytes = job.plan.batch * job.planned.seq_len * TOKEN_BYTES
         self._steps_ahead = job.batches_bound // self._batch_bytes
         self._record = LiveRecord(clock)
         start_telemetry(job.run)
@@ -101,7 +101,7 @@ class LiveFeed:
         self._main = self._main or asyncio.create_task(self._make_all())
         self._wake()
 
-    async def shards(self, rank: int, stop: int, firsts: list[int]) -> str | dict[int, Held]:
+    async def shards(self, rank: int, stop: int, firsts: list[int]) -> str | dict[int, RunLease]:
         """The shards at ``firsts``, which steps up to ``stop - 1`` of ``rank`` read, once they are made.
 
         Waits as long as the batches of these steps would be too far ahead of what has been taken. Once the dataset is
@@ -125,7 +125,7 @@ class LiveFeed:
         self._check_begun()
         self._taken[rank] = step
         self._schedule.take(min(self._taken.values()))
-        self._record.took(rank, self._job.plan.batch * self._job.promise.seq_len // len(self._taken), waited_s)
+        self._record.took(rank, self._job.plan.batch * self._job.planned.seq_len // len(self._taken), waited_s)
         self._sample()
         self._wake()
 
@@ -171,7 +171,7 @@ class LiveFeed:
         batches = sum(max(0, self._granted[rank] - at) for rank, at in self._taken.items())
         waiting = batches * self._batch_bytes // len(self._taken)
         self._record.sample(self._schedule.ahead_bytes, self._schedule.held_bytes, waiting)
-        tell("buffer", logger="morphogen.live", level=logging.DEBUG, bytes=self._schedule.held_bytes + waiting)
+        log_event("buffer", logger="morphogen.live", level=logging.DEBUG, bytes=self._schedule.held_bytes + waiting)
 
     async def _make_all(self) -> None:
         """Keep every actor busy as the schedule allows, then commit. An error goes to whoever waits."""
@@ -191,7 +191,7 @@ class LiveFeed:
         options: dict[str, Any] = {"num_cpus": job.threads, "num_gpus": job.gpus}
         worker: Any = ray.remote(max_restarts=-1, max_task_retries=SHARD_RETRIES, **options)(FeedingWorker)
         pool = [
-            worker.remote(job.lake, job.promise.source, job.backend, job.threads, f"{job.ref} #{number}", job.run)
+            worker.remote(job.lake, job.planned.source, job.backend, job.threads, f"{job.ref} #{number}", job.run)
             for number in range(job.actors)
         ]
         idle = [actor for actor in pool for _ in range(ORDERS_PER_ACTOR)]
@@ -214,7 +214,7 @@ class LiveFeed:
                 ray.kill(actor)
 
     async def _make(self, idle: list[Any], actor: Any, order: Order) -> None:
-        name = f"live shard of {self._job.promise.source.data_digest[:8]}"  # not of each: Ray counts by name for ever
+        name = f"live shard of {self._job.planned.source.data_digest[:8]}"  # not of each: Ray counts by name for ever
         rows = None
         try:
             if order.step is None:  # for the commit only: nobody waits for its rows
@@ -235,16 +235,16 @@ class LiveFeed:
             self._wake()
         self._refs[order.first] = ref
         self._schedule.fill(order, rows)
-        self._record.made(order.rows * self._job.promise.seq_len, written)
+        self._record.made(order.rows * self._job.planned.seq_len, written)
         self._wake()
 
     async def _commit(self) -> None:
         job, refs = self._job, list(self._refs.values())
         task: Any = ray.remote(content_digest).options(num_cpus=1, name="content digest")
         digest = await task.remote(job.lake.store, refs)
-        promise = job.promise
+        planned = job.planned
         manifest = Manifest.build(
-            promise.source, refs, seq_len=promise.seq_len, vocab_size=promise.vocab_size, content_digest=digest
+            planned.source, refs, seq_len=planned.seq_len, vocab_size=planned.vocab_size, content_digest=digest
         )
         name, version = parse_ref(job.ref, "dataset")
         assert isinstance(version, int), "checked before the feed was started"

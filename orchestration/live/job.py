@@ -13,7 +13,7 @@ from typing import Any
 
 import ray
 
-from datalake import Lake, Promise
+from datalake import Lake, PlannedDataset
 from datalake.errors import NotFoundError
 from datalake.names import parse_ref
 from generator import check_acceptance, parse_spec
@@ -65,35 +65,35 @@ def live_stream(
     ref = _promised_ref(config, request)
     params = lake.params.get(request.params)
     spec = parse_spec(params.spec)
-    promise = Promise(
+    planned = PlannedDataset(
         source=synthetic_source(spec, request.seed, request.shard_sequences),
         sequences=math.ceil(request.tokens / spec.seq_len),
         seq_len=spec.seq_len,
         vocab_size=spec.vocab_size,
     )
-    if is_committed(lake, ref, promise):
+    if is_committed(lake, ref, planned):
         yield None
         return
     check_acceptance(spec)
-    dataset = TrainDataset(ref, promise, lake.store, params.ref)
+    dataset = TrainDataset(ref, planned, lake.store, params.ref)
     plan = open_inputs(config, lake, dataset).plan
     index = [item.dataset for item in config.data].index(ref)
     shards_bound = request.buffer_bytes // 2
     batches_bound = request.buffer_bytes - shards_bound
-    per_task = steps_per_task(plan, promise, shards_bound, batches_bound)
+    per_task = steps_per_task(plan, planned, shards_bound, batches_bound)
     actors, threads, gpus = _pool(request, workers, use_gpu)
     job = FeedJob(
         lake=lake,
         run=run,
         ref=ref,
         params=params.ref,
-        promise=promise,
+        planned=planned,
         plan=plan,
         source=index,
         steps=config.steps,
         shards_bound=shards_bound,
         batches_bound=batches_bound,
-        actors=min(actors, math.ceil(promise.sequences / request.shard_sequences)),
+        actors=min(actors, math.ceil(planned.sequences / request.shard_sequences)),
         threads=threads,
         gpus=gpus,
         backend=request.backend,
@@ -107,15 +107,15 @@ def live_stream(
         ray.kill(feed)  # and with it the actors that it owns
 
 
-def is_committed(lake: Lake, ref: str, promise: Promise) -> bool:
-    """Whether the lake has ``ref`` with the rows promised; InvalidRequestError if they cannot become ``ref``."""
+def is_committed(lake: Lake, ref: str, planned: PlannedDataset) -> bool:
+    """Whether the lake has ``ref`` with the rows planned; InvalidRequestError if they cannot become ``ref``."""
     name, version = parse_ref(ref, "dataset")
     try:
         history = lake.datasets.history(name)
     except NotFoundError:
         history = []
     for known in history:
-        if lake.datasets.manifest(known).identity == promise.identity:
+        if lake.datasets.manifest(known).identity == planned.identity:
             if known.version == version:
                 return True
             raise InvalidRequestError(

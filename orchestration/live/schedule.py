@@ -12,7 +12,7 @@ from collections import deque
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from datalake import Plan, Promise
+from datalake import Plan, PlannedDataset
 from orchestration.errors import InvalidRequestError
 
 P = TypeVar("P")
@@ -46,13 +46,13 @@ class Schedule(Generic[P]):
     ``taken`` have been taken by every rank.
     """
 
-    def __init__(self, plan: Plan, source: int, promise: Promise, steps: int, bound: int) -> None:
+    def __init__(self, plan: Plan, source: int, planned: PlannedDataset, steps: int, bound: int) -> None:
         self.bound = bound
         self.taken = 0
         self.made: set[int] = set()
         self._plan, self._source, self._steps = plan, source, steps
-        self._sequences, self._shard = promise.sequences, promise.source.shard_sequences
-        self._row_bytes = promise.seq_len * TOKEN_BYTES
+        self._sequences, self._shard = planned.sequences, planned.source.shard_sequences
+        self._row_bytes = planned.seq_len * TOKEN_BYTES
         self._shards = math.ceil(self._sequences / self._shard)
         self._held: dict[int, _Held[P]] = {}
         self._making: set[int] = set()
@@ -152,30 +152,30 @@ class Schedule(Generic[P]):
         return True
 
 
-def steps_per_task(plan: Plan, promise: Promise, shards_bound: int, batches_bound: int) -> int:
+def steps_per_task(plan: Plan, planned: PlannedDataset, shards_bound: int, batches_bound: int) -> int:
     """Steps that one loading task takes: whatever they are, the shards they need and their batches fit the bounds.
 
     So the trainer can never wait for a shard that the bound forbids. Raises InvalidRequestError if one step does not.
     """
-    batch_bytes = plan.batch * promise.seq_len * TOKEN_BYTES
+    batch_bytes = plan.batch * planned.seq_len * TOKEN_BYTES
     steps = max(1, TASK_BYTES // batch_bytes)
-    while steps > 1 and (_shard_bytes(plan, promise, steps) > shards_bound or steps * batch_bytes > batches_bound):
+    while steps > 1 and (_shard_bytes(plan, planned, steps) > shards_bound or steps * batch_bytes > batches_bound):
         steps //= 2
-    least = max(_shard_bytes(plan, promise, 1), batch_bytes)
+    least = max(_shard_bytes(plan, planned, 1), batch_bytes)
     if least > min(shards_bound, batches_bound):
         raise InvalidRequestError(
-            f"buffer_bytes = {shards_bound + batches_bound}: one step may need {_shard_bytes(plan, promise, 1)} bytes "
+            f"buffer_bytes = {shards_bound + batches_bound}: one step may need {_shard_bytes(plan, planned, 1)} bytes "
             f"of shards and {batch_bytes} of batch, each in one half of it; give at least {2 * least}, or make "
-            f"shard_sequences = {promise.source.shard_sequences} smaller"
+            f"shard_sequences = {planned.source.shard_sequences} smaller"
         )
     return steps
 
 
-def _shard_bytes(plan: Plan, promise: Promise, steps: int) -> int:
+def _shard_bytes(plan: Plan, planned: PlannedDataset, steps: int) -> int:
     """An upper limit of the bytes of shards that any ``steps`` consecutive steps read rows of."""
-    shard = promise.source.shard_sequences
+    shard = planned.source.shard_sequences
     rows = steps * plan.batch
     windows = math.ceil(rows / (plan.block_rows * plan.window_blocks)) + 1
     per_window = plan.window_blocks * (math.ceil(plan.block_rows / shard) + 2)
-    shards = min(rows, windows * per_window, math.ceil(promise.sequences / shard))
-    return shards * shard * promise.seq_len * TOKEN_BYTES
+    shards = min(rows, windows * per_window, math.ceil(planned.sequences / shard))
+    return shards * shard * planned.seq_len * TOKEN_BYTES

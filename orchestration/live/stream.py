@@ -13,11 +13,11 @@ import pyarrow as pa
 import ray
 from ray.exceptions import ObjectLostError, RayActorError, RayTaskError
 
-from datalake import Caretaker, Plan, ShardRef, read_shard
+from datalake import Plan, Repairer, ShardRef, read_shard
 from datalake.shards.shard_format import tokens_of
 from orchestration.cluster.pool import named_cause, reason_of
 from orchestration.errors import WorkerDiedError
-from orchestration.live.feed import Held
+from orchestration.live.feed import RunLease
 from orchestration.training.ray_data import stream_steps
 from orchestration.training.step_rows import consecutive, open_reader, steps_table
 from trainer import Batch, TrainDataset
@@ -30,7 +30,7 @@ SETTLE_S = 5.0
 
 @dataclass(frozen=True)
 class LiveStream:
-    """The feed as the training workers see it: their batches factory, and the promised dataset itself.
+    """The feed as the training workers see it: their batches factory, and the planned dataset itself.
 
     ``index`` is the dataset's place among the plan's sources. Picklable.
     """
@@ -41,7 +41,7 @@ class LiveStream:
     steps_per_task: int
 
     def settled(self) -> dict[str, Any] | None:
-        """See ``trainer.promised.Promised``."""
+        """See ``trainer.planned.PlannedData``."""
         return ask(self.feed.settled.remote(SETTLE_S))
 
     def batches(
@@ -63,7 +63,7 @@ class LiveStream:
             shard=self.dataset.manifest.source.shard_sequences,
             seq_len=self.dataset.manifest.seq_len,
             sources=[
-                (dataset.store.uri, "" if at == self.index else dataset.committed.digest, dataset.care)
+                (dataset.store.uri, "" if at == self.index else dataset.committed.digest, dataset.repairer)
                 for at, dataset in enumerate(datasets)
             ],
             plan=plan,
@@ -89,24 +89,24 @@ def load_live_steps(
     live: int,
     shard: int,
     seq_len: int,
-    sources: Sequence[tuple[str, str, Caretaker]],
+    sources: Sequence[tuple[str, str, Repairer]],
     plan: Plan,
     world: int,
     rank: int,
 ) -> pa.Table:
     """``load_steps`` where source ``live``, in shards of ``shard`` rows, is still being made."""
-    rows_R2 = plan.rank_stretch(consecutive(steps), world, rank)
+    rows_R2 = plan.rank_step_range(consecutive(steps), world, rank)
     rows_of_live = rows_R2[rows_R2[:, 0] == live, 1]
     firsts = np.unique(rows_of_live // shard * shard).tolist()
     # Asked even where it needs no shard: the feed also bounds how far batches run ahead.
     found = ask(feed.shards.remote(rank, int(steps[-1]) + 1, firsts))
-    uri, _, care = sources[live]
+    uri, _, repairer = sources[live]
     readers = [
         open_reader(*source)
         if at != live
-        else open_reader(uri, found, care)
+        else open_reader(uri, found, repairer)
         if isinstance(found, str)
-        else FedRows(uri, shard, seq_len, found, care)
+        else FedRows(uri, shard, seq_len, found, repairer)
         for at, source in enumerate(sources)
     ]
     return steps_table(steps, rows_R2, readers, seq_len)
@@ -115,8 +115,14 @@ def load_live_steps(
 class FedRows:
     """Rows of shards that the feed named: mapped from the object store, or read from the lake if they left it."""
 
-    def __init__(self, lake_uri: str, shard: int, seq_len: int, found: dict[int, Held], care: Caretaker) -> None:
-        self._lake_uri, self._shard, self._seq_len, self._found, self._care = lake_uri, shard, seq_len, found, care
+    def __init__(self, lake_uri: str, shard: int, seq_len: int, found: dict[int, RunLease], repairer: Repairer) -> None:
+        self._lake_uri, self._shard, self._seq_len, self._found, self._repairer = (
+            lake_uri,
+            shard,
+            seq_len,
+            found,
+            repairer,
+        )
 
     def rows(self, indices: np.ndarray) -> np.ndarray:
         """Tokens of rows ``indices`` (int64 [N]): uint16 [N, seq_len]."""
@@ -134,12 +140,12 @@ class FedRows:
                 return np.asarray(ray.get(held))
             except ObjectLostError:  # with the node that held it; the lake has it
                 pass
-        return _read_back(self._lake_uri, ref, self._care)
+        return _read_back(self._lake_uri, ref, self._repairer)
 
 
 @functools.lru_cache(maxsize=KEPT_SHARDS)
-def _read_back(lake_uri: str, ref: ShardRef, care: Caretaker) -> np.ndarray:
-    return tokens_of(read_shard(care.open(lake_uri).store, ref))
+def _read_back(lake_uri: str, ref: ShardRef, repairer: Repairer) -> np.ndarray:
+    return tokens_of(read_shard(repairer.open(lake_uri).store, ref))
 
 
 def ask(reply: Any) -> Any:

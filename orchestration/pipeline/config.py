@@ -11,13 +11,13 @@ from datalake.shards.source import MOST_SHARD_SEQUENCES
 from generator import parse_spec
 from orchestration.errors import InvalidRequestError
 from trainer import TrainConfig, parse_config
-from trainer.config_model import Frozen
+from trainer.config_model import ConfigModel
 from trainer.errors import ConfigError
 
 PRE, LANGUAGE, BASELINE = "pre", "language", "baseline"
 
 
-class GenerateConfig(Frozen):
+class GenerateConfig(ConfigModel):
     """How much synthetic data there is to be. ``dataset`` is named like the pipeline unless named here; a second one,
     NAME-heldout, gets ``heldout_sequences`` sequences from the next seed for evaluation."""
 
@@ -28,7 +28,7 @@ class GenerateConfig(Frozen):
     heldout_sequences: int = Field(default=256, ge=0)
 
 
-class PipelineConfig(Frozen):
+class PipelineConfig(ConfigModel):
     """One pipeline. ``params`` is a spec or "NAME@V" (or an alias) in the registry.
 
     ``pre`` is a training config whose ``data`` is the synthetic dataset and whose ``eval`` its held-out part, unless

@@ -22,7 +22,7 @@ from orchestration.console.training import training_display
 from orchestration.errors import JobStopped
 from orchestration.generation.job import GenerateRequest, run_generation
 from orchestration.pipeline.config import PRE, PipelineConfig
-from orchestration.runs.lease import Held, hold
+from orchestration.runs.lease import RunLease, acquire
 from orchestration.runs.signals import Stop
 from orchestration.training.ray_train import default_workers, train_on_ray
 from trainer import TrainResult
@@ -57,16 +57,16 @@ def run_pipeline(
     fields = config.model_dump(mode="json")
     settings = settings or PipelineSettings()
     name = run or default_pipeline_run(config)
-    with hold(
+    with acquire(
         *(lake, name, KIND, fields, {"params": [params.ref], "spec_digest": params.digest}),
         stop=stop,
         settings=asdict(settings),
         resources=cluster_facts(),
-    ) as held:
-        if held.finished:
-            return held.run.state["result"]
-        result = _Pipeline(lake, config, params, held, settings).run()
-        held.run.finish(result)
+    ) as run_lease:
+        if run_lease.finished:
+            return run_lease.run.state["result"]
+        result = _Pipeline(lake, config, params, run_lease, settings).run()
+        run_lease.run.finish(result)
     return result
 
 
@@ -89,12 +89,23 @@ class _Pipeline:
     """One attempt at a pipeline that this process holds."""
 
     def __init__(
-        self, lake: Lake, config: PipelineConfig, params: ParameterVersion, held: Held, settings: PipelineSettings
+        self,
+        lake: Lake,
+        config: PipelineConfig,
+        params: ParameterVersion,
+        run_lease: RunLease,
+        settings: PipelineSettings,
     ) -> None:
-        self._lake, self._config, self._params, self._held, self._settings = lake, config, params, held, settings
+        self._lake, self._config, self._params, self._run_lease, self._settings = (
+            lake,
+            config,
+            params,
+            run_lease,
+            settings,
+        )
         self._stages = 1 + bool(config.generate.heldout_sequences) + len(config.trainings())
         self._done = 0
-        self._children: dict[str, dict[str, Any]] = dict(held.run.state.get("children", {}))
+        self._children: dict[str, dict[str, Any]] = dict(run_lease.run.state.get("children", {}))
 
     def run(self) -> dict[str, Any]:
         config, generate = self._config, self._config.generate
@@ -113,7 +124,7 @@ class _Pipeline:
             facts = {"run": result.run, "model": result.model, "step": result.step, "evals": result.evals}
             trained[name] = {**facts, "moved": len(result.facts.get("moved", ()))}
         made = {"params": self._params.ref, "dataset": dataset, "heldout": heldout}
-        return {"run": self._held.run.name, **made, "trainings": trained}
+        return {"run": self._run_lease.run.name, **made, "trainings": trained}
 
     def _generate(self, name: str, dataset: str, seed: int, tokens: int) -> str:
         if self._children.get(name, {}).get("done"):  # committed; to read it all again is `data verify`'s work
@@ -123,7 +134,7 @@ class _Pipeline:
         settings = self._settings
         request = GenerateRequest(
             *(self._params, tokens, dataset, seed, shards, settings.actors, settings.backend),
-            message=f"pipeline {self._held.run.name}",
+            message=f"pipeline {self._run_lease.run.name}",
         )
         with self._stage(name) as child, stage(f"{name} {dataset}", tokens) as advance:
 
@@ -131,8 +142,8 @@ class _Pipeline:
                 self._progress(f"{name}: {done:,.0f} of {tokens:,} tokens")
                 advance(done, note)
 
-            parent = self._held.run.name
-            result = run_generation(self._lake, request, show, run=child, stop=self._held.stop, parent=parent)
+            parent = self._run_lease.run.name
+            result = run_generation(self._lake, request, show, run=child, stop=self._run_lease.stop, parent=parent)
             self._made(name, child, dataset=result.dataset.ref, digest=result.manifest.digest)
         return result.dataset.ref
 
@@ -151,8 +162,8 @@ class _Pipeline:
                 workers=workers,
                 use_gpu=gpu,
                 on_event=on_event,
-                stop=self._held.stop,
-                parent=self._held.run.name,
+                stop=self._run_lease.stop,
+                parent=self._run_lease.run.name,
             )
             self._made(name, child, model=result.model)
         return result
@@ -160,22 +171,22 @@ class _Pipeline:
     @contextmanager
     def _stage(self, name: str) -> Iterator[str]:
         """One stage: yields the name of its run, which the record names before it begins; passes on that it stopped."""
-        held = self._held
-        held.check()
-        child = f"{held.run.name}-{name}"
+        run_lease = self._run_lease
+        run_lease.check()
+        child = f"{run_lease.run.name}-{name}"
         if name not in self._children:
             self._children[name] = {"run": child}
-            held.run.append(children=self._children, message=f"begin {name}")
+            run_lease.run.append(children=self._children, message=f"begin {name}")
         self._progress(name)
         try:
             yield child
         except JobStopped as stopped:
-            raise held.stop.error(held.run.name, f"is in stage {name}, {_where(stopped)}") from stopped
+            raise run_lease.stop.error(run_lease.run.name, f"is in stage {name}, {_where(stopped)}") from stopped
         self._done += 1
         self._progress(f"{name} is done")
 
     def _progress(self, note: str) -> None:
-        self._held.advance(self._done, self._stages, "stages", note)
+        self._run_lease.advance(self._done, self._stages, "stages", note)
 
     def _made(self, name: str, child: str, **product: Any) -> None:
         """Name what a stage made, and every fault that it met, in the pipeline's record: once."""
@@ -186,9 +197,11 @@ class _Pipeline:
         except NotFoundError:
             faults = []
         for fault in faults:
-            self._held.fault(fault["kind"], **{key: value for key, value in fault.items() if key != "kind"}, run=child)
+            self._run_lease.fault(
+                fault["kind"], **{key: value for key, value in fault.items() if key != "kind"}, run=child
+            )
         self._children[name] |= {**product, "done": True}
-        self._held.run.append(children=self._children, message=f"end {name}")
+        self._run_lease.run.append(children=self._children, message=f"end {name}")
 
 
 def _where(stopped: JobStopped) -> str:

@@ -1,6 +1,6 @@
 """Holding a run: take it from nobody or from a dead process, beat while working, and leave its record in a true state.
 
-The run's log decides who may write (``datalake.runs.run``); the pulse only tells the living from the dead. An owner
+The run's log decides who may write (``datalake.runs.run``); the heartbeat only tells the living from the dead. An owner
 beats every couple of seconds and at each beat looks whether it was asked to stop or has lost the run. Whoever wants a
 run that somebody holds is refused as soon as a beat is seen, and gets it once none has come for ``LEASE_S``, or at
 once if the owner was a process of this machine that is gone.
@@ -43,7 +43,7 @@ def lease_seconds() -> float:
     return seconds_setting("MORPHOGEN_LEASE_S", LEASE_S, lambda seconds: 1 <= seconds <= 3600, expected)
 
 
-class Held:
+class RunLease:
     """A run that this process works on, and the thread that beats for it. A finished run is held in name only."""
 
     def __init__(self, lake: Lake, run: Run, stop: Stop) -> None:
@@ -97,7 +97,7 @@ class Held:
                 continue
             due = time.monotonic() + beat_s
             try:
-                self.beat()
+                self.send_heartbeat()
             except StoreUnavailableError as error:
                 self._outage = str(error)  # the job itself decides whether it can wait for the store
             except Exception as error:  # noqa: BLE001 - raised in the job's own thread by check()
@@ -105,7 +105,7 @@ class Held:
                 self.stopping.set()
                 return
 
-    def beat(self) -> None:
+    def send_heartbeat(self) -> None:
         """Look at the log (raises RunFencedError if the run is lost, sees a request to stop), then show life."""
         now = self._record.look()
         if now.state["lease"] != self.run.lease:
@@ -118,7 +118,7 @@ class Held:
             self.stopping.set()
         self._beats += 1
         try:
-            self.run.beat(self._beats, self._progress)
+            self.run.send_heartbeat(self._beats, self._progress)
         except DatalakeError as error:  # the log, which has just been read, decides who owns the run
             self._outage = str(error)
             return
@@ -130,7 +130,7 @@ class Held:
         if self.finished:
             return
         try:
-            self.beat()
+            self.send_heartbeat()
         except StoreUnavailableError as error:
             self._outage = str(error)  # the next beat comes in seconds
         self._thread.start()
@@ -145,7 +145,7 @@ class Held:
         if self.finished:
             return
         try:
-            self.run.beat(self._beats + 1, self._progress)
+            self.run.send_heartbeat(self._beats + 1, self._progress)
         except DatalakeError as error:
             console.print(f"run {self.run.name}: its last progress could not be written: {error}", markup=False)
 
@@ -170,7 +170,7 @@ class Held:
 
 
 @contextmanager
-def hold(
+def acquire(
     lake: Lake,
     name: str,
     kind: str,
@@ -182,7 +182,7 @@ def hold(
     resources: Mapping[str, Any] | None = None,
     parent: str | None = None,
     wait: bool = True,
-) -> Iterator[Held]:
+) -> Iterator[RunLease]:
     """Take the run and hold it for the block, which marks it finished itself; any other end is recorded here.
 
     ``settings`` is what may differ between attempts, ``resources`` what this one runs on. A run with a ``parent`` is
@@ -191,7 +191,7 @@ def hold(
     """
     about = {"settings": dict(settings or {}), "resources": dict(resources or {}), "parent": parent}
     run = _take(lake, name, kind, config, inputs, about | {"holder": this_process()}, wait, force=parent is not None)
-    held = Held(lake, run, stop or Stop())
+    held = RunLease(lake, run, stop or Stop())
     held._begin()
     try:
         with driver_telemetry(name):
@@ -247,22 +247,22 @@ def _take(
 
 def _check_dead(lake: Lake, run: Run, wait: bool) -> None:
     """Return once the owner counts as dead; RunHeldError as soon as it is seen to live."""
-    holder = run.state.get("holder")
-    if not holder or is_gone(holder):  # without one, nobody beats: a library caller that only fencing keeps out
+    owner = run.state.get("holder")
+    if not owner or is_gone(owner):  # without one, nobody beats: a library caller that only fencing keeps out
         return
     lease_s = lease_seconds()
     first = _beat_of(lake, run)
     silence = lease_s
-    if first is not None and (lake.ambient.clock() - datetime.fromisoformat(first[1])).total_seconds() > lease_s:
+    if first is not None and (lake.system.clock() - datetime.fromisoformat(first[1])).total_seconds() > lease_s:
         silence = 2 * lease_s / BEATS_PER_LEASE  # long silent by the clocks; if these disagree, a beat will show
     elif not wait:
-        raise _held_error(run, holder)
-    console.print(f"run {run.name}: looking whether {describe(holder)} still works on it (up to {silence:.0f} s)")
-    until = lake.ambient.monotonic() + silence
-    while lake.ambient.monotonic() < until:
-        lake.ambient.sleep(min(0.5, lease_s / 10))
+        raise _held_error(run, owner)
+    console.print(f"run {run.name}: looking whether {describe(owner)} still works on it (up to {silence:.0f} s)")
+    until = lake.system.monotonic() + silence
+    while lake.system.monotonic() < until:
+        lake.system.sleep(min(0.5, lease_s / 10))
         if _beat_of(lake, run) != first:
-            raise _held_error(run, holder)
+            raise _held_error(run, owner)
 
 
 class OwnerWatch:
@@ -271,16 +271,16 @@ class OwnerWatch:
     def __init__(self, lake: Lake, name: str) -> None:
         self._lake, self._name = lake, name
         self._beat = ("", 0)
-        self._since = lake.ambient.monotonic()
+        self._since = lake.system.monotonic()
 
     def free(self) -> Run | None:
         """The run if it has ended or its owner is dead, None while somebody works on it. Raises NotFoundError."""
         run = self._lake.runs.get(self._name)
-        holder, now = run.state.get("holder"), self._lake.ambient.monotonic()
-        if run.status != "running" or not holder or is_gone(holder):
+        owner, now = run.state.get("holder"), self._lake.system.monotonic()
+        if run.status != "running" or not owner or is_gone(owner):
             return run
-        pulse = self._lake.runs.pulse(self._name)
-        beat = (run.state["lease"], pulse.beat if pulse is not None else 0)
+        heartbeat = self._lake.runs.heartbeat(self._name)
+        beat = (run.state["lease"], heartbeat.beat if heartbeat is not None else 0)
         if beat != self._beat:
             self._beat, self._since = beat, now
         return run if now - self._since > lease_seconds() else None
@@ -299,7 +299,7 @@ def await_owner(lake: Lake, name: str, stop: Stop) -> Run | None:
         return None
     said: float | None = None
     while (found := watch.free()) is None:
-        now = lake.ambient.monotonic()
+        now = lake.system.monotonic()
         if said is None or now - said >= NOTICE_S:
             said = now
             state = lake.runs.get(name).state
@@ -313,17 +313,17 @@ def await_owner(lake: Lake, name: str, stop: Stop) -> Run | None:
                 raise JobStopped(
                     f"stopped ({stop.reason}): run {name} is left to its owner", stop.exit_code, stop.reason
                 )
-            lake.ambient.sleep(0.25)
+            lake.system.sleep(0.25)
     return found
 
 
 def _beat_of(lake: Lake, run: Run) -> tuple[int, str] | None:
-    pulse = lake.runs.pulse(run.name)
-    return (pulse.beat, pulse.time) if pulse is not None and pulse.lease == run.state["lease"] else None
+    heartbeat = lake.runs.heartbeat(run.name)
+    return (heartbeat.beat, heartbeat.time) if heartbeat is not None and heartbeat.lease == run.state["lease"] else None
 
 
-def _held_error(run: Run, holder: dict[str, Any]) -> RunHeldError:
+def _held_error(run: Run, owner: dict[str, Any]) -> RunHeldError:
     return RunHeldError(
-        f"run {run.name!r} is being worked on by {describe(holder)} (attempt {run.state['attempts']}): follow it with "
+        f"run {run.name!r} is being worked on by {describe(owner)} (attempt {run.state['attempts']}): follow it with "
         f"`morphogen runs follow {run.name}`, or end it with `morphogen runs stop {run.name}` first"
     )

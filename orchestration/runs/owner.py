@@ -20,18 +20,18 @@ def this_process() -> dict[str, Any]:
     }
 
 
-def is_gone(holder: dict[str, Any]) -> bool:
+def is_gone(owner: dict[str, Any]) -> bool:
     """Whether that process certainly ended. False if it lives, or lived where this process cannot look."""
     place = _place()
-    if place is None or holder.get("place") != place:
+    if place is None or owner.get("place") != place:
         return False
-    return _started(int(holder["pid"])) != holder.get("started")
+    return _started(int(owner["pid"])) != owner.get("started")
 
 
-def describe(holder: dict[str, Any]) -> str:
+def describe(owner: dict[str, Any]) -> str:
     """``host, process 123``, and the Ray job if it is one."""
-    job = holder.get("ray_job")
-    return f"{holder.get('host', '?')}, process {holder.get('pid', '?')}" + (f", Ray job {job}" if job else "")
+    job = owner.get("ray_job")
+    return f"{owner.get('host', '?')}, process {owner.get('pid', '?')}" + (f", Ray job {job}" if job else "")
 
 
 def _place() -> str | None:

@@ -1,4 +1,4 @@
-"""A run as a person wants to see it: its log's newest state and its pulse, put together as one JSON document."""
+"""A run as a person wants to see it: its log's newest state and its heartbeat, put together as one JSON document."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ def view_run(lake: Lake, name: str) -> dict[str, Any]:
 def view_of(lake: Lake, run: Run) -> dict[str, Any]:
     """``view_run`` of a run that has been looked up."""
     state = run.state
-    pulse = lake.runs.pulse(run.name)
-    mine = pulse if pulse is not None and pulse.lease == state["lease"] else None
-    holder = state.get("holder")
+    heartbeat = lake.runs.heartbeat(run.name)
+    mine = heartbeat if heartbeat is not None and heartbeat.lease == state["lease"] else None
+    owner = state.get("holder")
     kept = run.checkpoints
     return {
         "name": run.name,
         "state": _state(lake, state, mine.time if mine else None),
         "progress": (mine.progress if mine else None) or state.get("progress") or {},
         "seen": mine.time if mine else None,
-        "owner": describe(holder) if holder else None,
+        "owner": describe(owner) if owner else None,
         "checkpoint": kept[-1].step if kept else None,
         "checkpoints": len(kept),
         **{field: value for field, value in state.items() if field not in HIDDEN | {"progress"}},
@@ -51,9 +51,9 @@ def _state(lake: Lake, state: dict[str, Any], seen: str | None) -> str:
         return state["status"]
     if is_gone(state["holder"]):
         return "lost"
-    if seen is None:  # taken this moment, or its pulse was deleted
+    if seen is None:  # taken this moment, or its heartbeat was deleted
         return "running"
-    silent_s = (lake.ambient.clock() - datetime.fromisoformat(seen)).total_seconds()
+    silent_s = (lake.system.clock() - datetime.fromisoformat(seen)).total_seconds()
     return "lost" if silent_s > lease_seconds() else "running"
 
 

@@ -53,7 +53,7 @@ def create_app(lake: Lake, settings: ServeSettings | None = None, *, loopback_on
         redirect_slashes=False,
         lifespan=_closing,
     )
-    access = AccessControl(lake.store, lake.ambient, refresh_s=settings.token_refresh_s)
+    access = AccessControl(lake.store, lake.system, refresh_s=settings.token_refresh_s)
     checks = AcceptanceChecks(settings.checks)
     app.state.served = Served(lake, access, settings, loopback_only, checks)
     app.state.overviews = Overviews(lake)

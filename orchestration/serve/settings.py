@@ -56,7 +56,7 @@ class Served:
         """The lake, with ``author`` in the history of what is written through it."""
         if author is None:
             return self.lake
-        return Lake(self.lake.store, replace(self.lake.ambient, author=author))
+        return Lake(self.lake.store, replace(self.lake.system, author=author))
 
 
 def without_place(lake: Lake, text: str) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 OnEvent = Callable[[dict[str, Any]], None]
 
 
-class Teller:
+class EventSender:
     """Sends events to the board from whatever process it travels to."""
 
     def __init__(self, board: Any) -> None:
@@ -18,7 +18,7 @@ class Teller:
         self._board.push.remote(event)
 
 
-class EventBoard:
+class EventQueue:
     """Carries the workers' events to the driver, which shows them, and the first named error, which it raises.
 
     A result is a record (JSON) here: this actor need not spend seconds on importing PyTorch.

@@ -11,11 +11,11 @@ from datalake import DamagePolicy, Lake
 from datalake.errors import RunFencedError, RunHeldError
 from datalake.reading.node_cache import check_cache_settings
 from orchestration.cluster.session import local_cores
-from orchestration.generation.recompute import caretaker
-from orchestration.runs.lease import await_owner, hold
+from orchestration.generation.recompute import make_repairer
+from orchestration.runs.lease import acquire, await_owner
 from orchestration.runs.owner import this_process
 from orchestration.runs.signals import Stop
-from orchestration.telemetry import telling_steps
+from orchestration.telemetry import with_step_metrics
 from trainer import TrainConfig, TrainResult, run_training
 from trainer.inputs import open_inputs
 
@@ -41,31 +41,31 @@ def train_here(
     damage = damage or DamagePolicy()
     inputs = open_inputs(config, lake).describe()
     resources = {"cpus": local_cores(), "driver": this_process()["host"]}
-    with hold(
+    with acquire(
         *(lake, run, "train", config.model_dump(mode="json"), inputs),
         stop=stop,
         settings={"ray": False, "damage": asdict(damage)},
         resources=resources,
         parent=parent,
-    ) as held:
+    ) as run_lease:
 
         def show(event: dict[str, Any]) -> None:
             if event["event"] == "step":
-                held.advance(event["step"], config.steps, "steps", f"loss {event['loss']:.4f}")
+                run_lease.advance(event["step"], config.steps, "steps", f"loss {event['loss']:.4f}")
             elif event["event"] == "skipped_checkpoint":
-                held.fault("skipped_checkpoint", step=event["step"], problem=event["problem"])
+                run_lease.fault("skipped_checkpoint", step=event["step"], problem=event["problem"])
             if on_event is not None:
                 on_event(event)
 
-        lease = None if held.finished else held.run.lease
-        care = caretaker(damage, show)
-        told = telling_steps(show, config.log_every)
+        lease = None if run_lease.finished else run_lease.run.lease
+        repairer = make_repairer(damage, show)
+        told = with_step_metrics(show, config.log_every)
         result = run_training(
-            config, lake, run, threads=threads, on_event=told, stop=held.stopping, lease=lease, care=care
+            config, lake, run, threads=threads, on_event=told, stop=run_lease.stopping, lease=lease, repairer=repairer
         )
         if result.status == "stopped":
-            held.check()
-            raise held.stop.error(run, f"is at step {result.step} of {config.steps}")
+            run_lease.check()
+            raise run_lease.stop.error(run, f"is at step {result.step} of {config.steps}")
     return result
 
 

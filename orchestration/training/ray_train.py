@@ -27,13 +27,13 @@ from orchestration.cluster.resources import Demand, WaitNotice, cluster_nodes, d
 from orchestration.cluster.session import cluster_facts, local_cores
 from orchestration.errors import InvalidRequestError, JobStopped, OrchestrationError, TrainingFailedError
 from orchestration.folders import prepare_folders
-from orchestration.generation.recompute import caretaker
+from orchestration.generation.recompute import make_repairer
 from orchestration.live.config import LiveRequest
 from orchestration.live.stream import LiveStream
-from orchestration.runs.lease import Held, hold
+from orchestration.runs.lease import RunLease, acquire
 from orchestration.runs.signals import Stop
-from orchestration.telemetry import start_telemetry, telling_steps
-from orchestration.training.events import EventBoard, OnEvent, Teller
+from orchestration.telemetry import start_telemetry, with_step_metrics
+from orchestration.training.events import EventQueue, EventSender, OnEvent
 from orchestration.training.ray_data import ray_data_batches
 from orchestration.training.stop_watcher import watching
 from trainer import TrainConfig, TrainResult, run_training
@@ -52,8 +52,8 @@ def _worker(job: dict[str, Any]) -> None:
     context = ray.train.get_context()
     rank, world = context.get_world_rank(), context.get_world_size()
     board, live = job["board"], job["live"]
-    care = caretaker(job["damage"], Teller(board))
-    lake = care.open(job["lake_uri"])
+    repairer = make_repairer(job["damage"], EventSender(board))
+    lake = repairer.open(job["lake_uri"])
     start_telemetry(job["run"], rank=rank)
     config = TrainConfig.model_validate(job["config"])
     try:
@@ -63,14 +63,14 @@ def _worker(job: dict[str, Any]) -> None:
                 lake,
                 job["run"],
                 batches_factory=live.batches if live else ray_data_batches,
-                promised=live,
+                planned=live,
                 rank=rank,
                 world=world,
                 parallel=job["parallel"],
                 threads=max(1, local_cores() // context.get_local_world_size()),
-                on_event=telling_steps(Teller(board), config.log_every) if rank == 0 else None,
+                on_event=with_step_metrics(EventSender(board), config.log_every) if rank == 0 else None,
                 stop=stop,
-                care=care,
+                repairer=repairer,
                 lease=job["lease"],
             )
     except Exception as error:
@@ -134,16 +134,16 @@ def train_on_ray(
     require(demand, stop)
     fields = config.model_dump(mode="json")
     own = {"workers": workers, "gpu": use_gpu, "parallel": parallel, "ray": True, "damage": asdict(damage)}
-    with hold(
+    with acquire(
         *(lake, run, "train", fields, inputs),
         stop=stop,
         settings={**(settings or {}), **own},
         resources=cluster_facts(),
         parent=parent,
-    ) as held:
+    ) as run_lease:
         scaling = ScalingConfig(num_workers=workers, use_gpu=use_gpu)
         job = {"damage": damage, "live": live, "parallel": parallel}
-        return _Training(lake, config, held, scaling, demand, job, on_event or (lambda _event: None)).run()
+        return _Training(lake, config, run_lease, scaling, demand, job, on_event or (lambda _event: None)).run()
 
 
 class _Training:
@@ -153,20 +153,20 @@ class _Training:
         self,
         lake: Lake,
         config: TrainConfig,
-        held: Held,
+        run_lease: RunLease,
         scaling: ScalingConfig,
         demand: Demand,
         job: dict[str, Any],
         on_event: OnEvent,
     ) -> None:
-        self._config, self._held, self._scaling, self._on_event = config, held, scaling, on_event
+        self._config, self._run_lease, self._scaling, self._on_event = config, run_lease, scaling, on_event
         self._demand = demand
         self._board: Any = None
         self._job = {
             "lake_uri": lake.store.uri,
             "config": config.model_dump(mode="json"),
-            "run": held.run.name,
-            "lease": held.run.lease,
+            "run": run_lease.run.name,
+            "lease": run_lease.run.lease,
             **job,
         }
         self._step = 0
@@ -174,9 +174,9 @@ class _Training:
         self._events: Any = None
 
     def run(self) -> TrainResult:
-        held, failure = self._held, None
-        if held.finished:
-            return TrainResult.from_record(held.run.state["result"])
+        run_lease, failure = self._run_lease, None
+        if run_lease.finished:
+            return TrainResult.from_record(run_lease.run.state["result"])
         for attempt in range(1, ATTEMPTS + 1):
             failure = self._attempt()
             try:
@@ -189,39 +189,39 @@ class _Training:
             result = None if record is None else TrainResult.from_record(record)
             if result is not None and result.status == "finished":
                 return result
-            held.beat()  # sees who asked it to stop, or took it
-            if held.stop.is_set() or result is not None:
+            run_lease.send_heartbeat()  # sees who asked it to stop, or took it
+            if run_lease.stop.is_set() or result is not None:
                 raise self._stopped()
-            held.fault("worker_lost", new_attempt=True, attempt=attempt, reason=type(failure).__name__)
+            run_lease.fault("worker_lost", new_attempt=True, attempt=attempt, reason=type(failure).__name__)
             self._on_event({"event": "worker_lost", "attempt": attempt, "reason": type(failure).__name__})
         raise TrainingFailedError(
-            f"run {held.run.name}: its workers died in {ATTEMPTS} attempts, the last of {_last_line(failure)!r}; "
+            f"run {run_lease.run.name}: its workers died in {ATTEMPTS} attempts, the last of {_last_line(failure)!r}; "
             "what was checkpointed is kept: run the same command again to go on"
         )
 
     def _attempt(self) -> Exception | None:
         """One worker group from start to end; returns what ended it, None if it finished or stopped."""
         self._stepping = asked = False
-        self._board, self._events = ray.remote(num_cpus=0)(EventBoard).remote(self._held.run.name), None
+        self._board, self._events = ray.remote(num_cpus=0)(EventQueue).remote(self._run_lease.run.name), None
         with tempfile.TemporaryDirectory(prefix="morphogen-ray-train-", ignore_cleanup_errors=True) as scratch:
             fit, notice = _Fit(self._job | {"board": self._board}, self._scaling, scratch), WaitNotice(self._demand)
             while fit.is_alive():
                 fit.join(POLL_S)
                 self._show_events()
-                self._held.check()
+                self._run_lease.check()
                 check_cluster()
                 if not self._stepping:
                     notice.poll()
-                if self._held.stop.is_set() and not asked:
+                if self._run_lease.stop.is_set() and not asked:
                     if not self._stepping:  # workers that have done nothing yet have nothing to keep
                         raise self._stopped()
                     asked = True
-                    self._held.ask_workers()
+                    self._run_lease.ask_workers()
             self._show_events()
         return fit.failure
 
     def _stopped(self) -> JobStopped:
-        return self._held.stop.error(self._held.run.name, f"is at step {self._step} of {self._config.steps}")
+        return self._run_lease.stop.error(self._run_lease.run.name, f"is at step {self._step} of {self._config.steps}")
 
     def _show_events(self) -> None:
         self._events = self._events or self._board.drain.remote()
@@ -238,9 +238,9 @@ class _Training:
                 self._stepping = True
                 self._step = event["step"]
                 loss = f"loss {event['loss']:.4f}" if kind == "step" else ""
-                self._held.advance(self._step, self._config.steps, "steps", loss)
+                self._run_lease.advance(self._step, self._config.steps, "steps", loss)
             elif kind == "skipped_checkpoint":
-                self._held.fault(kind, step=event["step"], problem=event["problem"])
+                self._run_lease.fault(kind, step=event["step"], problem=event["problem"])
             self._on_event(event)
 
 

@@ -9,14 +9,14 @@ from typing import Protocol
 import numpy as np
 import pyarrow as pa
 
-from datalake import Caretaker, DatasetReader, Plan, load_manifest
+from datalake import DatasetReader, Plan, Repairer, load_manifest
 
 
 @functools.lru_cache(maxsize=8)
-def open_reader(lake_uri: str, manifest_digest: str, care: Caretaker) -> DatasetReader:
+def open_reader(lake_uri: str, manifest_digest: str, repairer: Repairer) -> DatasetReader:
     """One reader per worker process and dataset version, so that a shard is fetched and verified once per process."""
-    store = care.open(lake_uri).store
-    return care.reader(store, load_manifest(store, manifest_digest))
+    store = repairer.open(lake_uri).store
+    return repairer.reader(store, load_manifest(store, manifest_digest))
 
 
 class RowReader(Protocol):
@@ -26,22 +26,22 @@ class RowReader(Protocol):
 
 
 def load_steps(
-    steps: Sequence[int], *, sources: Sequence[tuple[str, str, Caretaker]], plan: Plan, world: int, rank: int
+    steps: Sequence[int], *, sources: Sequence[tuple[str, str, Repairer]], plan: Plan, world: int, rank: int
 ) -> pa.Table:
     """Read one rank's rows of `steps`; columns step, source, row (int64) and tokens (fixed-size binary, uint16 LE).
 
-    `sources` are (lake address, manifest digest, caretaker) in the plan's order.
+    `sources` are (lake address, manifest digest, repairer) in the plan's order.
     """
     readers = [open_reader(*source) for source in sources]
-    rows_R2 = plan.rank_stretch(consecutive(steps), world, rank)
+    rows_R2 = plan.rank_step_range(consecutive(steps), world, rank)
     return steps_table(steps, rows_R2, readers, readers[0].manifest.seq_len)
 
 
 def consecutive(steps: Sequence[int]) -> range:
     """The steps of a block as the range that they are."""
-    stretch = range(int(steps[0]), int(steps[0]) + len(steps))
-    assert int(steps[-1]) == stretch[-1], f"a block of steps {steps[0]} to {steps[-1]} has {len(steps)}"
-    return stretch
+    step_range = range(int(steps[0]), int(steps[0]) + len(steps))
+    assert int(steps[-1]) == step_range[-1], f"a block of steps {steps[0]} to {steps[-1]} has {len(steps)}"
+    return step_range
 
 
 def steps_table(steps: Sequence[int], rows_R2: np.ndarray, readers: Sequence[RowReader], seq_len: int) -> pa.Table:

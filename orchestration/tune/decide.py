@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from orchestration.experiment.analysis.statistics import Estimate, estimate
-from orchestration.experiment.result import Record
+from orchestration.experiment.result import ResultModel
 
 
-class Confirmation(Record):
+class Confirmation(ResultModel):
     """Losses by seed of candidate and incumbent, the paired differences' statistics, and what they say."""
 
     candidate: dict[int, float]
@@ -37,7 +37,7 @@ def decide(candidate: Mapping[int, float], incumbent: Mapping[int, float], alpha
     )
 
 
-class Control(Record):
+class Control(ResultModel):
     """Losses by seed without synthetic data, at the same total budget, and how the candidate compares to them."""
 
     losses: dict[int, float]

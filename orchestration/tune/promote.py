@@ -10,10 +10,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from datalake import Lake, ParameterVersion, digest_of
-from orchestration.experiment.result import Record
+from orchestration.experiment.result import ResultModel
 
 
-class Target(Record):
+class Target(ResultModel):
     """What a tuning may move: the set's ``head`` and the alias's version (0: absent) as they were at its beginning.
 
     ``incumbent`` ("NAME@V") is what it has to beat.

@@ -25,7 +25,7 @@ from orchestration.cluster.pool import POLL_S
 from orchestration.cluster.resources import Demand
 from orchestration.cluster.session import compute_cores
 from orchestration.console.progress import console
-from orchestration.runs.lease import Held
+from orchestration.runs.lease import RunLease
 from orchestration.tune.ask_tell import STARTUP_TRIALS
 from orchestration.tune.proxy import Progress, Proxy, ProxyJob
 from orchestration.tune.space import Dimension, rounded
@@ -115,7 +115,7 @@ class _Recorder(tune.Callback):
 class _StopWithJob(tune.Stopper):
     """Ends the search once the tuning is asked to stop; Ray Tune writes stoppers down as it does callbacks."""
 
-    def __init__(self, held: Held) -> None:
+    def __init__(self, held: RunLease) -> None:
         self._held = held
 
     def __getstate__(self) -> dict[str, Any]:
@@ -147,7 +147,7 @@ def ray_search(
     seed: int,
     threads: int = 1,
     penalty: float = 20.0,
-    held: Held | None = None,
+    held: RunLease | None = None,
 ) -> Search:
     """Search as ``tune`` wants it, `trials` in all; ``penalty`` is a refused proposal's loss. Ray must be running.
 
@@ -208,7 +208,7 @@ def ray_search(
     return search
 
 
-def _fit(tuner: tune.Tuner, held: Held) -> None:
+def _fit(tuner: tune.Tuner, held: RunLease) -> None:
     """``fit`` beside the main thread, which stays free for signals: Ray Tune handles SIGINT its own way."""
     with ThreadPoolExecutor(1, thread_name_prefix="search") as beside:
         fitting, asked = beside.submit(tuner.fit), False

@@ -12,7 +12,7 @@ from orchestration.cluster.session import cluster_facts
 from orchestration.console.progress import console, stage
 from orchestration.errors import InvalidRequestError, JobStopped
 from orchestration.experiment.run.pool import Pool
-from orchestration.runs.lease import Held, await_owner, hold
+from orchestration.runs.lease import RunLease, acquire, await_owner
 from orchestration.runs.signals import ASKED, Stop
 from orchestration.training.stop_watcher import Parent
 from orchestration.tune.promote import Target, alias_of
@@ -46,7 +46,7 @@ def run_tune(lake: Lake, params: str, corpus: str, settings: TuneSettings, *, st
         if ended is not None and ended.status in ("stopped", "failed"):
             raise JobStopped(f"run {name} {ended.status} meanwhile: {ended.state['error']}", ASKED)
         try:
-            with hold(lake, name, KIND, config, {}, stop=stop, resources=cluster_facts()) as held:
+            with acquire(lake, name, KIND, config, {}, stop=stop, resources=cluster_facts()) as held:
                 if held.finished:
                     return TuneResult.model_validate(held.run.state["result"])
                 console.print(f"tune {target.params} for {train.ref}: incumbent {incumbent.ref}, run {name}")
@@ -64,7 +64,7 @@ def run_tune(lake: Lake, params: str, corpus: str, settings: TuneSettings, *, st
             continue  # somebody was quicker
 
 
-def _run(lake: Lake, held: Held, target: Target, job: ProxyJob, vocab_size: int) -> TuneResult:
+def _run(lake: Lake, held: RunLease, target: Target, job: ProxyJob, vocab_size: int) -> TuneResult:
     """The work of the process that owns the tuning."""
     settings = job.settings
     search = ray_search(
@@ -106,7 +106,7 @@ def _share(lake: Lake, message: str, default: float) -> float:
     return float(best["values"].get("share", default))
 
 
-def _confirm(lake: Lake, job: ProxyJob, held: Held) -> Confirm:
+def _confirm(lake: Lake, job: ProxyJob, held: RunLease) -> Confirm:
     def confirm(values: Mapping[str, int | float] | None, seeds: Sequence[int]) -> dict[int, float]:
         who = "incumbent" if values is None else "no synthetic data" if values == NO_SYNTHETIC else "candidate"
         losses: dict[int, float] = {}
@@ -125,7 +125,7 @@ def _confirm(lake: Lake, job: ProxyJob, held: Held) -> Confirm:
     return confirm
 
 
-def _shown(search: Callable[..., None], title: str, trials: int, held: Held) -> Callable[..., None]:
+def _shown(search: Callable[..., None], title: str, trials: int, held: RunLease) -> Callable[..., None]:
     """The search as a stage, with each trial's score and latency shown as it ends."""
 
     def shown(known: Sequence[Trial], tell: Callable[[Trial], None]) -> None:

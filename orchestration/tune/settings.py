@@ -10,7 +10,7 @@ from pydantic import Field, ValidationError
 from orchestration.errors import InvalidRequestError
 from orchestration.tune.space import DEFAULT_SPACE, Space, check_space
 from trainer.config import parse_config
-from trainer.config_model import Frozen
+from trainer.config_model import ConfigModel
 from trainer.errors import ConfigError
 
 Table = dict[str, Any]
@@ -26,7 +26,7 @@ PROXY_TRAIN: Table = {
 }
 
 
-class TuneSettings(Frozen):
+class TuneSettings(ConfigModel):
     """A tuning's settings.
 
     ``train`` is the proxy's ``TrainConfig`` table, whose ``steps`` are the whole budget: a proposal's share of its

@@ -9,7 +9,7 @@ from pydantic import model_validator
 
 from generator import GenerationSpec, parse_spec
 from orchestration.errors import InvalidRequestError
-from trainer.config_model import Frozen
+from trainer.config_model import ConfigModel
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
@@ -22,7 +22,7 @@ BAND_SCORE = "gzip-int32-v1-normalized"
 NAMES = ("band_low", "band_width", "colors", "temperature", "sequences_per_rule", "share")
 
 
-class Dimension(Frozen):
+class Dimension(ConfigModel):
     """The closed interval that a value is taken from: ``int`` in whole steps, ``log`` evenly in its logarithm."""
 
     kind: Literal["float", "int"] = "float"

@@ -14,7 +14,7 @@ from pydantic import Field
 
 from datalake import Lake, Run
 from datalake.errors import Conflict
-from orchestration.experiment.result import Record
+from orchestration.experiment.result import ResultModel
 from orchestration.tune.decide import Confirmation, Control, compare_to_none, decide
 from orchestration.tune.promote import Target, promote
 from orchestration.tune.space import Values, spec_at
@@ -22,7 +22,7 @@ from orchestration.tune.space import Values, spec_at
 KIND = "tune"
 
 
-class Trial(Record):
+class Trial(ResultModel):
     """One proposal and its score: ``loss`` is None where it was refused (and why) or stopped early.
 
     ``spent`` is the part of the budget that it used, ``seconds`` its latency by stage, "total" among them.
@@ -35,7 +35,7 @@ class Trial(Record):
     seconds: dict[str, float] = Field(default_factory=dict)
 
 
-class TuneResult(Record):
+class TuneResult(ResultModel):
     """What a tuning came to; ``promoted`` is the new ``NAME@V``, None where nothing moved.
 
     ``control`` says of a candidate that beat the incumbent how it does against no synthetic data at all.

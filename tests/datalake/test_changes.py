@@ -10,7 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from datalake.clock import Ambient
+from datalake.clock import System
 from datalake.errors import Conflict, NotFoundError
 from datalake.lake import Lake
 from datalake.log.changes import FieldChange, diff_specs
@@ -77,7 +77,7 @@ def test_a_watcher_is_told_everything_in_order(lake_uri: str) -> None:
         waits.append(seconds)
         deeds.pop(0)()
 
-    watcher = Lake(open_store(lake_uri), Ambient(sleep=sleep))
+    watcher = Lake(open_store(lake_uri), System(sleep=sleep))
     seen = list(islice(watcher.params.watch("code", interval=7.5), 5))
     assert [(change.what, change.version, change.alias, change.entry) for change in seen] == [
         ("version", 1, None, 1),

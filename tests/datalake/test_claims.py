@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from datalake.canonical import sha256_hex
-from datalake.clock import Ambient
+from datalake.clock import System
 from datalake.errors import CollectionError, DatalakeError, ManifestError, NotFoundError
 from datalake.lake import Lake
 from datalake.log.claims import CLAIMS, COLLECTIONS, claimed, collecting, forget, notes
@@ -88,7 +88,7 @@ def later(store: LocalStore, turns: Turns, who: int) -> Lake:
     ticks = iter(range(10**6))
     return Lake(
         store,
-        Ambient(
+        System(
             clock=lambda: datetime.now(UTC) + timedelta(days=30),
             sleep=lambda _seconds: turns.take(who),
             monotonic=lambda: float(next(ticks)),
@@ -182,7 +182,7 @@ def test_notes_that_the_killed_left_hold_the_others_off_until_they_are_forgotten
         def delete(self, key: str) -> None:
             raise Killed(key)
 
-    with pytest.raises(Killed), claimed(Dying(tmp_path), lake.ambient, [manifest.shards[0].key], "commit of d"):
+    with pytest.raises(Killed), claimed(Dying(tmp_path), lake.system, [manifest.shards[0].key], "commit of d"):
         pass
     [claim] = notes(lake.store, CLAIMS)
     assert claim.what == "commit of d"
@@ -193,10 +193,10 @@ def test_notes_that_the_killed_left_hold_the_others_off_until_they_are_forgotten
     assert len(found.objects) == 2
 
     with pytest.raises(Killed):
-        sweep(Lake(Dying(tmp_path), old.ambient), found)
+        sweep(Lake(Dying(tmp_path), old.system), found)
     [collection] = notes(lake.store, COLLECTIONS)
     seconds = iter(range(0, 10_000, 20))
-    hurried = Lake(lake.store, Ambient(sleep=lambda _s: None, monotonic=lambda: float(next(seconds))))
+    hurried = Lake(lake.store, System(sleep=lambda _s: None, monotonic=lambda: float(next(seconds))))
     with pytest.raises(CollectionError, match=rf"--forget {collection.key}"):
         hurried.datasets.commit("d", manifest)
     assert notes(lake.store, CLAIMS) == []
@@ -206,5 +206,5 @@ def test_notes_that_the_killed_left_hold_the_others_off_until_they_are_forgotten
         forget(lake.store, "collections/unknown.json")
     forget(lake.store, collection.key)
     assert hurried.datasets.commit("d", manifest).version == 2
-    with collecting(lake.store, lake.ambient, ["data/x"]) as held:
+    with collecting(lake.store, lake.system, ["data/x"]) as held:
         assert held == frozenset()

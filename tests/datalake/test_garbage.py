@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from datalake.clock import Ambient
+from datalake.clock import System
 from datalake.errors import CorruptObjectError, GraceError
 from datalake.lake import Lake
 from datalake.maintenance.garbage import find_garbage, sweep
@@ -22,7 +22,7 @@ DAY = timedelta(days=1)
 
 def lake_in(uri: str, days: float) -> Lake:
     """The lake as it will be found ``days`` from now."""
-    return Lake(open_store(uri), Ambient(clock=lambda: datetime.now(UTC) + days * DAY))
+    return Lake(open_store(uri), System(clock=lambda: datetime.now(UTC) + days * DAY))
 
 
 def fill(lake: Lake) -> list[str]:

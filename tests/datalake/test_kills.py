@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from datalake.clock import Ambient
+from datalake.clock import System
 from datalake.errors import StoreUnavailableError
 from datalake.log.version_log import VersionLog
 from datalake.store.open import open_store
@@ -25,7 +25,7 @@ _BODY = random.Random(0).randbytes(300_000)
 def _write_for_ever(uri: str, acknowledged: Connection) -> None:
     """Objects named by their digest, and log entries, as fast as they go; says what is done."""
     store = open_store(uri)
-    log = VersionLog(store, "params", "x", Ambient())
+    log = VersionLog(store, "params", "x", System())
     for number in range(1_000_000):
         body = _BODY + number.to_bytes(8, "little")
         key = f"blobs/{hashlib.sha256(body).hexdigest()}"
@@ -58,7 +58,7 @@ def test_a_killed_writer_leaves_whole_objects_only(tmp_path: Path) -> None:
     listed = list(store.list("blobs/"))
     assert keys <= set(listed)
     assert all(hashlib.sha256(store.get(key)).hexdigest() == key.removeprefix("blobs/") for key in listed)
-    entries = list(VersionLog(store, "params", "x", Ambient()).entries())
+    entries = list(VersionLog(store, "params", "x", System()).entries())
     assert len(entries) >= head
     assert [entry.state["n"] for entry in entries] == list(range(1, len(entries) + 1))
 
@@ -71,7 +71,7 @@ def test_a_killed_server_keeps_what_it_acknowledged(own_server: S3Server) -> Non
     stop = threading.Event()
 
     def write(writer: int) -> None:
-        log = VersionLog(store, "params", f"w{writer}", Ambient())
+        log = VersionLog(store, "params", f"w{writer}", System())
         number = 0
         while not stop.is_set():
             number += 1
@@ -98,5 +98,5 @@ def test_a_killed_server_keeps_what_it_acknowledged(own_server: S3Server) -> Non
     assert len(acknowledged) > 20
     assert [key for key, body in acknowledged if store.get(key) != body] == []
     for writer in range(4):
-        entries = list(VersionLog(store, "params", f"w{writer}", Ambient()).entries())
+        entries = list(VersionLog(store, "params", f"w{writer}", System()).entries())
         assert [entry.state["n"] for entry in entries] == list(range(1, len(entries) + 1))

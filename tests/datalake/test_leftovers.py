@@ -11,7 +11,7 @@ import boto3
 import pytest
 from starlette.testclient import TestClient
 
-from datalake.clock import Ambient
+from datalake.clock import System
 from datalake.errors import LakePathError, NotFoundError
 from datalake.lake import Lake
 from datalake.maintenance.garbage import find_garbage, sweep
@@ -98,7 +98,7 @@ def test_lists_show_what_has_an_entry_and_nothing_else(lake_uri: str, tmp_path: 
             lake.params.get(ghost)
         with pytest.raises(NotFoundError, match=ghost):
             lake.runs.get(ghost)
-    assert TokenLog(lake.store, lake.ambient).list() == []
+    assert TokenLog(lake.store, lake.system).list() == []
 
     # The log goes on after its newest entry, whatever lies beside it.
     assert lake.params.put("real", {"family": "eca"}).version == 2
@@ -117,7 +117,7 @@ def test_lists_show_what_has_an_entry_and_nothing_else(lake_uri: str, tmp_path: 
             assert "nested" not in page.text
         assert "foreign" not in client.get("/").text
 
-    later = Lake(lake.store, Ambient(clock=lambda: lake.ambient.clock() + timedelta(days=30)))
+    later = Lake(lake.store, System(clock=lambda: lake.system.clock() + timedelta(days=30)))
     found = find_garbage(later)
     assert [info.key for info in found.objects] == []
     sweep(later, found)

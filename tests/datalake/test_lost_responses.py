@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from datalake.clock import Ambient
+from datalake.clock import System
 from datalake.lake import Lake
 from datalake.log.version_log import VersionLog
 from datalake.shards.shards import write_shard
@@ -72,7 +72,7 @@ def proxy(s3_lake_uri: str, s3_server: S3Server, monkeypatch: pytest.MonkeyPatch
 
 
 def test_appends(s3_lake_uri: str, proxy: ReplyDroppingProxy) -> None:
-    log = VersionLog(Lake.open(s3_lake_uri).store, "params", "x", Ambient())
+    log = VersionLog(Lake.open(s3_lake_uri).store, "params", "x", System())
     for number in range(1, 6):
         proxy.to_drop = number % 2
         assert log.append({"n": number}, expected_head=number - 1).number == number

@@ -17,7 +17,7 @@ import pytest
 
 from datalake.errors import LakePathError, StoreUnavailableError
 from datalake.lake import Lake
-from datalake.maintenance.damage_policy import Caretaker
+from datalake.maintenance.damage_policy import Repairer
 from datalake.reading import node_cache
 from datalake.reading.node_cache import NodeCache, check_cache_settings, default_cache
 from datalake.reading.reader import DatasetReader
@@ -258,9 +258,9 @@ def test_a_job_says_once_that_it_reads_without_the_cache(
         monkeypatch.setenv("MORPHOGEN_CACHE", str(folder))
         monkeypatch.setenv("MORPHOGEN_CACHE_GB", size)
         events: list[dict[str, Any]] = []
-        care = Caretaker(tell=events.append)
+        repairer = Repairer(log_event=events.append)
         for _ in range(2):  # as for two datasets
-            assert np.array_equal(care.reader(lake.store, manifest).rows(np.arange(100)), make_tokens(7, 0, 100))
+            assert np.array_equal(repairer.reader(lake.store, manifest).rows(np.arange(100)), make_tokens(7, 0, 100))
         (event,) = events
         assert event["event"] == "cache_off"
         assert "MORPHOGEN_CACHE" in event["reason"]

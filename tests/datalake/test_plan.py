@@ -51,7 +51,7 @@ def test_permutations_look_random(size: int) -> None:
 
 
 def test_the_order_is_the_same_on_every_machine() -> None:
-    """Frozen values: a change here is a change of every recorded run's data order."""
+    """ConfigModel values: a change here is a change of every recorded run's data order."""
     assert permute(np.arange(8), 8, derive_key(1)).tolist() == PERMUTE_8
     plan = Plan([PlanSource(1000, 3), PlanSource(50, 1)], seed=5, batch=6)
     assert plan.rows(123).tolist() == ROWS_123
@@ -121,17 +121,17 @@ def test_a_stretch_is_its_steps_one_by_one(first: int, steps: int, batch: int, w
     """Across epochs, a change of weights, and a source that is not read at first."""
     sources = [PlanSource(37, 3), PlanSource(11, 1), PlanSource(5, 0)]
     plan = Plan(sources, seed=9, batch=batch, schedule=[(first + steps // 2 + 1, [1, 1, 1])], block_rows=4)
-    stretch = range(first, first + steps)
-    assert plan.stretch(stretch).tolist() == [plan.rows(step).tolist() for step in stretch]
+    step_range = range(first, first + steps)
+    assert plan.step_range(step_range).tolist() == [plan.rows(step).tolist() for step in step_range]
     for rank in range(world):
-        parts = [plan.rank_rows(step, world, rank).tolist() for step in stretch]
-        assert plan.rank_stretch(stretch, world, rank).tolist() == [row for part in parts for row in part]
+        parts = [plan.rank_rows(step, world, rank).tolist() for step in step_range]
+        assert plan.rank_step_range(step_range, world, rank).tolist() == [row for part in parts for row in part]
 
 
 @pytest.mark.parametrize("steps", [range(0), range(4, 2), range(0, 10, 2)])
 def test_what_is_no_stretch(steps: range) -> None:
     with pytest.raises(PlanError, match="one after the other"):
-        Plan([PlanSource(10, 1)], seed=0, batch=2).stretch(steps)
+        Plan([PlanSource(10, 1)], seed=0, batch=2).step_range(steps)
 
 
 def test_any_step_at_once_equals_reading_from_the_start() -> None:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
-from datalake import Lake, Promise
+from datalake import Lake, PlannedDataset
 from datalake.errors import Conflict
 from tests.datalake.helpers import make_manifest, make_source
 
 
 def promise_of(manifest, **changes):
     fields = {name: getattr(manifest, name) for name in ("source", "sequences", "seq_len", "vocab_size")}
-    return Promise(**{**fields, **changes})
+    return PlannedDataset(**{**fields, **changes})
 
 
 def test_a_synthetic_manifest_keeps_the_identity_it_was_promised_with(tmp_path):
@@ -24,8 +24,8 @@ def test_a_synthetic_manifest_keeps_the_identity_it_was_promised_with(tmp_path):
 
 def test_text_cannot_be_promised():
     text = make_source().model_copy(update={"kind": "text", "seed": None, "generator": None})
-    with pytest.raises(ValidationError, match="only synthetic data can be promised"):
-        Promise(source=text, sequences=1, seq_len=2, vocab_size=2)
+    with pytest.raises(ValidationError, match="only synthetic data can be planned"):
+        PlannedDataset(source=text, sequences=1, seq_len=2, vocab_size=2)
 
 
 def test_a_commit_that_must_be_one_version_is_no_other(tmp_path):

@@ -218,10 +218,10 @@ def test_faults_are_counted_and_the_newest_kept(tmp_path, monkeypatch) -> None:
 def test_a_pulse_shows_life_and_leaves_the_log_alone(lake_uri: str) -> None:
     runs = Lake.open(lake_uri).runs
     run = runs.start("r", "train", CONFIG, INPUTS)
-    assert runs.pulse("r") is None
+    assert runs.heartbeat("r") is None
     for beat in (1, 2):
-        run.beat(beat, {"done": beat})
-    pulse = Lake.open(lake_uri).runs.pulse("r")
-    assert pulse is not None
-    assert (pulse.beat, pulse.progress, pulse.lease) == (2, {"done": 2}, run.lease)
+        run.send_heartbeat(beat, {"done": beat})
+    heartbeat = Lake.open(lake_uri).runs.heartbeat("r")
+    assert heartbeat is not None
+    assert (heartbeat.beat, heartbeat.progress, heartbeat.lease) == (2, {"done": 2}, run.lease)
     assert runs.get("r").state["attempts"] == 1

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from datalake.clock import Ambient
+from datalake.clock import System
 from datalake.errors import (
     BucketNotFoundError,
     ClockSkewError,
@@ -24,12 +24,12 @@ from datalake.errors import (
 )
 from datalake.lake import Lake
 from datalake.log.version_log import VersionLog
-from datalake.maintenance.damage_policy import Caretaker
+from datalake.maintenance.damage_policy import Repairer
+from datalake.store.conformance import read_conformance, record_conformance
 from datalake.store.open import open_store
 from datalake.store.probe import probe_store
 from datalake.store.s3 import S3Store
 from datalake.store.s3_errors import _BY_CODE, _PASSES
-from datalake.store.verdict import read_verdict, record_verdict
 from tests import fake_s3
 from tests.fake_s3 import FakeS3, answers
 
@@ -48,7 +48,7 @@ def waiting_never() -> S3Store:
     def sleep(seconds: float) -> None:
         raise AssertionError(f"waited {seconds} s for an answer that cannot change")
 
-    return S3Store(URI, Ambient(sleep=sleep))
+    return S3Store(URI, System(sleep=sleep))
 
 
 NO = [
@@ -110,7 +110,7 @@ PASSING = [
 
 
 def test_what_can_pass_is_asked_again(server: FakeS3) -> None:
-    store = S3Store(URI, Ambient(sleep=lambda _: None))
+    store = S3Store(URI, System(sleep=lambda _: None))
     for status, code in PASSING:
         for call in (
             lambda: store.put_if_absent("probe/k", b"v") in (True, False),
@@ -133,7 +133,7 @@ def test_an_answer_that_is_not_s3_is_named(server: FakeS3) -> None:
     for page in (b'{"detail": "hello"}', b"<html><p>It works!</p></html>", b"<!doctype html><br>It works!"):
         server.behaviour = answers(200, body=page)
         with pytest.raises((StoreRefusedError, StoreUnavailableError), match=r"AWS_ENDPOINT_URL_S3"):
-            S3Store(URI, Ambient(sleep=lambda _: None)).check()
+            S3Store(URI, System(sleep=lambda _: None)).check()
     server.behaviour = answers(404, body=b"<html>not here</html>")
     with pytest.raises(BucketNotFoundError, match=r"no S3 server.*AWS_ENDPOINT_URL_S3"):
         open_store(URI)
@@ -177,7 +177,7 @@ def test_a_store_without_conditional_writes_says_so_at_once(server: FakeS3) -> N
     assert not report.ok
     assert "If-None-Match" in report.violations[0]
     assert len([r for r in server.requests if r.key.endswith("-first")]) == 1
-    record_verdict(open_store(URI), report, Ambient())
+    record_conformance(open_store(URI), report, System())
     with pytest.raises(ProbeError, match=r"must not be written.*`morphogen probe` found"):
         Lake.open(URI).params.put("x", {"family": "nca"})
 
@@ -189,7 +189,7 @@ def test_the_first_write_of_a_lake_finds_out_a_store_that_ignores_the_condition(
             lake.params.put("x", {"family": "nca"})
         assert len([r for r in server.requests if r.conditional]) == 2
         assert [*lake.params.names()] == [], "nothing that its writer was told is committed"
-        verdict = read_verdict(lake.store)
+        verdict = read_conformance(lake.store)
         assert (verdict.ok, verdict.found_by) == (False, "first write")
         for _ in range(2):  # from then on, for every process, in one request and without a write
             del server.requests[:]
@@ -197,13 +197,13 @@ def test_the_first_write_of_a_lake_finds_out_a_store_that_ignores_the_condition(
                 Lake.open(URI).params.put("y", {"family": "nca"})
             assert [r.method for r in server.requests if r.key] == ["GET"]
         server.ignores_conditions = False  # another gateway, a newer server
-        record_verdict(lake.store, probe_store(lake.store, writers=4, keys=2), lake.ambient)
+        record_conformance(lake.store, probe_store(lake.store, writers=4, keys=2), lake.system)
         assert Lake.open(URI).params.put("y", {"family": "nca"}).version == 1
 
 
 def test_two_writers_that_race_for_the_first_version_are_both_told(monkeypatch) -> None:
     with fake_s3.fake_s3(monkeypatch, ignores_conditions=True):
-        logs = [VersionLog(open_store(URI), "params", "x", Ambient()) for _ in range(2)]
+        logs = [VersionLog(open_store(URI), "params", "x", System()) for _ in range(2)]
         for log in logs:  # neither has seen the other's entry
             with pytest.raises(ProbeError):
                 log.append({}, expected_head=0)
@@ -222,7 +222,7 @@ def test_the_first_write_costs_a_good_store_three_requests_once(server: FakeS3) 
     assert not store.put_if_absent("b", b"3")
     assert writes() == ["GET lake/probe/verdict.json", "PUT lake/b", "PUT lake/b"]
     assert server.objects["b", "lake/b"] == b"2"
-    assert read_verdict(store).found_by == "first write"
+    assert read_conformance(store).found_by == "first write"
 
 
 def test_an_object_that_was_there_proves_it_too_and_a_verdict_that_cannot_be_kept_costs_nothing(server: FakeS3) -> None:
@@ -294,7 +294,7 @@ def test_expired_credentials_are_had_anew_from_where_they_came(
 
     write("ONE")
     server.behaviour = fake_s3.accepts_key("ONE")
-    store = S3Store(URI, waiting_never()._ambient)
+    store = S3Store(URI, waiting_never()._system)
     assert store.put_if_absent("a", b"1")
     write("TWO")
     for call in (
@@ -341,7 +341,7 @@ def test_a_chain_that_gives_no_credentials_is_named(
 
 def test_a_wait_for_the_store_is_for_what_can_pass_only(server: FakeS3) -> None:
     """The wait of jobs (120 s) is for a server that does not answer, and not for one that says no."""
-    lake = Caretaker(ambient=waiting_never()._ambient).open(URI)
+    lake = Repairer(system=waiting_never()._system).open(URI)
     for code, kind in (("InvalidRequest", StoreRefusedError), ("ExpiredToken", CredentialsError)):
         server.behaviour = answers(400, code)
         with pytest.raises(kind):

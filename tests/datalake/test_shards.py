@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from datalake.clock import Ambient
+from datalake.clock import System
 from datalake.errors import CorruptShardError, ManifestError, MissingShardError, ShardConflictError
 from datalake.lake import Lake
 from datalake.shards.manifest import Manifest, content_digest
@@ -100,7 +100,7 @@ def test_a_damaged_shard_is_refused_named_and_repaired(tmp_path, damage: str) ->
     with pytest.raises(ShardConflictError, match=ref.key):
         write_shard(lake.store, source, table, 0)
 
-    assert repair_shard(lake.store, source, table, 0, Ambient()) == ref
+    assert repair_shard(lake.store, source, table, 0, System()) == ref
     assert lake.store.get(ref.key) == good
     assert [lake.store.get(key) for key in lake.store.list("quarantine/")] == [bad]
 

@@ -11,10 +11,10 @@ from datalake.errors import ProbeError
 from datalake.lake import Lake
 from datalake.maintenance.verify import verify_dataset
 from datalake.shards.manifest import Manifest
+from datalake.store.conformance import ProbeReport, read_conformance, record_conformance
 from datalake.store.local import LocalStore
 from datalake.store.open import open_store
 from datalake.store.probe import probe_store
-from datalake.store.verdict import ProbeReport, read_verdict, record_verdict
 from tests.datalake.helpers import make_manifest
 
 
@@ -110,9 +110,9 @@ def test_a_failed_verdict_refuses_writes_and_a_good_one_clears_it(lake_uri: str)
     lake = Lake.open(lake_uri)
     manifest = make_manifest(lake)
     version = lake.datasets.commit("seen-before", manifest)
-    assert getattr(read_verdict(lake.store), "found_by", None) == ("first write" if "s3:" in lake_uri else None)
+    assert getattr(read_conformance(lake.store), "found_by", None) == ("first write" if "s3:" in lake_uri else None)
     bad = ProbeReport(lake_uri, 32, 50, ("probe/x/0001: 2 of 32 writers were told that they created it",), 1.0)
-    record_verdict(lake.store, bad, lake.ambient)
+    record_conformance(lake.store, bad, lake.system)
 
     other = Lake.open(lake_uri)
     for write in (
@@ -126,7 +126,7 @@ def test_a_failed_verdict_refuses_writes_and_a_good_one_clears_it(lake_uri: str)
     assert other.datasets.get("seen-before") == version
     assert verify_dataset(other.store, manifest).ok
 
-    record_verdict(other.store, probe_store(other.store, writers=4, keys=2), other.ambient)
+    record_conformance(other.store, probe_store(other.store, writers=4, keys=2), other.system)
     assert other.params.put("code", {"family": "nca"}).version == 1
-    assert read_verdict(other.store).ok
+    assert read_conformance(other.store).ok
     assert pickle.loads(pickle.dumps(other)).params.get("code@1").version == 1  # noqa: S301 - our own bytes

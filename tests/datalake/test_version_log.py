@@ -12,7 +12,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, rule
 
-from datalake.clock import Ambient
+from datalake.clock import System
 from datalake.errors import Conflict, CorruptObjectError, InvalidNameError, NotFoundError
 from datalake.log.version_log import VersionLog
 from datalake.store.interface import Store
@@ -21,12 +21,12 @@ from datalake.store.open import open_store
 
 
 def make_log(store: Store, name: str = "x") -> VersionLog:
-    return VersionLog(store, "params", name, Ambient())
+    return VersionLog(store, "params", name, System())
 
 
 def test_entries_carry_who_when_why(lake_uri: str) -> None:
     clock = datetime(2026, 11, 22, 3, 4, 5, 678_000, tzinfo=UTC)
-    log = VersionLog(open_store(lake_uri), "params", "x", Ambient(clock=lambda: clock, author="ada@lab"))
+    log = VersionLog(open_store(lake_uri), "params", "x", System(clock=lambda: clock, author="ada@lab"))
     assert log.head() is None
     first = log.append({"n": 1}, expected_head=0, message="begin")
     log.append({"n": 2}, expected_head=1)

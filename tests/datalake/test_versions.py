@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from datalake.canonical import canonical_json, sha256_hex
-from datalake.clock import Ambient
+from datalake.clock import System
 from datalake.errors import Conflict, InUseError, KeyReusedError, NotFoundError
 from datalake.lake import Lake
 from datalake.log.version_log import ChangeRequest, VersionLog
@@ -115,7 +115,7 @@ def check_costs(folder: Path, count: int, looked_at: tuple[int, ...]) -> None:
         "page of 1": (12, 20_000),
         "page of 20": (55, 60_000),
     }
-    filler = Lake(store, Ambient(author="test"))
+    filler = Lake(store, System(author="test"))
     spec = canonical_json({"n": 0})
     store.put_if_absent(f"specs/{sha256_hex(spec)}.json", spec)
     log = filler.params.versioned.log("x")
@@ -132,7 +132,7 @@ def check_costs(folder: Path, count: int, looked_at: tuple[int, ...]) -> None:
                 "get stable": lambda lake: lake.params.get("x@stable"),
             }
             for name, call in calls.items():
-                lake = Lake(store, Ambient(author="test"))
+                lake = Lake(store, System(author="test"))
                 found = cost(store, lambda call=call, lake=lake: call(lake))
                 print(f"{name} at {number}: {found[0]} requests, {found[1]} bytes")
                 assert found[0] <= bound[name][0], f"{name} at {number}: {found[0]} requests"
@@ -148,21 +148,21 @@ def check_costs(folder: Path, count: int, looked_at: tuple[int, ...]) -> None:
 
 def test_a_lost_or_false_hint_is_found_out(tmp_path: Path) -> None:
     store = open_store(str(tmp_path))
-    log = VersionLog(store, "params", "x", Ambient())
+    log = VersionLog(store, "params", "x", System())
     for number in range(150):
         log.append({"n": number}, expected_head=number)
     hint = "heads/params/x.json"
     assert store.get(hint) == b'{"entry":128}'
     for data in (b'{"entry":64}', b'{"entry":9999}', b'{"entry":"x"}', b"[]", b"{", b'{"entry":-5}'):
         store.replace(hint, data)
-        assert VersionLog(store, "params", "x", Ambient()).head().number == 150
+        assert VersionLog(store, "params", "x", System()).head().number == 150
     store.delete(hint)
-    assert VersionLog(store, "params", "x", Ambient()).head().number == 150
+    assert VersionLog(store, "params", "x", System()).head().number == 150
 
 
 def test_advance_sees_what_head_sees_by_one_request(tmp_path: Path) -> None:
     store = CountingStore(tmp_path)
-    mine, theirs = (VersionLog(store, "runs", "x", Ambient()) for _ in range(2))
+    mine, theirs = (VersionLog(store, "runs", "x", System()) for _ in range(2))
     assert mine.advance() is None
     theirs.append({"n": 1}, expected_head=0)
     assert mine.advance().number == 1
@@ -174,11 +174,11 @@ def test_advance_sees_what_head_sees_by_one_request(tmp_path: Path) -> None:
 
 def test_a_request_is_done_once_and_answered_alike(tmp_path: Path) -> None:
     store = open_store(str(tmp_path))
-    log = VersionLog(store, "params", "x", Ambient())
+    log = VersionLog(store, "params", "x", System())
     first = log.update(lambda _: {"n": 1}, request=ChangeRequest("one", "f"))
     assert (first.number, first.changed, first.replayed) == (1, True, False)
     assert log.update(lambda _: {"n": 2}).changed
-    for handle in (log, VersionLog(store, "params", "x", Ambient())):
+    for handle in (log, VersionLog(store, "params", "x", System())):
         again = handle.update(lambda _: {"n": 9}, request=ChangeRequest("one", "f"))
         assert (again, again.replayed) == (first, True)
     with pytest.raises(KeyReusedError):
@@ -249,7 +249,7 @@ def test_retired_versions_stay_on_record_and_out_of_the_way(lake_uri: str) -> No
 def test_who_looks_at_a_run_every_second_asks_for_one_object(tmp_path: Path) -> None:
     """However long the run's log is; another process's request to stop is seen all the same."""
     store = CountingStore(tmp_path)
-    lake = Lake(store, Ambient())
+    lake = Lake(store, System())
     run = lake.runs.start("r", "train", {}, {})
     for number in range(100):
         run.append(note=number)

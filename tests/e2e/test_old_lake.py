@@ -23,7 +23,7 @@ from datalake import (
     verify_dataset,
     write_shard,
 )
-from datalake.clock import Ambient
+from datalake.clock import System
 from datalake.maintenance.garbage import find_garbage, sweep
 from datalake.registry.access import AccessControl, AccessError, TokenLog
 from datalake.store.open import open_store
@@ -109,12 +109,12 @@ def changes_of(lake: Lake) -> list:
 
 
 def test_tokens_of_old_let_in_and_keep_out(lake: Lake) -> None:
-    access = AccessControl(lake.store, lake.ambient, refresh_s=0.0)
+    access = AccessControl(lake.store, lake.system, refresh_s=0.0)
     grace = access.authenticate(GRACE_TOKEN)
     assert (grace.name, grace.role) == ("grace", "writer")
     with pytest.raises(AccessError):
         access.authenticate(REVOKED_TOKEN)
-    log = TokenLog(lake.store, lake.ambient)
+    log = TokenLog(lake.store, lake.system)
     assert [(token.name, token.revoked is None) for token in log.list()] == [
         *[("grace", True), ("eve", False), ("alan", True)]
     ]
@@ -154,7 +154,7 @@ def test_a_lost_shard_is_healed_byte_for_byte(lake: Lake) -> None:
     original = lake.store.get(lost.key)
     lake.store.delete(lost.key)
     assert not verify_dataset(lake.store, manifest).ok
-    report = heal_dataset(lake.store, manifest, recompute, lake.ambient)
+    report = heal_dataset(lake.store, manifest, recompute, lake.system)
     assert [repair.key for repair in report.repaired] == [lost.key]
     assert lake.store.get(lost.key) == original
     assert hashlib.sha256(original).hexdigest() == lost.sha256
@@ -186,7 +186,7 @@ def test_a_run_begun_while_its_data_was_made_goes_on_with_the_data_made(lake: La
 
 
 def test_a_sweep_takes_only_what_nothing_names(lake: Lake) -> None:
-    later = Lake(open_store(lake.uri), Ambient(clock=lambda: datetime.now(UTC) + timedelta(days=3650)))
+    later = Lake(open_store(lake.uri), System(clock=lambda: datetime.now(UTC) + timedelta(days=3650)))
     found = find_garbage(later)
     for info in found.objects:  # shards of the dataset that was being made, and sessions, which are not stored any more
         assert info.key.startswith(("data/", "access/sessions/"))

@@ -27,7 +27,7 @@ def generate(site: World, lake: Lake, *options: str) -> subprocess.Popen[str]:
 
 
 def actors_now(lake: Lake) -> int:
-    """Actors of the pool as the run's pulse tells them, 0 if it tells nothing yet."""
+    """Actors of the pool as the run's heartbeat names them, 0 if it names none yet."""
     try:
         note = (view_run(lake, "run")["progress"] or {}).get("note", "")
     except NotFoundError:

@@ -74,7 +74,7 @@ def train(lake, run="run", on_step=lambda _step: None, request=REQUEST):
         if stream is None:
             return run_training(config, lake, run, threads=1, on_event=watch)
         return run_training(
-            config, lake, run, batches_factory=stream.batches, promised=stream, threads=1, on_event=watch
+            config, lake, run, batches_factory=stream.batches, planned=stream, threads=1, on_event=watch
         )
 
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from datalake import Plan, PlanSource, Promise
+from datalake import Plan, PlannedDataset, PlanSource
 from orchestration.errors import InvalidRequestError
 from orchestration.live.schedule import TOKEN_BYTES, Schedule, steps_per_task
 from tests.datalake.helpers import make_source
@@ -14,8 +14,10 @@ from tests.datalake.helpers import make_source
 SEQ_LEN = 4
 
 
-def promise_of(sequences: int, shard: int) -> Promise:
-    return Promise(source=make_source(shard_sequences=shard), sequences=sequences, seq_len=SEQ_LEN, vocab_size=10)
+def promise_of(sequences: int, shard: int) -> PlannedDataset:
+    return PlannedDataset(
+        source=make_source(shard_sequences=shard), sequences=sequences, seq_len=SEQ_LEN, vocab_size=10
+    )
 
 
 @st.composite
@@ -23,21 +25,21 @@ def live_runs(draw):
     sequences, shard = draw(st.integers(1, 60)), draw(st.sampled_from([1, 4, 8, 50]))
     sources = [PlanSource(sequences)] + ([PlanSource(30, 0.5)] if draw(st.booleans()) else [])
     plan = Plan(sources, draw(st.integers(0, 5)), draw(st.integers(1, 9)), block_rows=8, window_blocks=2)
-    promise = promise_of(sequences, shard)
+    planned = promise_of(sequences, shard)
     rows = draw(st.integers(1, 6)) * max(shard, plan.batch) * plan.batch
-    return plan, promise, draw(st.integers(1, 20)), rows * SEQ_LEN * TOKEN_BYTES
+    return plan, planned, draw(st.integers(1, 20)), rows * SEQ_LEN * TOKEN_BYTES
 
 
 @settings(max_examples=40, deadline=None)
 @given(run=live_runs(), data=st.data())
 def test_any_order_of_events_stays_within_the_bound_and_ends(run, data):
-    plan, promise, steps, half = run
+    plan, planned, steps, half = run
     try:
-        block = steps_per_task(plan, promise, half, half)
+        block = steps_per_task(plan, planned, half, half)
     except InvalidRequestError:
         return
-    schedule: Schedule[str] = Schedule(plan, 0, promise, steps, half)
-    shard = promise.source.shard_sequences
+    schedule: Schedule[str] = Schedule(plan, 0, planned, steps, half)
+    shard = planned.source.shard_sequences
     start = data.draw(st.integers(0, steps - 1))
     schedule.begin(start)
     making, taken, ordered, restarts = [], start, [], 0
@@ -68,13 +70,13 @@ def test_any_order_of_events_stays_within_the_bound_and_ends(run, data):
             restarts += 1
             taken = start = data.draw(st.integers(0, taken))
             schedule.begin(start)
-    assert sorted(ordered) == list(range(0, promise.sequences, shard))
+    assert sorted(ordered) == list(range(0, planned.sequences, shard))
 
 
 def test_shards_are_made_in_the_order_in_which_the_plan_first_uses_them():
-    promise = promise_of(1000, 32)
+    planned = promise_of(1000, 32)
     plan = Plan([PlanSource(1000)], 3, 10, block_rows=32, window_blocks=4)
-    schedule: Schedule[str] = Schedule(plan, 0, promise, 100, 1 << 30)
+    schedule: Schedule[str] = Schedule(plan, 0, planned, 100, 1 << 30)
     schedule.begin(0)
     orders = [schedule.next() for _ in range(32)]
     used = list(dict.fromkeys(int(row) // 32 * 32 for step in range(100) for _, row in plan.rows(step)))
@@ -85,9 +87,9 @@ def test_shards_are_made_in_the_order_in_which_the_plan_first_uses_them():
 
 
 def test_an_idle_trainer_stops_the_making_at_the_bound_and_a_step_taken_lets_it_go_on():
-    promise, shard_bytes = promise_of(1000, 10), 10 * SEQ_LEN * TOKEN_BYTES
+    planned, shard_bytes = promise_of(1000, 10), 10 * SEQ_LEN * TOKEN_BYTES
     plan = Plan([PlanSource(1000)], 3, 2, block_rows=10, window_blocks=1)
-    schedule: Schedule[str] = Schedule(plan, 0, promise, 500, 7 * shard_bytes)
+    schedule: Schedule[str] = Schedule(plan, 0, planned, 500, 7 * shard_bytes)
     schedule.begin(0)
     made = []
     while (order := schedule.next()) is not None:
@@ -103,8 +105,8 @@ def test_an_idle_trainer_stops_the_making_at_the_bound_and_a_step_taken_lets_it_
 
 
 def test_a_buffer_too_small_for_one_step_is_refused_with_what_would_do():
-    promise = promise_of(10_000, 256)
+    planned = promise_of(10_000, 256)
     plan = Plan([PlanSource(10_000)], 0, 8)
     with pytest.raises(InvalidRequestError, match=r"buffer_bytes = 2000: .* give at least 32768"):
-        steps_per_task(plan, promise, 1000, 1000)
-    assert steps_per_task(plan, promise, 16384, 16384) == 1
+        steps_per_task(plan, planned, 1000, 1000)
+    assert steps_per_task(plan, planned, 16384, 16384) == 1

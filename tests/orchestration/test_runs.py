@@ -18,7 +18,7 @@ import torch
 from datalake import Lake
 from datalake.errors import NotFoundError, RunFencedError, RunHeldError
 from orchestration.errors import JobStopped
-from orchestration.runs.lease import OwnerWatch, await_owner, hold
+from orchestration.runs.lease import OwnerWatch, acquire, await_owner
 from orchestration.runs.owner import this_process
 from orchestration.runs.signals import Stop
 from orchestration.runs.view import view_run
@@ -156,19 +156,19 @@ def test_a_dead_owner_on_this_machine_is_not_waited_for(tmp_path, monkeypatch):
     program += "with hold(Lake.open(sys.argv[1]), 'r', 'job', {'n': 1}, {'datasets': []}): sys.stdin.read()"
     lake = Lake.open(str(tmp_path))
     owner = subprocess.Popen([sys.executable, "-c", program, lake.uri], stdin=subprocess.PIPE)
-    wait_for(lambda: lake.runs.pulse("r") is not None, owner)
+    wait_for(lambda: lake.runs.heartbeat("r") is not None, owner)
     assert view_run(lake, "r")["state"] == "running"
     owner.kill()
     wait_for(lambda: view_run(lake, "r")["state"] == "lost")
-    with hold(lake, "r", *JOB) as held:
-        assert held.run.state["attempts"] == 2
-        held.run.finish()
+    with acquire(lake, "r", *JOB) as run_lease:
+        assert run_lease.run.state["attempts"] == 2
+        run_lease.run.finish()
     owner.communicate()
     assert view_run(lake, "r")["state"] == "finished"
 
 
 def hold_twice(lake):
-    with hold(lake, "r", *JOB), hold(lake, "r", *JOB):
+    with acquire(lake, "r", *JOB), acquire(lake, "r", *JOB):
         raise AssertionError("two owners")
 
 
@@ -178,11 +178,11 @@ def test_a_live_run_is_held(tmp_path):
 
 
 def lose(lake):
-    with hold(lake, "r", *JOB) as held:
-        held.check()
+    with acquire(lake, "r", *JOB) as run_lease:
+        run_lease.check()
         lake.runs.start("r", *JOB, about={"holder": this_process()})
-        wait_for(held.stopping.is_set)
-        held.check()
+        wait_for(run_lease.stopping.is_set)
+        run_lease.check()
 
 
 def test_the_loss_of_a_run_is_noticed_and_its_record_left_to_the_new_owner(tmp_path):
@@ -193,9 +193,9 @@ def test_the_loss_of_a_run_is_noticed_and_its_record_left_to_the_new_owner(tmp_p
 
 
 def end_by(lake, error, stop=None):
-    with hold(lake, "r", *JOB, stop=stop, settings={"workers": 2}) as held:
-        held.advance(3, 10, "steps")
-        held.fault("worker_lost", reason="test")
+    with acquire(lake, "r", *JOB, stop=stop, settings={"workers": 2}) as run_lease:
+        run_lease.advance(3, 10, "steps")
+        run_lease.fault("worker_lost", reason="test")
         raise error
 
 
@@ -214,12 +214,12 @@ def test_every_end_is_recorded(tmp_path):
 
 
 def without_heartbeats(lake, error=None):
-    with hold(lake, "r", *JOB) as held:
+    with acquire(lake, "r", *JOB) as run_lease:
         shutil.rmtree(Path(lake.uri, "pulses"))
         Path(lake.uri, "pulses").write_text("in the way")
         if error is not None:
             raise error
-        held.run.finish()
+        run_lease.run.finish()
 
 
 def test_what_is_only_for_show_decides_no_exit_code(tmp_path, capsys):
@@ -236,7 +236,7 @@ def test_what_is_only_for_show_decides_no_exit_code(tmp_path, capsys):
 def test_a_second_job_waits_for_the_owner_of_a_run_and_hears_a_stop(tmp_path):
     lake, stop = Lake.open(str(tmp_path)), Stop()
     assert await_owner(lake, "r", stop) is None
-    with hold(lake, "r", *JOB) as held:
+    with acquire(lake, "r", *JOB) as run_lease:
         assert OwnerWatch(lake, "r").free() is None
         stop.ask("SIGTERM", 143)
         with pytest.raises(JobStopped, match="left to its owner") as stopped:
@@ -245,7 +245,7 @@ def test_a_second_job_waits_for_the_owner_of_a_run_and_hears_a_stop(tmp_path):
         ended = []
         waiting = threading.Thread(target=lambda: ended.append(await_owner(lake, "r", Stop())))
         waiting.start()
-        held.run.finish({"n": 1})
+        run_lease.run.finish({"n": 1})
     waiting.join(30)
     assert [run.status for run in ended] == ["finished"]
     assert await_owner(lake, "r", Stop()) is None
@@ -254,28 +254,28 @@ def test_a_second_job_waits_for_the_owner_of_a_run_and_hears_a_stop(tmp_path):
 def test_what_works_for_a_run_elsewhere_stops_with_it(tmp_path, monkeypatch):
     monkeypatch.setattr(stop_watcher, "LOOK_S", 0.05)
     lake, stop, alone = Lake.open(str(tmp_path)), Stop(), Stop()
-    with hold(lake, "r", *JOB) as held:
+    with acquire(lake, "r", *JOB) as run_lease:
         with (
-            following(lake, Parent("r", held.run.lease), stop),
+            following(lake, Parent("r", run_lease.run.lease), stop),
             following(lake, None, alone),
         ):
-            held.ask_workers()
+            run_lease.ask_workers()
             wait_for(stop.is_set)
         assert "run r" in stop.reason
         assert not alone.is_set()
-        held.run.finish()
+        run_lease.run.finish()
 
 
 def test_the_commands_say_what_they_found(lake, morphogen):
-    with hold(lake, "r", *JOB) as held:
-        held.advance(3, 10, "steps", "loss 1.5")
-        held.beat()
+    with acquire(lake, "r", *JOB) as run_lease:
+        run_lease.advance(3, 10, "steps", "loss 1.5")
+        run_lease.send_heartbeat()
         listed = json.loads(morphogen.run("runs", "list", f"--lake={lake.uri}", "--json").stdout)
         assert [(run["name"], run["state"], run["progress"]["done"]) for run in listed] == [("r", "running", 3)]
         assert "3 of 10 steps, loss 1.5" in morphogen.run("runs", "show", "r", f"--lake={lake.uri}").stdout
         follower = morphogen.start("runs", "follow", "r", f"--lake={lake.uri}", "--interval=0.1")
         assert "3 of 10" in follower.stdout.readline()
-        held.run.finish()
+        run_lease.run.finish()
     out, _ = follower.communicate(timeout=30)
     assert (follower.returncode, "finished" in out.splitlines()[-1]) == (0, True)
     for arguments, found in (

@@ -11,7 +11,7 @@ import pytest
 import ray
 
 from datalake import Lake
-from datalake.events import tell
+from datalake.events import log_event
 from orchestration import telemetry
 from orchestration.errors import InvalidRequestError
 
@@ -34,7 +34,7 @@ def test_events_are_json_lines_with_the_ids_of_their_process(monkeypatch, tmp_pa
     telemetry.start_telemetry("old")
     telemetry.start_telemetry("run-7", worker=3)
     Lake.open(str(tmp_path / "lake")).runs.start("run-7", "train", {}, {})
-    tell("store_retry", level=logging.WARNING, key="a/b", attempt=1, reason="SlowDown")
+    log_event("store_retry", level=logging.WARNING, key="a/b", attempt=1, reason="SlowDown")
     lines = [json.loads(line) for line in stderr.getvalue().splitlines()]
     assert [line["event"] for line in lines] == ["commit", "store_retry"]
     assert all((line["run"], line["worker"]) == ("run-7", 3) for line in lines)
@@ -53,9 +53,9 @@ def test_the_driver_is_silent_unless_asked(monkeypatch):
     for wanted, lines in (("", 0), ("json", 1)):
         monkeypatch.setenv("MORPHOGEN_LOG", wanted)
         with telemetry.driver_telemetry("run"):
-            tell("commit", log="x", entry=1, seconds=0.1)
-            tell("buffer", level=logging.DEBUG, bytes=7)
-        tell("commit", log="x", entry=2, seconds=0.1)
+            log_event("commit", log="x", entry=1, seconds=0.1)
+            log_event("buffer", level=logging.DEBUG, bytes=7)
+        log_event("commit", log="x", entry=2, seconds=0.1)
         assert len(stderr.getvalue().splitlines()) == lines
     monkeypatch.setenv("MORPHOGEN_LOG", "yaml")
     refused = pytest.raises(InvalidRequestError, match="MORPHOGEN_LOG = 'yaml': expected 'json'")
@@ -87,10 +87,10 @@ def test_prometheus_can_scrape_what_workers_tell():
     @ray.remote(num_cpus=0.1)
     def work() -> None:
         telemetry.start_telemetry("scraped")
-        tell("store_retry", key="a", attempt=1, reason="503")
-        tell("store_retry", key="a", attempt=2, reason="503")
-        tell("commit", log="runs/x", entry=1, seconds=0.02)
-        tell("shard_made", tokens=512, candidates=8, acceptance=0.5, seconds=0.2)
+        log_event("store_retry", key="a", attempt=1, reason="503")
+        log_event("store_retry", key="a", attempt=2, reason="503")
+        log_event("commit", log="runs/x", entry=1, seconds=0.02)
+        log_event("shard_made", tokens=512, candidates=8, acceptance=0.5, seconds=0.2)
         time.sleep(3)  # long enough to report before the worker may be taken down
 
     ray.get(work.remote())

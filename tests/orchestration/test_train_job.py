@@ -129,7 +129,7 @@ def test_sigterm_to_the_driver_delivers_a_checkpoint_of_both_workers(lake, undis
     command = ("train", "train.toml", "--run=term", f"--lake={lake.uri}", "--workers=2")
     process = morphogen.start(*command, RAY_ADDRESS=ray_cluster.address, MORPHOGEN_GRACE_S="120")
     deadline = time.monotonic() + 200
-    while not ((pulse := lake.runs.pulse("term")) and pulse.progress.get("done")):
+    while not ((heartbeat := lake.runs.heartbeat("term")) and heartbeat.progress.get("done")):
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
         time.sleep(0.05)
@@ -160,7 +160,7 @@ def test_a_corrupt_shard_ends_training_with_its_name(lake, tmp_path):
 
 def test_the_stream_gives_the_plan_whatever_the_world(lake):
     inputs = open_inputs(parse_config(CONFIG), lake)
-    sources = [(dataset.store.uri, dataset.manifest.digest, dataset.care) for dataset in inputs.train]
+    sources = [(dataset.store.uri, dataset.manifest.digest, dataset.repairer) for dataset in inputs.train]
     steps = range(5, 15)
     whole = load_steps(steps, sources=sources, plan=inputs.plan, world=1, rank=0)
     expected = np.concatenate([inputs.plan.rows(step) for step in steps])

@@ -103,7 +103,7 @@ def serving(uri: str, count: int, tokens: bool, env: dict[str, str] | None = Non
     lake = Lake.open(uri)
     made: dict[str, str] = {}
     if tokens:
-        log = TokenLog(lake.store, lake.ambient)
+        log = TokenLog(lake.store, lake.system)
         made = {role: log.create(f"the-{role}", role)[1] for role in ("reader", "writer", "admin")}
     servers = [Server(uri, env=env) for _ in range(count)]
     try:

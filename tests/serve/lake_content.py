@@ -123,4 +123,4 @@ def fill(lake: Lake) -> None:
     add_run(lake, "language", [text], parents=[first])
     dead = this_process() | {"started": 0}
     lost = lake.runs.start("orphan", "generate", {"n": 1}, {}, about={"holder": dead, "parent": "language"})
-    lost.beat(1, {"done": 3, "of": 10, "unit": "shards", "note": "2 actors"})
+    lost.send_heartbeat(1, {"done": 3, "of": 10, "unit": "shards", "note": "2 actors"})

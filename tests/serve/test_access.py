@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 import httpx
 import pytest
 
-from datalake import Ambient, Lake
+from datalake import Lake, System
 from datalake.registry.access import AccessControl, AccessError, TokenLog
 from orchestration.cli import main
 from tests.serve.conftest import API, Site
@@ -67,7 +67,7 @@ def test_without_a_token_nothing_is_told(site: Site):
 
 
 def test_a_revoked_token_stops_at_every_replica(any_site: Site):
-    token, text = TokenLog(any_site.lake.store, any_site.lake.ambient).create("brief", "admin")
+    token, text = TokenLog(any_site.lake.store, any_site.lake.system).create("brief", "admin")
     apis = [server.client(text) for server in any_site.servers]
     assert len({server.pid for server in any_site.servers}) == 2
     for api in apis:
@@ -93,8 +93,8 @@ def test_the_lake_and_the_log_hold_no_secret(site: Site):
 
 def test_tokens_expire_and_sessions_die_with_their_token(tmp_path):
     lake = Lake.open(str(tmp_path / "lake"))
-    log = TokenLog(lake.store, lake.ambient)
-    access = AccessControl(lake.store, lake.ambient, refresh_s=0.0)
+    log = TokenLog(lake.store, lake.system)
+    access = AccessControl(lake.store, lake.system, refresh_s=0.0)
     assert not access.configured()
     token, text = log.create("ada", "writer", lifetime=timedelta(days=1))
     assert access.configured()
@@ -106,12 +106,12 @@ def test_tokens_expire_and_sessions_die_with_their_token(tmp_path):
     with pytest.raises(AccessError):
         access.authenticate(text[:-1] + ("0" if text[-1] != "0" else "1"))
 
-    later = Ambient(clock=lambda: datetime.now(UTC) + timedelta(hours=2))
+    later = System(clock=lambda: datetime.now(UTC) + timedelta(hours=2))
     then = AccessControl(lake.store, later, refresh_s=0.0)
     assert then.authenticate(text).id == token.id
     with pytest.raises(AccessError):
         then.authenticate(cookie, session=True)
-    tomorrow = AccessControl(lake.store, Ambient(clock=lambda: datetime.now(UTC) + timedelta(days=2)), refresh_s=0.0)
+    tomorrow = AccessControl(lake.store, System(clock=lambda: datetime.now(UTC) + timedelta(days=2)), refresh_s=0.0)
     with pytest.raises(AccessError):
         tomorrow.authenticate(text)
     log.revoke(token.id)
@@ -196,7 +196,7 @@ def test_tokens_are_made_listed_and_revoked_by_command(tmp_path, capsys):
 
     text, told = call("create", "ada", "--role", "writer", "--days", "30")
     opened = Lake.open(lake)
-    token = AccessControl(opened.store, opened.ambient, refresh_s=0.0).authenticate(text.strip())
+    token = AccessControl(opened.store, opened.system, refresh_s=0.0).authenticate(text.strip())
     assert (token.name, token.role, token.id in told) == ("ada", "writer", True)
     assert "active" in call("list")[0]
     call("revoke", token.id)
@@ -209,9 +209,9 @@ def test_tokens_are_made_listed_and_revoked_by_command(tmp_path, capsys):
 def test_sessions_are_signed_and_only_an_early_end_is_stored(lake_uri: str):
     """600 log-ins leave nothing; a log-out leaves one object, which goes once its session would have expired."""
     moment = [datetime(2026, 11, 27, 12, 0, tzinfo=UTC)]
-    lake = Lake.open(lake_uri, Ambient(clock=lambda: moment[0]))
-    token, text = TokenLog(lake.store, lake.ambient).create("ada", "admin")
-    here, there = (AccessControl(lake.store, lake.ambient, refresh_s=0.0) for _ in range(2))
+    lake = Lake.open(lake_uri, System(clock=lambda: moment[0]))
+    token, text = TokenLog(lake.store, lake.system).create("ada", "admin")
+    here, there = (AccessControl(lake.store, lake.system, refresh_s=0.0) for _ in range(2))
     before = [*lake.store.list()]
     opened = [here.open_session(here.authenticate(text), timedelta(hours=12)) for _ in range(600)]
     assert [*lake.store.list()] == before
@@ -236,8 +236,8 @@ def test_sessions_are_signed_and_only_an_early_end_is_stored(lake_uri: str):
 
 def test_a_session_that_was_tampered_with_is_refused(tmp_path):
     lake = Lake.open(str(tmp_path / "lake"))
-    log = TokenLog(lake.store, lake.ambient)
-    access = AccessControl(lake.store, lake.ambient, refresh_s=0.0)
+    log = TokenLog(lake.store, lake.system)
+    access = AccessControl(lake.store, lake.system, refresh_s=0.0)
     token, text = log.create("ada", "reader")
     other, _ = log.create("eve", "admin")
     _, cookie = access.open_session(token, timedelta(minutes=1))

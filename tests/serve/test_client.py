@@ -131,9 +131,9 @@ def test_the_client_says_why_it_may_not(site: Site):
 
 
 def test_a_server_that_is_gone_is_named():
-    ambient = replace(RegistryClient("http://127.0.0.1:1")._ambient, sleep=lambda _seconds: None)
+    system = replace(RegistryClient("http://127.0.0.1:1")._system, sleep=lambda _seconds: None)
     with (
-        RegistryClient(f"http://127.0.0.1:{free_port()}", ambient=ambient) as client,
+        RegistryClient(f"http://127.0.0.1:{free_port()}", system=system) as client,
         pytest.raises(StoreUnavailableError, match="morphogen serve"),
     ):
         client.list()

@@ -114,11 +114,11 @@ def test_no_page_runs_what_somebody_wrote(tmp_path: Path):
         message=HOSTILE,
     )
     failed = lake.runs.start("failed", "train", {HOSTILE: HOSTILE}, {"datasets": [data], "note": HOSTILE})
-    failed.beat(1, {"done": 1, "of": 2, "unit": HOSTILE, "note": HOSTILE})
+    failed.send_heartbeat(1, {"done": 1, "of": 2, "unit": HOSTILE, "note": HOSTILE})
     failed.add_fault(HOSTILE, {HOSTILE: HOSTILE})
     failed.fail(HOSTILE)
     running = lake.runs.start("running", "train", {}, {}, about={"parent": HOSTILE, "holder": {"host": HOSTILE}})
-    running.beat(1, {"done": 1, "of": 2, "unit": HOSTILE, "note": HOSTILE, "per_second": 0.5})
+    running.send_heartbeat(1, {"done": 1, "of": 2, "unit": HOSTILE, "note": HOSTILE, "per_second": 0.5})
     name, _, version = model.partition("@")
     with TestClient(create_app(lake, loopback_only=True), base_url="http://localhost") as client:
         for path in (

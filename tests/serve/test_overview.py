@@ -34,7 +34,7 @@ def test_what_is_running_what_failed_and_what_is_new(tmp_path: Path):
                 f"model-{name}", {"config.json": bytes([version])}, run=name, datasets=[data], metrics=scores
             )
     running = lake.runs.start("busy", "train", {}, {}, about={"holder": this_process()})
-    running.beat(1, {"done": 10, "of": 70, "unit": "steps", "note": "", "per_second": 0.5})
+    running.send_heartbeat(1, {"done": 10, "of": 70, "unit": "steps", "note": "", "per_second": 0.5})
     failed = lake.runs.start("broken", "train", {}, {})
     failed.fail(f"{tmp_path}/lake/x: no such thing")
     (tmp_path / "lake" / "runs" / "damaged").mkdir()

@@ -65,7 +65,7 @@ def running(filled: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     """host:port of a server that trusts ADDRESS and knows its prefix, and an admin's token."""
     folder = str(shutil.copytree(filled, tmp_path_factory.mktemp("proxied") / "lake"))
     opened = Lake.open(folder)
-    token = TokenLog(opened.store, opened.ambient).create("the-admin", "admin")[1]
+    token = TokenLog(opened.store, opened.system).create("the-admin", "admin")[1]
     server = Server(folder, "--trusted-proxy", ADDRESS, "--trusted-proxy", "10.0.0.0/8", "--root-path", f"{PREFIX}/")
     try:
         yield server.wait().url.removeprefix("http://"), token

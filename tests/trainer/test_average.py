@@ -42,7 +42,7 @@ def test_late_is_the_plain_mean_of_its_members(every: int, start: float, members
 
 def test_shown_and_back_again() -> None:
     model, average, [mean] = run(AverageConfig(name="late"))
-    with average.shown():
+    with average.swapped_in():
         assert model.weight.mean().item() == mean == pytest.approx(10.5)
         assert next(iter(average.tensors.values())).mean() == STEPS
     assert model.weight.eq(STEPS).all()
@@ -55,7 +55,7 @@ def test_without_an_average_the_weights_stand() -> None:
         average = Average(model, config)
         average.update(1, STEPS)
         before = model.weight.detach().clone()
-        with average.shown():
+        with average.swapped_in():
             assert torch.equal(model.weight, before)
 
 

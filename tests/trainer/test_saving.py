@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from datalake import Lake
-from datalake.clock import Ambient
+from datalake.clock import System
 from datalake.errors import CorruptObjectError, RunFencedError, StoreUnavailableError
 from datalake.store.local import LocalStore
 from tests.trainer.lake_data import curve, tiny_config, tiny_lake
@@ -33,7 +33,7 @@ class WatchedStore(LocalStore):
 
 
 def watched(path: Path, before: Callable[[str], None]) -> Lake:
-    return Lake(WatchedStore(Path(tiny_lake(path).uri), before), Ambient())
+    return Lake(WatchedStore(Path(tiny_lake(path).uri), before), System())
 
 
 def of_checkpoint(key: str, step: int) -> bool:

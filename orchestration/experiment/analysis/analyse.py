@@ -14,12 +14,12 @@ from orchestration.experiment.analysis.pairs import arms_of, labels, seeds_of
 from orchestration.experiment.analysis.problems import Problem
 from orchestration.experiment.analysis.statistics import minimum_detectable_effect
 from orchestration.experiment.analysis.verdict import sentence
-from orchestration.experiment.result import DetectableEffect, ExperimentResult, Record
+from orchestration.experiment.result import DetectableEffect, ExperimentResult, ResultModel
 
 POWER = 0.8
 
 
-class ArmSummary(Record):
+class ArmSummary(ResultModel):
     """One label over its seeds. Means are over finished seeds; ``in_context`` is the mean loss by frame."""
 
     label: str
@@ -41,7 +41,7 @@ class ArmSummary(Record):
     pre_seconds: float | None = None
 
 
-class Analysis(Record):
+class Analysis(ResultModel):
     """All that the report says beyond the result itself.
 
     ``observed`` is what the design finds at the standard deviation that the paired differences turned out to have,

@@ -15,13 +15,13 @@ from orchestration.experiment.analysis.curves import Reach, area, reaches
 from orchestration.experiment.analysis.pairs import arms_of, is_baseline, labels, partner, seeds_of
 from orchestration.experiment.analysis.problems import Problem
 from orchestration.experiment.analysis.statistics import Estimate, Interval, estimate, holm, t_bounds
-from orchestration.experiment.result import NOT_APPLICABLE, ArmResult, CurvePoint, ExperimentResult, Record
+from orchestration.experiment.result import NOT_APPLICABLE, ArmResult, CurvePoint, ExperimentResult, ResultModel
 
-Verdict = Literal["better", "worse", "no effect found", "void", "incomplete", "refused"]
+Conformance = Literal["better", "worse", "no effect found", "void", "incomplete", "refused"]
 Pairs = dict[int, tuple[ArmResult, ArmResult]]
 
 
-class BandPoint(Record):
+class BandPoint(ResultModel):
     """Mean paired difference of losses at ``tokens``, with its own t interval (of this point, not of the band)."""
 
     tokens: float
@@ -30,7 +30,7 @@ class BandPoint(Record):
     high: float | None
 
 
-class Comparison(Record):
+class Comparison(ResultModel):
     """One arm, over all seeds, against another: ``difference`` is of final losses, below zero is better.
 
     ``decided`` is the interval at the level that Holm's correction leaves this comparison: the verdict is whether it
@@ -43,7 +43,7 @@ class Comparison(Record):
     reference: str
     factors: dict[str, str]
     against: str
-    verdict: Verdict
+    verdict: Conformance
     reasons: tuple[str, ...] = ()
     difference: Estimate | None = None
     decided: Interval | None = None

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from orchestration.experiment.result import ArmResult, Cost, CurvePoint, Record
+from orchestration.experiment.result import ArmResult, Cost, CurvePoint, ResultModel
 
 UNITS = ("tokens", "flops", "seconds")
 
 
-class Reach(Record):
+class Reach(ResultModel):
     """What one arm's run of one seed took to the baseline's final loss, in one unit; None is "never".
 
     ``baseline`` is what the baseline took for its whole run. ``charged`` adds the pre-pre-training of both.

@@ -9,12 +9,12 @@ import numpy as np
 from orchestration.experiment.analysis.pairs import partner, seeds_of
 from orchestration.experiment.analysis.problems import Problem
 from orchestration.experiment.analysis.statistics import Estimate, estimate
-from orchestration.experiment.result import NOT_APPLICABLE, Arm, ArmResult, ExperimentResult, Record
+from orchestration.experiment.result import NOT_APPLICABLE, Arm, ArmResult, ExperimentResult, ResultModel
 
 BySeed = dict[int, float]
 
 
-class FactorEffect(Record):
+class FactorEffect(ResultModel):
     """Mean difference of final losses between two levels of a factor, over ``cells`` combinations of the others.
 
     With ``of`` it is an interaction: how much more the treatment's level ``of`` changes the loss (against the

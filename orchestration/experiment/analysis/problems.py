@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Literal
 
-from orchestration.experiment.result import Record
+from orchestration.experiment.result import ResultModel
 
 Effect = Literal["refused", "void", "incomplete", "warned"]
 """``refused``: the arm is compared with none. ``void``: the numbers are shown and no claim is made. ``incomplete``: a
 pair is lacking, so no verdict. ``warned``: the reader must know."""
 
 
-class Problem(Record):
+class Problem(ResultModel):
     """One finding about one arm ("LABEL, seed N", or a label alone for all its seeds)."""
 
     arm: str

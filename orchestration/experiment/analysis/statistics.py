@@ -16,12 +16,12 @@ import numpy as np
 from scipy import optimize, stats  # type: ignore[import-untyped]
 
 from orchestration.errors import ExperimentError
-from orchestration.experiment.result import DetectableEffect, Record
+from orchestration.experiment.result import DetectableEffect, ResultModel
 
 RESAMPLES = 9999
 
 
-class Interval(Record):
+class Interval(ResultModel):
     """A confidence interval at ``level``, as 0.95."""
 
     low: float
@@ -34,7 +34,7 @@ class Interval(Record):
         return self.low > 0 or self.high < 0
 
 
-class Estimate(Record):
+class Estimate(ResultModel):
     """A mean of paired differences, by seed, with its intervals; with one pair there is a mean and nothing else.
 
     ``p`` is of the two-sided t test against zero.

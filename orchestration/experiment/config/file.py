@@ -15,7 +15,7 @@ from pydantic import Field, field_validator, model_validator
 from datalake import check_name, digest_of
 from orchestration.experiment.config.levels import BUILT_IN, FIRST, LEVELS, Factors, cells, effective_optimizer, staged
 from orchestration.experiment.result import FACTOR_ORDER
-from trainer.config_model import Frozen, Listed
+from trainer.config_model import ConfigModel, Listed
 
 Table = dict[str, Any]
 
@@ -23,7 +23,7 @@ Table = dict[str, Any]
 RESERVED = ("model", "data", "eval", "seed", "publish", "tensorboard")
 
 
-class Corpus(Frozen):
+class Corpus(ConfigModel):
     """The target: datasets ``name`` and ``heldout`` of the lake, added from ``paths`` if there are any.
 
     A path is a file or folder, relative to the experiment's file, or ``python:stdlib``, the running interpreter's own
@@ -47,7 +47,7 @@ class Corpus(Frozen):
         return self
 
 
-class Pre(Frozen):
+class Pre(ConfigModel):
     """The stage before language. ``spec`` (a table, preset, file or ``NAME@V``) is level ``nca`` and what ``shuffled``,
     ``iid`` and ``stats`` are made of; ``specs`` names further levels; ``corpus`` is level ``text``, by default the
     target.
@@ -66,14 +66,14 @@ class Pre(Frozen):
     optimizers: dict[str, Table] = Field(default_factory=dict)
 
 
-class Mixing(Frozen):
+class Mixing(ConfigModel):
     """How synthetic data is mixed into the language run: its share of the rows, and where an annealed one ends."""
 
     share: float = Field(default=0.2, gt=0, lt=1)
     until_fraction: float = Field(default=0.5, gt=0, le=1)
 
 
-class Sweep(Frozen):
+class Sweep(ConfigModel):
     """Rates tried for every cell: as many for each optimiser, at a seed that is not reported, for ``steps`` updates."""
 
     lr: dict[str, Listed[float]]
@@ -81,7 +81,7 @@ class Sweep(Frozen):
     steps: int | None = Field(default=None, ge=1)
 
 
-class Power(Frozen):
+class Power(ConfigModel):
     """What the smallest detectable effect is computed from; ``sd`` is of a paired difference, in nats per token."""
 
     sd: float | None = Field(default=None, gt=0)
@@ -90,14 +90,14 @@ class Power(Frozen):
     power: float = Field(default=0.8, gt=0, lt=1)
 
 
-class Machine(Frozen):
+class Machine(ConfigModel):
     """CPU threads of an arm (bits depend on it, so it is fixed), and how many arms share a GPU."""
 
     threads: int = Field(default=1, ge=1)
     arms_per_gpu: int = Field(default=1, ge=1)
 
 
-class ExperimentFile(Frozen):
+class ExperimentFile(ConfigModel):
     """The file, checked. ``digest`` is of what it says, ``file_digest`` of its bytes."""
 
     name: str

@@ -24,10 +24,10 @@ from orchestration.cluster.resources import Demand, require
 from orchestration.cluster.session import compute_cores
 from orchestration.console.progress import console
 from orchestration.errors import JobStopped
-from orchestration.runs.lease import Held, OwnerWatch
+from orchestration.runs.lease import OwnerWatch, RunLease
 from orchestration.runs.owner import describe
 from orchestration.runs.signals import Stop
-from orchestration.training.events import EventBoard
+from orchestration.training.events import EventQueue
 from orchestration.training.local import train_here
 from orchestration.training.ray_train import finished_result
 from orchestration.training.stop_watcher import Parent, following
@@ -79,7 +79,7 @@ class ArmWorker:
         RunHeldError within seconds if somebody else trains it."""
         last = time.monotonic()
 
-        def tell(event: dict[str, Any]) -> None:
+        def log_event(event: dict[str, Any]) -> None:
             nonlocal last
             now = time.monotonic()
             if event["event"] == "step" and now - last >= EVENT_S:
@@ -88,7 +88,7 @@ class ArmWorker:
 
         parsed, stop = TrainConfig.model_validate(config), Stop()
         with following(self._lake, self._parent, stop):
-            result = train_here(*(self._lake, parsed, run), threads=self._threads, on_event=tell, stop=stop)
+            result = train_here(*(self._lake, parsed, run), threads=self._threads, on_event=log_event, stop=stop)
         return result.to_record()
 
     def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
@@ -104,11 +104,11 @@ class Pool:
     Raises InvalidRequestError if no node can hold one actor.
     """
 
-    def __init__(self, lake: Lake, threads: int = 1, arms_per_gpu: int = 1, held: Held | None = None) -> None:
+    def __init__(self, lake: Lake, threads: int = 1, arms_per_gpu: int = 1, held: RunLease | None = None) -> None:
         gpus = int(ray.cluster_resources().get("GPU", 0))
         self.slots = gpus * arms_per_gpu if gpus else max(1, compute_cores() // threads)
         self._lake, self._held, self._asked = lake, held, False
-        self._board: Any = ray.remote(num_cpus=0)(EventBoard).remote()
+        self._board: Any = ray.remote(num_cpus=0)(EventQueue).remote()
         need = {"CPU": 1.0 if gpus else float(threads), "GPU": 1 / arms_per_gpu if gpus else 0.0}
         demand = Demand(f"threads = {threads}", (need,), "lower threads, or join a cluster with such a node")
         require(demand, held.stop if held else None)
@@ -278,8 +278,8 @@ class _Runs:
         if self._elsewhere and now - self._said >= NOTICE_S:
             self._said = now
             for name in self._elsewhere:
-                holder = self.lake.runs.get(name).state.get("holder") or {}
-                console.print(f"  waiting for run {name}, which {describe(holder)} trains", markup=False)
+                run_owner = self.lake.runs.get(name).state.get("holder") or {}
+                console.print(f"  waiting for run {name}, which {describe(run_owner)} trains", markup=False)
 
     def _ready(self) -> list[str]:
         return [run for run, job in self._left.items() if job.needs is None or job.needs in self.outcomes]

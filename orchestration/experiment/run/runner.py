@@ -35,7 +35,7 @@ from orchestration.experiment.run.collect import arm_result, check_labels, faile
 from orchestration.experiment.run.pool import Job, Outcome, Pool
 from orchestration.experiment.run.prepare import prepare
 from orchestration.experiment.run.progress import arms_stage
-from orchestration.runs.lease import Held, await_owner, hold
+from orchestration.runs.lease import RunLease, acquire, await_owner
 from orchestration.runs.names import default_run_name
 from orchestration.runs.signals import ASKED, Stop
 from trainer import TrainConfig
@@ -49,7 +49,7 @@ Factors = Mapping[str, str]
 
 
 @dataclass(frozen=True)
-class Plan:
+class RunSchedule:
     """The runs of one cell at one seed: the one before, if any, and the language run."""
 
     arm: Arm
@@ -88,7 +88,7 @@ def run_experiment(
         if ended is not None and ended.status == "failed":
             return _report(lake, file, ended.state, _arms(lake, file, None), command)
         try:
-            with hold(
+            with acquire(
                 *(lake, name, KIND, file.model_dump(mode="json"), {}),
                 stop=stop,
                 settings={"folder": str(file.folder), "file_digest": file.file_digest, **(settings or {})},
@@ -104,13 +104,13 @@ def run_name(file: ExperimentFile) -> str:
     return f"{KIND}-{file.name}-{file.digest[:8]}"
 
 
-def _run(lake: Lake, file: ExperimentFile, held: Held, command: Sequence[str] | None) -> ExperimentResult:
+def _run(lake: Lake, file: ExperimentFile, held: RunLease, command: Sequence[str] | None) -> ExperimentResult:
     """The work of the process that owns the experiment."""
     effect, record = detectable_effect(file), held.run
     if "started" not in record.state:
         # Said before any arm runs, and in the lake, where nobody can say it again afterwards.
         stated = None if effect is None else effect.model_dump(mode="json")
-        record.append(started=lake.ambient.timestamp(), stated=stated, message="what can be found, before the runs")
+        record.append(started=lake.system.timestamp(), stated=stated, message="what can be found, before the runs")
     console.print(f"experiment {file.name}: {len(file.cells)} cells × {len(file.seeds)} seeds, lake {lake.uri}")
     console.print(say_effect(effect))
     try:
@@ -121,7 +121,7 @@ def _run(lake: Lake, file: ExperimentFile, held: Held, command: Sequence[str] | 
         raise
     lost = sum(arm.status != "finished" for arm in arms)
     if not held.finished:
-        ended = lake.ambient.timestamp()
+        ended = lake.system.timestamp()
         if lost:
             record.append(ended=ended, message="ended")
             record.fail(f"{lost} of {len(arms)} arms failed")
@@ -130,7 +130,7 @@ def _run(lake: Lake, file: ExperimentFile, held: Held, command: Sequence[str] | 
     return _report(lake, file, record.state, arms, command)
 
 
-def _arms(lake: Lake, file: ExperimentFile, held: Held | None) -> list[ArmResult]:
+def _arms(lake: Lake, file: ExperimentFile, held: RunLease | None) -> list[ArmResult]:
     """Every arm's result; without ``held`` of what others have run, none of it tried again."""
     refs = prepare(lake, file, held.stop if held else None)
     with Pool(lake, file.machine.threads, file.machine.arms_per_gpu, held) as pool:
@@ -161,7 +161,7 @@ def _report(
         arms=tuple(arms),
         minimum_detectable_effect=DetectableEffect.model_validate(state["stated"]) if state["stated"] else None,
         started=state["started"],
-        finished=(state["result"] or {}).get("at") or state.get("ended") or lake.ambient.timestamp(),
+        finished=(state["result"] or {}).get("at") or state.get("ended") or lake.system.timestamp(),
         command=shlex.join(command or ["morphogen", *sys.argv[1:]]),
         machine=f"{platform.machine()}, {local_cores()} cores, Python {platform.python_version()}",
         versions={name: version(name) for name in ("ray", "torch", "numpy", "pyarrow")},
@@ -194,13 +194,13 @@ def say_effect(effect: DetectableEffect | None) -> str:
     )
 
 
-def plan_arm(file: ExperimentFile, cell: Factors, seed: int, refs: Refs, rates: Rates) -> Plan:
+def plan_arm(file: ExperimentFile, cell: Factors, seed: int, refs: Refs, rates: Rates) -> RunSchedule:
     """The runs of an arm, at the rate that the sweep chose for its cell."""
     key = tuple(sorted(cell.items()))
     arm = Arm(factors=dict(cell), seed=seed)
     pre = pre_job(file, cell, seed, refs)
     config = language_config(file, cell, seed, refs, source=_model(pre), rate=rates.chosen.get(key))
-    return Plan(arm, pre, _job("arm", config, pre, f"{arm.label}, seed {seed}"), rates.trials.get(key, ()))
+    return RunSchedule(arm, pre, _job("arm", config, pre, f"{arm.label}, seed {seed}"), rates.trials.get(key, ()))
 
 
 def pre_job(file: ExperimentFile, cell: Factors, seed: int, refs: Refs) -> Job | None:
@@ -244,7 +244,7 @@ def choose_rates(pool: Pool, file: ExperimentFile, refs: Refs) -> Rates:
 
 
 def gather(
-    lake: Lake, file: ExperimentFile, pool: Pool, plans: Sequence[Plan], outcomes: Mapping[str, Outcome]
+    lake: Lake, file: ExperimentFile, pool: Pool, plans: Sequence[RunSchedule], outcomes: Mapping[str, Outcome]
 ) -> list[ArmResult]:
     """Every arm's result, in the order of the plans."""
     models = {

@@ -156,7 +156,7 @@ def params_changes(
     limit: Limit = DEFAULT_LIMIT,
 ) -> Response:
     """New versions and moved aliases after an entry of the name's log: ask again and again to follow it."""
-    head = VersionLog(app.lake.store, "params", name, app.lake.ambient).head()
+    head = VersionLog(app.lake.store, "params", name, app.lake.system).head()
     newest = head.number if head else 0
     if after is None or after >= newest:
         return answer(request, ChangesOut(entry=newest if after is None else after, items=[]))

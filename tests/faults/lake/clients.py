@@ -20,7 +20,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from datalake.clock import Ambient
+from datalake.clock import System
 from datalake.errors import Conflict, StoreUnavailableError
 from datalake.log.version_log import VersionLog
 from datalake.store.interface import Store
@@ -78,7 +78,7 @@ def open_client_store(script: Script) -> Store:
     """The store as this client sees it."""
     rng = random.Random(f"{script.seed} store {script.client}")
     if script.uri.startswith("s3://"):
-        return S3Store(script.uri, Ambient(jitter=rng.random), HURRY)
+        return S3Store(script.uri, System(jitter=rng.random), HURRY)
     return FlakyLocalStore(Path(script.uri), rng, script.fault_rate)
 
 
@@ -86,20 +86,20 @@ def run_client(script: Script, store: Store, note: Callable[[dict[str, Any]], No
     """Make the script's calls, telling ``note`` before and after each."""
     rng = random.Random(f"{script.seed} client {script.client}")
     skew = timedelta(hours=rng.uniform(-48, 48))
-    ambient = Ambient(
+    system = System(
         clock=lambda: datetime.now(UTC) + skew,
         jitter=rng.random,
         sleep=lambda seconds: time.sleep(seconds / 10),
         author=f"client-{script.client}",
     )
-    log = VersionLog(store, "params", NAME, ambient)
+    log = VersionLog(store, "params", NAME, system)
     known = 0
     for number in range(script.calls):
         value = f"{script.client}-{number}"
         kind = rng.choices(["read", "append", "update"], [0.35, 0.45, 0.2])[0]
         expected = max(0, known + rng.choices([0, -1, 1], [0.8, 0.1, 0.1])[0])
         if rng.random() < 0.2:
-            log = VersionLog(store, "params", NAME, ambient)  # another handle, that remembers nothing
+            log = VersionLog(store, "params", NAME, system)  # another handle, that remembers nothing
         note({"call": kind, "value": value, "expected": expected, "time": time.monotonic()})
         result: tuple[object, object] | None = None
         try:

@@ -17,7 +17,7 @@ from pathlib import Path
 import boto3
 from botocore.config import Config
 
-from datalake.clock import Ambient
+from datalake.clock import System
 from datalake.log.version_log import VersionLog
 from datalake.store.interface import Store
 from datalake.store.open import open_store
@@ -70,7 +70,7 @@ def check(outcome: Outcome, store: Store) -> None:
     title = f"schedule {outcome.seed} ({dict(outcome.faults)})"
     order = linear_order(outcome.history)
     assert order is not None, f"{title} is not linearizable:\n{explain(outcome.history)}"
-    entries = list(VersionLog(store, "params", NAME, Ambient()).entries())
+    entries = list(VersionLog(store, "params", NAME, System()).entries())
     values = [entry.state["v"] for entry in entries]
     assert len(set(values)) == len(values), f"{title}: a value is in the log twice: {values}"
     for call in outcome.history:

@@ -16,7 +16,7 @@ from datalake.maintenance.garbage import live_keys
 from datalake.shards.manifest import Manifest, content_digest
 from datalake.shards.shards import write_shard
 from datalake.shards.source import shard_layout
-from datalake.store.verdict import ProbeReport, record_verdict
+from datalake.store.conformance import ProbeReport, record_conformance
 from generator import parse_spec
 from generator.presets import load_preset
 from orchestration.cli import main
@@ -153,7 +153,7 @@ def test_jobs_refuse_a_store_that_failed_the_probe_before_they_do_anything(
         'steps = 1\nbatch_sequences = 1\ndata = [{dataset = "d@1"}]\nmodel = {depth = 1, dim = 16}\n'
     )
     lake.params.put("code", load_preset("paper").model_dump(mode="json"))
-    record_verdict(lake.store, ProbeReport(lake.uri, 32, 50, ("two won",), 1.0), lake.ambient)
+    record_conformance(lake.store, ProbeReport(lake.uri, 32, 50, ("two won",), 1.0), lake.system)
     before = list(lake.store.list())
     run(*command.format(files=tmp_path).split(), code=2)
     assert "must not be written: `morphogen probe` found" in capsys.readouterr().err
@@ -162,7 +162,7 @@ def test_jobs_refuse_a_store_that_failed_the_probe_before_they_do_anything(
 
 def test_a_failed_probe_is_remembered_until_a_good_one(lake: Lake, capsys: pytest.CaptureFixture[str]) -> None:
     lake.params.put("code", {"family": "nca"})
-    record_verdict(lake.store, ProbeReport(lake.uri, 32, 50, ("two won",), 1.0), lake.ambient)
+    record_conformance(lake.store, ProbeReport(lake.uri, 32, 50, ("two won",), 1.0), lake.system)
     run("params", "tag", "code@1", "stable", code=2)
     assert "must not be written" in capsys.readouterr().err
     run("params", "show", "code")

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from datalake.clock import Ambient
+from datalake.clock import System
 from datalake.errors import CorruptShardError, CredentialsError, MissingShardError, UnhealableError
 from datalake.lake import Lake
 from datalake.maintenance.damage_policy import DamagePolicy
@@ -22,7 +22,7 @@ from datalake.shards.shards import write_shard
 from datalake.shards.source import Source, shard_layout
 from datalake.store.local import LocalStore
 from generator import parse_spec
-from orchestration.generation.recompute import caretaker, recompute
+from orchestration.generation.recompute import make_repairer, recompute
 from orchestration.generation.worker import synthetic_source
 from tests.datalake.helpers import make_manifest, make_source, make_table
 
@@ -66,7 +66,7 @@ def test_heal_restores_every_byte(generated: tuple[Lake, Manifest]) -> None:
     hurt = damage(lake, manifest, seed=1)
     told: list[str] = []
     report = heal_dataset(
-        lake.store, manifest, recompute, lake.ambient, on_repair=lambda repair: told.append(repair.key)
+        lake.store, manifest, recompute, lake.system, on_repair=lambda repair: told.append(repair.key)
     )
     assert report.ok
     assert [repair.key for repair in report.repaired] == told == hurt
@@ -76,7 +76,7 @@ def test_heal_restores_every_byte(generated: tuple[Lake, Manifest]) -> None:
     assert sorted(kept) == list(lake.store.list("quarantine/"))
     assert all(lake.store.get(key) != before[key.split("/", 2)[2]] for key in kept)
     assert verify_dataset(lake.store, manifest).ok
-    assert heal_dataset(lake.store, manifest, recompute, lake.ambient).repaired == ()
+    assert heal_dataset(lake.store, manifest, recompute, lake.system).repaired == ()
 
 
 def test_a_reader_heals_on_the_fly_and_the_run_says_so(generated: tuple[Lake, Manifest]) -> None:
@@ -86,9 +86,9 @@ def test_a_reader_heals_on_the_fly_and_the_run_says_so(generated: tuple[Lake, Ma
     expected = [undamaged.rows(plan.rows(step)[:, 1]) for step in range(20)]
     hurt = damage(lake, manifest, seed=2)
     run = lake.runs.start("t", "train", {}, {})
-    care = caretaker()
-    care.record_in(run)
-    reader = care.reader(lake.store, manifest)
+    repairer = make_repairer()
+    repairer.record_in(run)
+    reader = repairer.reader(lake.store, manifest)
     for step, rows in enumerate(expected):
         assert np.array_equal(reader.rows(plan.rows(step)[:, 1]), rows)
     repairs = lake.runs.get("t").state["repairs"]
@@ -103,14 +103,14 @@ def test_past_its_budget_a_reader_raises_what_it_met(tmp_path: Path) -> None:
     for ref in manifest.shards:
         lake.store.delete(ref.key)
     seconds = iter([0.0, 1.0, 1.0, 5.0, 9.0])
-    ambient = Ambient(monotonic=lambda: next(seconds))
-    healer = Healer(lambda _, first, rows: make_table(7, first, rows), ambient, max_shards=9, max_seconds=4.5)
-    reader = DatasetReader(lake.store, manifest, mend=healer.heal)
+    system = System(monotonic=lambda: next(seconds))
+    healer = Healer(lambda _, first, rows: make_table(7, first, rows), system, max_shards=9, max_seconds=4.5)
+    reader = DatasetReader(lake.store, manifest, repair=healer.heal)
     reader.rows(np.array([0]))
     reader.rows(np.array([40]))
     with pytest.raises(MissingShardError, match=r"budget for healing while reading \(9 shards, 4.5 s\) is spent"):
         reader.rows(np.array([70]))
-    few = DatasetReader(lake.store, manifest, mend=Healer(recompute, ambient, max_shards=0).heal)
+    few = DatasetReader(lake.store, manifest, repair=Healer(recompute, system, max_shards=0).heal)
     with pytest.raises(MissingShardError, match="budget"):
         few.rows(np.array([99]))
 
@@ -128,8 +128,8 @@ def test_a_reader_that_may_not_write_goes_on_all_the_same(tmp_path: Path) -> Non
     expected = DatasetReader(lake.store, manifest).rows(np.arange(100))
     lake.store.delete(manifest.shards[1].key)
     repairs = []
-    healer = Healer(lambda _, first, rows: make_table(7, first, rows), Ambient(), on_repair=repairs.append)
-    reader = DatasetReader(ReadOnlyStore(tmp_path), manifest, mend=healer.heal)
+    healer = Healer(lambda _, first, rows: make_table(7, first, rows), System(), on_repair=repairs.append)
+    reader = DatasetReader(ReadOnlyStore(tmp_path), manifest, repair=healer.heal)
     assert np.array_equal(reader.rows(np.arange(100)), expected)
     assert [(repair.key, repair.written) for repair in repairs] == [(manifest.shards[1].key, False)]
     assert not lake.store.exists(manifest.shards[1].key)
@@ -146,17 +146,17 @@ def test_text_and_strangers_are_named_not_healed(tmp_path: Path) -> None:
         source, shards, seq_len=16, vocab_size=1000, content_digest=content_digest(lake.store, shards)
     )
     lake.store.delete(shards[1].key)
-    report = heal_dataset(lake.store, text, recompute, lake.ambient)
+    report = heal_dataset(lake.store, text, recompute, lake.system)
     (lost,) = report.lost
     assert not report.ok
     assert lost.key == shards[1].key
     assert "sequences 32 to 63 of this text dataset cannot be computed" in lost.problem
     with pytest.raises(MissingShardError, match="cannot be computed"):
-        caretaker(DamagePolicy("heal")).reader(lake.store, text).rows(np.array([40]))
+        make_repairer(DamagePolicy("heal")).reader(lake.store, text).rows(np.array([40]))
 
     manifest = make_manifest(lake)  # its rows do not come from the generator
     lake.store.replace(manifest.shards[0].key, b"damaged")
-    wrong = heal_dataset(lake.store, manifest, lambda _, first, rows: make_table(8, first, rows), lake.ambient)
+    wrong = heal_dataset(lake.store, manifest, lambda _, first, rows: make_table(8, first, rows), lake.system)
     assert ["the manifest names" in lost.problem for lost in wrong.lost] == [True]
     assert lake.store.get(manifest.shards[0].key) == b"damaged"
     old = source.model_copy(update={"kind": "synthetic", "generator": "0", "seed": 1})
@@ -184,7 +184,7 @@ def test_verification_resumes_and_keeps_to_its_rate(tmp_path: Path) -> None:
     assert len(verify_dataset(lake.store, manifest, options=VerifyOptions(ledger=ledger)).problems) == 2
 
     waits: list[float] = []
-    limit = RateLimit(100.0, Ambient(monotonic=lambda: 50.0, sleep=waits.append))
+    limit = RateLimit(100.0, System(monotonic=lambda: 50.0, sleep=waits.append))
     for size in (300, 100, 50):
         limit.spend(size)
     assert waits == [3.0, 4.0]

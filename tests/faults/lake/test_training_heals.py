@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from datalake import Ambient, Caretaker, DamagePolicy, Lake
+from datalake import DamagePolicy, Lake, Repairer, System
 from datalake.errors import CorruptShardError, DamagePolicyError, MissingShardError, StoreUnavailableError
 from datalake.maintenance.verify import verify_dataset
 from datalake.shards.source import Source
@@ -38,8 +38,8 @@ def fill(lake: Lake, kind: str = "synthetic") -> Lake:
     return lake
 
 
-def losses(lake: Lake, care: Caretaker | None = None, on_event: Any = None) -> list[float]:
-    run_training(CONFIG, lake, "r", device="cpu", threads=1, care=care, on_event=on_event)
+def losses(lake: Lake, repairer: Repairer | None = None, on_event: Any = None) -> list[float]:
+    run_training(CONFIG, lake, "r", device="cpu", threads=1, repairer=repairer, on_event=on_event)
     return [record["loss"] for record in load_metrics(lake, "r") if "loss" in record]
 
 
@@ -63,7 +63,7 @@ def test_damage_is_healed_and_the_losses_are_those_of_an_undamaged_run(
 ) -> None:
     lake, keys = damaged
     events: list[dict[str, Any]] = []
-    assert losses(lake, Caretaker(recompute=recompute, tell=events.append)) == expected
+    assert losses(lake, Repairer(recompute=recompute, log_event=events.append)) == expected
     recorded = lake.runs.get("r").state["repairs"]
     assert sorted(repair["key"] for repair in recorded) == sorted(keys)
     assert [{"event": "repair", **repair} for repair in recorded] == events
@@ -74,10 +74,10 @@ def test_the_budget_is_the_runs_and_not_the_attempts(damaged: tuple[Lake, list[s
     lake, _ = damaged
     for _attempt in range(2):
         with pytest.raises(CorruptShardError, match=r"budget for healing while reading \(1 shards") as raised:
-            losses(lake, Caretaker(DamagePolicy(heal_shards=1), recompute))
+            losses(lake, Repairer(DamagePolicy(heal_shards=1), recompute))
         assert len(lake.runs.get("r").state["repairs"]) == 1
     assert "\n" not in str(raised.value)
-    assert losses(lake, Caretaker(DamagePolicy(heal_shards=2), recompute)) == expected
+    assert losses(lake, Repairer(DamagePolicy(heal_shards=2), recompute)) == expected
 
 
 def test_damage_is_waited_for_until_another_has_mended_it(
@@ -87,13 +87,13 @@ def test_damage_is_waited_for_until_another_has_mended_it(
     whole = fill(Lake.open(str(tmp_path / "copy"))).store
     events: list[dict[str, Any]] = []
 
-    def mend(event: dict[str, Any]) -> None:
+    def repair(event: dict[str, Any]) -> None:
         events.append(event)
         if event["event"] == "waiting":
             (key,) = (key for key in keys if key in event["reason"])
             lake.store.replace(key, whole.get(key))
 
-    assert losses(lake, Caretaker(DamagePolicy("wait"), tell=mend)) == expected
+    assert losses(lake, Repairer(DamagePolicy("wait"), log_event=repair)) == expected
     assert [event["event"] for event in events].count("waited") == 2
     assert [fault["kind"] for fault in lake.runs.get("r").state["faults"]] == ["waited"] * 2
 
@@ -108,14 +108,14 @@ def test_what_cannot_or_may_not_be_healed_ends_the_run_by_its_name(
     lost = lake.datasets.manifest("train@1").shards[4]
     lake.store.delete(lost.key)
     with pytest.raises(MissingShardError, match=rf"{lost.key} is missing .*\(sequences 12 to 14\)"):
-        losses(lake, Caretaker(policy, recompute))
+        losses(lake, Repairer(policy, recompute))
     assert "repairs" not in lake.runs.get("r").state
 
 
 def test_a_store_that_is_killed_and_comes_back_is_outlasted(own_server: S3Server, expected: list[float]) -> None:
     """Down once while the data is read and once while a checkpoint is written."""
-    # So few tries of its own that only patience can outlast a server's start.
-    lake = fill(Lake(S3Store("s3://lake/l", retry=RetryPolicy(attempts=2, base=0.01)), Ambient()))
+    # So few tries of its own that only waiting gets it past a server's start.
+    lake = fill(Lake(S3Store("s3://lake/l", retry=RetryPolicy(attempts=2, base=0.01)), System()))
     restarts: list[threading.Thread] = []
 
     def kill(event: dict[str, Any]) -> None:
@@ -126,9 +126,9 @@ def test_a_store_that_is_killed_and_comes_back_is_outlasted(own_server: S3Server
 
     try:
         with pytest.raises(StoreUnavailableError):
-            losses(lake, Caretaker(DamagePolicy("fail"), recompute), kill)
+            losses(lake, Repairer(DamagePolicy("fail"), recompute), kill)
         restarts[-1].join()
-        assert losses(lake, Caretaker(recompute=recompute), kill) == expected
+        assert losses(lake, Repairer(recompute=recompute), kill) == expected
         waits = lake.runs.get("r").state["faults"]
     finally:
         for restart in restarts:
@@ -149,10 +149,10 @@ def test_a_caretaker_travels(tmp_path: Path) -> None:
     import pickle
 
     lake = tiny_lake(tmp_path)
-    care = Caretaker(DamagePolicy("wait"), recompute)
-    care.record_in(lake.runs.start("t", "train", {}, {}))
-    copy = pickle.loads(pickle.dumps(care))  # noqa: S301
-    assert copy == care
-    assert hash(copy) == hash(care)
-    care.record_in(lake.runs.start("t", "train", {}, {}))
-    assert copy != care, "another attempt is another hold on the run"
+    repairer = Repairer(DamagePolicy("wait"), recompute)
+    repairer.record_in(lake.runs.start("t", "train", {}, {}))
+    copy = pickle.loads(pickle.dumps(repairer))  # noqa: S301
+    assert copy == repairer
+    assert hash(copy) == hash(repairer)
+    repairer.record_in(lake.runs.start("t", "train", {}, {}))
+    assert copy != repairer, "another attempt is another hold on the run"

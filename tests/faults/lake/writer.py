@@ -32,7 +32,7 @@ def generate(uri: str, shards: int, seed: int, before: Callable[[int], None] = l
         before(len(refs))
         ref = shard_ref_if_valid(lake.store, source, first, rows)
         if ref is None:
-            ref = repair_shard(lake.store, source, make_table(7, first, rows), first, lake.ambient)
+            ref = repair_shard(lake.store, source, make_table(7, first, rows), first, lake.system)
         refs.append(ref)
     digest = content_digest(lake.store, refs)
     manifest = Manifest.build(source, refs, seq_len=SEQ_LEN, vocab_size=VOCAB, content_digest=digest)

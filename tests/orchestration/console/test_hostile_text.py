@@ -46,7 +46,7 @@ def lake_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("hostile") / "lake"
     lake = Lake.open(str(folder))
     fill(lake)
-    TokenLog(lake.store, lake.ambient).create("ada", "reader")
+    TokenLog(lake.store, lake.system).create("ada", "reader")
     return folder
 
 

@@ -76,7 +76,7 @@ def tuned(lake, target, landscape, trials=TRIALS, confirm=None) -> TuneResult:
 
 
 def alias_moves(lake, name) -> int:
-    log = VersionLog(lake.store, "params", name, lake.ambient)
+    log = VersionLog(lake.store, "params", name, lake.system)
     states = [log.entry(number).state["aliases"] for number in range(1, log.head().number + 1)]
     return sum(later != earlier for earlier, later in zip([{}, *states], states, strict=False))
 

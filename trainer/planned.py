@@ -9,8 +9,8 @@ from trainer.data import TrainDataset
 from trainer.ranks import Ranks
 
 
-class Promised(Protocol):
-    """A training dataset with a ``Promise`` for its manifest, whose rows the batches factory knows how to get."""
+class PlannedData(Protocol):
+    """A training dataset whose manifest is a ``PlannedDataset``, whose rows the batches factory knows how to get."""
 
     @property
     def dataset(self) -> TrainDataset:
@@ -25,7 +25,7 @@ class Promised(Protocol):
         ...
 
 
-def settle(promised: Promised, ranks: Ranks, stop: threading.Event | None) -> dict[str, Any] | None:
+def wait_for_commit(planned: PlannedData, ranks: Ranks, stop: threading.Event | None) -> dict[str, Any] | None:
     """Wait until the dataset is committed, so that nothing published names a version that is not; its facts.
 
     None if rank 0 was asked to stop first. Rank 0 looks; the others hear of it often enough for no collective to time
@@ -35,7 +35,7 @@ def settle(promised: Promised, ranks: Ranks, stop: threading.Event | None) -> di
     def look() -> tuple[bool, dict[str, Any] | None]:
         if stop is not None and stop.is_set():
             return True, None
-        facts = promised.settled()
+        facts = planned.settled()
         return facts is not None, facts
 
     while True:

@@ -1,6 +1,6 @@
 """What the probe found out about a store, kept in the store, and asked before the first write of every process.
 
-``probe/verdict.json`` is the one object that is replaced: the newest verdict counts, so a mended store is cleared by
+``probe/verdict.json`` is the one object that is replaced: the newest record counts, so a mended store is cleared by
 probing it again. The first write to a store of which nothing is known tries to create its object twice, and keeps what
 that showed; a store that is known to fail may only be read.
 """
@@ -15,11 +15,11 @@ from typing import Literal, Protocol
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from datalake.canonical import canonical_json
-from datalake.clock import Ambient
+from datalake.clock import System
 from datalake.errors import CorruptObjectError, CredentialsError, NotFoundError, ProbeError, StoreRefusedError
-from datalake.events import tell
+from datalake.events import log_event
 
-VERDICT_KEY = "probe/verdict.json"
+CONFORMANCE_KEY = "probe/verdict.json"
 _FINDERS = {"probe": "`morphogen probe`", "first write": "its first write"}
 
 
@@ -39,7 +39,7 @@ class ProbeReport:
         return not self.violations
 
 
-class Verdict(BaseModel):
+class Conformance(BaseModel):
     """What was found: ``ok``, the first ``violations``, ``writers`` per key, ``keys``, ``time``, ``author``.
 
     ``found_by`` is "probe" (a race of many writers) or "first write" (one writer that tried to create an object twice).
@@ -70,52 +70,53 @@ class _Objects(Protocol):
     def replace(self, key: str, data: bytes) -> None: ...
 
 
-def record_verdict(store: _Objects, report: ProbeReport, ambient: Ambient) -> Verdict:
+def record_conformance(store: _Objects, report: ProbeReport, system: System) -> Conformance:
     """Keep the probe's result where every later writer will find it."""
-    verdict = Verdict(
+    record = Conformance(
         ok=report.ok,
         violations=report.violations[:10],
         writers=report.writers,
         keys=report.keys,
-        time=ambient.timestamp(),
-        author=ambient.author,
+        time=system.timestamp(),
+        author=system.author,
     )
-    store.replace(VERDICT_KEY, canonical_json(verdict.model_dump(mode="json")))
-    return verdict
+    store.replace(CONFORMANCE_KEY, canonical_json(record.model_dump(mode="json")))
+    return record
 
 
-def read_verdict(store: _Objects) -> Verdict | None:
-    """The newest verdict, None if the store was never probed. Raises CorruptObjectError if it cannot be read."""
+def read_conformance(store: _Objects) -> Conformance | None:
+    """The newest record, None if the store was never probed. Raises CorruptObjectError if it cannot be read."""
     try:
-        data = store.get(VERDICT_KEY)
+        data = store.get(CONFORMANCE_KEY)
     except NotFoundError:
         return None
     try:
-        return Verdict.model_validate_json(data)
+        return Conformance.model_validate_json(data)
     except ValidationError as error:
         raise CorruptObjectError(
-            f"object {VERDICT_KEY} of lake {store.uri} is no verdict: run `morphogen probe` to write it anew"
+            f"object {CONFORMANCE_KEY} of lake {store.uri} is no conformance record"
+            ": run `morphogen probe` to write it anew"
         ) from error
 
 
 def check_writable(store: _Objects) -> None:
-    """Raise ProbeError if the store's newest verdict is bad; for jobs, which would else compute for nothing."""
-    _check(store, read_verdict(store))
+    """Raise ProbeError if the store's newest record is bad; for jobs, which would else compute for nothing."""
+    _check(store, read_conformance(store))
 
 
-def _check(store: _Objects, verdict: Verdict | None) -> None:
-    if verdict is not None and not verdict.ok:
-        finder = _FINDERS[verdict.found_by]
-        reason = verdict.violations[0] if verdict.violations else "no reason recorded"
+def _check(store: _Objects, record: Conformance | None) -> None:
+    if record is not None and not record.ok:
+        finder = _FINDERS[record.found_by]
+        reason = record.violations[0] if record.violations else "no reason recorded"
         raise ProbeError(
-            f"lake {store.uri} must not be written: {finder} found at {verdict.time} that its store "
+            f"lake {store.uri} must not be written: {finder} found at {record.time} that its store "
             f"fails ({reason}): use another store, or mend this one and run `morphogen probe` again"
         )
 
 
 class WriteGuard:
     """Refuses writes to a store known to fail. Costs one read of a small object per store opened and written to, and
-    the first write of a lake anywhere two writes more: whoever comes later finds the verdict."""
+    the first write of a lake anywhere two writes more: whoever comes later finds the record."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -128,40 +129,40 @@ class WriteGuard:
     def check(self, store: _Objects, key: str) -> bool:
         """Whether the store is known to refuse a second create; the probe's own keys pass as if it were.
 
-        Raises ProbeError if the store's newest verdict is bad.
+        Raises ProbeError if the store's newest record is bad.
         """
         if self._proven or key.startswith("probe/"):
             return True
         with self._lock:
             if not self._passed:
-                verdict = read_verdict(store)
-                _check(store, verdict)
-                self._passed, self._proven = True, verdict is not None
+                record = read_conformance(store)
+                _check(store, record)
+                self._passed, self._proven = True, record is not None
             return self._proven
 
-    def prove(self, store: _Objects, ambient: Ambient, *, refuses: bool) -> None:
+    def prove(self, store: _Objects, system: System, *, refuses: bool) -> None:
         """Keep what the first create showed: whether a second one of the same object was refused.
 
         Raises ProbeError if it was not.
         """
         found = () if refuses else ("an object that was there was created again: the store ignores If-None-Match",)
-        verdict = Verdict(
+        record = Conformance(
             ok=refuses,
             violations=found,
             writers=1,
             keys=1,
-            time=ambient.timestamp(),
-            author=ambient.author,
+            time=system.timestamp(),
+            author=system.author,
             found_by="first write",
         )
-        data = canonical_json(verdict.model_dump(mode="json"))
+        data = canonical_json(record.model_dump(mode="json"))
         try:
             if refuses:
-                store.put_if_absent(VERDICT_KEY, data)  # never in place of a bad one
+                store.put_if_absent(CONFORMANCE_KEY, data)  # never in place of a bad one
             else:
-                store.replace(VERDICT_KEY, data)
+                store.replace(CONFORMANCE_KEY, data)
         except (CredentialsError, StoreRefusedError) as error:  # only lost: every process will try it for itself
-            tell("verdict_not_kept", level=logging.WARNING, reason=str(error))
+            log_event("verdict_not_kept", level=logging.WARNING, reason=str(error))
         if not refuses:
-            _check(store, verdict)
+            _check(store, record)
         self._proven = True
