@@ -70,7 +70,7 @@ class S3Store:
         self._guard = WriteGuard()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in ("_bucket", "_prefix", "_region", "_ambient", "_retry")}
+        return {name: getattr(self, name) for name in ("_bucket", "_prefix", "_region", "_system", "_retry")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
