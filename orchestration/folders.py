@@ -1,12 +1,15 @@
-"""Where the libraries that we use write unasked: in a home that cannot be written, elsewhere or not at all."""
+"""Where this process writes: the folders that libraries use unasked, and the files that a user names."""
 
 from __future__ import annotations
 
 import getpass
 import os
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
 
 from generator.cache_folder import cache_folder, home_folder
+from orchestration.errors import OutputError
 
 # The variable that each library reads, and the name of its folder.
 _LIBRARIES = {
@@ -46,3 +49,26 @@ def _user_has_a_name() -> bool:
     with suppress(KeyError, OSError):
         return bool(getpass.getuser())
     return False
+
+
+@contextmanager
+def writing(path: Path, option: str) -> Iterator[None]:
+    """Turn what the file system says against writing ``path`` in the block into an OutputError that names it."""
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(
+            f"{option} = {str(path)!r}: cannot be written ({error.strerror or error}); give a path in a folder that "
+            "exists and that you may write"
+        ) from error
+
+
+def check_output(path: Path, option: str) -> None:
+    """Raise OutputError, before anything is computed, if no file can be made at ``path``."""
+    with writing(path, option):
+        if path.is_dir():
+            raise IsADirectoryError(None, "it is a folder")
+        if not path.parent.is_dir():
+            raise FileNotFoundError(None, "its folder does not exist")
+        if not os.access(path if path.exists() else path.parent, os.W_OK):
+            raise PermissionError(None, "no permission")

@@ -1,13 +1,191 @@
-"""Going on with a run from its record alone: its kind says which job, its config what, its settings how."""
+"""Every kind of job, run to its end with progress shown; and going on with a run from its record alone.
+
+Commands call these with parsed arguments; `resume_run` calls them with what the run's record says: its kind which job,
+its config what, its settings how.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import typer
 
 from datalake import DamagePolicy, Lake
-from orchestration.errors import InvalidRequestError
+from orchestration.console.progress import console, stage
+from orchestration.errors import ExperimentError, InvalidRequestError
+from orchestration.folders import writing
+from orchestration.runs.signals import GraceOver, Stop, stoppable
+
+# Ray takes seconds to import: what needs it is imported once a job is sure to begin.
+if TYPE_CHECKING:
+    from orchestration.experiment.analysis.analyse import Analysis
+    from orchestration.experiment.config.file import ExperimentFile
+    from orchestration.experiment.result import ExperimentResult
+    from orchestration.generation.job import GenerateRequest
+    from orchestration.live.config import LiveRequest
+    from orchestration.pipeline.config import PipelineConfig
+    from orchestration.tune.settings import TuneSettings
+    from orchestration.tune.tuning import TuneResult
+    from trainer import TrainConfig, TrainResult
+    from trainer.parallel import Parallel
+
+
+@contextmanager
+def resumable() -> Iterator[None]:
+    """End an interrupted job with what to do next, and the exit code that shells expect of SIGINT."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        console.print("interrupted; what is done is kept: run the same command again to go on")
+        raise typer.Exit(130) from None
+
+
+@contextmanager
+def job() -> Iterator[Stop]:
+    """Run a job that SIGTERM and SIGINT stop well; leave at once at a second SIGINT or when the grace is over."""
+    with resumable(), stoppable() as stop:
+        try:
+            yield stop
+        except GraceOver:
+            console.print(
+                f"stopped at once ({stop.reason}, and its grace is over); what was checkpointed is kept: "
+                "run the same command again to go on"
+            )
+            raise typer.Exit(stop.exit_code) from None
+
+
+def generate_run(lake: Lake, request: GenerateRequest, run: str | None) -> dict[str, Any]:
+    """Generate with progress shown; returns what is to be printed."""
+    from orchestration.cluster.session import ray_session
+    from orchestration.generation.job import run_generation
+
+    started = time.monotonic()
+    cpus = (request.actors or 1) * (request.cpus_per_actor or 1)
+    with job() as stop, ray_session(cpus), stage(f"generate {request.params.ref}", request.tokens) as advance:
+        result = run_generation(lake, request, advance, run=run, stop=stop)
+    return {**result.to_record(), "seconds": round(time.monotonic() - started, 2)}
+
+
+def train_run(
+    lake: Lake,
+    config: TrainConfig,
+    run: str,
+    *,
+    workers: int | None = None,
+    gpu: bool | None = None,
+    parallel: Parallel = "ddp",
+    ray: bool = True,
+    damage: DamagePolicy | None = None,
+    live: LiveRequest | None = None,
+    wandb: str | None = None,
+) -> TrainResult:
+    """Train with progress shown, on Ray (also while generating) or in this process."""
+    from orchestration.console.training import training_display
+    from trainer.wandb_run import wandb_listening
+
+    with (
+        job() as stop,
+        wandb_listening(wandb, run, console.print) if wandb else nullcontext(lambda _event: None) as logged,
+        training_display(f"train {run}", config.steps) as shown,
+    ):
+
+        def on_event(event: dict[str, Any]) -> None:
+            shown(event)
+            logged(event)
+
+        if not ray:
+            from orchestration.training.local import train_here
+
+            return train_here(lake, config, run, on_event=on_event, damage=damage, stop=stop)
+        from orchestration.cluster.session import ray_session
+        from orchestration.live.job import train_live
+        from orchestration.training.ray_train import cpus_of_training, default_workers
+
+        with ray_session(cpus_of_training(workers, 0 if live is None else live.actors or 1)):
+            count, on_gpu = default_workers(config, workers, gpu)
+            return train_live(
+                *(lake, config, live, run),
+                workers=count,
+                use_gpu=on_gpu,
+                parallel=parallel,
+                on_event=on_event,
+                damage=damage,
+                stop=stop,
+                settings={"live": live.model_dump(mode="json") if live else None, "wandb": wandb},
+            )
+
+
+def report_live(result: TrainResult, report: Path | None, as_json: bool) -> dict[str, Any]:
+    """Write the report of a live run; its record for printing, which as text leaves the long timeline out."""
+    record = result.to_record()
+    live = record["facts"].get("live")
+    if live is None:  # the dataset was there already
+        return record
+    from orchestration.reports.live_page import render_live
+
+    path = report or Path(f"{result.run}-live.html")
+    try:
+        path.write_text(render_live(result.run, live), encoding="utf-8")
+        where = str(path)
+    except OSError as error:  # the run is finished, and its figures are in the lake
+        where = f"the page {path} could not be written ({error.strerror})"
+    held = f"at most {live['peak_bytes']:,} of {live['buffer_bytes']:,} bytes"
+    console.print(
+        f"  generated {live['generated_tokens_per_s']:,.0f} tokens/s, consumed {live['consumed_tokens_per_s']:,.0f}, "
+        f"starved {live['starvation_s']:.1f}s, {held}: {where}"
+    )
+    if not as_json:
+        record["facts"]["live"] = {key: value for key, value in live.items() if key not in ("columns", "timeline")}
+    return record
+
+
+def pipeline_run(lake: Lake, config: PipelineConfig, run: str | None, settings: dict[str, Any]) -> dict[str, Any]:
+    """Run a pipeline with progress shown; returns its result."""
+    from orchestration.cluster.session import ray_session
+    from orchestration.pipeline.job import PipelineSettings, run_pipeline
+    from orchestration.training.ray_train import cpus_of_training
+
+    how = PipelineSettings(**settings)
+    with job() as stop, ray_session(max(how.actors or 1, cpus_of_training(how.workers))):
+        return run_pipeline(lake, config, run, settings=how, stop=stop)
+
+
+def experiment_run(lake: Lake, file: ExperimentFile, report: Path | None = None) -> tuple[ExperimentResult, Analysis]:
+    """Run an experiment with progress shown and write its report; what it came to, and what that shows."""
+    from orchestration.cluster.session import ray_session
+    from orchestration.experiment.analysis.analyse import analyse
+    from orchestration.experiment.report.write import write_report
+    from orchestration.experiment.run.runner import run_experiment
+
+    folder = report or Path(f"{file.name}-report")
+    with writing(folder, "report"):  # told before hours of runs
+        folder.mkdir(parents=True, exist_ok=True)
+    with job() as stop, ray_session(file.machine.threads):
+        result = run_experiment(lake, file, stop=stop)
+    analysis = analyse(result)
+    try:
+        for path in write_report(result, analysis, folder):
+            console.print(f"report: {path.resolve()}")
+    except OSError as error:
+        raise ExperimentError(
+            f"the report cannot be written ({error}): all runs are in the lake; run the command again with a --report "
+            "folder that can be written"
+        ) from error
+    return result, analysis
+
+
+def tune_run(lake: Lake, params: str, target: str, settings: TuneSettings) -> TuneResult:
+    """Tune a parameter set on a corpus with progress shown; returns what `run_tune` does."""
+    from orchestration.cluster.session import ray_session
+    from orchestration.tune.runner import run_tune
+
+    with job() as stop, ray_session(settings.threads):
+        return run_tune(lake, params, target, settings, stop=stop)
+
 
 State = Mapping[str, Any]
 
@@ -35,7 +213,6 @@ def resume_run(lake: Lake, run: str, state: State, changes: State) -> dict[str, 
 
 
 def _generate(lake: Lake, run: str, config: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
-    from orchestration.commands.jobs import generate_run
     from orchestration.generation.job import GenerateRequest
 
     params = lake.params.get(config["params"])
@@ -43,8 +220,6 @@ def _generate(lake: Lake, run: str, config: dict[str, Any], settings: dict[str, 
 
 
 def _train(lake: Lake, run: str, config: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
-    from orchestration.commands.jobs import train_run
-    from orchestration.commands.live import report_live
     from orchestration.live.config import parse_live
     from trainer import parse_config
 
@@ -56,14 +231,12 @@ def _train(lake: Lake, run: str, config: dict[str, Any], settings: dict[str, Any
 
 
 def _pipeline(lake: Lake, run: str, config: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
-    from orchestration.commands.pipeline import pipeline_run
     from orchestration.pipeline.config import parse_pipeline
 
     return pipeline_run(lake, parse_pipeline(config, config["name"]), run, settings)
 
 
 def _experiment(lake: Lake, run: str, config: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
-    from orchestration.commands.experiment import experiment_run
     from orchestration.experiment.config.load import parse_experiment
 
     file = parse_experiment(config, Path(settings.get("folder", "")), settings.get("file_digest", ""))
@@ -72,17 +245,12 @@ def _experiment(lake: Lake, run: str, config: dict[str, Any], settings: dict[str
 
 
 def _tune(lake: Lake, run: str, config: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
-    from orchestration.cluster.session import ray_session
-    from orchestration.commands.common import job
-    from orchestration.tune.runner import run_tune
     from orchestration.tune.settings import parse_settings
 
     told = dict(config["settings"])
     corpus = told.pop("train_data")
     del told["heldout"], settings
-    parsed = parse_settings(told)
-    with job() as stop, ray_session(parsed.threads):
-        result = run_tune(lake, config["target"]["incumbent"], corpus, parsed, stop=stop)
+    result = tune_run(lake, config["target"]["incumbent"], corpus, parse_settings(told))
     return {"run": run, "promoted": result.promoted, "verdict": result.verdict}
 
 

@@ -26,8 +26,8 @@ import numpy as np
 
 from datalake.errors import LakePathError
 from datalake.events import log_event
-from datalake.folders import expanded
 from datalake.shards.shards import ShardRef
+from datalake.store.addresses import expanded
 from datalake.store.interface import Store
 
 _TRAILER = struct.Struct("<8sII16s")  # magic, CRC-32 of the rows, rows, boot id

@@ -49,6 +49,19 @@ def parse_address(uri: str) -> S3Address | Path:
     return Path(path)
 
 
+def expanded(folder: str | Path, what: str) -> Path:
+    """``folder`` with a leading ``~`` or ``~user`` replaced by that home. Raises LakePathError if nobody knows it.
+
+    A container's uid often has no passwd entry, and then ``~`` means nothing unless HOME is set.
+    """
+    try:
+        return Path(folder).expanduser()
+    except RuntimeError:
+        raise LakePathError(
+            f"{what} {str(folder)!r}: this system knows no such home folder; write the path out, or set HOME"
+        ) from None
+
+
 def _s3_address(rest: str) -> S3Address:
     bucket, _, path = rest.partition("/")
     if not bucket or "@" in bucket or "?" in bucket or "#" in bucket:

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from datalake.errors import LakePathError, StoreUnavailableError
-from datalake.folders import expanded
 from datalake.names import check_key, check_prefix, is_key
+from datalake.store.addresses import expanded
 from datalake.store.conformance import WriteGuard
 from datalake.store.content import Content, buffers_of
 from datalake.store.interface import ObjectInfo, missing

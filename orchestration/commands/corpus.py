@@ -19,16 +19,16 @@ from orchestration.commands.common import (
     open_lake,
     print_json,
     print_table,
-    resumable,
 )
 from orchestration.console.output import say
 from orchestration.console.progress import corpus_stages
 from orchestration.corpus.add import add_corpus
 from orchestration.corpus.files import Mapper
+from orchestration.corpus.options import ReadOptions
 from orchestration.corpus.places import place_of
 from orchestration.corpus.profile import SCORED_TOKENS, CorpusProfile, known_bands, profile_corpus
-from orchestration.corpus.records import ReadOptions
 from orchestration.errors import CorpusError
+from orchestration.jobs import resumable
 
 app = typer.Typer(no_args_is_help=True)
 

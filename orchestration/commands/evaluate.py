@@ -7,9 +7,10 @@ from typing import Annotated, Any
 
 import typer
 
-from orchestration.commands.common import DEFAULT_LAKE, AsJson, LakeUri, open_lake, print_json, print_table, resumable
+from orchestration.commands.common import DEFAULT_LAKE, AsJson, LakeUri, open_lake, print_json, print_table
 from orchestration.console.progress import console, stage
 from orchestration.errors import EvaluationError
+from orchestration.jobs import resumable
 
 
 def evaluate(

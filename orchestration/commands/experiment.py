@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -11,20 +11,12 @@ from orchestration.commands.common import (
     DEFAULT_LAKE,
     AsJson,
     LakeUri,
-    job,
     open_lake,
     print_json,
     print_table,
-    writing,
 )
 from orchestration.console.output import say
-from orchestration.errors import ExperimentError
-
-if TYPE_CHECKING:
-    from datalake import Lake
-    from orchestration.experiment.analysis.analyse import Analysis
-    from orchestration.experiment.config.file import ExperimentFile
-    from orchestration.experiment.result import ExperimentResult
+from orchestration.jobs import experiment_run
 
 
 def experiment(
@@ -68,31 +60,6 @@ def experiment(
         say(analysis.verdict)
     if any(arm.status != "finished" for arm in result.arms):
         raise typer.Exit(1)
-
-
-def experiment_run(lake: Lake, file: ExperimentFile, report: Path | None = None) -> tuple[ExperimentResult, Analysis]:
-    """Run an experiment with progress shown and write its report; what it came to, and what that shows."""
-    from orchestration.cluster.session import ray_session
-    from orchestration.console.progress import console
-    from orchestration.experiment.analysis.analyse import analyse
-    from orchestration.experiment.report.write import write_report
-    from orchestration.experiment.run.runner import run_experiment
-
-    folder = report or Path(f"{file.name}-report")
-    with writing(folder, "report"):  # told before hours of runs
-        folder.mkdir(parents=True, exist_ok=True)
-    with job() as stop, ray_session(file.machine.threads):
-        result = run_experiment(lake, file, stop=stop)
-    analysis = analyse(result)
-    try:
-        for path in write_report(result, analysis, folder):
-            console.print(f"report: {path.resolve()}")
-    except OSError as error:
-        raise ExperimentError(
-            f"the report cannot be written ({error}): all runs are in the lake; run the command again with a --report "
-            "folder that can be written"
-        ) from error
-    return result, analysis
 
 
 def _print_plan(loaded: Any, opened: Any, as_json: bool) -> None:

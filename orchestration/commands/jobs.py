@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import time
-from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -16,24 +14,15 @@ from orchestration.commands.common import (
     AsJson,
     LakeUri,
     Message,
-    check_output,
-    job,
     open_lake,
     print_json,
     print_summary,
 )
-from orchestration.commands.live import BufferBytes, LiveFlag, LiveReport, report_live, take_live
-from orchestration.console.progress import console, stage
 from orchestration.errors import InvalidRequestError
+from orchestration.folders import check_output
+from orchestration.jobs import generate_run, job, report_live, train_run
+from orchestration.live.config import LiveRequest, parse_live
 from orchestration.toml_files import read_toml
-
-if TYPE_CHECKING:
-    from datalake import Lake
-    from orchestration.generation.job import GenerateRequest
-    from orchestration.live.config import LiveRequest
-    from trainer import TrainConfig, TrainResult
-    from trainer.parallel import Parallel
-
 
 OnDamageOption = Annotated[
     OnDamage | None,
@@ -42,6 +31,16 @@ OnDamageOption = Annotated[
 HealBudget = Annotated[int, typer.Option(min=0, metavar="SHARDS", help="Shards that may be healed in the run.")]
 WaitBudget = Annotated[
     float, typer.Option(min=0, metavar="SECONDS", help="How long each process may wait for an absent store in all.")
+]
+
+LiveFlag = Annotated[
+    bool, typer.Option("--live", help="Make the dataset that the config's table [live] describes while training on it.")
+]
+BufferBytes = Annotated[
+    int | None, typer.Option(min=1, help="With --live: bytes generated and not yet trained on, at most (256 MiB).")
+]
+LiveReport = Annotated[
+    Path | None, typer.Option(help="With --live: HTML file for rates and buffer depth; RUN-live.html by default.")
 ]
 
 
@@ -78,18 +77,6 @@ def generate(
         gpus_per_actor=gpus_per_actor,
     )
     print_summary(generate_run(opened, request, run), as_json)
-
-
-def generate_run(lake: Lake, request: GenerateRequest, run: str | None) -> dict[str, Any]:
-    """Generate with progress shown; returns what is to be printed."""
-    from orchestration.cluster.session import ray_session
-    from orchestration.generation.job import run_generation
-
-    started = time.monotonic()
-    cpus = (request.actors or 1) * (request.cpus_per_actor or 1)
-    with job() as stop, ray_session(cpus), stage(f"generate {request.params.ref}", request.tokens) as advance:
-        result = run_generation(lake, request, advance, run=run, stop=stop)
-    return {**result.to_record(), "seconds": round(time.monotonic() - started, 2)}
 
 
 def train(
@@ -143,53 +130,16 @@ def train(
     print_summary({"run": run, **report_live(result, live_report, as_json)}, as_json)
 
 
-def train_run(
-    lake: Lake,
-    config: TrainConfig,
-    run: str,
-    *,
-    workers: int | None = None,
-    gpu: bool | None = None,
-    parallel: Parallel = "ddp",
-    ray: bool = True,
-    damage: DamagePolicy | None = None,
-    live: LiveRequest | None = None,
-    wandb: str | None = None,
-) -> TrainResult:
-    """Train with progress shown, on Ray (also while generating) or in this process."""
-    from orchestration.console.training import training_display
-    from trainer.wandb_run import wandb_listening
-
-    with (
-        job() as stop,
-        wandb_listening(wandb, run, console.print) if wandb else nullcontext(lambda _event: None) as logged,
-        training_display(f"train {run}", config.steps) as shown,
-    ):
-
-        def on_event(event: dict[str, Any]) -> None:
-            shown(event)
-            logged(event)
-
-        if not ray:
-            from orchestration.training.local import train_here
-
-            return train_here(lake, config, run, on_event=on_event, damage=damage, stop=stop)
-        from orchestration.cluster.session import ray_session
-        from orchestration.live.job import train_live
-        from orchestration.training.ray_train import cpus_of_training, default_workers
-
-        with ray_session(cpus_of_training(workers, live)):
-            count, on_gpu = default_workers(config, workers, gpu)
-            return train_live(
-                *(lake, config, live, run),
-                workers=count,
-                use_gpu=on_gpu,
-                parallel=parallel,
-                on_event=on_event,
-                damage=damage,
-                stop=stop,
-                settings={"live": live.model_dump(mode="json") if live else None, "wandb": wandb},
-            )
+def take_live(table: dict[str, Any], live: bool, no_ray: bool, buffer_bytes: int | None) -> LiveRequest | None:
+    """Take [live] out of a config's table, which is then the same for either way of running; what it asks for."""
+    described = table.pop("live", None)
+    if not live:
+        if buffer_bytes is not None:
+            raise InvalidRequestError(f"buffer-bytes = {buffer_bytes}: only --live has a buffer; add it")
+        return None
+    if no_ray:
+        raise InvalidRequestError("no-ray: --live makes data on Ray's actors; leave one of them out")
+    return parse_live(described, buffer_bytes=buffer_bytes)
 
 
 def demo(

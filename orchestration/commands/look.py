@@ -13,14 +13,13 @@ from orchestration.commands.common import (
     DEFAULT_LAKE,
     AsJson,
     LakeUri,
-    check_output,
     print_json,
     print_table,
     spec_from,
-    writing,
 )
 from orchestration.console.output import say
 from orchestration.console.progress import console
+from orchestration.folders import check_output, writing
 
 Source = Annotated[
     str, typer.Argument(metavar="SPEC.toml|PRESET|NAME@V", help="A spec file, a preset, or a registered version.")

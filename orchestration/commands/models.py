@@ -11,10 +11,11 @@ from typing import Annotated
 import typer
 
 from datalake import lineage
-from orchestration.commands.common import DEFAULT_LAKE, AsJson, LakeUri, open_lake, print_json, print_table, writing
+from orchestration.commands.common import DEFAULT_LAKE, AsJson, LakeUri, open_lake, print_json, print_table
 from orchestration.commands.evaluate import evaluate
 from orchestration.console.output import print_fields, say
 from orchestration.errors import InvalidRequestError
+from orchestration.folders import writing
 from orchestration.reports.cards import UNKNOWN, check_license, model_card
 
 app = typer.Typer(no_args_is_help=True)

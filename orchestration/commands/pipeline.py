@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
-from orchestration.commands.common import DEFAULT_LAKE, AsJson, LakeUri, job, open_lake, print_json
+from orchestration.commands.common import DEFAULT_LAKE, AsJson, LakeUri, open_lake, print_json
 from orchestration.console.output import say
+from orchestration.jobs import pipeline_run
 from orchestration.toml_files import read_toml
-
-if TYPE_CHECKING:
-    from datalake import Lake
-    from orchestration.pipeline.config import PipelineConfig
 
 
 def pipeline(
@@ -34,17 +31,6 @@ def pipeline(
     config = parse_pipeline(read_toml(file), file.stem)
     settings = {"actors": actors, "backend": backend, "workers": workers, "gpu": gpu}
     print_pipeline(pipeline_run(open_lake(lake, to_write=True), config, run, settings), as_json)
-
-
-def pipeline_run(lake: Lake, config: PipelineConfig, run: str | None, settings: dict[str, Any]) -> dict[str, Any]:
-    """Run a pipeline with progress shown; returns its result."""
-    from orchestration.cluster.session import ray_session
-    from orchestration.pipeline.job import PipelineSettings, run_pipeline
-    from orchestration.training.ray_train import cpus_of_training
-
-    how = PipelineSettings(**settings)
-    with job() as stop, ray_session(max(how.actors or 1, cpus_of_training(how.workers))):
-        return run_pipeline(lake, config, run, settings=how, stop=stop)
 
 
 def print_pipeline(result: dict[str, Any], as_json: bool) -> None:

@@ -19,6 +19,7 @@ from orchestration.commands.common import (
 )
 from orchestration.console.output import print_fields, say
 from orchestration.errors import InvalidRequestError
+from orchestration.jobs import resume_run
 from orchestration.runs.view import progress_text, view_run, view_runs
 
 app = typer.Typer(no_args_is_help=True)
@@ -128,8 +129,6 @@ def resume(
     """Go on with a run from its record, to its end, here or on RAY_ADDRESS."""
     opened = open_lake(lake, to_write=True)
     state = opened.runs.get(run).state
-    from orchestration.jobs import resume_run  # after a typo in the name has been found: it imports much
-
     overrides = {"workers": workers, "actors": actors}
     changes = {field: value for field, value in overrides.items() if value is not None}
     print_summary(resume_run(opened, run, state, changes), as_json)

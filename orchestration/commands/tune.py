@@ -11,12 +11,12 @@ from orchestration.commands.common import (
     DEFAULT_LAKE,
     AsJson,
     LakeUri,
-    job,
     open_lake,
     print_json,
     print_table,
 )
 from orchestration.console.output import say
+from orchestration.jobs import tune_run
 from orchestration.toml_files import read_toml
 
 
@@ -41,12 +41,7 @@ def tune(
     opened = open_lake(lake)
     opened.params.get(params)
     opened.datasets.get(target)
-    # Ray takes seconds to import: everything that a typo could spoil has been checked before.
-    from orchestration.cluster.session import ray_session
-    from orchestration.tune.runner import run_tune
-
-    with job() as stop, ray_session(parsed.threads):
-        result = run_tune(opened, params, target, parsed, stop=stop)
+    result = tune_run(opened, params, target, parsed)
     if as_json:
         print_json(result.model_dump(mode="json") | {"latency": result.latency})
         return

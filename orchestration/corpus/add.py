@@ -20,9 +20,9 @@ from datalake import DatasetVersion, Lake, Manifest, ShardRef, Source, Store, ch
 from orchestration.corpus.documents import DUPLICATE, EMPTY, NOT_TEXT, Document, close_files, path_hash
 from orchestration.corpus.encodings import guessed_encoding
 from orchestration.corpus.files import SPLITS, Mapper, SplitBy, Survey, find_files, stdlib_files, survey_files
+from orchestration.corpus.options import FORMATS, ReadOptions
 from orchestration.corpus.packing import Packing
 from orchestration.corpus.places import LeftOut, Place, compression_of
-from orchestration.corpus.records import FORMATS, ReadOptions
 from orchestration.corpus.rows import NumberedTable, PositionSplit, Rows, texts_of
 from orchestration.corpus.tokenizer_files import chat_template, is_tokenizer_path, made_tokenizer, open_tokenizer
 from orchestration.corpus.tokenizers import BpeTokenizer, ByteTokenizer, TextTokenizer, parse_tokenizer, train_bpe

@@ -13,6 +13,7 @@ from jinja2.nodes import Node
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from orchestration.corpus.places import BadRecord
 from orchestration.errors import CorpusError
 
 # What the share-GPT layout calls roles; its messages have ``from`` and ``value``.
@@ -39,8 +40,6 @@ class ChatTemplate:
 
     def render(self, messages: Any, where: str) -> str:
         """The text of a conversation: a list of messages, or JSON of one. Raises BadRecord."""
-        from orchestration.corpus.records import BadRecord
-
         try:
             found = _messages(messages)
         except (ValueError, RecursionError, LookupError, TypeError) as error:

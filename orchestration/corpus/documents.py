@@ -15,8 +15,9 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from orchestration.console.foreign import shown
-from orchestration.corpus.places import LeftOut, Place, bare_name
-from orchestration.corpus.records import BadRecord, Kind, ReadOptions, is_archive, kind_of, records, text_of
+from orchestration.corpus.options import Kind, ReadOptions
+from orchestration.corpus.places import BadRecord, LeftOut, Place, bare_name
+from orchestration.corpus.records import is_archive, kind_of, records, text_of
 from orchestration.errors import CorpusError
 
 EMPTY = "empty documents skipped"

@@ -20,8 +20,8 @@ import numpy as np
 
 from orchestration.console.foreign import shown
 from orchestration.corpus.documents import DUPLICATE, Document, FileSurvey, path_hash, survey_file
+from orchestration.corpus.options import ReadOptions
 from orchestration.corpus.places import FoundFiles, LeftOut, Place, bare_name, find_files
-from orchestration.corpus.records import ReadOptions
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")

@@ -13,9 +13,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from orchestration.console.foreign import shown
+from orchestration.corpus.options import ReadOptions
 from orchestration.corpus.parquet_pages import largest_page
 from orchestration.corpus.places import Place, opened
-from orchestration.corpus.records import ReadOptions
 from orchestration.errors import CorpusError
 
 MAX_PAGE = 128 << 20  # bytes of a page, and of the rows decoded at once

@@ -35,6 +35,17 @@ LEAVING_LINK = "links that leave the folder"
 SPECIAL_FILE = "special files (pipes, sockets, devices)"
 
 
+class BadRecord(Exception):
+    """A record without a usable text; ``argument`` is what its user may have got wrong."""
+
+    def __init__(self, problem: str, advice: str, argument: str = "paths") -> None:
+        super().__init__(problem)
+        self.problem, self.advice, self.argument = problem, advice, argument
+
+    def of(self, place: Place) -> CorpusError:
+        return CorpusError(f"{self.argument}: {shown(place)} {self.problem}; {self.advice}")
+
+
 @dataclass
 class LeftOut:
     """What was left out: how many for each reason, and the first names of each."""

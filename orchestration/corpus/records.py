@@ -11,20 +11,17 @@ import io
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import PurePosixPath
-from typing import Any, BinaryIO, Literal
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from orchestration.console.foreign import shown
-from orchestration.corpus.chat import ChatTemplate
-from orchestration.corpus.places import COMPRESSIONS, Place, chunks, expanded, unreadable
-from orchestration.errors import CorpusError
+from orchestration.corpus.options import Kind, ReadOptions
+from orchestration.corpus.parquet import parquet_values
+from orchestration.corpus.places import COMPRESSIONS, BadRecord, Place, chunks, expanded, unreadable
 
-Kind = Literal["text", "lines", "values", "csv", "tsv", "parquet"]
-FORMATS = ("auto", "text", "jsonl", "json", "csv", "tsv", "parquet")
 MAX_RECORD = 64 << 20  # bytes of one record; parsed and encoded it takes up to six times as much
 PIECE = 1 << 20  # bytes of text that are tokenised at once: a token in work takes a hundred bytes
 
@@ -33,30 +30,6 @@ _MAYBE = {".json", ".csv", ".tsv"}  # records if they have the field, otherwise 
 _ARCHIVES = {".tar", ".tgz", ".zip", ".7z", ".rar", ".tbz2", ".txz"}
 _NAMED: dict[str, Kind] = {"jsonl": "lines", "json": "values", "csv": "csv", "tsv": "tsv", "parquet": "parquet"}
 _SHOWN_FIELDS = 20
-
-
-@dataclass(frozen=True)
-class ReadOptions:
-    """How files are read. ``column`` is a field or the path of one (``a.b``); ``ids`` says that it holds token ids,
-    ``chat`` that it holds a conversation to render. ``encoding`` is of text files (UTF-8 by default)."""
-
-    column: str = "text"
-    format: str = "auto"
-    encoding: str | None = None
-    ids: bool = False
-    chat: ChatTemplate | None = None
-    on_bad_record: str = "fail"
-
-
-class BadRecord(Exception):
-    """A record without a usable text; ``argument`` is what its user may have got wrong."""
-
-    def __init__(self, problem: str, advice: str, argument: str = "paths") -> None:
-        super().__init__(problem)
-        self.problem, self.advice, self.argument = problem, advice, argument
-
-    def of(self, place: Place) -> CorpusError:
-        return CorpusError(f"{self.argument}: {shown(place)} {self.problem}; {self.advice}")
 
 
 def is_archive(place: Place) -> bool:
@@ -94,8 +67,6 @@ def _has_field(place: Place, kind: Kind, options: ReadOptions) -> bool:
 def records(place: Place, kind: Kind, options: ReadOptions, start: int = 0) -> Iterator[tuple[int, Any]]:
     """(number, raw record) from ``start`` on, for `text_of`. Raises CorpusError for a file that is damaged."""
     if kind == "parquet":
-        from orchestration.corpus.parquet import parquet_values
-
         yield from parquet_values(place, options, start)
         return
     try:

@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from orchestration.console.foreign import shown
 from orchestration.corpus.documents import Document, Ending, Part, read_parts
 from orchestration.corpus.files import Mapper
+from orchestration.corpus.options import ReadOptions
 from orchestration.corpus.packing import Packing, packer
-from orchestration.corpus.records import PIECE, ReadOptions, pieces_of
+from orchestration.corpus.records import PIECE, pieces_of
 from orchestration.corpus.tokenizers import TextTokenizer
 from orchestration.errors import CorpusError, TokenizerError
 

@@ -10,7 +10,7 @@ import tempfile
 import threading
 from collections.abc import Mapping
 from dataclasses import asdict
-from typing import Any
+from typing import Any, Protocol
 
 import ray
 import ray.train
@@ -28,8 +28,6 @@ from orchestration.cluster.session import cluster_facts, local_cores
 from orchestration.errors import InvalidRequestError, JobStopped, OrchestrationError, TrainingFailedError
 from orchestration.folders import prepare_folders
 from orchestration.generation.recompute import make_repairer
-from orchestration.live.config import LiveRequest
-from orchestration.live.stream import LiveStream
 from orchestration.runs.lease import RunLease, acquire
 from orchestration.runs.signals import Stop
 from orchestration.telemetry import start_telemetry, with_step_metrics
@@ -37,13 +35,24 @@ from orchestration.training.events import EventQueue, EventSender, OnEvent
 from orchestration.training.ray_data import ray_data_batches
 from orchestration.training.stop_watcher import watching
 from trainer import TrainConfig, TrainResult, run_training
+from trainer.data import BatchesFactory
 from trainer.errors import TrainerError
 from trainer.inputs import open_inputs
 from trainer.parallel import Parallel
+from trainer.planned import PlannedData
 
 ATTEMPTS = 4
 CPU_WORKERS = 2
 POLL_S = 0.5
+
+
+class LiveData(PlannedData, Protocol):
+    """A dataset that is made while the workers read it; picklable."""
+
+    @property
+    def batches(self) -> BatchesFactory:
+        """The step loop's batches factory: rows of this dataset as they are made, of the others from the lake."""
+        ...
 
 
 def _worker(job: dict[str, Any]) -> None:
@@ -101,7 +110,7 @@ def train_on_ray(
     parallel: Parallel = "ddp",
     on_event: OnEvent | None = None,
     damage: DamagePolicy | None = None,
-    live: LiveStream | None = None,
+    live: LiveData | None = None,
     stop: Stop | None = None,
     parent: str | None = None,
     settings: Mapping[str, Any] | None = None,
@@ -283,10 +292,10 @@ def default_workers(config: TrainConfig, workers: int | None = None, gpu: bool |
     return workers or max(fitting, default=1), on_gpu
 
 
-def cpus_of_training(workers: int | None, live: LiveRequest | None = None) -> float:
-    """Logical CPUs that a training takes of a Ray of its own: its workers, what loads their rows, live generators."""
-    generators = 0 if live is None else (live.actors or 1)
-    loading = demand_of_workers(workers or CPU_WORKERS, use_gpu=True).total("CPU") if live is None else 1
+def cpus_of_training(workers: int | None, generators: int = 0) -> float:
+    """Logical CPUs that a training takes of a Ray of its own: its workers, what loads their rows, and, while its data
+    is being made, the ``generators``."""
+    loading = 1 if generators else demand_of_workers(workers or CPU_WORKERS, use_gpu=True).total("CPU")
     return (workers or CPU_WORKERS) + loading + generators
 
 

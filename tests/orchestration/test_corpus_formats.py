@@ -16,7 +16,8 @@ import pytest
 from datalake import DatasetReader, Lake
 from orchestration.corpus import parquet, records
 from orchestration.corpus.add import CorpusResult, add_corpus
-from orchestration.corpus.records import ReadOptions, piece_end, pieces_of
+from orchestration.corpus.options import ReadOptions
+from orchestration.corpus.records import piece_end, pieces_of
 from orchestration.errors import CorpusError
 
 TEXTS = [f"Eintrag {number}: " + "wächst und wächst, " * (number % 7 + 1) for number in range(40)]

@@ -21,7 +21,7 @@ from tokenizers import (
 from datalake import DatasetReader, Lake
 from orchestration.corpus import records, tokenizers
 from orchestration.corpus.add import add_corpus
-from orchestration.corpus.records import ReadOptions
+from orchestration.corpus.options import ReadOptions
 from orchestration.corpus.tiktoken_files import ENCODINGS
 from orchestration.corpus.tokenizer_check import ORDINARY
 from orchestration.corpus.tokenizer_files import read_tokenizer

@@ -1,0 +1,24 @@
+"""How the files of a corpus are to be read: what a caller may say of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from orchestration.corpus.chat import ChatTemplate
+
+Kind = Literal["text", "lines", "values", "csv", "tsv", "parquet"]
+FORMATS = ("auto", "text", "jsonl", "json", "csv", "tsv", "parquet")
+
+
+@dataclass(frozen=True)
+class ReadOptions:
+    """How files are read. ``column`` is a field or the path of one (``a.b``); ``ids`` says that it holds token ids,
+    ``chat`` that it holds a conversation to render. ``encoding`` is of text files (UTF-8 by default)."""
+
+    column: str = "text"
+    format: str = "auto"
+    encoding: str | None = None
+    ids: bool = False
+    chat: ChatTemplate | None = None
+    on_bad_record: str = "fail"
