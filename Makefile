@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup demo test lint docs bench soak clean
+.PHONY: setup demo test lint docs bench gpu soak clean
 
 demo: setup
 	$(BIN)/morphogen demo
@@ -26,6 +26,12 @@ docs: setup
 bench: setup
 	$(BIN)/python -m benchmarks.generator
 	$(BIN)/python -m benchmarks.lake
+
+# Sets nothing up, so that a machine without a network can run it: benchmarks/gpu/packages.txt says what must be there.
+MINUTES ?= 8
+OUT ?= gpu-results
+gpu:
+	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m benchmarks.gpu --minutes $(MINUTES) --out $(OUT)
 
 setup: $(STAMP)
 

@@ -45,11 +45,11 @@ class Figure:
     max: float
 
 
-def timed(stage: str, backend: str, cores: int, tokens: int, run: Callable[[int], object]) -> Figure:
-    """Time `run(number)` RUNS times after one unmeasured call; each makes `tokens` tokens."""
+def timed(stage: str, backend: str, cores: int, tokens: int, run: Callable[[int], object], runs: int = RUNS) -> Figure:
+    """Time `run(number)` `runs` times after one unmeasured call; each makes `tokens` tokens."""
     run(0)
     rates = []
-    for number in range(1, RUNS + 1):
+    for number in range(1, runs + 1):
         started = time.perf_counter()
         run(number)
         rates.append(tokens / (time.perf_counter() - started))
@@ -110,39 +110,38 @@ def scoring(spec: NcaSpec, cores: int, count: int) -> Callable[[int], object]:
     return run
 
 
-def measure(backend: str, cores: int) -> Iterator[Figure]:
+def measure(backend: str, cores: int, spec: NcaSpec, runs: int = RUNS) -> Iterator[Figure]:
     """All stages in turn."""
-    spec = load_preset("paper")
-    assert isinstance(spec, NcaSpec)
     count = {"numba": 2048 * cores, "reference": 32, "triton": 65_536}[backend]
+    scored = 2048 * cores
     if os.environ.get("TRITON_INTERPRET") == "1" and backend == "triton":
-        count = 2
+        count, scored = 1, 16
     tokens = count * spec.seq_len
     short = scored_frames_only(spec)
     if backend == "triton":
-        yield timed("simulate", backend, cores, tokens, device_simulation(short, count))
-        yield timed("simulate+tokenise", backend, cores, tokens, device_simulation(spec, count))
+        yield timed("simulate", backend, cores, tokens, device_simulation(short, count), runs)
+        yield timed("simulate+tokenise", backend, cores, tokens, device_simulation(spec, count), runs)
     else:
-        yield timed("simulate", backend, cores, tokens, simulation(short, backend, cores, count))
-        yield timed("simulate+tokenise", backend, cores, tokens, simulation(spec, backend, cores, count))
-    yield timed("score", "zlib", cores, 2048 * cores * spec.seq_len, scoring(spec, cores, 2048 * cores))
-    kept = 8 if count < 64 else min(count, 2048 * cores)
+        yield timed("simulate", backend, cores, tokens, simulation(short, backend, cores, count), runs)
+        yield timed("simulate+tokenise", backend, cores, tokens, simulation(spec, backend, cores, count), runs)
+    yield timed("score", "zlib", cores, scored * spec.seq_len, scoring(spec, cores, scored), runs)
+    kept = min(8, count) if count < 64 else min(count, 2048 * cores)
     with tempfile.TemporaryDirectory() as folder:
 
         def shard(number: int) -> None:
             table = generate_batch(spec, 0, number * kept, kept, backend=backend, threads=cores)
             pq.write_table(table, Path(folder) / f"{number}.parquet", compression="none", use_dictionary=False)
 
-        yield timed("end-to-end", backend, cores, kept * spec.seq_len, shard)
+        yield timed("end-to-end", backend, cores, kept * spec.seq_len, shard, runs)
     baseline = TorchBaseline(spec, batch=256, threads=cores)
-    yield timed("torch-baseline", "torch", cores, 256 * spec.seq_len, baseline.run)
+    yield timed("torch-baseline", "torch", cores, 256 * spec.seq_len, baseline.run, runs)
 
 
-def integer_operations_per_token(spec: NcaSpec) -> float:
+def integer_operations_per_token(spec: NcaSpec, products: bool = True) -> float:
     """Adds and multiplies that the updates of a sequence need, counted from the spec: table rows summed, shift and
-    clamp, two per product of the second layer, one per colour of the argmax."""
-    lattice = Lattice.of(spec)
-    update = lattice.neighbors * spec.hidden + 2 * spec.hidden + 2 * spec.hidden * spec.colors + spec.colors
+    clamp, two per product of the second layer (with `products`), one per colour of the argmax."""
+    update = Lattice.of(spec).neighbors * spec.hidden + 2 * spec.hidden + spec.colors
+    update += 2 * spec.hidden * spec.colors * products
     return update * spec.cells * spec.steps / spec.seq_len
 
 
@@ -153,8 +152,10 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     backend, cores = choose_backend(options.backend), thread_count(options.threads)
+    spec = load_preset("paper")
+    assert isinstance(spec, NcaSpec)
     found: dict[str, Figure] = {}
-    for figure in measure(backend, cores):
+    for figure in measure(backend, cores, spec):
         found[figure.stage] = figure
         if options.json:
             print(json.dumps(asdict(figure)), flush=True)
@@ -163,13 +164,11 @@ def main() -> None:
             spread = f"({figure.min / 1e6:.3f} to {figure.max / 1e6:.3f})"
             print(f"{place} {figure.tokens_per_s / 1e6:10.3f} M tokens/s  {spread}", flush=True)
     if not options.json:
-        report(found, cores)
+        report(found, cores, spec)
 
 
-def report(found: dict[str, Figure], cores: int) -> None:
+def report(found: dict[str, Figure], cores: int, spec: NcaSpec) -> None:
     """Ratios between the stages and the roofline line."""
-    spec = load_preset("paper")
-    assert isinstance(spec, NcaSpec)
     made, score = found["simulate+tokenise"], found["score"]
     rate = measure_acceptance(spec).rate
     print(
@@ -180,7 +179,8 @@ def report(found: dict[str, Figure], cores: int) -> None:
     operations = integer_operations_per_token(spec)
     if made.backend == "triton":
         print(
-            f"roofline: {operations:.0f} integer operations and 2 bytes written a token; no peak measured on the device"
+            f"roofline: {operations:.0f} integer operations and 2 bytes written a token; `python -m benchmarks.gpu` "
+            "measures the device's peak"
         )
         return
     peak = measured_peak()

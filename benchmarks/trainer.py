@@ -17,7 +17,7 @@ import argparse
 import json
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import asdict, dataclass, replace
 from importlib.util import find_spec
 from typing import Any
@@ -164,35 +164,40 @@ def turn(step: Step, size: Size, device: torch.device, seed: int) -> tuple[float
     return time.perf_counter() - wall, time.process_time() - cpu
 
 
-def measure(size: Size, manner: Manner) -> Iterator[Figure]:
-    """Both sides at one size: turn by turn on CPU, one after the other on CUDA, where memory is measured too."""
+def makers() -> dict[str, Callable[[Size, Manner], Step]]:
+    """The sides that can be timed here, ours first."""
+    return {"trainer": ours} | ({"transformers": theirs} if find_spec("transformers") else {})
+
+
+def measure(
+    size: Size, manner: Manner, turns: int = TURNS, sides: Collection[str] = ("trainer", "transformers")
+) -> Iterator[Figure]:
+    """The sides at one size: turn by turn on CPU, one after the other on CUDA, where memory is measured too."""
     device = manner.device
-    makers: dict[str, Callable[[Size, Manner], Step]] = {"trainer": ours}
-    if find_spec("transformers"):
-        makers["transformers"] = theirs
-    times: dict[str, list[tuple[float, float]]] = {side: [] for side in makers}
+    chosen = {side: make for side, make in makers().items() if side in sides}
+    times: dict[str, list[tuple[float, float]]] = {side: [] for side in chosen}
     memory: dict[str, float] = {}
     if device.type == "cuda":
-        for side, make in makers.items():
+        for side, make in chosen.items():
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats()
             step: Step | None = None
             try:
                 step = make(size, manner)
-                times[side] = [turn(step, size, device, number) for number in range(TURNS + 1)][1:]
+                times[side] = [turn(step, size, device, number) for number in range(turns + 1)][1:]
             except torch.cuda.OutOfMemoryError:
                 times[side] = []  # the figure says so
             memory[side] = torch.cuda.max_memory_allocated() / 2**30
             del step
     else:
-        steps = {side: make(size, manner) for side, make in makers.items()}
-        for number in range(TURNS + 1):
+        steps = {side: make(size, manner) for side, make in chosen.items()}
+        for number in range(turns + 1):
             for side, each in steps.items():
                 seconds = turn(each, size, device, number)
                 if number:
                     times[side].append(seconds)
     peak = peak_flops(device)
-    for side in makers:
+    for side in chosen:
         wall = size.tokens / statistics.median(seconds for seconds, _ in times[side]) if times[side] else None
         cpu = size.tokens / statistics.median(seconds for _, seconds in times[side]) if times[side] else None
         yield Figure(

@@ -137,6 +137,11 @@ def _prepare(spec: NcaSpec) -> _Prepared:
 def launch(spec: NcaSpec, seed: int, ids_N: np.ndarray, attempts_N: np.ndarray) -> Any:
     """Start the one launch for N addresses: a torch tensor int16 (bits of uint16) [N, frames * frame_tokens] on the
     device. N * frames * frame_tokens stays below 2**31, the reach of the kernel's positions."""
+    return launch_kernel(spec, seed, ids_N, attempts_N)[0]
+
+
+def launch_kernel(spec: NcaSpec, seed: int, ids_N: np.ndarray, attempts_N: np.ndarray) -> tuple[Any, Any]:
+    """`launch`, and the compiled kernel that it started, which knows its registers (nothing of use if interpreted)."""
     import torch
 
     from generator.nca.triton_kernel import run_sequences
@@ -157,12 +162,12 @@ def launch(spec: NcaSpec, seed: int, ids_N: np.ndarray, attempts_N: np.ndarray) 
     tokens = torch.empty((count, width), dtype=torch.int16, device=ready.device)
     rows = ready.constants["NEIGHBORS"] * ready.constants["COLORS"] * ready.constants["HIDDEN_PAD"]
     tables = torch.empty(programs * rows, dtype=torch.int16, device=ready.device)
-    run_sequences[(programs,)](
+    kernel = run_sequences[(programs,)](
         tokens, tables, *halves(ids_N), put(attempts_N), *halves(groups), put(tries),
         put(np.array([seed & 0xFFFFFFFF, seed >> 32])), ready.weight_q, ready.color_q, ready.gumbel, ready.neighbor_at,
         ready.patch_at, count, **launch_options(ready.constants), **ready.constants,
     )  # fmt: skip
-    return tokens
+    return tokens, kernel
 
 
 def simulate_tokens(
