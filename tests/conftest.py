@@ -15,6 +15,13 @@ pytest_plugins = ["tests.ray_fixtures"]
 _numbers = itertools.count(1)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep a file's tests on one process, and those of `tests/serve`, which share their servers: `make test` has two."""
+    for item in items:
+        file = item.path.relative_to(Path(__file__).parent)
+        item.add_marker(pytest.mark.xdist_group(file.parts[0] if file.parts[0] == "serve" else str(file)))
+
+
 @pytest.fixture(scope="session", autouse=True)
 def no_node_cache() -> Iterator[None]:
     """Jobs under test keep nothing in the home of whoever runs the tests; what is about the cache says where it is."""

@@ -52,8 +52,8 @@ def waiting_never() -> S3Store:
 
 
 NO = [
-    (400, "EntityTooLarge", ObjectTooLargeError, "takes no object of this size"),
-    (413, "EntityTooLarge", ObjectTooLargeError, "takes no object of this size"),
+    (400, "EntityTooLarge", ObjectTooLargeError, r"takes no (object of this size|\d+ bytes)"),
+    (413, "EntityTooLarge", ObjectTooLargeError, r"takes no (object of this size|\d+ bytes)"),
     (400, "InvalidRequest", StoreRefusedError, "asking again would give the same answer"),
     (400, "SomethingNew", StoreRefusedError, "asking again would give the same answer"),
     (418, "", StoreRefusedError, "asking again would give the same answer"),
