@@ -15,11 +15,33 @@ pytest_plugins = ["tests.ray_fixtures"]
 _numbers = itertools.count(1)
 
 
+# The files that take longest, by measurement: of two processes neither should begin one of them last.
+LONGEST = (
+    "orchestration/test_generate_job.py",
+    "e2e/test_demo.py",
+    "orchestration/test_train_job.py",
+    "orchestration/experiment/test_run_experiment.py",
+    "orchestration/test_live.py",
+    "e2e/test_ray_job.py",
+    "serve",
+    "generator/test_backends.py",
+    "trainer/test_sharded.py",
+    "trainer/test_recipes.py",
+    "trainer/test_resume.py",
+    "orchestration/test_runs.py",
+    "orchestration/test_corpus_records.py",
+)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep a file's tests on one process, and those of `tests/serve`, which share their servers: `make test` has two."""
+    """Group tests for `make test`, which has two processes: a file stays on one, and so does `serve` with its servers."""
+    groups = {}
     for item in items:
         file = item.path.relative_to(Path(__file__).parent)
-        item.add_marker(pytest.mark.xdist_group(file.parts[0] if file.parts[0] == "serve" else str(file)))
+        groups[item] = file.parts[0] if file.parts[0] == "serve" else file.as_posix()
+        item.add_marker(pytest.mark.xdist_group(groups[item]))
+    order = {name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: order.get(groups[item], len(order)))
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -18,6 +18,7 @@ from orchestration.generation.job import GenerateRequest, run_generation
 from tests.ray_fixtures import TINY_SPEC
 
 TOKENS = 700 * TINY_SPEC["seq_len"]
+USUAL = {"tokens": TOKENS, "shard_sequences": 128, "actors": 1}  # starting an actor takes longer than its work
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
@@ -25,7 +26,7 @@ pytestmark = pytest.mark.usefixtures("ray_cluster")
 def generate(lake_uri, **changes):
     lake = Lake.open(str(lake_uri))
     params = lake.params.put("tiny", parse_spec(TINY_SPEC).model_dump(mode="json"))
-    return lake, run_generation(lake, GenerateRequest(params, **({"tokens": TOKENS, "shard_sequences": 128} | changes)))
+    return lake, run_generation(lake, GenerateRequest(params, **(USUAL | changes)))
 
 
 def all_tokens(lake, result):
@@ -40,7 +41,7 @@ def undisturbed(ray_cluster, tmp_path_factory):  # noqa: ARG001 - the job needs 
 
 @pytest.mark.parametrize(
     "changes",
-    [{"actors": 2}, {"actors": 2, "shard_sequences": 512}, {"backend": "reference"}],
+    [{"actors": 2}, {"shard_sequences": 512}, {"backend": "reference"}],
     ids=["two actors", "other shard size", "reference backend"],
 )
 def test_the_tokens_do_not_depend_on_how_they_were_made(tmp_path, undisturbed, changes):
@@ -77,15 +78,12 @@ def test_s3_holds_the_same_bytes_as_a_folder(s3_lake_uri, undisturbed):
     "spec",
     [
         {"family": "dyck", "seq_len": 64},
-        {"family": "shuffle-dyck", "seq_len": 64},
-        {"family": "eca", "seq_len": 64},
-        {"family": "iid", "seq_len": 64},
         {"family": "shuffled", "base": TINY_SPEC},
         TINY_SPEC | {"grid": [4, 4, 4], "colors": 2, "seq_len": 64},
     ],
     ids=lambda spec: spec["family"] + "-3d" * (len(spec.get("grid", ())) == 3),
 )
-def test_every_family_goes_through_the_same_job(tmp_path, spec):
+def test_other_families_go_through_the_same_job(tmp_path, spec):
     parsed = parse_spec(spec)
     lake = Lake.open(str(tmp_path / "lake"))
     params = lake.params.put("any", parsed.model_dump(mode="json"))
