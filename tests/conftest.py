@@ -34,7 +34,7 @@ LONGEST = (
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Group tests for `make test`, which has two processes: a file stays on one, and so does `serve` with its servers."""
+    """Group tests for the two processes of `make test`: a file stays on one, and so does `serve` with its servers."""
     groups = {}
     for item in items:
         file = item.path.relative_to(Path(__file__).parent)
