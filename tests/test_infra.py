@@ -199,7 +199,7 @@ def test_only_the_modules_that_the_bucket_policy_knows_replace_or_delete():
     assert calls == {
         ("shards", "replace"),
         ("heartbeat", "replace"),
-        ("verdict", "replace"),
+        ("conformance", "replace"),
         ("run", "delete"),
         ("probe", "delete"),
         ("garbage", "delete"),

@@ -1,4 +1,4 @@
-"""RunLease-out loss, and the gate: was the synthetic task learned at all?
+"""Held-out loss, and the gate: was the synthetic task learned at all?
 
 The first N rows of a dataset are scored, always the same ones, shared out over the ranks in contiguous parts. Sums are
 kept in float64 and added over ranks, so the result is the same on all of them.

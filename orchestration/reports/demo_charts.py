@@ -54,7 +54,7 @@ def loss_chart(curves: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
 
 
 def difference_chart(curves: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
-    """RunLease-out loss of every other arm less the first one's, at the tokens where both were evaluated."""
+    """Held-out loss of every other arm less the first one's, at the tokens where both were evaluated."""
     (first, *others) = curves
     baseline = dict(heldout_points(curves[first]))
     alt = f"Difference of held-out loss from {first} over tokens; below zero is better"

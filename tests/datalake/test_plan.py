@@ -51,7 +51,7 @@ def test_permutations_look_random(size: int) -> None:
 
 
 def test_the_order_is_the_same_on_every_machine() -> None:
-    """ConfigModel values: a change here is a change of every recorded run's data order."""
+    """Fixed values: a change here is a change of every recorded run's data order."""
     assert permute(np.arange(8), 8, derive_key(1)).tolist() == PERMUTE_8
     plan = Plan([PlanSource(1000, 3), PlanSource(50, 1)], seed=5, batch=6)
     assert plan.rows(123).tolist() == ROWS_123

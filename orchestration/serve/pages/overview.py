@@ -169,7 +169,7 @@ def scores_of(version: ModelVersion, models: list[ModelVersion], runs: list[RunO
 
 
 def losses(version: ModelVersion) -> dict[str, float]:
-    """RunLease-out loss by dataset, from a model's metrics."""
+    """Held-out loss by dataset, from a model's metrics."""
     metrics = version.metrics.get("evals", version.metrics)
     return {
         dataset: float(scores["loss"])
