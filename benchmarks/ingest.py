@@ -1,11 +1,11 @@
 """What feeding costs the step loop: tensors in memory, the local reader and Ray Data, turn by turn under Ray Train.
 
-    python -m benchmarks.ingest [--workers N] [--turns N] [--steps N] [--settle N] [--threads N] [--out FILE]
+    python -m benchmarks.ingest [--workers N] [--turns N] [--steps N] [--warmup N] [--threads N] [--out FILE]
                                 [--lake URI] [--json]
 
 Every turn is the beginning of a long run by the trainer's own `run_training`; only the source of its batches differs.
 One worker with all cores takes memory, reader and Ray Data in turn, two DDP workers memory and Ray Data, so that all
-meet the same neighbours on the machine. The first ``--settle`` steps, in which a stream starts its processes and reads
+meet the same neighbours on the machine. The first ``--warmup`` steps, in which a stream starts its processes and reads
 ahead, are shown apart ("at first"). Medians over turns, with minimum and maximum; ratios are of turns that followed
 each other. CPU seconds are those of all processes of this Ray in the measured steps: what feeding costs, whoever else
 is on the machine.
@@ -106,7 +106,7 @@ def worker(job: dict[str, Any]) -> None:
             if number and rank == 0:
                 with Path(job["out"]).open("a") as out:
                     out.write(
-                        json.dumps({"world": world, "way": way, "turn": number, **summed(seen, job["settle"])}) + "\n"
+                        json.dumps({"world": world, "way": way, "turn": number, **summed(seen, job["warmup"])}) + "\n"
                     )
 
 
@@ -125,13 +125,13 @@ def cpu_seconds(pid: int) -> float:
     return sum(ticks.get(each, 0) for each in ours) / os.sysconf("SC_CLK_TCK")
 
 
-def summed(steps: list[dict[str, Any]], settle: int) -> dict[str, float]:
-    """Tokens per second and data-wait share of the log intervals after step ``settle``; tokens per second until then,
+def summed(steps: list[dict[str, Any]], warmup: int) -> dict[str, float]:
+    """Tokens per second and data-wait share of the log intervals after step ``warmup``; tokens per second until then,
     and the wait within the first interval."""
     tokens = steps[0]["tokens"]
     seconds = [tokens / each["tokens_per_s"] for each in steps]
     waits = [each["data_wait"] * length for each, length in zip(steps, seconds, strict=True)]
-    start = max(1, sum(each["step"] <= settle for each in steps))
+    start = max(1, sum(each["step"] <= warmup for each in steps))
     return {
         "tokens_per_s": tokens * (len(steps) - start) / sum(seconds[start:]),
         "start_tokens_per_s": tokens * start / sum(seconds[:start]),
@@ -197,7 +197,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.ingest", description=__doc__.split("\n")[0])
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--steps", type=int, default=500, help=f"of a turn, {MOST_STEPS} at most")
-    parser.add_argument("--settle", type=int, default=250, help="steps of a turn that are shown apart")
+    parser.add_argument("--warmup", type=int, default=250, help="steps of a turn that are shown apart")
     parser.add_argument("--dim", type=int, default=128)
     parser.add_argument("--layers", type=int, default=2)
     parser.add_argument("--lake", help="a folder or s3://bucket/prefix; a temporary folder if left out")
@@ -208,8 +208,8 @@ def main() -> None:
     options = parser.parse_args()
     if not 2 * LOG_EVERY <= options.steps < MOST_STEPS:
         parser.error(f"--steps {options.steps}: must lie in {2 * LOG_EVERY} to {MOST_STEPS - 1}")
-    if not 0 <= options.settle <= options.steps - LOG_EVERY:
-        parser.error(f"--settle {options.settle}: must lie in 0 to {options.steps - LOG_EVERY}")
+    if not 0 <= options.warmup <= options.steps - LOG_EVERY:
+        parser.error(f"--warmup {options.warmup}: must lie in 0 to {options.steps - LOG_EVERY}")
     config = {
         "model": {"depth": 1, "dim": options.dim, "layers": options.layers},
         "data": [{"dataset": "ingest@1"}],
@@ -227,7 +227,7 @@ def main() -> None:
             "config": config,
             "turns": options.turns,
             "steps": options.steps,
-            "settle": options.settle,
+            "warmup": options.warmup,
             "driver": os.getpid(),
             "threads": options.threads,
             "out": options.out or f"{scratch}/turns.jsonl",

@@ -28,7 +28,7 @@ GB_MONTH = 0.023  # S3 Standard; the first tier's price for all of it
 GPU_FLOPS = 0.4 * 989e12  # 40 % of an H100's dense bf16 peak
 PARAMETERS = 1e9  # the model that reads the tokens once
 FLEET = 1000  # cores
-PUTS_PER_S = 3500  # what S3 promises one prefix, before it splits it further
+PUTS_PER_S = 3500  # what S3 guarantees one prefix, before it splits it further
 MAX_PUT = 5 * 2**30  # S3's largest single PUT, the only kind that the lake commits with
 
 SHARD_GETS = math.ceil(BYTES_PER_TOKEN * SHARD_TOKENS / PART_BYTES) + 1  # ranges; the file is more than its tokens

@@ -1,4 +1,4 @@
-"""What a job tells while it runs: JSON lines with run and shard ids, and Prometheus metrics through Ray's exporter.
+"""What a job logs while it runs: JSON lines with run and shard ids, and Prometheus metrics through Ray's exporter.
 
 Both are made of the same events: records of the logger ``morphogen``, which name what happened and carry its fields.
 Ray keeps each worker's lines in its session's logs; on the driver they go where MORPHOGEN_LOG says.
@@ -92,14 +92,14 @@ def _ray_runs() -> bool:
 
 
 def start_telemetry(run: str, **always: Any) -> None:
-    """Let this worker tell: lines with ``run`` and ``always`` on standard error, which Ray keeps, and metrics."""
+    """Log this worker's events: lines with ``run`` and ``always`` on standard error, which Ray keeps, and metrics."""
     _attach(run, lines=True, **always)
 
 
 @contextmanager
 def driver_telemetry(run: str) -> Iterator[None]:
-    """Let a job's driver tell for the block: metrics where Ray is initialised, lines where MORPHOGEN_LOG asks for them,
-    since a person is shown progress there. A job within a job tells under its own name."""
+    """Log the events of a job's driver in the block: metrics where Ray is initialised, lines where MORPHOGEN_LOG asks
+    for them, since a person is shown progress there. A job within a job logs under its own name."""
     before = [*_LOGGER.handlers], _LOGGER.level, _LOGGER.propagate
     _attach(run, lines=wants_json())
     try:
@@ -131,18 +131,18 @@ def wants_json() -> bool:
 
 
 def with_step_metrics(on_event: Callable[[dict[str, Any]], None], log_every: int) -> Callable[[dict[str, Any]], None]:
-    """``on_event`` for the step loop, which also tells of the steps behind each of its "step" events."""
+    """``on_event`` for the step loop, which also logs the steps behind each of its "step" events."""
 
-    def told(event: dict[str, Any]) -> None:
+    def logged(event: dict[str, Any]) -> None:
         if event["event"] == "step":
-            tell_step(event, log_every)
+            log_step(event, log_every)
         on_event(event)
 
-    return told
+    return logged
 
 
-def tell_step(event: dict[str, Any], log_every: int) -> None:
-    """Tell of the steps behind one of the step loop's "step" events: ``log_every`` of them, fewer at the end."""
+def log_step(event: dict[str, Any], log_every: int) -> None:
+    """Log the steps behind one of the step loop's "step" events: ``log_every`` of them, fewer at the end."""
     tokens_per_s, wait = event["tokens_per_s"], event["data_wait"]
     steps = (event["step"] - 1) % log_every + 1
     tokens = event["tokens"] / event["step"] * steps

@@ -34,7 +34,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class TrainDataset:
-    """One source of the mixture: its reference "NAME@VERSION", its manifest (or the promise of one, while it is being
+    """One source of the mixture: its reference "NAME@VERSION", its manifest (planned, while it is being
     made), the store that holds its shards, the parameter version "NAME@VERSION" it was made by, if any, and the
     repairer that knows what to do about damage."""
 

@@ -39,7 +39,7 @@ def unigram_entropy(tokens_BT: np.ndarray) -> np.ndarray:
 
 
 def bucket_edges(length: int) -> list[int]:
-    """Edges of at most ``CURVE_BUCKETS`` near-equal stretches of ``length`` positions: [0, …, length]."""
+    """Edges of at most ``CURVE_BUCKETS`` near-equal ranges of ``length`` positions: [0, …, length]."""
     buckets = min(CURVE_BUCKETS, length)
     return [index * length // buckets for index in range(buckets + 1)]
 

@@ -71,7 +71,7 @@ def run_training(
     from attempt to attempt as ``world`` is. ``device`` defaults to CUDA where there is one; ``threads`` is torch's CPU
     thread count for this call (default: as it is). ``stop`` may be set at any time, on any rank: the run checkpoints
     after the step it is in and returns with status "stopped" once that checkpoint is named. ``lease`` is that of a job
-    that holds the run for its ranks; without it this call takes the run for itself. ``repairer`` decides what damaged
+    that owns the run for its ranks; without it this call acquires one. ``repairer`` decides what damaged
     data and an absent store lead to; alone, the trainer can compute no shard again.
 
     ``on_event``, on the ranks that pass one, gets dicts whose "event" is one of: "start" (step, steps and

@@ -17,7 +17,7 @@ class PlannedData(Protocol):
         """The dataset; its reference is the version that it will be committed as."""
         ...
 
-    def settled(self) -> dict[str, Any] | None:
+    def commit_facts(self) -> dict[str, Any] | None:
         """JSON-able facts for the run's result once the dataset is committed; None after some seconds in vain.
 
         Raises what made it impossible to commit.
@@ -32,13 +32,13 @@ def wait_for_commit(planned: PlannedData, ranks: Ranks, stop: threading.Event | 
     out.
     """
 
-    def look() -> tuple[bool, dict[str, Any] | None]:
+    def poll() -> tuple[bool, dict[str, Any] | None]:
         if stop is not None and stop.is_set():
             return True, None
-        facts = planned.settled()
+        facts = planned.commit_facts()
         return facts is not None, facts
 
     while True:
-        done, facts = ranks.from_zero(look)
+        done, facts = ranks.from_zero(poll)
         if done:
             return facts

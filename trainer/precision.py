@@ -39,7 +39,7 @@ def autocast(precision: Precision, device: torch.device) -> AbstractContextManag
 def exact(device: torch.device, threads: int | None) -> Iterator[None]:
     """Deterministic kernels on CPU and ``threads`` of them; global settings and RNG are as before on the way out.
 
-    Not on CUDA, where the exact kernels cost speed and equal bits on resume are not promised.
+    Not on CUDA, where the exact kernels cost speed and equal bits on resume are not guaranteed.
     """
     threads_before, exact_before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     rng_before = torch.get_rng_state()

@@ -51,7 +51,7 @@ class Ranks:
     def apart(self) -> Iterator[Ranks]:
         """The same ranks in a group of their own on the CPU, for a thread that works beside the step loop.
 
-        Collectives of one group must be called in the same order on every rank, which two threads could not promise.
+        Collectives of one group must be called in the same order on every rank, which two threads could not guarantee.
         """
         if self.world == 1:
             yield self

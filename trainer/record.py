@@ -67,7 +67,7 @@ class RunRecord:
     def open(
         cls, lake: Lake, name: str, config: TrainConfig, inputs: Inputs, ranks: Ranks, lease: str | None = None
     ) -> RunRecord:
-        """Begin the run, take it over, or join the holder of ``lease``; RunConflictError if the name is another's."""
+        """Begin the run, take it over, or join the owner of ``lease``; RunConflictError if the name is another's."""
 
         def decide() -> tuple[Run, Checkpoint | None, list[dict[str, Any]]]:
             run = lake.runs.start(name, KIND, config.model_dump(mode="json"), inputs.describe(), lease=lease)

@@ -86,12 +86,12 @@ def watch(
     while not stop():
         for entry in follow(log, known):
             now = Versions(entry, log.entry)
-            yield from _told(log.name, before, now, entry)
+            yield from _changes_of(log.name, before, now, entry)
             known, before = entry.number, now
         system.sleep(interval)
 
 
-def _told(name: str, before: Versions, now: Versions, entry: LogEntry) -> Iterator[Change]:
+def _changes_of(name: str, before: Versions, now: Versions, entry: LogEntry) -> Iterator[Change]:
     facts: dict[str, Any] = {
         "name": name,
         "entry": entry.number,

@@ -112,7 +112,7 @@ class Repairer:
         return self.retrying(self._deadline.retry_until(lambda: Lake.open(uri, self._system)))
 
     def retrying(self, lake: Lake) -> Lake:
-        """The same lake, whose every call outlasts that its store does not answer."""
+        """Return the same lake, whose calls are repeated while its store does not answer."""
         if not self._waits_for(lake.uri) or isinstance(lake.store, RetryingStore):
             return lake
         return Lake(RetryingStore(lake.store, self._deadline), lake.system)
@@ -130,7 +130,7 @@ class Repairer:
     def record_in(self, run: Run) -> None:
         """From now on note each use in this run's record, and first those that there were before it was open."""
         with self._lock:
-            self._run = run.another_hold()
+            self._run = run.for_another_thread()
             waits, self._unrecorded = self._unrecorded, []
         for wait in waits:
             self._record_wait(wait)

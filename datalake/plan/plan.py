@@ -67,7 +67,7 @@ class Plan:
         self.block_rows = block_rows
         self.window_blocks = window_blocks
         self._check()
-        # One mixture per stretch of constant weights, with its first step and the rows of each source read before.
+        # One mixture per range of steps with constant weights: first step, rows of each source read before, mixture.
         self._step_ranges: list[tuple[int, np.ndarray, Mixture]] = []
         before = np.zeros(len(self.sources), dtype=np.int64)
         for step, weights in ((0, tuple(source.weight for source in self.sources)), *self.schedule):

@@ -19,7 +19,7 @@ from datalake.shards.source import Source
 from datalake.store.interface import Store
 
 ShardRepair = Callable[[Store, Source, ShardRef, CorruptShardError], bytes]
-"""``mend(store, source, ref, error)``: the right bytes of a shard whose reading failed with ``error``, or raises."""
+"""``repair(store, source, ref, error)``: the right bytes of a shard whose reading failed with ``error``, or raises."""
 
 _MAPS = 256  # mapped files kept open: each holds a file descriptor
 

@@ -180,7 +180,7 @@ class RegistryClient:
                 if last:
                     raise errors.StoreUnavailableError(
                         f"server {self.url} did not answer ({type(error).__name__}: {error}): check that "
-                        f"`morphogen serve` runs there, then run again; a change in flight is settled by that"
+                        f"`morphogen serve` runs there, then run again; a change in flight is then made once"
                     ) from error
             else:
                 if response.status_code not in _AGAIN or last:

@@ -40,11 +40,11 @@ class RunRepository:
         ``config`` and ``inputs`` are JSON; ``inputs`` names what goes in, by the keys ``datasets``, ``models`` and
         ``params`` (lists of ``NAME@V``) where lineage is to follow them; ``about`` sets further fields, such as the
         settings that may differ from one attempt to the next. A finished run is returned as it is. With ``over`` the
-        run is taken only from the holder of that lease ("": only if there is none), so of several takers one wins.
-        With ``lease`` it is joined and not taken: a worker shares what its driver holds.
+        run is acquired only from the owner of that lease ("": only if there is none), so of several processes one wins.
+        With ``lease`` it is joined: a worker shares the lease of its driver.
 
         Raises RunConflictError if a run of this name has another kind, configuration or inputs, RunHeldError if another
-        than ``over`` holds it, RunFencedError if another than ``lease`` does.
+        than ``over`` owns it, RunFencedError if another than ``lease`` does.
         """
         log = VersionLog(self._store, "runs", check_name(run, "run"), self._system)
         wanted = {
@@ -55,9 +55,9 @@ class RunRepository:
         mine = lease or self._system.nonce()
         extra = dict(about or {})
 
-        def take(state: State | None) -> State | None:
-            held = state["lease"] if state else ""
-            if lease is not None and (held != lease or (state and state["status"] in ("stopped", "failed"))):
+        def acquire(state: State | None) -> State | None:
+            current = state["lease"] if state else ""
+            if lease is not None and (current != lease or (state and state["status"] in ("stopped", "failed"))):
                 raise fenced_error(run, state)
             if state is None:
                 fresh = {"status": "running", "config": dict(config), "attempts": 1, "lease": mine}
@@ -65,13 +65,13 @@ class RunRepository:
             _check_same(run, state, wanted, config)
             if state["status"] == "finished" or lease is not None:
                 return None
-            if over is not None and held != over:
+            if over is not None and current != over:
                 raise RunHeldError(f"run {run!r} has just been taken by another process: leave it to that one")
             state.pop("stop", None)
             taken = {"status": "running", "error": None, "attempts": state["attempts"] + 1, "lease": mine}
             return {**state, **taken, **extra}
 
-        entry = log.update(take, f"start {kind}")
+        entry = log.update(acquire, f"start {kind}")
         return Run(self._store, self._system, log, entry.state, mine)
 
     def extend(self, run: str, config: Mapping[str, Any], inputs: Mapping[str, Any], over: str) -> None:

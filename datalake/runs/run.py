@@ -82,8 +82,8 @@ class Run:
         """All checkpoints that have their files, in the order in which they were made."""
         return tuple(checkpoint for checkpoint in self._recorded() if not checkpoint.dropped)
 
-    def another_hold(self) -> Run:
-        """The same run, as held by this process, for another thread to note things in."""
+    def for_another_thread(self) -> Run:
+        """The same run, under the same lease, for another thread to note things in."""
         log = VersionLog(self._store, "runs", self.name, self._system)
         return Run(self._store, self._system, log, self.state, self._lease)
 
@@ -95,7 +95,7 @@ class Run:
         self._know(head)
         return self
 
-    def look(self) -> Run:
+    def poll(self) -> Run:
         """``refresh`` for whoever looks every second: one request where nothing is new, however long the log is."""
         head = self._log.advance()
         if head is None:

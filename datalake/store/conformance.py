@@ -162,7 +162,7 @@ class WriteGuard:
             else:
                 store.replace(CONFORMANCE_KEY, data)
         except (CredentialsError, StoreRefusedError) as error:  # only lost: every process will try it for itself
-            log_event("verdict_not_kept", level=logging.WARNING, reason=str(error))
+            log_event("conformance_not_kept", level=logging.WARNING, reason=str(error))
         if not refuses:
             _check(store, record)
         self._proven = True

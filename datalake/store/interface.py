@@ -119,7 +119,7 @@ def ensure_content(store: Store, key: str, data: Content, error: type[DatalakeEr
     """``ensure`` for content-addressed objects, where other bytes can only mean damage: raises ``error``."""
     if not ensure(store, key, data):
         raise error(
-            f"object {key} holds other bytes than the {len(data)} its name promises; "
+            f"object {key} holds other bytes than the {len(data)} its name says; "
             f"it was damaged or written by something else: delete it and run again"
         )
 

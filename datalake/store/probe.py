@@ -1,4 +1,4 @@
-"""The probe: does this store keep the one promise the lake is built on?
+"""The probe: does this store create an object only if it is absent, which the lake is built on?
 
 Writers race to create the same keys; exactly one may win each, its bytes must be what everyone then reads, and a
 listing must show the object as soon as its writer was told that it is there.

@@ -333,10 +333,10 @@ def _skew(answer: Mapping[str, Any], now: datetime) -> str:
 
 
 def _unreachable(error: Exception, asked: Asked) -> StoreUnavailableError:
-    settles = "; whether a write in flight happened is unknown, and running again settles it" if asked.key else ""
+    unsure = "; whether a write in flight happened is unknown, and running again makes sure" if asked.key else ""
     return StoreUnavailableError(
         f"{asked.what}: the store did not answer ({type(error).__name__}: {_line(error)}): check AWS_ENDPOINT_URL_S3 "
-        f"and the network, then run again{settles}"
+        f"and the network, then run again{unsure}"
     )
 
 

@@ -54,7 +54,7 @@ class RetryDeadline:
             if self._spent_by_now(began) >= self.seconds:
                 self._end(found)
                 raise
-        with self._told(began, reason):
+        with self._reporting(began, reason):
             for attempt in count():
                 self._system.pause(attempt, base=0.25)
                 try:
@@ -74,7 +74,7 @@ class RetryDeadline:
             return self._spent + self._system.monotonic() - max(began, self._counted_to)
 
     @contextmanager
-    def _told(self, began: float, reason: str) -> Iterator[None]:
+    def _reporting(self, began: float, reason: str) -> Iterator[None]:
         """Tell when the first thread begins to wait, and what each one's waiting has added to the seconds spent."""
         with self._lock:
             self._waiting += 1
@@ -94,7 +94,7 @@ class RetryDeadline:
 
 
 class RetryingStore:
-    """A store whose every call outlasts, within ``deadline``, that the server does not answer. See ``store.Store``."""
+    """A store whose calls are repeated, within ``deadline``, while the server does not answer. See ``store.Store``."""
 
     def __init__(self, store: Store, deadline: RetryDeadline) -> None:
         self._store = store

@@ -44,7 +44,7 @@ def _clamp(builder: Any, value: Any, low: int, high: int) -> Any:
 
 
 def _load(builder: Any, pointer: Any) -> Any:
-    # Numba arrays are not aligned to vectors: promise no more than bytes.
+    # Numba arrays are not aligned to vectors: claim no more than bytes.
     return builder.load(pointer, align=1)
 
 

@@ -125,7 +125,7 @@ class ActorPool(Generic[Task]):
             check_cluster()
             self._fit(len(again) + tasks.waiting())
             self._feed(tasks, again)
-            self._tell_size()
+            self._report_size()
             if self._working:
                 self._notice.running()
             else:
@@ -143,7 +143,7 @@ class ActorPool(Generic[Task]):
     def _in_work(self) -> bool:
         return any(member.tasks for member in self._working)
 
-    def _tell_size(self) -> None:
+    def _report_size(self) -> None:
         size = (len(self._working), sum(len(member.tasks) for member in self._working))
         if size != self._size:
             self._size = size

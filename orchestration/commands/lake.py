@@ -53,7 +53,7 @@ def probe(
     keys: Annotated[int, typer.Option(min=1, max=200, help="Keys to race for.")] = 50,
     as_json: AsJson = False,
 ) -> None:
-    """Race writers against the store and keep the verdict: a store that fails is refused by every later write."""
+    """Race writers against the store and keep the result: a store that fails is refused by every later write."""
     opened = open_lake(lake)
     title = f"{writers} writers race for {keys} keys on {opened.uri}"
     with stage(title, keys) as advance:
@@ -66,12 +66,12 @@ def probe(
     else:
         for violation in report.violations:
             say(violation)
-        say(f"{report.keys} keys, {report.writers} writers each, {report.seconds:.1f} s: {_verdict(report.ok)}")
+        say(f"{report.keys} keys, {report.writers} writers each, {report.seconds:.1f} s: {_conformance(report.ok)}")
     if not report.ok:
         raise typer.Exit(1)
 
 
-def _verdict(ok: bool) -> str:
+def _conformance(ok: bool) -> str:
     if ok:
         return "one writer won each, and all saw its object at once: this store may hold a lake"
     return "this store must not hold a lake; writing to it is refused from now on"

@@ -141,7 +141,7 @@ def run_generation(
 
     Raises BandError before any work when the band is hardly met, InvalidRequestError for an actor that no node of the
     cluster can hold, GenerationFailedError when a shard cannot be made,
-    JobStopped once `stop` or a request in the lake has ended it, and what `hold` raises.
+    JobStopped once `stop` or a request in the lake has ended it, and what `acquire` raises.
     """
     lake.check_writable()
     spec = parse_spec(request.params.spec)

@@ -26,5 +26,5 @@ def recompute(source: Source, first: int, rows: int) -> Table:
 def make_repairer(
     policy: DamagePolicy | None = None, log_event: Callable[[dict[str, Any]], None] | None = None
 ) -> Repairer:
-    """A training job's caretaker, which can compute shards again; made in each process of the job."""
+    """A training job's repairer, which can compute shards again; made in each process of the job."""
     return Repairer(policy, recompute, log_event=log_event)

@@ -40,12 +40,12 @@ class ShardWorker:
         assert seed is not None, "a synthetic source has a seed"
         began = time.monotonic()
         table = generate_batch(self._spec, seed, first, rows, backend=self._backend, threads=self._threads)
-        _tell_made(self._source, table, first, time.monotonic() - began)
+        _log_made(self._source, table, first, time.monotonic() - began)
         # A damaged object may hold the key; what belongs there is certain, so it is put right, the damage kept aside.
         return repair_shard(self._lake.store, self._source, table, first, self._lake.system), True
 
 
-def _tell_made(source: Source, table: pa.Table, first: int, seconds: float) -> None:
+def _log_made(source: Source, table: pa.Table, first: int, seconds: float) -> None:
     candidates = table.num_rows + int(pc.sum(table.column("attempt")).as_py())
     log_event(
         "shard_made",

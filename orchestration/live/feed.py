@@ -34,7 +34,7 @@ SAMPLE_S = 0.5
 SHARD_RETRIES = 3
 ORDERS_PER_ACTOR = 2
 
-RunLease = tuple[ShardRef, Any]
+FedShard = tuple[ShardRef, Any]
 """A shard, and a reference to its rows in the object store (None: read it from the lake)."""
 
 
@@ -101,7 +101,7 @@ class LiveFeed:
         self._main = self._main or asyncio.create_task(self._make_all())
         self._wake()
 
-    async def shards(self, rank: int, stop: int, firsts: list[int]) -> str | dict[int, RunLease]:
+    async def shards(self, rank: int, stop: int, firsts: list[int]) -> str | dict[int, FedShard]:
         """The shards at ``firsts``, which steps up to ``stop - 1`` of ``rank`` read, once they are made.
 
         Waits as long as the batches of these steps would be too far ahead of what has been taken. Once the dataset is
@@ -129,12 +129,12 @@ class LiveFeed:
         self._sample()
         self._wake()
 
-    async def settled(self, patience_s: float) -> dict[str, Any] | None:
-        """The facts once the dataset is committed, None if it is not within ``patience_s``; raises what went wrong."""
+    async def commit_facts(self, timeout_s: float) -> dict[str, Any] | None:
+        """The facts once the dataset is committed, None if it is not within ``timeout_s``; raises what went wrong."""
         if self._main is None:  # restarted after the last step: all that is left is to commit
             await self.begin(self._job.steps, 1, 0)
         try:
-            async with asyncio.timeout(patience_s):
+            async with asyncio.timeout(timeout_s):
                 while self._committed is None:
                     await self._change()
         except TimeoutError:

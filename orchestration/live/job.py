@@ -62,7 +62,7 @@ def live_stream(
     Ray must be initialised. Raises before anything is started: InvalidRequestError, BandError and what
     ``open_inputs`` raises. Shards made stay in the lake when the context ends.
     """
-    ref = _promised_ref(config, request)
+    ref = _planned_ref(config, request)
     params = lake.params.get(request.params)
     spec = parse_spec(params.spec)
     planned = PlannedDataset(
@@ -127,7 +127,7 @@ def is_committed(lake: Lake, ref: str, planned: PlannedDataset) -> bool:
     return False
 
 
-def _promised_ref(config: TrainConfig, request: LiveRequest) -> str:
+def _planned_ref(config: TrainConfig, request: LiveRequest) -> str:
     names = [item.dataset for item in config.data]
     if request.dataset is None and len(names) > 1:
         raise InvalidRequestError(f"live.dataset: missing, and there is a choice; name one of {', '.join(names)}")

@@ -33,7 +33,7 @@ class Order:
 
 
 @dataclass
-class _Held(Generic[P]):
+class _Buffered(Generic[P]):
     step: int
     size: int
     payload: P | None = None
@@ -54,7 +54,7 @@ class Schedule(Generic[P]):
         self._sequences, self._shard = planned.sequences, planned.source.shard_sequences
         self._row_bytes = planned.seq_len * TOKEN_BYTES
         self._shards = math.ceil(self._sequences / self._shard)
-        self._held: dict[int, _Held[P]] = {}
+        self._buffered: dict[int, _Buffered[P]] = {}
         self._making: set[int] = set()
         self._ordered: set[int] = set()
         self._waiting: deque[Order] = deque()
@@ -74,12 +74,12 @@ class Schedule(Generic[P]):
     @property
     def held_bytes(self) -> int:
         """Bytes being made or held; never above ``bound``."""
-        return sum(held.size for held in self._held.values())
+        return sum(shard.size for shard in self._buffered.values())
 
     @property
     def ahead_bytes(self) -> int:
         """Those of them that no step taken so far has used."""
-        return sum(held.size for held in self._held.values() if held.step >= self.taken)
+        return sum(shard.size for shard in self._buffered.values() if shard.step >= self.taken)
 
     def begin(self, step: int) -> None:
         """(Re)start at ``step``, from which on a new attempt reads; what is made or being made stays so."""
@@ -89,8 +89,8 @@ class Schedule(Generic[P]):
         self._tail = 0
         self._waiting.clear()
         self._ordered = self.made | self._making
-        for held in self._held.values():  # another attempt's order: not to stand in the way of what this one needs
-            held.step = -1
+        for shard in self._buffered.values():  # another attempt's order: not to stand in the way of what this one needs
+            shard.step = -1
 
     def take(self, step: int) -> None:
         """Every rank has the batches of all steps before ``step``."""
@@ -106,7 +106,7 @@ class Schedule(Generic[P]):
             size = order.rows * self._row_bytes
             if not self._make_room(size):
                 return None
-            self._held[order.first] = _Held(order.step, size)
+            self._buffered[order.first] = _Buffered(order.step, size)
         self._making.add(order.first)
         return self._waiting.popleft()
 
@@ -114,13 +114,13 @@ class Schedule(Generic[P]):
         """``order`` is made; ``payload`` is how to get at its rows, dropped when room is needed."""
         self._making.remove(order.first)
         self.made.add(order.first)
-        if order.first in self._held:
-            self._held[order.first].payload = payload
+        if order.first in self._buffered:
+            self._buffered[order.first].payload = payload
 
     def payload(self, first: int) -> P | None:
         """The payload of the shard at ``first``, None if it is no longer (or was never) held."""
-        held = self._held.get(first)
-        return held.payload if held else None
+        shard = self._buffered.get(first)
+        return shard.payload if shard else None
 
     def _look_ahead(self) -> None:
         """Put the next shards in line, if none is: those that the nearest step needs, or the next one of the rest."""
@@ -141,14 +141,14 @@ class Schedule(Generic[P]):
 
     def _make_room(self, size: int) -> bool:
         """Let go of used shards, those held longest first, until ``size`` more bytes fit; whether they do."""
-        used = [first for first, held in self._held.items() if held.step < self.taken and first in self.made]
+        used = [first for first, shard in self._buffered.items() if shard.step < self.taken and first in self.made]
         total = self.held_bytes
-        if total - sum(self._held[first].size for first in used) + size > self.bound:
+        if total - sum(self._buffered[first].size for first in used) + size > self.bound:
             return False
         for first in used:
             if total + size <= self.bound:
                 break
-            total -= self._held.pop(first).size
+            total -= self._buffered.pop(first).size
         return True
 
 

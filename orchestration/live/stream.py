@@ -17,7 +17,7 @@ from datalake import Plan, Repairer, ShardRef, read_shard
 from datalake.shards.shard_format import tokens_of
 from orchestration.cluster.pool import named_cause, reason_of
 from orchestration.errors import WorkerDiedError
-from orchestration.live.feed import RunLease
+from orchestration.live.feed import FedShard
 from orchestration.training.ray_data import stream_steps
 from orchestration.training.step_rows import consecutive, open_reader, steps_table
 from trainer import Batch, TrainDataset
@@ -25,7 +25,7 @@ from trainer import Batch, TrainDataset
 # Shards read back from the lake are kept per process: a window's rows come from the same few shards.
 KEPT_SHARDS = 64
 
-SETTLE_S = 5.0
+COMMIT_WAIT_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -40,9 +40,9 @@ class LiveStream:
     index: int
     steps_per_task: int
 
-    def settled(self) -> dict[str, Any] | None:
+    def commit_facts(self) -> dict[str, Any] | None:
         """See ``trainer.planned.PlannedData``."""
-        return ask(self.feed.settled.remote(SETTLE_S))
+        return ask(self.feed.commit_facts.remote(COMMIT_WAIT_S))
 
     def batches(
         self,
@@ -115,7 +115,7 @@ def load_live_steps(
 class FedRows:
     """Rows of shards that the feed named: mapped from the object store, or read from the lake if they left it."""
 
-    def __init__(self, lake_uri: str, shard: int, seq_len: int, found: dict[int, RunLease], repairer: Repairer) -> None:
+    def __init__(self, lake_uri: str, shard: int, seq_len: int, found: dict[int, FedShard], repairer: Repairer) -> None:
         self._lake_uri, self._shard, self._seq_len, self._found, self._repairer = (
             lake_uri,
             shard,

@@ -1,4 +1,4 @@
-"""Holding a run: take it from nobody or from a dead process, beat while working, and leave its record in a true state.
+"""Own a run: acquire its lease if no live process has it, send heartbeats while working, record how the run ended.
 
 The run's log decides who may write (``datalake.runs.run``); the heartbeat only tells the living from the dead. An owner
 beats every couple of seconds and at each beat looks whether it was asked to stop or has lost the run. Whoever wants a
@@ -52,7 +52,7 @@ class RunLease:
         self.stopping = threading.Event()  # set soon after ``stop`` is, after a request in the lake, and when lost
         self.finished = run.status == "finished"
         self._lake = lake
-        self._record = run.another_hold()  # the beating thread's own look at the run's log
+        self._record = run.for_another_thread()  # the heartbeat thread's own reading of the run's log
         self._progress: dict[str, Any] = {}
         self._speed = Speed()
         self._beats = 0
@@ -107,7 +107,7 @@ class RunLease:
 
     def send_heartbeat(self) -> None:
         """Look at the log (raises RunFencedError if the run is lost, sees a request to stop), then show life."""
-        now = self._record.look()
+        now = self._record.poll()
         if now.state["lease"] != self.run.lease:
             raise RunFencedError(
                 f"run {self.run.name!r} was taken over by {describe(now.state.get('holder') or {})} (attempt "
@@ -183,43 +183,45 @@ def acquire(
     parent: str | None = None,
     wait: bool = True,
 ) -> Iterator[RunLease]:
-    """Take the run and hold it for the block, which marks it finished itself; any other end is recorded here.
+    """Acquire the run's lease for the block, which marks the run finished itself; any other end is recorded here.
 
-    ``settings`` is what may differ between attempts, ``resources`` what this one runs on. A run with a ``parent`` is
-    taken without asking: who holds the parent owns its children. With ``wait`` a silent owner is waited for until it
-    counts as dead. Raises RunHeldError if somebody works on it, RunConflictError if it is another job's.
+    ``settings`` is what may differ between attempts, ``resources`` what this one runs on. The lease of a run with a
+    ``parent`` is acquired without asking: who owns the parent owns its children. With ``wait`` a silent owner is waited
+    for until it counts as dead. Raises RunHeldError if somebody works on it, RunConflictError if it is another job's.
     """
     about = {"settings": dict(settings or {}), "resources": dict(resources or {}), "parent": parent}
-    run = _take(lake, name, kind, config, inputs, about | {"holder": this_process()}, wait, force=parent is not None)
-    held = RunLease(lake, run, stop or Stop())
-    held._begin()
+    run = _start_over(
+        lake, name, kind, config, inputs, about | {"holder": this_process()}, wait, force=parent is not None
+    )
+    run_lease = RunLease(lake, run, stop or Stop())
+    run_lease._begin()
     try:
         with driver_telemetry(name):
-            yield held
+            yield run_lease
     except JobStopped as stopped:
-        held._end()
+        run_lease._end()
         reason = f"stopped ({stopped.reason})"
-        held._close(lambda: run.stop(reason, progress=held._progress))
+        run_lease._close(lambda: run.stop(reason, progress=run_lease._progress))
         raise
     except RunFencedError:
-        held._end()
+        run_lease._end()
         raise
     except (KeyboardInterrupt, SystemExit, GraceOver) as left:
-        held._end()
-        reason = held.stop.reason or type(left).__name__
-        held._close(lambda: run.stop(f"stopped at once ({reason})", progress=held._progress))
+        run_lease._end()
+        reason = run_lease.stop.reason or type(left).__name__
+        run_lease._close(lambda: run.stop(f"stopped at once ({reason})", progress=run_lease._progress))
         raise
     except Exception as error:
-        held._end()
+        run_lease._end()
         line = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
-        held._close(lambda: run.fail(line))
+        run_lease._close(lambda: run.fail(line))
         raise
     else:
-        held._end()
-        held._last_beat()
+        run_lease._end()
+        run_lease._last_beat()
 
 
-def _take(
+def _start_over(
     lake: Lake,
     name: str,
     kind: str,

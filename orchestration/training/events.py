@@ -1,4 +1,4 @@
-"""The board that a job's workers put their events on and its driver reads them from, wherever either runs."""
+"""The queue that a job's workers put their events on and its driver reads them from, wherever either runs."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ OnEvent = Callable[[dict[str, Any]], None]
 
 
 class EventSender:
-    """Sends events to the board from whatever process it travels to."""
+    """Sends events to the queue from whatever process it travels to."""
 
-    def __init__(self, board: Any) -> None:
-        self._board = board
+    def __init__(self, queue: Any) -> None:
+        self._queue = queue
 
     def __call__(self, event: dict[str, Any]) -> None:
-        self._board.push.remote(event)
+        self._queue.push.remote(event)
 
 
 class EventQueue:

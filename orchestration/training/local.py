@@ -33,7 +33,7 @@ def train_here(
 ) -> TrainResult:
     """Run (or resume, or return the finished) training ``run`` on ``threads`` CPU threads (None: torch's own number).
 
-    Raises what ``run_training`` and ``hold`` raise, and JobStopped once ``stop`` or a request in the
+    Raises what ``run_training`` and ``acquire`` raise, and JobStopped once ``stop`` or a request in the
     lake has ended it.
     """
     lake.check_writable()
@@ -59,9 +59,9 @@ def train_here(
 
         lease = None if run_lease.finished else run_lease.run.lease
         repairer = make_repairer(damage, show)
-        told = with_step_metrics(show, config.log_every)
+        logged = with_step_metrics(show, config.log_every)
         result = run_training(
-            config, lake, run, threads=threads, on_event=told, stop=run_lease.stopping, lease=lease, repairer=repairer
+            config, lake, run, threads=threads, on_event=logged, stop=run_lease.stopping, lease=lease, repairer=repairer
         )
         if result.status == "stopped":
             run_lease.check()

@@ -56,12 +56,12 @@ class LiveData(PlannedData, Protocol):
 
 
 def _worker(job: dict[str, Any]) -> None:
-    """One rank. A named error is the user's to mend: it goes to the board before the worker dies of it."""
+    """One rank. A named error is the user's to mend: it goes to the queue of events before the worker dies of it."""
     prepare_folders()
     context = ray.train.get_context()
     rank, world = context.get_world_rank(), context.get_world_size()
-    board, live = job["board"], job["live"]
-    repairer = make_repairer(job["damage"], EventSender(board))
+    queue, live = job["queue"], job["live"]
+    repairer = make_repairer(job["damage"], EventSender(queue))
     lake = repairer.open(job["lake_uri"])
     start_telemetry(job["run"], rank=rank)
     config = TrainConfig.model_validate(job["config"])
@@ -77,7 +77,7 @@ def _worker(job: dict[str, Any]) -> None:
                 world=world,
                 parallel=job["parallel"],
                 threads=max(1, local_cores() // context.get_local_world_size()),
-                on_event=with_step_metrics(EventSender(board), config.log_every) if rank == 0 else None,
+                on_event=with_step_metrics(EventSender(queue), config.log_every) if rank == 0 else None,
                 stop=stop,
                 repairer=repairer,
                 lease=job["lease"],
@@ -85,10 +85,10 @@ def _worker(job: dict[str, Any]) -> None:
     except Exception as error:
         named = _named(error)
         if named is not None:
-            ray.get(board.fail.remote(named))
+            ray.get(queue.fail.remote(named))
         raise
     if rank == 0:
-        ray.get(board.finish.remote(result.to_record()))
+        ray.get(queue.finish.remote(result.to_record()))
 
 
 def _named(error: Exception) -> Exception | None:
@@ -124,7 +124,7 @@ def train_on_ray(
 
     Raises InvalidRequestError if the cluster can never hold the workers, the worker's own named error if it had one,
     TrainingFailedError after ATTEMPTS deaths of workers, JobStopped once `stop` or a request in the lake has ended it,
-    and what `hold` raises.
+    and what `acquire` raises.
     """
     if workers < 1 or config.batch_sequences % workers:
         raise InvalidRequestError(
@@ -170,7 +170,7 @@ class _Training:
     ) -> None:
         self._config, self._run_lease, self._scaling, self._on_event = config, run_lease, scaling, on_event
         self._demand = demand
-        self._board: Any = None
+        self._queue: Any = None
         self._job = {
             "lake_uri": lake.store.uri,
             "config": config.model_dump(mode="json"),
@@ -189,7 +189,7 @@ class _Training:
         for attempt in range(1, ATTEMPTS + 1):
             failure = self._attempt()
             try:
-                record, error = ray.get(self._board.outcome.remote())
+                record, error = ray.get(self._queue.outcome.remote())
             except RayActorError as gone:
                 await_cluster()
                 failure, record, error = failure or gone, None, None
@@ -211,9 +211,9 @@ class _Training:
     def _attempt(self) -> Exception | None:
         """One worker group from start to end; returns what ended it, None if it finished or stopped."""
         self._stepping = asked = False
-        self._board, self._events = ray.remote(num_cpus=0)(EventQueue).remote(self._run_lease.run.name), None
+        self._queue, self._events = ray.remote(num_cpus=0)(EventQueue).remote(self._run_lease.run.name), None
         with tempfile.TemporaryDirectory(prefix="morphogen-ray-train-", ignore_cleanup_errors=True) as scratch:
-            fit, notice = _Fit(self._job | {"board": self._board}, self._scaling, scratch), WaitNotice(self._demand)
+            fit, notice = _Fit(self._job | {"queue": self._queue}, self._scaling, scratch), WaitNotice(self._demand)
             while fit.is_alive():
                 fit.join(POLL_S)
                 self._show_events()
@@ -233,13 +233,13 @@ class _Training:
         return self._run_lease.stop.error(self._run_lease.run.name, f"is at step {self._step} of {self._config.steps}")
 
     def _show_events(self) -> None:
-        self._events = self._events or self._board.drain.remote()
+        self._events = self._events or self._queue.drain.remote()
         try:
             events = ray.get(self._events, timeout=10 * POLL_S)
         except GetTimeoutError:
             return  # a busy machine; they come with a later look
         except RayActorError:
-            events = []  # the board's node is gone: its workers cannot end without it, and the next attempt has its own
+            events = []  # the queue's node is gone: its workers cannot end without it, and the next attempt has its own
         self._events = None
         for event in events:
             kind = event["event"]

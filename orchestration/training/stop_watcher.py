@@ -35,14 +35,14 @@ def watching(lake: Lake, run: str, lease: str, rank: int) -> Iterator[threading.
         return
     ended = threading.Event()
 
-    def look() -> None:
+    def poll() -> None:
         over = _Over(lake, run, lease)
         while not ended.wait(LOOK_S):
             if over():
                 stop.set()
                 return
 
-    thread = threading.Thread(target=look, name=f"watch {run}", daemon=True)
+    thread = threading.Thread(target=poll, name=f"watch {run}", daemon=True)
     thread.start()
     try:
         yield stop
@@ -59,14 +59,14 @@ def following(lake: Lake, parent: Parent | None, stop: Stop) -> Iterator[None]:
         return
     ended = threading.Event()
 
-    def look() -> None:
+    def poll() -> None:
         over = _Over(lake, parent.run, parent.lease)
         while not ended.wait(LOOK_S):
             if over():
                 stop.ask(f"run {parent.run}, for which it worked, was stopped")
                 return
 
-    threading.Thread(target=look, name=f"watch {parent.run}", daemon=True).start()
+    threading.Thread(target=poll, name=f"watch {parent.run}", daemon=True).start()
     try:
         yield
     finally:
@@ -84,7 +84,7 @@ class _Over:
 
     def __call__(self) -> bool:
         try:
-            self._record = self._record.look() if self._record else self._lake.runs.get(self._run)
+            self._record = self._record.poll() if self._record else self._lake.runs.get(self._run)
         except StoreUnavailableError:
             return False  # looked for again in a second; the loop's own next write says how long to wait for the store
         state = self._record.state

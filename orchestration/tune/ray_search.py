@@ -115,8 +115,8 @@ class _Recorder(tune.Callback):
 class _StopWithJob(tune.Stopper):
     """Ends the search once the tuning is asked to stop; Ray Tune writes stoppers down as it does callbacks."""
 
-    def __init__(self, held: RunLease) -> None:
-        self._held = held
+    def __init__(self, run_lease: RunLease) -> None:
+        self._run_lease = run_lease
 
     def __getstate__(self) -> dict[str, Any]:
         return {}
@@ -126,7 +126,7 @@ class _StopWithJob(tune.Stopper):
         return False
 
     def stop_all(self) -> bool:
-        return self._held.stop.is_set()
+        return self._run_lease.stop.is_set()
 
 
 def demand_of_trial(threads: int) -> Demand:
@@ -147,11 +147,12 @@ def ray_search(
     seed: int,
     threads: int = 1,
     penalty: float = 20.0,
-    held: RunLease | None = None,
+    run_lease: RunLease | None = None,
 ) -> Search:
     """Search as ``tune`` wants it, `trials` in all; ``penalty`` is a refused proposal's loss. Ray must be running.
 
-    ``held`` is the tuning's run: once it is asked to stop, trials end with their checkpoints, and JobStopped is raised.
+    ``run_lease`` is the tuning's run: once it is asked to stop, trials end with their checkpoints, and
+    JobStopped is raised.
     """
 
     def search(known: Sequence[Trial], tell: Callable[[Trial], None]) -> None:
@@ -195,32 +196,32 @@ def ray_search(
                     storage_path=scratch,
                     verbose=0,
                     callbacks=[_Recorder(tell)],
-                    stop=None if held is None else _StopWithJob(held),
+                    stop=None if run_lease is None else _StopWithJob(run_lease),
                     failure_config=tune.FailureConfig(max_failures=2),
                     checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
                 ),
             )
-            if held is None:
+            if run_lease is None:
                 tuner.fit()
             else:
-                _fit(tuner, held)
+                _fit(tuner, run_lease)
 
     return search
 
 
-def _fit(tuner: tune.Tuner, held: RunLease) -> None:
+def _fit(tuner: tune.Tuner, run_lease: RunLease) -> None:
     """``fit`` beside the main thread, which stays free for signals: Ray Tune handles SIGINT its own way."""
     with ThreadPoolExecutor(1, thread_name_prefix="search") as beside:
         fitting, asked = beside.submit(tuner.fit), False
         while not fitting.done():
             wait([fitting], timeout=POLL_S)
-            held.check()
+            run_lease.check()
             check_cluster()
-            if held.stop.is_set() and not asked:
+            if run_lease.stop.is_set() and not asked:
                 asked = True
-                held.ask_workers()  # trials look into its log, and end with a checkpoint
-        if held.stop.is_set():
-            raise held.stop.error(held.run.name, "keeps the trials that ended")
+                run_lease.ask_workers()  # trials look into its log, and end with a checkpoint
+        if run_lease.stop.is_set():
+            raise run_lease.stop.error(run_lease.run.name, "keeps the trials that ended")
         fitting.result()
 
 

@@ -46,9 +46,9 @@ def run_tune(lake: Lake, params: str, corpus: str, settings: TuneSettings, *, st
         if ended is not None and ended.status in ("stopped", "failed"):
             raise JobStopped(f"run {name} {ended.status} meanwhile: {ended.state['error']}", ASKED)
         try:
-            with acquire(lake, name, KIND, config, {}, stop=stop, resources=cluster_facts()) as held:
-                if held.finished:
-                    return TuneResult.model_validate(held.run.state["result"])
+            with acquire(lake, name, KIND, config, {}, stop=stop, resources=cluster_facts()) as run_lease:
+                if run_lease.finished:
+                    return TuneResult.model_validate(run_lease.run.state["result"])
                 console.print(f"tune {target.params} for {train.ref}: incumbent {incumbent.ref}, run {name}")
                 job = ProxyJob(
                     base=incumbent.spec,
@@ -57,14 +57,14 @@ def run_tune(lake: Lake, params: str, corpus: str, settings: TuneSettings, *, st
                     length=lake.datasets.manifest(train).seq_len,
                     share=_share(lake, incumbent.message, settings.share),
                     settings=settings,
-                    parent=Parent(name, held.run.lease or ""),
+                    parent=Parent(name, run_lease.run.lease or ""),
                 )
-                return _run(lake, held, target, job, lake.datasets.manifest(train).vocab_size)
+                return _run(lake, run_lease, target, job, lake.datasets.manifest(train).vocab_size)
         except RunHeldError:
             continue  # somebody was quicker
 
 
-def _run(lake: Lake, held: RunLease, target: Target, job: ProxyJob, vocab_size: int) -> TuneResult:
+def _run(lake: Lake, run_lease: RunLease, target: Target, job: ProxyJob, vocab_size: int) -> TuneResult:
     """The work of the process that owns the tuning."""
     settings = job.settings
     search = ray_search(
@@ -74,10 +74,14 @@ def _run(lake: Lake, held: RunLease, target: Target, job: ProxyJob, vocab_size: 
         seed=settings.seed,
         threads=settings.threads,
         penalty=1.0 + math.log(vocab_size),  # worse than even odds over every token that the target may have
-        held=held,
+        run_lease=run_lease,
     )
-    shown = _shown(search, f"search {target.params}", settings.trials, held)
-    return tune(*(lake, held.run, target, shown, _confirm(lake, job, held)), seeds=settings.seeds, alpha=settings.alpha)
+    shown = _shown(search, f"search {target.params}", settings.trials, run_lease)
+    return tune(
+        *(lake, run_lease.run, target, shown, _confirm(lake, job, run_lease)),
+        seeds=settings.seeds,
+        alpha=settings.alpha,
+    )
 
 
 def _target(lake: Lake, params: str, alias: str) -> Target:
@@ -106,11 +110,14 @@ def _share(lake: Lake, message: str, default: float) -> float:
     return float(best["values"].get("share", default))
 
 
-def _confirm(lake: Lake, job: ProxyJob, held: RunLease) -> Confirm:
+def _confirm(lake: Lake, job: ProxyJob, run_lease: RunLease) -> Confirm:
     def confirm(values: Mapping[str, int | float] | None, seeds: Sequence[int]) -> dict[int, float]:
         who = "incumbent" if values is None else "no synthetic data" if values == NO_SYNTHETIC else "candidate"
         losses: dict[int, float] = {}
-        with stage(f"confirm {who}", len(seeds)) as advance, Pool(lake, job.settings.threads, held=held) as pool:
+        with (
+            stage(f"confirm {who}", len(seeds)) as advance,
+            Pool(lake, job.settings.threads, run_lease=run_lease) as pool,
+        ):
             found = pool.map(score_in_full, [(job, values, seed) for seed in seeds])
             for ended, (seed, outcome) in enumerate(zip(seeds, found, strict=True), 1):
                 loss, refused = (None, str(outcome)) if isinstance(outcome, Exception) else outcome
@@ -125,7 +132,7 @@ def _confirm(lake: Lake, job: ProxyJob, held: RunLease) -> Confirm:
     return confirm
 
 
-def _shown(search: Callable[..., None], title: str, trials: int, held: RunLease) -> Callable[..., None]:
+def _shown(search: Callable[..., None], title: str, trials: int, run_lease: RunLease) -> Callable[..., None]:
     """The search as a stage, with each trial's score and latency shown as it ends."""
 
     def shown(known: Sequence[Trial], tell: Callable[[Trial], None]) -> None:
@@ -140,7 +147,7 @@ def _shown(search: Callable[..., None], title: str, trials: int, held: RunLease)
             console.print(f"  trial {len(ended)}: {score}  ({point})  {took}")
             losses = [each.loss for each in ended if each.loss is not None]
             note = f"best {min(losses):.4f}" if losses else "none scored yet"
-            held.advance(len(ended), trials, "trials", note)
+            run_lease.advance(len(ended), trials, "trials", note)
             advance(len(ended), note)
 
         with stage(title, trials) as advance:

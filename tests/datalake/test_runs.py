@@ -215,7 +215,7 @@ def test_faults_are_counted_and_the_newest_kept(tmp_path, monkeypatch) -> None:
     assert (state["fault_count"], state["attempts"]) == (5, 6)
 
 
-def test_a_pulse_shows_life_and_leaves_the_log_alone(lake_uri: str) -> None:
+def test_a_heartbeat_shows_life_and_leaves_the_log_alone(lake_uri: str) -> None:
     runs = Lake.open(lake_uri).runs
     run = runs.start("r", "train", CONFIG, INPUTS)
     assert runs.heartbeat("r") is None

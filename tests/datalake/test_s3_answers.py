@@ -189,8 +189,8 @@ def test_the_first_write_of_a_lake_finds_out_a_store_that_ignores_the_condition(
             lake.params.put("x", {"family": "nca"})
         assert len([r for r in server.requests if r.conditional]) == 2
         assert [*lake.params.names()] == [], "nothing that its writer was told is committed"
-        verdict = read_conformance(lake.store)
-        assert (verdict.ok, verdict.found_by) == (False, "first write")
+        record = read_conformance(lake.store)
+        assert (record.ok, record.found_by) == (False, "first write")
         for _ in range(2):  # from then on, for every process, in one request and without a write
             del server.requests[:]
             with pytest.raises(ProbeError, match="must not be written"):
@@ -225,7 +225,7 @@ def test_the_first_write_costs_a_good_store_three_requests_once(server: FakeS3) 
     assert read_conformance(store).found_by == "first write"
 
 
-def test_an_object_that_was_there_proves_it_too_and_a_verdict_that_cannot_be_kept_costs_nothing(server: FakeS3) -> None:
+def test_an_object_that_was_there_proves_it_too_and_a_record_that_cannot_be_kept_costs_nothing(server: FakeS3) -> None:
     server.objects["b", "lake/a"] = b"1"
     server.behaviour = lambda r: fake_s3.Refusal(403, "AccessDenied") if r.key.endswith("verdict.json") and (
         r.method == "PUT"

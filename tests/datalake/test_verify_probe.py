@@ -1,4 +1,4 @@
-"""Verification names what is wrong; the probe tells a store that keeps its promise from one that does not."""
+"""Verification names what is wrong; the probe tells a store that conforms from one that does not."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def test_probe_finds_out_a_cache_that_remembers_absence(tmp_path: Path) -> None:
     assert any("right after the write" in violation for violation in report.violations)
 
 
-def test_a_failed_verdict_refuses_writes_and_a_good_one_clears_it(lake_uri: str) -> None:
+def test_a_failed_probe_refuses_writes_and_a_good_one_clears_it(lake_uri: str) -> None:
     lake = Lake.open(lake_uri)
     manifest = make_manifest(lake)
     version = lake.datasets.commit("seen-before", manifest)

@@ -253,9 +253,9 @@ def test_who_looks_at_a_run_every_second_asks_for_one_object(tmp_path: Path) -> 
     run = lake.runs.start("r", "train", {}, {})
     for number in range(100):
         run.append(note=number)
-    watcher = run.another_hold()
-    watcher.look()
-    assert cost(store, watcher.look)[0] == 1
+    watcher = run.for_another_thread()
+    watcher.poll()
+    assert cost(store, watcher.poll)[0] == 1
     assert "stop" not in watcher.state
     lake.runs.ask_stop("r", "lunch")
-    assert watcher.look().state["stop"]["reason"] == "lunch"
+    assert watcher.poll().state["stop"]["reason"] == "lunch"

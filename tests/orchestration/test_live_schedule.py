@@ -14,7 +14,7 @@ from tests.datalake.helpers import make_source
 SEQ_LEN = 4
 
 
-def promise_of(sequences: int, shard: int) -> PlannedDataset:
+def plan_of(sequences: int, shard: int) -> PlannedDataset:
     return PlannedDataset(
         source=make_source(shard_sequences=shard), sequences=sequences, seq_len=SEQ_LEN, vocab_size=10
     )
@@ -25,7 +25,7 @@ def live_runs(draw):
     sequences, shard = draw(st.integers(1, 60)), draw(st.sampled_from([1, 4, 8, 50]))
     sources = [PlanSource(sequences)] + ([PlanSource(30, 0.5)] if draw(st.booleans()) else [])
     plan = Plan(sources, draw(st.integers(0, 5)), draw(st.integers(1, 9)), block_rows=8, window_blocks=2)
-    planned = promise_of(sequences, shard)
+    planned = plan_of(sequences, shard)
     rows = draw(st.integers(1, 6)) * max(shard, plan.batch) * plan.batch
     return plan, planned, draw(st.integers(1, 20)), rows * SEQ_LEN * TOKEN_BYTES
 
@@ -74,7 +74,7 @@ def test_any_order_of_events_stays_within_the_bound_and_ends(run, data):
 
 
 def test_shards_are_made_in_the_order_in_which_the_plan_first_uses_them():
-    planned = promise_of(1000, 32)
+    planned = plan_of(1000, 32)
     plan = Plan([PlanSource(1000)], 3, 10, block_rows=32, window_blocks=4)
     schedule: Schedule[str] = Schedule(plan, 0, planned, 100, 1 << 30)
     schedule.begin(0)
@@ -87,7 +87,7 @@ def test_shards_are_made_in_the_order_in_which_the_plan_first_uses_them():
 
 
 def test_an_idle_trainer_stops_the_making_at_the_bound_and_a_step_taken_lets_it_go_on():
-    planned, shard_bytes = promise_of(1000, 10), 10 * SEQ_LEN * TOKEN_BYTES
+    planned, shard_bytes = plan_of(1000, 10), 10 * SEQ_LEN * TOKEN_BYTES
     plan = Plan([PlanSource(1000)], 3, 2, block_rows=10, window_blocks=1)
     schedule: Schedule[str] = Schedule(plan, 0, planned, 500, 7 * shard_bytes)
     schedule.begin(0)
@@ -105,7 +105,7 @@ def test_an_idle_trainer_stops_the_making_at_the_bound_and_a_step_taken_lets_it_
 
 
 def test_a_buffer_too_small_for_one_step_is_refused_with_what_would_do():
-    planned = promise_of(10_000, 256)
+    planned = plan_of(10_000, 256)
     plan = Plan([PlanSource(10_000)], 0, 8)
     with pytest.raises(InvalidRequestError, match=r"buffer_bytes = 2000: .* give at least 32768"):
         steps_per_task(plan, planned, 1000, 1000)

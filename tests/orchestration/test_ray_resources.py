@@ -159,13 +159,13 @@ def test_an_actor_whose_constructor_fails_says_why(ray_cluster, tmp_path):  # no
     from orchestration.errors import WorkerDiedError
     from orchestration.generation.pool import ShardTasks
 
-    class Stillborn:
+    class DiesAtItsStart:
         def __init__(self) -> None:
             raise PermissionError("no read access to /lake")
 
     faults = []
     demand = Demand("an actor", ({"CPU": 1.0},), "")
-    actor = ray.remote(num_cpus=0)(Stillborn)
+    actor = ray.remote(num_cpus=0)(DiesAtItsStart)
     with (
         ActorPool(lambda _: actor.remote(), lambda: 4, demand, fault=lambda *_, **facts: faults.append(facts)) as pool,
         pytest.raises(WorkerDiedError, match="PermissionError: no read access to /lake"),

@@ -86,13 +86,13 @@ def wait_for(condition, process=None, seconds=120):
 
 
 def is_stepping(lake):
-    def look():
+    def has_progress():
         try:
             return bool(view_run(lake, "r")["progress"])
         except NotFoundError:
             return False
 
-    return look
+    return has_progress
 
 
 @pytest.mark.parametrize(
@@ -152,8 +152,8 @@ def test_of_two_drivers_one_goes_on_also_when_the_first_was_frozen(lake, morphog
 
 def test_a_dead_owner_on_this_machine_is_not_waited_for(tmp_path, monkeypatch):
     monkeypatch.setenv("MORPHOGEN_LEASE_S", "3600")
-    program = "import sys; from datalake import Lake; from orchestration.runs.lease import hold\n"
-    program += "with hold(Lake.open(sys.argv[1]), 'r', 'job', {'n': 1}, {'datasets': []}): sys.stdin.read()"
+    program = "import sys; from datalake import Lake; from orchestration.runs.lease import acquire\n"
+    program += "with acquire(Lake.open(sys.argv[1]), 'r', 'job', {'n': 1}, {'datasets': []}): sys.stdin.read()"
     lake = Lake.open(str(tmp_path))
     owner = subprocess.Popen([sys.executable, "-c", program, lake.uri], stdin=subprocess.PIPE)
     wait_for(lambda: lake.runs.heartbeat("r") is not None, owner)
@@ -167,14 +167,14 @@ def test_a_dead_owner_on_this_machine_is_not_waited_for(tmp_path, monkeypatch):
     assert view_run(lake, "r")["state"] == "finished"
 
 
-def hold_twice(lake):
+def acquire_twice(lake):
     with acquire(lake, "r", *JOB), acquire(lake, "r", *JOB):
         raise AssertionError("two owners")
 
 
-def test_a_live_run_is_held(tmp_path):
+def test_a_live_run_is_not_taken(tmp_path):
     with pytest.raises(RunHeldError, match="runs stop r"):
-        hold_twice(Lake.open(str(tmp_path)))
+        acquire_twice(Lake.open(str(tmp_path)))
 
 
 def lose(lake):

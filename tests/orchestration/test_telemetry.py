@@ -73,7 +73,7 @@ def test_an_interval_of_steps_is_told_whole():
     try:
         for step in (10, 20, 25):
             event = {"step": step, "tokens": step * 64, "tokens_per_s": 320.0, "data_wait": 0.25, "loss": 2.0}
-            telemetry.tell_step(event, log_every=10)
+            telemetry.log_step(event, log_every=10)
     finally:
         log.removeHandler(handler)
         log.setLevel(logging.NOTSET)

@@ -1,4 +1,4 @@
-"""Checkpoints beside the step loop: steps do not wait, the promise stays, and nothing goes wrong in silence."""
+"""Checkpoints beside the step loop: steps do not wait, what is named is whole, and nothing goes wrong in silence."""
 
 import threading
 import time
@@ -80,9 +80,9 @@ def test_what_went_wrong_is_raised_and_nothing_is_named(
     with pytest.raises(StoreUnavailableError if problem == "refused" else CorruptObjectError):
         run_training(CONFIG, lake, "run", threads=1)
     assert [checkpoint.step for checkpoint in lake.runs.get("run").checkpoints] == [3]
-    mended = Lake.open(lake.uri)
-    run_training(CONFIG, mended, "run", threads=1)
-    assert curve(load_metrics(mended, "run")) == curve(load_metrics(whole[0], "whole"))
+    healthy = Lake.open(lake.uri)
+    run_training(CONFIG, healthy, "run", threads=1)
+    assert curve(load_metrics(healthy, "run")) == curve(load_metrics(whole[0], "whole"))
 
 
 def test_stopping_and_diverging_wait_for_what_is_on_its_way(tmp_path: Path) -> None:

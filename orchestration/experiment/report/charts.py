@@ -16,7 +16,7 @@ from orchestration.reports.svg import ARMS, FAINT, GATE, INK, MARKERS, Drawing, 
 
 Names = Mapping[str, str]
 LINES = ("-", "--", ":", "-.")
-SETTLED = 0.15  # the share of the tokens after which a loss curve has come into the picture's range
+STEADY = 0.15  # the share of the tokens after which a loss curve has come into the picture's range
 
 
 class Style:
@@ -98,7 +98,7 @@ def loss_chart(result: ExperimentResult, members: Sequence[str], names: Names) -
             draw.axes.fill_between(
                 at / 1e6, losses_ST.min(axis=0), losses_ST.max(axis=0), color=look["color"], alpha=0.18, linewidth=0
             )
-            tail.append(losses_ST[:, at >= SETTLED * at[-1]])
+            tail.append(losses_ST[:, at >= STEADY * at[-1]])
         if not tail:
             return ""
         low, high = min(part.min() for part in tail), max(part.max() for part in tail)
@@ -127,7 +127,7 @@ def difference_chart(result: ExperimentResult, compared: Sequence[Comparison], n
     seen: list[Mapping[str, str]] = []
     with drawing(title, "difference, nats per token") as draw:
         draw.axes.axhline(0, color=INK, linewidth=1)
-        settled: list[float] = [0.0]
+        plotted: list[float] = [0.0]
         for each in shown:
             look = style.of(each.factors, seen)
             seen.append(each.factors)
@@ -138,12 +138,12 @@ def difference_chart(result: ExperimentResult, compared: Sequence[Comparison], n
                 at, low, high = zip(*banded, strict=True)
                 draw.axes.fill_between(at, low, high, color=look["color"], alpha=0.15, linewidth=0)
             for point in points:
-                if point.tokens >= SETTLED * points[-1].tokens:
+                if point.tokens >= STEADY * points[-1].tokens:
                     # Two pairs give intervals so wide that they would flatten everything else.
                     ends = (point.low, point.high) if each.difference and len(each.difference.seeds) > 2 else ()
-                    settled += [point.mean, *(end for end in ends if end is not None)]
-        margin = 0.06 * (max(settled) - min(settled)) or 0.1
-        draw.axes.set_ylim(min(settled) - margin, max(settled) + margin)
+                    plotted += [point.mean, *(end for end in ends if end is not None)]
+        margin = 0.06 * (max(plotted) - min(plotted)) or 0.1
+        draw.axes.set_ylim(min(plotted) - margin, max(plotted) + margin)
         draw.axes.legend()
     return draw.svg
 

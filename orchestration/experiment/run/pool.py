@@ -74,9 +74,11 @@ class ArmWorker:
     def __init__(self, lake_uri: str, threads: int, parent: Parent | None) -> None:
         self._lake, self._threads, self._parent = Lake.open(lake_uri), threads, parent
 
-    def train(self, config: dict[str, Any], run: str, board: Any) -> dict[str, Any]:
-        """Train or resume `run`, telling `board` of steps; its result as a record. Raises what ``train_here`` does,
-        RunHeldError within seconds if somebody else trains it."""
+    def train(self, config: dict[str, Any], run: str, events: Any) -> dict[str, Any]:
+        """Train or resume `run`, sending steps to the queue `events`; its result as a record.
+
+        Raises what ``train_here`` does, RunHeldError within seconds if somebody else trains it.
+        """
         last = time.monotonic()
 
         def log_event(event: dict[str, Any]) -> None:
@@ -84,7 +86,7 @@ class ArmWorker:
             now = time.monotonic()
             if event["event"] == "step" and now - last >= EVENT_S:
                 last = now
-                board.push.remote({"run": run, "step": event["step"]})
+                events.push.remote({"run": run, "step": event["step"]})
 
         parsed, stop = TrainConfig.model_validate(config), Stop()
         with following(self._lake, self._parent, stop):
@@ -99,29 +101,33 @@ class ArmWorker:
 class Pool:
     """A context of actors: of ``threads`` CPU threads, as many as there are cores for; ``arms_per_gpu`` on each GPU.
 
-    ``held`` is the run that all is done for: once it is asked to stop, the runs under way are stopped, and JobStopped
-    is raised. With ``held`` None what others have left failed or stopped is an outcome, and not tried again.
-    Raises InvalidRequestError if no node can hold one actor.
+    ``run_lease`` is of the run that all is done for: once it is asked to stop, the runs under way are stopped, and
+    JobStopped is raised. With ``run_lease`` None what others have left failed or stopped is an outcome,
+    and not tried again. Raises InvalidRequestError if no node can hold one actor.
     """
 
-    def __init__(self, lake: Lake, threads: int = 1, arms_per_gpu: int = 1, held: RunLease | None = None) -> None:
+    def __init__(self, lake: Lake, threads: int = 1, arms_per_gpu: int = 1, run_lease: RunLease | None = None) -> None:
         gpus = int(ray.cluster_resources().get("GPU", 0))
         self.slots = gpus * arms_per_gpu if gpus else max(1, compute_cores() // threads)
-        self._lake, self._held, self._asked = lake, held, False
-        self._board: Any = ray.remote(num_cpus=0)(EventQueue).remote()
+        self._lake, self._run_lease, self._asked = lake, run_lease, False
+        self._events: Any = ray.remote(num_cpus=0)(EventQueue).remote()
         need = {"CPU": 1.0 if gpus else float(threads), "GPU": 1 / arms_per_gpu if gpus else 0.0}
         demand = Demand(f"threads = {threads}", (need,), "lower threads, or join a cluster with such a node")
-        require(demand, held.stop if held else None)
+        require(demand, run_lease.stop if run_lease else None)
         worker: Any = ray.remote(max_restarts=0, max_task_retries=0, num_cpus=need["CPU"], num_gpus=need["GPU"])(
             ArmWorker
         )
-        parent = Parent(held.run.name, held.run.lease or "") if held is not None and not held.finished else None
+        parent = (
+            Parent(run_lease.run.name, run_lease.run.lease or "")
+            if run_lease is not None and not run_lease.finished
+            else None
+        )
         self._actors: ActorPool[Any] = ActorPool(
             lambda _: worker.remote(lake.store.uri, threads, parent),
             lambda: self.slots,
             demand,
             warm=True,
-            fault=held.fault if held else lambda *_, **__: None,
+            fault=run_lease.fault if run_lease else lambda *_, **__: None,
         )
 
     def __enter__(self) -> Pool:
@@ -139,24 +145,24 @@ class Pool:
 
     def run(self, jobs: Sequence[Job], watch: Watch | None = None) -> dict[str, Outcome]:
         """Have every job; by run name. Jobs of the same run are one. Never raises for a run that fails."""
-        tasks = _Runs(self._lake, jobs, self._board, watch or Watch(), again=self._held is not None)
+        tasks = _Runs(self._lake, jobs, self._events, watch or Watch(), again=self._run_lease is not None)
         self._actors.work(tasks, lambda: self._poll(tasks), left=tasks.left)
         self._check_stop()
         return tasks.outcomes
 
     def _poll(self, tasks: _Calls | _Runs) -> None:
         tasks.poll()
-        if self._held is None:
+        if self._run_lease is None:
             return
-        self._held.check()
-        if self._held.stop.is_set() and not self._asked:
+        self._run_lease.check()
+        if self._run_lease.stop.is_set() and not self._asked:
             self._asked = True
-            self._held.ask_workers()  # they look into its log, end their runs with a checkpoint, and are waited for
+            self._run_lease.ask_workers()  # they read its log, end their runs with a checkpoint, and are waited for
             tasks.drop()
 
     def _check_stop(self) -> None:
-        if self._held is not None and self._held.stop.is_set():
-            raise self._held.stop.error(self._held.run.name, "keeps what is done")
+        if self._run_lease is not None and self._run_lease.stop.is_set():
+            raise self._run_lease.stop.error(self._run_lease.run.name, "keeps what is done")
 
 
 class _Calls:
@@ -198,7 +204,7 @@ class _Runs:
 
     lake: Lake
     jobs: Sequence[Job]
-    board: Any
+    events: Any
     watch: Watch
     again: bool
     outcomes: dict[str, Outcome] = field(default_factory=dict)
@@ -225,7 +231,7 @@ class _Runs:
 
     def start(self, actor: Any, task: str) -> Any:
         config = self._by_run[task].config.model_dump(mode="json")
-        return actor.train.options(name=task).remote(config, task, self.board)
+        return actor.train.options(name=task).remote(config, task, self.events)
 
     def facts(self, task: str) -> dict[str, Any]:
         return {"run": task}
@@ -253,7 +259,7 @@ class _Runs:
         self._elsewhere.clear()
 
     def poll(self) -> None:
-        for event in ray.get(self.board.drain.remote()):
+        for event in ray.get(self.events.drain.remote()):
             if (job := self._by_run.get(event["run"])) is not None:
                 self.watch.step(job, event["step"])
         for waiting in list(self._left.values()):

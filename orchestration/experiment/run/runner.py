@@ -93,8 +93,8 @@ def run_experiment(
                 stop=stop,
                 settings={"folder": str(file.folder), "file_digest": file.file_digest, **(settings or {})},
                 resources=cluster_facts(),
-            ) as held:
-                return _run(lake, file, held, command)
+            ) as run_lease:
+                return _run(lake, file, run_lease, command)
         except RunHeldError:
             continue  # somebody was quicker
 
@@ -104,9 +104,9 @@ def run_name(file: ExperimentFile) -> str:
     return f"{KIND}-{file.name}-{file.digest[:8]}"
 
 
-def _run(lake: Lake, file: ExperimentFile, held: RunLease, command: Sequence[str] | None) -> ExperimentResult:
+def _run(lake: Lake, file: ExperimentFile, run_lease: RunLease, command: Sequence[str] | None) -> ExperimentResult:
     """The work of the process that owns the experiment."""
-    effect, record = detectable_effect(file), held.run
+    effect, record = detectable_effect(file), run_lease.run
     if "started" not in record.state:
         # Said before any arm runs, and in the lake, where nobody can say it again afterwards.
         stated = None if effect is None else effect.model_dump(mode="json")
@@ -114,13 +114,13 @@ def _run(lake: Lake, file: ExperimentFile, held: RunLease, command: Sequence[str
     console.print(f"experiment {file.name}: {len(file.cells)} cells × {len(file.seeds)} seeds, lake {lake.uri}")
     console.print(say_effect(effect))
     try:
-        arms = _arms(lake, file, held)
+        arms = _arms(lake, file, run_lease)
     except JobStopped as stopped:
-        if held.stop.is_set():
-            raise held.stop.error(record.name, "keeps what is done") from stopped
+        if run_lease.stop.is_set():
+            raise run_lease.stop.error(record.name, "keeps what is done") from stopped
         raise
     lost = sum(arm.status != "finished" for arm in arms)
-    if not held.finished:
+    if not run_lease.finished:
         ended = lake.system.timestamp()
         if lost:
             record.append(ended=ended, message="ended")
@@ -130,14 +130,14 @@ def _run(lake: Lake, file: ExperimentFile, held: RunLease, command: Sequence[str
     return _report(lake, file, record.state, arms, command)
 
 
-def _arms(lake: Lake, file: ExperimentFile, held: RunLease | None) -> list[ArmResult]:
-    """Every arm's result; without ``held`` of what others have run, none of it tried again."""
-    refs = prepare(lake, file, held.stop if held else None)
-    with Pool(lake, file.machine.threads, file.machine.arms_per_gpu, held) as pool:
+def _arms(lake: Lake, file: ExperimentFile, run_lease: RunLease | None) -> list[ArmResult]:
+    """Every arm's result; without ``run_lease`` of what others have run, none of it tried again."""
+    refs = prepare(lake, file, run_lease.stop if run_lease else None)
+    with Pool(lake, file.machine.threads, file.machine.arms_per_gpu, run_lease) as pool:
         rates = choose_rates(pool, file, refs)
         plans = [plan_arm(file, cell, seed, refs, rates) for cell in file.cells for seed in file.seeds]
         jobs = [job for plan in plans for job in (plan.pre, plan.language) if job is not None]
-        with arms_stage(f"{file.name}: arms", jobs, pool.slots, held.advance if held else None) as watch:
+        with arms_stage(f"{file.name}: arms", jobs, pool.slots, run_lease.advance if run_lease else None) as watch:
             outcomes = pool.run(jobs, watch)
         return gather(lake, file, pool, plans, outcomes)
 

@@ -119,7 +119,7 @@ class ForgetfulStore(LocalStore):
 
 
 @pytest.mark.parametrize("kind", [OverwritingStore, LaggingStore, ForgetfulStore])
-def test_a_store_that_breaks_its_promise_is_found_out(tmp_path: Path, kind: type[LocalStore]) -> None:
+def test_a_store_that_does_not_conform_is_found_out(tmp_path: Path, kind: type[LocalStore]) -> None:
     """The schedules can fail: on stores like these, some history is not linearizable."""
     for seed in range(40):
         store = kind(tmp_path / str(seed))

@@ -112,7 +112,7 @@ def test_what_cannot_or_may_not_be_healed_ends_the_run_by_its_name(
     assert "repairs" not in lake.runs.get("r").state
 
 
-def test_a_store_that_is_killed_and_comes_back_is_outlasted(own_server: S3Server, expected: list[float]) -> None:
+def test_training_waits_for_a_store_that_is_killed_and_comes_back(own_server: S3Server, expected: list[float]) -> None:
     """Down once while the data is read and once while a checkpoint is written."""
     # So few tries of its own that only waiting gets it past a server's start.
     lake = fill(Lake(S3Store("s3://lake/l", retry=RetryPolicy(attempts=2, base=0.01)), System()))
@@ -145,7 +145,7 @@ def test_a_policy_says_what_is_wrong_with_it() -> None:
         DamagePolicy(wait_seconds=-1)
 
 
-def test_a_caretaker_travels(tmp_path: Path) -> None:
+def test_a_repairer_can_be_pickled(tmp_path: Path) -> None:
     import pickle
 
     lake = tiny_lake(tmp_path)

@@ -10,19 +10,19 @@ from datalake.errors import Conflict
 from tests.datalake.helpers import make_manifest, make_source
 
 
-def promise_of(manifest, **changes):
+def plan_of(manifest, **changes):
     fields = {name: getattr(manifest, name) for name in ("source", "sequences", "seq_len", "vocab_size")}
     return PlannedDataset(**{**fields, **changes})
 
 
-def test_a_synthetic_manifest_keeps_the_identity_it_was_promised_with(tmp_path):
+def test_a_synthetic_manifest_keeps_the_identity_it_was_planned_with(tmp_path):
     manifest = make_manifest(Lake.open(str(tmp_path)), 10)
-    assert promise_of(manifest).identity == manifest.identity != manifest.digest
-    assert promise_of(manifest, sequences=11).identity != manifest.identity
-    assert promise_of(manifest, source=make_source(seed=99)).identity != manifest.identity
+    assert plan_of(manifest).identity == manifest.identity != manifest.digest
+    assert plan_of(manifest, sequences=11).identity != manifest.identity
+    assert plan_of(manifest, source=make_source(seed=99)).identity != manifest.identity
 
 
-def test_text_cannot_be_promised():
+def test_text_cannot_be_planned():
     text = make_source().model_copy(update={"kind": "text", "seed": None, "generator": None})
     with pytest.raises(ValidationError, match="only synthetic data can be planned"):
         PlannedDataset(source=text, sequences=1, seq_len=2, vocab_size=2)
