@@ -143,10 +143,11 @@ def parse_config(mapping: Mapping[str, Any]) -> TrainConfig:
     try:
         return TrainConfig.model_validate(mapping)
     except ValidationError as error:
-        raise ConfigError("; ".join(_problem(item) for item in error.errors())) from error
+        raise ConfigError("; ".join(problem_text(item) for item in error.errors())) from error
 
 
-def _problem(item: Any) -> str:
+def problem_text(item: Any) -> str:
+    """One clause about what pydantic found, an item of ``ValidationError.errors()``."""
     field = ".".join(str(part) for part in item["loc"])
     message = item["msg"].removeprefix("Value error, ")
     if item["type"] == "extra_forbidden":

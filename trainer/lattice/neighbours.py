@@ -1,0 +1,93 @@
+"""Who is where: the order of cells in memory, and the row of each of a cell's seven positions.
+
+Cells are kept type after type, each type padded to the same number of cells by ones that touch nobody. A neighbourhood
+is then a copy of whole rows, forwards and backwards, whatever the assignment of types.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from trainer.lattice.config import POSITIONS, LatticeConfig
+
+# Own position first; then down and up along x, y, z, so that 2k-1 and 2k face each other.
+OPPOSITE = (0, 2, 1, 4, 3, 6, 5)
+
+
+@dataclass(frozen=True)
+class Neighbours:
+    """The lattice's wiring, in the order of rows.
+
+    ``order`` int64 [rows]: the cell (x slowest) of each row, -1 for padding. ``row_of`` int64 [cells]: its inverse.
+    ``gather`` int64 [rows, 7]: the row seen at each position, ``rows`` where there is none. ``scatter`` int64
+    [rows, 7]: the flat (row, position) that sees this row there, ``7 · rows`` where none does. ``groups`` sets of
+    weights with ``members`` rows each.
+    """
+
+    order: Tensor
+    row_of: Tensor
+    gather: Tensor
+    scatter: Tensor
+    groups: int
+    members: int
+
+    @property
+    def rows(self) -> int:
+        return self.groups * self.members
+
+    def to(self, device: torch.device) -> Neighbours:
+        moved = (tensor.to(device) for tensor in (self.order, self.row_of, self.gather, self.scatter))
+        return Neighbours(*moved, self.groups, self.members)
+
+
+def type_of_cells(config: LatticeConfig) -> np.ndarray:
+    """The type of each cell, int64 [cells], x slowest: ``layout``'s runs of nearly equal length."""
+    x, y, z = config.size
+    if config.layout == "columns":
+        return np.repeat(np.arange(x * y) * config.types // (x * y), z)
+    return np.arange(config.cells) * config.types // config.cells
+
+
+def neighbour_cells(config: LatticeConfig) -> np.ndarray:
+    """The cell at each position of each cell, int64 [cells, 7]; -1 beyond a zero boundary and where links are cut."""
+    index = np.arange(config.cells).reshape(config.size)
+    seen = [index]
+    for axis in range(3):
+        for shift in (1, -1):  # the cell below, then the one above
+            rolled = np.roll(index, shift, axis=axis)
+            if config.boundary == "zero":
+                edge: list[slice | int] = [slice(None)] * 3
+                edge[axis] = 0 if shift == 1 else -1
+                rolled[tuple(edge)] = -1
+            seen.append(rolled if config.links else np.full_like(index, -1))
+    return np.stack(seen, axis=-1).reshape(config.cells, POSITIONS)
+
+
+def wire(config: LatticeConfig) -> Neighbours:
+    """The wiring of ``config``; with ``rank`` each cell has weights of its own, and so a group of its own."""
+    groups = config.cells if config.rank else config.types
+    types = np.arange(config.cells) if config.rank else type_of_cells(config)
+    members = int(np.bincount(types, minlength=groups).max())
+    order = np.full((groups, members), -1, dtype=np.int64)
+    for group in range(groups):
+        mine = np.flatnonzero(types == group) if groups < config.cells else np.array([group])
+        order[group, : len(mine)] = mine
+    order = order.reshape(-1)
+    rows = len(order)
+    real = np.flatnonzero(order >= 0)
+    row_of = np.empty(config.cells, dtype=np.int64)
+    row_of[order[real]] = real
+    gather = np.full((rows, POSITIONS), rows, dtype=np.int64)
+    cells = neighbour_cells(config)[order[real]]
+    gather[real] = np.where(cells >= 0, row_of[cells], rows)
+    # Who sees row r at position j: the cell that r itself sees at the opposite position.
+    scatter = np.full((rows, POSITIONS), rows * POSITIONS, dtype=np.int64)
+    for position, opposite in enumerate(OPPOSITE):
+        there = gather[:, opposite]
+        scatter[:, position] = np.where(there < rows, there * POSITIONS + position, rows * POSITIONS)
+    parts = (torch.from_numpy(part) for part in (order, row_of, gather, scatter))
+    return Neighbours(*parts, groups, members)
