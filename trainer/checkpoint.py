@@ -18,7 +18,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from datalake.errors import CorruptObjectError
 from datalake.store.content import Content
@@ -26,7 +26,6 @@ from trainer import lowbit, shards
 from trainer.average import Average
 from trainer.errors import CheckpointError, DivergedError
 from trainer.hf_layout import hf_tensors, load_pieces
-from trainer.model import Llama
 from trainer.optim import Optimizer
 from trainer.tensor_files import FileLimit, to_files
 
@@ -36,7 +35,9 @@ FORMAT = 1
 Snapshot = dict[str, bytes | dict[str, Tensor]]
 
 
-def snapshot(model: Llama, optimizer: Optimizer, average: Average, state: Mapping[str, Any], rank: int = 0) -> Snapshot:
+def snapshot(
+    model: nn.Module, optimizer: Optimizer, average: Average, state: Mapping[str, Any], rank: int = 0
+) -> Snapshot:
     """What ``rank`` writes of a checkpoint, by file name, copied to host memory; empty if rank 0 writes for all.
 
     DivergedError, and so no checkpoint, if a weight that this rank holds is not finite.
@@ -89,7 +90,7 @@ def upload(files: Snapshot, limit: FileLimit, put: Callable[[Mapping[str, Conten
     return digests
 
 
-def unpack(files: Mapping[str, bytes], model: Llama, optimizer: Optimizer, average: Average) -> dict[str, Any]:
+def unpack(files: Mapping[str, bytes], model: nn.Module, optimizer: Optimizer, average: Average) -> dict[str, Any]:
     """Load a checkpoint's files into ``model``, ``optimizer`` and ``average``, in place; returns the state.
 
     Each rank reads the files that hold its rows, however many ranks wrote them.

@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from torch import Tensor
+from torch import Tensor, nn
 
 from trainer.config import ModelShape
 from trainer.errors import CheckpointError
@@ -128,16 +128,18 @@ def read_config(data: bytes) -> dict[str, Any]:
     return found
 
 
-def hf_tensors(model: Llama) -> dict[str, Tensor]:
-    """The weights under Hugging Face's names, as the model holds them; a tied head is left out, as there."""
+def hf_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """The weights under Hugging Face's names, as the model holds them; a Llama's tied head is left out, as there."""
     return {
-        name: tensor
-        for name, tensor in model.state_dict().items()
-        if not (model.shape.tied and name == "lm_head.weight")
+        name: tensor for name, tensor in model.state_dict().items() if not (name == "lm_head.weight" and _tied(model))
     }
 
 
-def load_pieces(model: Llama, pieces: Iterable[Piece]) -> None:
+def _tied(model: nn.Module) -> bool:
+    return isinstance(model, Llama) and model.shape.tied
+
+
+def load_pieces(model: nn.Module, pieces: Iterable[Piece]) -> None:
     """Copy weights into ``model`` as they come; CheckpointError naming the first that does not fit, or is missing.
 
     After an error the model is of no use.
@@ -146,7 +148,7 @@ def load_pieces(model: Llama, pieces: Iterable[Piece]) -> None:
     missing = dict.fromkeys(wanted, 0)
     for name, at, total, rows in pieces:
         if name not in wanted:
-            if name == "lm_head.weight" and model.shape.tied:
+            if name == "lm_head.weight" and _tied(model):
                 continue
             raise CheckpointError(f"{name}: unknown in the weights; check the config")
         target = local(wanted[name].detach())

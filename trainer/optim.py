@@ -41,13 +41,13 @@ def parameter_groups(model: nn.Module, rule: str = "adamw", transferred: Collect
     """Groups ``hidden``, ``head``, ``embedding``, ``norm`` (empty ones left out), names in model order.
 
     Those in ``transferred`` make groups of their own, ``hidden/transferred`` and so on. A tied head is one tensor with
-    the embedding and belongs to ``embedding``. ``rule`` is ``OptimizerConfig.name``.
+    the embedding and belongs to ``embedding``. A model may name more gains and biases in ``vectors``. ``rule`` is ``OptimizerConfig.name``.
     """
     names: dict[tuple[str, bool], list[str]] = {
         (kind, moved): [] for kind in ("hidden", "head", "embedding", "norm") for moved in (False, True)
     }
     for name, parameter in model.named_parameters():
-        if parameter.ndim < 2:
+        if parameter.ndim < 2 or name in getattr(model, "vectors", ()):
             kind = "norm"
         elif "embed_tokens" in name:
             kind = "embedding"

@@ -3,13 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Protocol
 
-from trainer.config import TrainConfig
+from trainer.config import OptimizerConfig, ScheduleConfig, TransferConfig
 from trainer.optim import Group, Rates
 from trainer.schedule import decay_factor, lr_factor, muon_momentum, place, transfer_factor
 
 
-def rates_at(config: TrainConfig, groups: Sequence[Group], step: int) -> dict[str, Rates]:
+class Scheduled(Protocol):
+    """What rates are a function of, of whatever run."""
+
+    @property
+    def optimizer(self) -> OptimizerConfig: ...
+
+    @property
+    def schedule(self) -> ScheduleConfig: ...
+
+    @property
+    def transfer(self) -> TransferConfig | None: ...
+
+    @property
+    def horizon(self) -> int: ...
+
+
+def rates_at(config: Scheduled, groups: Sequence[Group], step: int) -> dict[str, Rates]:
     """Rates by group name for update ``step``, a pure function of its arguments."""
     optimizer, steps = config.optimizer, config.horizon
     at = place(config.schedule, step, steps)
@@ -26,7 +43,7 @@ def rates_at(config: TrainConfig, groups: Sequence[Group], step: int) -> dict[st
     return rates
 
 
-def learning_rate(config: TrainConfig, step: int) -> float:
+def learning_rate(config: Scheduled, step: int) -> float:
     """The rate of ``optimizer.lr`` at update ``step``, which is what a run's curve shows."""
     return config.optimizer.lr * lr_factor(
         config.schedule, place(config.schedule, step, config.horizon), config.horizon

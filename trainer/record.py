@@ -6,18 +6,34 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, Literal, Protocol
 
 from datalake import Checkpoint, Lake, Run
 from trainer.checkpoint import Snapshot, upload
-from trainer.config import TrainConfig
 from trainer.errors import TrainerError
-from trainer.inputs import Inputs
 from trainer.metrics import Record
 from trainer.ranks import Ranks
 from trainer.tensor_files import FileLimit
 
 KIND = "train"
+
+
+class RunConfig(Protocol):
+    """What a record needs of a config: its fields as JSON, and which checkpoints are kept."""
+
+    @property
+    def keep_last(self) -> int | None: ...
+
+    @property
+    def keep_every(self) -> int | None: ...
+
+    def model_dump(self, *, mode: Literal["json"]) -> dict[str, Any]: ...
+
+
+class RunInputs(Protocol):
+    """What a record needs of a run's inputs: their names and digests."""
+
+    def describe(self) -> dict[str, Any]: ...
 
 
 @dataclass(frozen=True)
@@ -65,12 +81,19 @@ class RunRecord:
 
     @classmethod
     def open(
-        cls, lake: Lake, name: str, config: TrainConfig, inputs: Inputs, ranks: Ranks, lease: str | None = None
+        cls,
+        lake: Lake,
+        name: str,
+        config: RunConfig,
+        inputs: RunInputs,
+        ranks: Ranks,
+        lease: str | None = None,
+        kind: str = KIND,
     ) -> RunRecord:
         """Begin the run, take it over, or join the owner of ``lease``; RunConflictError if the name is another's."""
 
         def decide() -> tuple[Run, Checkpoint | None, list[dict[str, Any]]]:
-            run = lake.runs.start(name, KIND, config.model_dump(mode="json"), inputs.describe(), lease=lease)
+            run = lake.runs.start(name, kind, config.model_dump(mode="json"), inputs.describe(), lease=lease)
             newest, skipped = run.latest_valid_checkpoint()
             return run, newest, [{"step": item.step, "problem": item.problem} for item in skipped]
 

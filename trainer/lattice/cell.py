@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from trainer.init import normal
 from trainer.lattice.config import POSITIONS, LatticeConfig
-from trainer.lattice.neighbours import wire
+from trainer.lattice.neighbours import type_of_cells, wire
 
 TOP = 6.0  # of relu6: linear, and clipped on both sides, which whole numbers can do
 GATE_STD = 0.01
@@ -62,13 +62,12 @@ class Lattice(nn.Module):
         super().__init__()
         self.config = config
         self.wiring = wire(config)
-        self.shapes = _shapes(config)
-        for name, shape in self.shapes.items():
+        shapes = _shapes(config)
+        self.vectors = frozenset(name for name, shape in shapes.items() if len(shape) == 2)  # gains and biases
+        for name, shape in shapes.items():
             self.register_parameter(name, nn.Parameter(torch.empty(shape)))
         self.group_types: Tensor | None = None
         if config.rank:
-            from trainer.lattice.neighbours import type_of_cells
-
             self.group_types = torch.from_numpy(type_of_cells(config))
         if seed is not None:
             self.fill(seed)
@@ -115,7 +114,9 @@ class Lattice(nn.Module):
             b_in=p["b_in"][:, None] + p["norm_bias"][:, None] @ p["w_in"],
             w_gate=p["w_gate"],
             gain=p["gate_gain"][:, None, None, None],
-            shift=(p["w_gate"].sum(2)[:, :, None] * p["gate_bias"][:, None] + p["b_gate"][:, :, None])[:, None, :, None],
+            shift=(p["w_gate"].sum(2)[:, :, None] * p["gate_bias"][:, None] + p["b_gate"][:, :, None])[
+                :, None, :, None
+            ],
             w_read=p["w_read"],
             b_read=p["b_read"][:, None],
             w_up=p["w_up"],

@@ -40,7 +40,9 @@ class Ledger:
             widths[left], widths[right] = getattr(weights, name).shape[1:]
         self._pages = [
             {
-                name: torch.empty(part.stop - part.start, steps, rows[name], width, dtype=w_in.dtype, device=w_in.device)
+                name: torch.empty(
+                    part.stop - part.start, steps, rows[name], width, dtype=w_in.dtype, device=w_in.device
+                )
                 for name, width in widths.items()
             }
             for part in chunks
@@ -65,9 +67,7 @@ class Ledger:
             return
         for part, pages in zip(self._chunks, self._pages, strict=True):
             for name, (left, right, bias) in PRODUCTS.items():
-                into, after = (
-                    pages[factor][:, : self._done].flatten(1, 2) for factor in (left, right)
-                )
+                into, after = (pages[factor][:, : self._done].flatten(1, 2) for factor in (left, right))
                 grad = self.grads[name][part]
                 if into.dtype == grad.dtype:
                     grad.baddbmm_(into.mT, after)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from generator.philox import MUL_0, MUL_1, ROUNDS, WEYL_0, WEYL_1
 
-FIRE, GOAL, POOL, DAMAGE = 64, 65, 66, 67  # purposes beside the generator's own
+FIRE, GOAL, POOL, DAMAGE, TIME = range(64, 69)  # purposes beside the generator's own
 LOW = 0xFFFFFFFF
 
 

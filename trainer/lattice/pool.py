@@ -62,7 +62,9 @@ class Pool:
 
     def tensors(self) -> dict[str, Tensor]:
         """Everything, by name, for a checkpoint."""
-        return {f"{kind}.{sample}": part for kind in ("states", "codes") for sample, part in getattr(self, kind).items()}
+        return {
+            f"{kind}.{sample}": part for kind in ("states", "codes") for sample, part in getattr(self, kind).items()
+        }
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
         """Go on from a checkpoint's slots; CheckpointError unless they are of this pool."""

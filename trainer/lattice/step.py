@@ -251,7 +251,5 @@ def delta_back(
     mixing = w.w_gate[part].repeat_interleave(s.members, 0)
     page["w_gate"] += torch.bmm(d_m.view(flat), made.v_hat.reshape(flat).mT).view(g, s.members, 7, 7).sum(1)
     d_hat = torch.bmm(mixing.mT, d_m.view(flat)).view(g, *view, s.gate)
-    hardtanh_back.grad_input(
-        normalise_back(kind, d_hat, v, made.v_mean, made.v_scale), v, 0.0, TOP, grad_input=d_v
-    )
+    hardtanh_back.grad_input(normalise_back(kind, d_hat, v, made.v_mean, made.v_scale), v, 0.0, TOP, grad_input=d_v)
     return torch.bmm(page["d_in"], w.w_in[part].mT), d_own
