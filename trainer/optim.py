@@ -41,7 +41,8 @@ def parameter_groups(model: nn.Module, rule: str = "adamw", transferred: Collect
     """Groups ``hidden``, ``head``, ``embedding``, ``norm`` (empty ones left out), names in model order.
 
     Those in ``transferred`` make groups of their own, ``hidden/transferred`` and so on. A tied head is one tensor with
-    the embedding and belongs to ``embedding``. A model may name more gains and biases in ``vectors``. ``rule`` is ``OptimizerConfig.name``.
+    the embedding and belongs to ``embedding``. A model may name more gains and biases in
+    ``vectors``. ``rule`` is ``OptimizerConfig.name``.
     """
     names: dict[tuple[str, bool], list[str]] = {
         (kind, moved): [] for kind in ("hidden", "head", "embedding", "norm") for moved in (False, True)

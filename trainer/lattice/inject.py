@@ -36,7 +36,8 @@ class Injection:
         """The state with which step ``number`` begins."""
         state = state_NBC.clone()
         if self._due(number):
-            assert self._coarse is not None and self._average is not None
+            assert self._coarse is not None
+            assert self._average is not None
             k = self._coarse.channels
             means = torch.einsum("kn,nbc->kbc", self._average.to(state.dtype), state[..., :k])
             state[..., -k:] = torch.einsum("nk,kbc->nbc", self._spread.to(state.dtype), means)
@@ -47,7 +48,8 @@ class Injection:
         """The gradient before ``apply`` of ``grad_NBC`` after it; overwritten in place."""
         grad_NBC[self._inputs, :, self._goal] = 0
         if self._due(number):
-            assert self._coarse is not None and self._average is not None
+            assert self._coarse is not None
+            assert self._average is not None
             k = self._coarse.channels
             sums = torch.einsum("nk,nbc->kbc", self._spread.to(grad_NBC.dtype), grad_NBC[..., -k:])
             grad_NBC[..., -k:] = 0

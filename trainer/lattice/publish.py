@@ -1,4 +1,4 @@
-"""A finished lattice as a model version: weights, its training config, and, if it is one, the network in whole numbers."""
+"""A finished lattice as a model version: its weights, its config, and the network in whole numbers if it is one."""
 
 from __future__ import annotations
 

@@ -77,12 +77,13 @@ class Growth(Target):
         extent = target.extent or min(config.size)
         if extent > min(config.size):
             raise ConfigError(
-                f"target.extent = {extent}: larger than the lattice, whose shortest side is {min(config.size)}; lower it"
+                f"target.extent = {extent}: larger than the lattice, whose shortest side is {min(config.size)}; "
+                "lower it"
             )
         if target.shapes > 1 << config.goal:
             raise ConfigError(
-                f"target.shapes = {target.shapes}: lattice.goal = {config.goal} channels code {1 << config.goal}; raise "
-                "lattice.goal"
+                f"target.shapes = {target.shapes}: lattice.goal = {config.goal} channels code {1 << config.goal}; "
+                "raise lattice.goal"
             )
         middle = tuple(side // 2 for side in config.size)
         self.inputs = np.array([np.ravel_multi_index(middle, config.size)])
@@ -112,7 +113,7 @@ def make_target(config: LatticeConfig, target: TargetConfig) -> Target:
 
 
 def swaps(face: tuple[int, int], seed: int) -> np.ndarray:
-    """A permutation of a face's cells that swaps disjoint pairs of neighbours, int64 [cells]: where each bit is from."""
+    """A permutation of a face's cells that swaps disjoint neighbours: where each bit is from, int64 [cells]."""
     index = np.arange(face[0] * face[1])
     source = index.copy()
     pairs = [(a, a + face[1]) for a in index[: -face[1]]] + [(a, a + 1) for a in index if (a + 1) % face[1]]

@@ -82,12 +82,13 @@ class LatticeTrainConfig(ConfigModel):
             )
         if self.optimizer.name in ("muon", "hybrid"):
             raise ValueError(
-                f"optimizer.name = {self.optimizer.name!r}: Muon is for one matrix, a lattice holds many in one tensor; "
+                f"optimizer.name = {self.optimizer.name!r}: Muon is for single matrices, a lattice stacks them; "
                 "use 'adamw' or 'adamw8bit'"
             )
         if self.quantise_fraction and self.lattice.norm != "shift":
             raise ValueError(
-                f"quantise_fraction = {self.quantise_fraction}: whole numbers have no layer norm; set lattice.norm = 'shift'"
+                f"quantise_fraction = {self.quantise_fraction}: whole numbers have no layer norm; "
+                "set lattice.norm = 'shift'"
             )
         if self.keep_every is not None and (self.keep_last is None or self.keep_every % self.checkpoint_every):
             raise ValueError(
