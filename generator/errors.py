@@ -9,6 +9,10 @@ class SpecError(GeneratorError, ValueError):
     """The mapping given as a spec does not describe a data distribution."""
 
 
+class WeightsError(GeneratorError, ValueError):
+    """A file of weights that a spec names is absent, or is not what it names."""
+
+
 class TomlError(GeneratorError):
     """A file of settings cannot be read, or is not TOML that could be settings."""
 

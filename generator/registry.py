@@ -8,11 +8,17 @@ from typing import Annotated, Any, cast
 
 from pydantic import Field
 
-from generator.families import dyck, eca, iid, nca, shuffle_dyck, shuffled
+from generator.families import dyck, eca, iid, lattice, nca, shuffle_dyck, shuffled
 from generator.family import FAMILIES, Family, validate_spec
 
 GenerationSpec = Annotated[
-    nca.NcaSpec | dyck.DyckSpec | shuffle_dyck.ShuffleDyckSpec | eca.EcaSpec | shuffled.ShuffledSpec | iid.IidSpec,
+    nca.NcaSpec
+    | dyck.DyckSpec
+    | shuffle_dyck.ShuffleDyckSpec
+    | eca.EcaSpec
+    | shuffled.ShuffledSpec
+    | iid.IidSpec
+    | lattice.LatticeSpec,
     Field(discriminator="family"),
 ]
 FAMILIES.update(
@@ -23,6 +29,7 @@ FAMILIES.update(
         "eca": Family(eca.EcaSpec, eca.simulate),
         "shuffled": Family(shuffled.ShuffledSpec, shuffled.simulate),
         "iid": Family(iid.IidSpec, iid.simulate),
+        "lattice": Family(lattice.LatticeSpec, lattice.simulate),
     }
 )
 

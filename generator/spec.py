@@ -129,9 +129,19 @@ class GridSpec(BaseSpec):
         return math.prod(self.grid)
 
     @property
+    def patch_sides(self) -> tuple[int, ...]:
+        """The sides of a patch, one per axis of the grid."""
+        return (self.patch,) * len(self.grid)
+
+    @property
+    def patch_cells(self) -> int:
+        """Cells of one patch."""
+        return math.prod(self.patch_sides)
+
+    @property
     def patches(self) -> int:
         """Patches, that is content tokens, of one frame."""
-        return math.prod(side // self.patch for side in self.grid)
+        return math.prod(side // patch for side, patch in zip(self.grid, self.patch_sides, strict=True))
 
     @property
     def frame_tokens(self) -> int:
@@ -140,7 +150,7 @@ class GridSpec(BaseSpec):
 
     @property
     def alphabet(self) -> int:
-        return self.colors ** (self.patch ** len(self.grid))
+        return self.colors**self.patch_cells
 
     @property
     def vocab_size(self) -> int:
@@ -165,20 +175,24 @@ class GridSpec(BaseSpec):
 
     @model_validator(mode="after")
     def _grid_fits(self) -> Self:
-        for side in self.grid:
+        for side, patch in zip(self.grid, self.patch_sides, strict=True):
             if not 1 <= side <= 1024:
                 raise ValueError(f"grid: side {side} is out of range; allowed is 1 to 1024; change the side")
-            if side % self.patch:
+            if not 1 <= patch <= 16:
+                raise ValueError(f"patch: side {patch} is out of range; allowed is 1 to 16; change `patch`")
+            if side % patch:
                 raise ValueError(
-                    f"grid: side {side} is not divisible by patch {self.patch}; allowed are multiples of the patch; "
+                    f"grid: side {side} is not divisible by patch {patch}; allowed are multiples of the patch; "
                     "change `grid` or `patch`"
                 )
         if self.cells > MAX_CELLS:
             raise ValueError(f"grid: {self.cells} cells; allowed are at most {MAX_CELLS}; make the grid smaller")
-        if self.patch ** len(self.grid) > 16 or self.vocab_size > MAX_TOKENS:
+        if self.patch_cells > 16 or self.vocab_size > MAX_TOKENS:
+            sides = set(self.patch_sides)
+            shape = f"{self.patch}^{len(self.grid)}" if len(sides) == 1 else "x".join(map(str, self.patch_sides))
             raise ValueError(
-                f"colors: {self.colors} colours in patches of {self.patch}^{len(self.grid)} cells need a vocabulary of "
-                f"{self.colors}^{self.patch ** len(self.grid)} + 2 tokens; allowed are at most {MAX_TOKENS}; "
+                f"colors: {self.colors} colours in patches of {shape} cells need a vocabulary of "
+                f"{self.colors}^{self.patch_cells} + 2 tokens; allowed are at most {MAX_TOKENS}; "
                 "lower `colors` or `patch`"
             )
         return self

@@ -11,12 +11,12 @@ from generator.spec import BaseSpec, GridSpec
 
 
 def _split_patches(spec: GridSpec, frames: np.ndarray) -> np.ndarray:
-    """[..., *grid] -> [..., patches, patch**d]."""
+    """[..., *grid] -> [..., patches, cells of a patch]."""
     d, lead = len(spec.grid), frames.ndim - len(spec.grid)
-    shape = [n for side in spec.grid for n in (side // spec.patch, spec.patch)]
+    shape = [n for side, patch in zip(spec.grid, spec.patch_sides, strict=True) for n in (side // patch, patch)]
     blocks = frames.reshape(*frames.shape[:lead], *shape)
     order = [*range(lead), *range(lead, lead + 2 * d, 2), *range(lead + 1, lead + 2 * d, 2)]
-    return blocks.transpose(order).reshape(*frames.shape[:lead], spec.patches, spec.patch**d)
+    return blocks.transpose(order).reshape(*frames.shape[:lead], spec.patches, spec.patch_cells)
 
 
 def encode_frames(spec: GridSpec, frames: np.ndarray) -> np.ndarray:
@@ -52,9 +52,9 @@ def decode_tokens(spec: BaseSpec, tokens_T: np.ndarray) -> np.ndarray:
             f"tokens: not frames of {shown.patches} patches below {shown.alphabet} between delimiters; decode with the "
             "spec that made them"
         )
-    d, p = len(shown.grid), shown.patch
-    cells = (patches[..., None] // shown.colors ** np.arange(p**d)) % shown.colors
-    blocks = cells.reshape(count, *(side // p for side in shown.grid), *([p] * d))
+    d, sides = len(shown.grid), shown.patch_sides
+    cells = (patches[..., None] // shown.colors ** np.arange(shown.patch_cells)) % shown.colors
+    blocks = cells.reshape(count, *(side // p for side, p in zip(shown.grid, sides, strict=True)), *sides)
     order = [0, *(axis for k in range(d) for axis in (1 + k, 1 + d + k))]
     return blocks.transpose(order).reshape(count, *shown.grid).astype(np.uint8)
 

@@ -1,0 +1,1 @@
+"""A trained 3-D lattice in whole numbers, as a source of sequences."""

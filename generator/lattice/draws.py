@@ -1,0 +1,98 @@
+"""What tells one sequence from another: goal, seed cell, damage, modulation, all from the counter RNG."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from generator import philox
+from generator.lattice.spec import LatticeSpec
+from generator.lattice.weights import POSITIONS, Network
+
+UNIT = 32  # 1 in units of a state
+
+
+@dataclass(frozen=True)
+class Draws:
+    """Of N sequences: seed_N cells; goal_NG of ±UNIT; moment_N the step before which damage comes (-1: never), gone_NC
+    bool, the cells that it hits; left_NR [N, 7H] and right_NC [N, C] whose product is added to the weights w_read."""
+
+    seed_N: np.ndarray
+    goal_NG: np.ndarray
+    moment_N: np.ndarray
+    gone_NX: np.ndarray
+    left_NR: np.ndarray
+    right_NC: np.ndarray
+
+
+def draw(spec: LatticeSpec, network: Network, seed: int, ids_N: np.ndarray, attempts_N: np.ndarray) -> Draws:
+    """The RULE stream: 12 words for seed cell and damage, then the goal's bits, then the modulation's bytes."""
+    head = philox.words(seed, philox.RULE, ids_N, attempts_N, 12)
+    goal_words = philox.words(seed, philox.SYMBOLS, ids_N, attempts_N, network.goal)
+    goal = np.where(goal_words >> 31 == 1, UNIT, -UNIT).astype(np.float32)
+    count = POSITIONS * network.gate + network.channels
+    bytes_NM = philox.stream_bytes(seed, philox.COLOR_LOGITS, ids_N, attempts_N, count).astype(np.int64)
+    # A byte below 128 changes nothing; the others are whole numbers from -1 to 1 (right) or -modulation … (left).
+    span = 2 * spec.modulation + 1
+    left = np.where(bytes_NM < 128, 0, (bytes_NM - 128) * span // 128 - spec.modulation)
+    right = np.where(bytes_NM < 128, 0, (bytes_NM - 128) * 3 // 128 - 1)
+    if spec.modulation == 0:
+        left = np.zeros_like(left)
+    rows = POSITIONS * network.gate
+    never = head[:, 1] >= np.uint32(min(round(spec.damage * 2.0**32), 2**32 - 1)) if spec.damage < 1 else False
+    moment = philox.below(head[:, 2], max(1, spec.steps))
+    return Draws(
+        seed_N=philox.below(head[:, 0], spec.cells),
+        goal_NG=goal,
+        moment_N=np.where(never, -1, moment),
+        gone_NX=_gone(spec, head[:, 3:]),
+        left_NR=left[:, :rows].astype(np.float32),
+        right_NC=right[:, rows:].astype(np.float32),
+    )
+
+
+def _gone(spec: LatticeSpec, words_N9: np.ndarray) -> np.ndarray:
+    """The cells that damage hits, bool [N, cells]: a ball around any cell, or one side of a plane through its cell."""
+    sides = np.array(spec.grid)
+    where_X3 = np.stack(np.unravel_index(np.arange(spec.cells), spec.grid), axis=1)
+    middle_N = philox.below(words_N9[:, 0], spec.cells)
+    middle_N3 = np.stack(np.unravel_index(middle_N, spec.grid), axis=1)
+    apart = where_X3[None] - middle_N3[:, None]
+    radius_N = 1 + philox.below(words_N9[:, 1], max(1, int(sides.min()) // 2))
+    ball = (apart * apart).sum(2) <= (radius_N * radius_N)[:, None]
+    axis_N = philox.below(words_N9[:, 2], 3)
+    beyond = np.take_along_axis(apart, axis_N[:, None, None], axis=2)[:, :, 0] >= 0
+    half = np.where((words_N9[:, 3] >> 31 == 1)[:, None], beyond, ~beyond)
+    return np.where((words_N9[:, 4] >> 31 == 1)[:, None], ball, half)
+
+
+def fires(spec: LatticeSpec, seed: int, ids_N: np.ndarray, attempts_N: np.ndarray, step: int) -> np.ndarray:
+    """Which cells fire in ``step``, bool [N, cells]: a word of the NOISE stream each, four cells to a block."""
+    blocks = math.ceil(spec.cells / 4)
+    words = philox.words(seed, philox.NOISE, ids_N, attempts_N, spec.cells, first=4 * blocks * step)
+    below = round(spec.fire * 2**32)
+    return np.ones(words.shape, bool) if below == 2**32 else words < np.uint32(below)
+
+
+def neighbours(spec: LatticeSpec) -> np.ndarray:
+    """The cell seen at each of seven positions, int64 [cells, 7], `cells` where there is none: own, then down and up
+    along each axis; as `trainer.lattice.neighbours` has it."""
+    index = np.arange(spec.cells).reshape(spec.grid)
+    seen = [index]
+    for axis in range(3):
+        for shift in (1, -1):
+            rolled = np.roll(index, shift, axis=axis)
+            if spec.boundary == "zero":
+                edge: list[slice | int] = [slice(None)] * 3
+                edge[axis] = 0 if shift == 1 else -1
+                rolled[tuple(edge)] = spec.cells
+            seen.append(rolled)
+    return np.stack(seen, axis=-1).reshape(spec.cells, POSITIONS)
+
+
+def types_of(spec: LatticeSpec, types: int) -> np.ndarray:
+    """The set of weights of each cell, int64 [cells]: runs of nearly equal length, of cells or of (x, y) columns."""
+    x, y, z = spec.grid
+    if spec.layout == "columns":
+        return np.repeat(np.arange(x * y) * types // (x * y), z)
+    return np.arange(spec.cells) * types // spec.cells
