@@ -1,0 +1,1 @@
+"""The 3-D lattice: network, tasks, loop, whole numbers."""
