@@ -54,7 +54,9 @@ def changes(network: Network, types_X: np.ndarray, seen: np.ndarray, own: np.nda
     return r + down(f, s["w_down"] - 1)
 
 
-def simulate_frames(spec: LatticeSpec, network: Network, seed: int, ids_N: np.ndarray, attempts_N: np.ndarray) -> np.ndarray:
+def simulate_frames(
+    spec: LatticeSpec, network: Network, seed: int, ids_N: np.ndarray, attempts_N: np.ndarray
+) -> np.ndarray:
     """Frames uint8 [N, F, *grid] of colours: bit b of a colour says that visible channel b is above zero."""
     drawn = draw(spec, network, seed, ids_N, attempts_N)
     frames = np.empty((len(ids_N), spec.frames, spec.cells), dtype=np.uint8)

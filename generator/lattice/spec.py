@@ -4,7 +4,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from generator.spec import MAX_CELLS, MAX_TOKENS, GridSpec
+from generator.spec import GridSpec
 
 MAX_UPDATES = 1 << 26
 

@@ -102,7 +102,9 @@ def parse(data: bytes) -> Network:
         shifts = {name: int(shift) for name, shift in about["shifts"].items()}
         _check(sizes, shifts, arrays)
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
-        raise WeightsError(f"weights: no file of a lattice in whole numbers ({error}); give whole.safetensors") from error
+        raise WeightsError(
+            f"weights: no file of a lattice in whole numbers ({error}); give whole.safetensors"
+        ) from error
     return Network(**sizes, shifts=shifts, arrays=arrays)
 
 
