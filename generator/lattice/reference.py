@@ -33,7 +33,9 @@ def normalised(x: np.ndarray, unit: int) -> np.ndarray:
     return np.clip(down(x, exponent + unit - 4), -MOST, MOST)
 
 
-def changes(network: Network, types_X: np.ndarray, seen: np.ndarray, own: np.ndarray, extra: np.ndarray) -> np.ndarray:
+def changes(
+    network: Network, types_X: np.ndarray, seen: np.ndarray, own: np.ndarray, extra: tuple[np.ndarray, np.ndarray]
+) -> np.ndarray:
     """The change of every cell, int64 [X, C]: ``seen`` [X, 7, C] are the normalised states at its positions, ``own``
     [X, C] its state, ``extra`` (left [7H], right [C]) the modulation."""
     w = {name: array.astype(np.int64)[types_X] for name, array in network.arrays.items()}

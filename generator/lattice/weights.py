@@ -18,7 +18,7 @@ from generator.errors import SpecError, WeightsError
 FORMAT = "1"
 POSITIONS = 7
 MOST_HEADER = 1 << 20
-_TYPES = {"I8": np.dtype("<i1"), "I32": np.dtype("<i4")}
+_TYPES: dict[str, Any] = {"I8": np.dtype("<i1"), "I32": np.dtype("<i4")}
 EXACT = 1 << 24
 
 

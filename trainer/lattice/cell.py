@@ -103,7 +103,7 @@ class Lattice(nn.Module):
 
     def effective(self) -> Effective:
         """The weights as a step uses them; gradients flow back through it to every parameter."""
-        p = dict(self.named_parameters())
+        p: dict[str, Tensor] = dict(self.named_parameters())
         if self.group_types is not None:
             for name in [name for name in p if not name.endswith(("_left", "_right"))]:
                 p[name] = p[name][self.group_types]

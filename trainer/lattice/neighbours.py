@@ -40,8 +40,9 @@ class Neighbours:
         return self.groups * self.members
 
     def to(self, device: torch.device) -> Neighbours:
-        moved = (tensor.to(device) for tensor in (self.order, self.row_of, self.gather, self.scatter))
-        return Neighbours(*moved, self.groups, self.members)
+        parts = (self.order, self.row_of, self.gather, self.scatter)
+        order, row_of, gather, scatter = (tensor.to(device) for tensor in parts)
+        return Neighbours(order, row_of, gather, scatter, self.groups, self.members)
 
 
 def type_of_cells(config: LatticeConfig) -> np.ndarray:
@@ -72,11 +73,11 @@ def wire(config: LatticeConfig) -> Neighbours:
     groups = config.cells if config.rank else config.types
     types = np.arange(config.cells) if config.rank else type_of_cells(config)
     members = int(np.bincount(types, minlength=groups).max())
-    order = np.full((groups, members), -1, dtype=np.int64)
+    cells_of = np.full((groups, members), -1, dtype=np.int64)
     for group in range(groups):
         mine = np.flatnonzero(types == group) if groups < config.cells else np.array([group])
-        order[group, : len(mine)] = mine
-    order = order.reshape(-1)
+        cells_of[group, : len(mine)] = mine
+    order = cells_of.reshape(-1)
     rows = len(order)
     real = np.flatnonzero(order >= 0)
     row_of = np.empty(config.cells, dtype=np.int64)
@@ -89,5 +90,5 @@ def wire(config: LatticeConfig) -> Neighbours:
     for position, opposite in enumerate(OPPOSITE):
         there = gather[:, opposite]
         scatter[:, position] = np.where(there < rows, there * POSITIONS + position, rows * POSITIONS)
-    parts = (torch.from_numpy(part) for part in (order, row_of, gather, scatter))
-    return Neighbours(*parts, groups, members)
+    tensors = [torch.from_numpy(part) for part in (order, row_of, gather, scatter)]
+    return Neighbours(tensors[0], tensors[1], tensors[2], tensors[3], groups, members)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 from pathlib import Path
@@ -80,10 +81,8 @@ def pair(rank: int, port: int, uri: str) -> None:
         if event["event"] == "step" and event["step"] == 6:
             raise Killed
 
-    try:
+    with contextlib.suppress(Killed):
         run_lattice(run_config(), Lake.open(uri), "pair", rank=rank, world=2, threads=1, on_event=kill)
-    except Killed:
-        pass
     run_lattice(run_config(), Lake.open(uri), "pair", rank=rank, world=2, threads=1)
     dist.destroy_process_group()
 
