@@ -1,4 +1,4 @@
-"""infra/ agrees with the package and its command line, and holds no secret. That it runs on a cluster is not tested."""
+"""infra/ agrees with the package, and holds no secret; tests/test_kubernetes.py is about the manifests."""
 
 from __future__ import annotations
 
@@ -7,23 +7,16 @@ import json
 import re
 import shlex
 import tomllib
-from collections.abc import Iterator
-from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import pytest
 import typer
-import yaml
 
 from orchestration.cli import app
-from orchestration.cluster.drain import MARGIN_S
-from orchestration.runs.signals import GRACE_S
 
 ROOT = Path(__file__).resolve().parents[1]
 INFRA = ROOT / "infra"
 FILES = sorted(path for path in INFRA.rglob("*") if path.is_file())
-JOBS = sorted((INFRA / "ray").glob("rayjob-*.yaml"))
 DOCKERFILE = (INFRA / "Dockerfile").read_text()
 SETTINGS = tomllib.loads((ROOT / "pyproject.toml").read_text())
 PROJECT, SETUPTOOLS = SETTINGS["project"], SETTINGS["tool"]["setuptools"]
@@ -35,103 +28,6 @@ SECRET_LITERALS = (
     r"(?i)(secret|password|passwd|token|access_key)\w*\s*[:=]\s*['\"]?[A-Za-z0-9/+]{16,}",
     r"://[^/\s:@]+:[^/\s@]+@",
 )
-
-
-@pytest.fixture(params=JOBS, ids=lambda path: path.stem)
-def job(request: pytest.FixtureRequest) -> dict[str, Any]:
-    (document,) = yaml.safe_load_all(request.param.read_text())
-    return document
-
-
-def pods(job: dict[str, Any]) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
-    """(group, its pod's spec), the head first."""
-    cluster = job["spec"]["rayClusterSpec"]
-    for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"]):
-        yield group, group["template"]["spec"]
-
-
-def containers(job: dict[str, Any]) -> list[dict[str, Any]]:
-    return [container for _, pod in pods(job) for container in pod["containers"]]
-
-
-def parsed(entrypoint: str) -> tuple[str, dict[str, Any]]:
-    """The command that the entrypoint names and its parameters, as the real command line parses them."""
-    python, dash_m, module, name, *arguments = shlex.split(entrypoint)
-    assert (python, dash_m, module) == ("python", "-m", "orchestration")
-    root = typer.main.get_command(app)
-    return name, root.commands[name].make_context(name, arguments).params
-
-
-def test_both_jobs_are_there():
-    assert [path.stem for path in JOBS] == ["rayjob-generate", "rayjob-train"]
-
-
-def test_the_entrypoint_is_a_command_line_that_we_understand(job):
-    command, parameters = parsed(job["spec"]["entrypoint"])
-    assert job["metadata"]["name"] == f"morphogen-{command}"
-    if command == "generate":
-        assert re.fullmatch(r"[\w.-]+@\w+", parameters["params"])
-        assert parameters["tokens"] > 0
-    else:
-        assert command == "train"
-        (group,) = job["spec"]["rayClusterSpec"]["workerGroupSpecs"]
-        gpus = int(group["template"]["spec"]["containers"][0]["resources"]["limits"]["nvidia.com/gpu"])
-        assert parameters["gpu"] is True
-        assert parameters["workers"] == group["replicas"] * gpus
-
-
-def test_an_option_that_the_command_line_lacks_would_be_found():
-    with pytest.raises(Exception, match=r"(?i)no such option"):
-        parsed("python -m orchestration generate code@1 --tokens 1 --shards 3")
-
-
-def test_a_file_that_the_entrypoint_reads_is_mounted_on_the_head(job):
-    _, head = next(pods(job))
-    mounts = {mount["mountPath"]: mount["name"] for mount in head["containers"][0].get("volumeMounts", ())}
-    volumes = {volume["name"]: volume["configMap"]["name"] for volume in head.get("volumes", ())}
-    for word in shlex.split(job["spec"]["entrypoint"]):
-        if word.startswith("/"):
-            assert volumes[mounts[str(Path(word).parent)]] == job["metadata"]["name"]
-
-
-def test_a_pod_has_time_to_end_its_job_and_a_hook_that_asks_for_it(job):
-    for _, pod in pods(job):
-        assert pod["terminationGracePeriodSeconds"] >= GRACE_S + MARGIN_S + 20
-        for container in pod["containers"]:
-            python, dash_m, module = container["lifecycle"]["preStop"]["exec"]["command"]
-            assert (python, dash_m) == ("python", "-m")
-            assert find_spec(module) is not None
-
-
-def test_a_job_cleans_up_and_knows_its_lake(job):
-    assert (job["apiVersion"], job["kind"]) == ("ray.io/v1", "RayJob")
-    assert job["spec"]["shutdownAfterJobFinishes"] is True
-    assert job["spec"]["rayClusterSpec"]["rayVersion"] == PINNED["ray"]
-    for container in containers(job):
-        assert container["image"].split(":")[1].removesuffix("-gpu") == PROJECT["version"]
-        named = {variable["name"] for variable in container["env"]}
-        cached = any(mount["mountPath"] == "/cache" for mount in container.get("volumeMounts", ()))
-        assert named == {"MORPHOGEN_LAKE", "AWS_ENDPOINT_URL_S3"} | (
-            {"MORPHOGEN_CACHE", "MORPHOGEN_CACHE_GB"} if cached else set()
-        )
-        assert container["envFrom"] == [{"secretRef": {"name": "morphogen-s3"}}]
-        for side in ("requests", "limits"):
-            assert {"cpu", "memory"} <= set(container["resources"][side])
-
-
-def test_only_the_training_workers_wait_for_a_gpu(job):
-    for group, pod in pods(job):
-        wants = "nvidia.com/gpu" in pod["containers"][0]["resources"]["limits"]
-        assert wants == (group.get("groupName") == "trainers")
-
-
-def test_no_pod_runs_as_root(job):
-    for _, pod in pods(job):
-        assert pod["securityContext"]["runAsNonRoot"] is True
-        assert f"USER {pod['securityContext']['runAsUser']}:{pod['securityContext']['runAsGroup']}" in DOCKERFILE
-        for container in pod["containers"]:
-            assert container["securityContext"]["allowPrivilegeEscalation"] is False
-    assert re.findall(r"^USER (\S+)", DOCKERFILE, re.MULTILINE)[-1] == "1000:1000"
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(INFRA)))

@@ -14,6 +14,7 @@ from datalake import Lake
 from datalake.events import log_event
 from orchestration import telemetry
 from orchestration.errors import InvalidRequestError
+from tests.test_kubernetes import exported
 
 
 @pytest.fixture
@@ -91,6 +92,10 @@ def test_prometheus_can_scrape_what_workers_tell():
         log_event("store_retry", key="a", attempt=2, reason="503")
         log_event("commit", log="runs/x", entry=1, seconds=0.02)
         log_event("shard_made", tokens=512, candidates=8, acceptance=0.5, seconds=0.2)
+        log_event("pool", actors=2, in_flight=3)
+        log_event("buffer", bytes=7)
+        log_event("steps", tokens=64, step_seconds=0.1, data_wait_seconds=0.05, loss=2.0)
+        log_event("shard_healed", shard="s", rows=1, problem="lost")
         time.sleep(3)  # long enough to report before the worker may be taken down
 
     ray.get(work.remote())
@@ -105,14 +110,17 @@ def test_prometheus_can_scrape_what_workers_tell():
     }
     deadline = time.monotonic() + 60
     found: dict[str, float] = {}
-    while time.monotonic() < deadline and not wanted.items() <= found.items():
+    names: set[str] = set()
+    while time.monotonic() < deadline and not (wanted.items() <= found.items() and exported() <= names):
         time.sleep(0.5)
         with urllib.request.urlopen(page) as answer:
             lines = [line for line in answer.read().decode().splitlines() if 'run="scraped"' in line]
         for line in lines:
+            names.add(line.partition("{")[0])
             name = line.partition("{")[0].removeprefix("ray_morphogen_").removesuffix("_total")
             found[name] = float(line.rpartition(" ")[2])
     assert wanted.items() <= found.items(), found
+    assert exported() <= names, "dashboards and alerts ask for these"
 
 
 def test_every_metric_has_a_line_in_the_handbook():
