@@ -41,10 +41,10 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.add_typer(params.app, name="params", help="Parameter registry: versioned generation specs and their aliases.")
-app.add_typer(data.app, name="data", help="Datasets in the lake: list, show, look at, verify.")
+app.add_typer(data.app, name="data", help="Datasets in the lake: list, show, look at, verify, retire.")
 app.add_typer(corpus.app, name="corpus", help="Text corpora: tokenise into the lake.")
 app.add_typer(models.app, name="models", help="Model repository: versions and aliases.")
-app.add_typer(runs.app, name="runs", help="Runs: list, show, follow, stop, resume.")
+app.add_typer(runs.app, name="runs", help="Runs: list, show, follow, stop, resume, retire.")
 app.add_typer(serve.tokens_app, name="tokens", help="Access tokens of the HTTP API: create, list, revoke.")
 COMMANDS: list[Callable[..., None]] = [
     *(look.preview, look.profile, jobs.generate, jobs.train, jobs.demo, pipeline.pipeline),

@@ -197,7 +197,7 @@ def resume_run(lake: Lake, run: str, state: State, changes: State) -> dict[str, 
     otherwise what the job raises.
     """
     kind, parent = state["kind"], state.get("parent")
-    if parent is not None and lake.runs.get(parent).status != "finished":
+    if parent is not None and (above := lake.runs.get(parent)).status != "finished" and not above.retired:
         raise InvalidRequestError(
             f"run {run!r} is a stage of {parent}: `morphogen runs resume {parent}` goes on with it"
         )
@@ -215,7 +215,7 @@ def resume_run(lake: Lake, run: str, state: State, changes: State) -> dict[str, 
 def _generate(lake: Lake, run: str, config: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
     from orchestration.generation.job import GenerateRequest
 
-    params = lake.params.get(config["params"])
+    params = lake.params.usable(config["params"])
     return generate_run(lake, GenerateRequest(**{**config, **settings, "params": params}), run)
 
 

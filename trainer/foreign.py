@@ -34,7 +34,7 @@ def with_init(table: Mapping[str, Any], lake: Lake) -> dict[str, Any]:
     init, model = found.get("init"), found.get("model", {})
     if not isinstance(init, str) or not isinstance(model, Mapping):
         return found  # nothing to do, or a mistake that is said with the config's others
-    version = import_folder(lake, Path(init).expanduser()) if is_folder(init) else lake.models.get(init)
+    version = import_folder(lake, Path(init).expanduser()) if is_folder(init) else lake.models.usable(init)
     shape = shape_of(lake, version)
     found["init"] = version.ref
     found["model"] = {"vocab_size": shape.vocab_size, **model} if "depth" in model else {**_dials(shape), **model}

@@ -66,7 +66,7 @@ def open_inputs(
 
     ``planned`` is one of its training datasets that the lake does not have yet.
 
-    ConfigError when datasets do not fit each other or the model's vocabulary.
+    ConfigError when datasets do not fit each other or the model's vocabulary, RetiredError for what is retired.
     """
     if config.publish is not None:  # or else a bad name would be found out after the last step
         check_name(config.publish, "publish: model")
@@ -111,8 +111,8 @@ def open_inputs(
         batch=config.batch_sequences,
         schedule=changes,
     )
-    source = lake.models.get(config.transfer.source) if config.transfer else None
-    init = lake.models.get(config.init) if config.init is not None else None
+    source = lake.models.usable(config.transfer.source) if config.transfer else None
+    init = lake.models.usable(config.init) if config.init is not None else None
     inputs = Inputs(train, held_out, plan, seq_len, needed, source, init)
     if init is not None:
         _check_init(config, lake, init, inputs)
@@ -151,5 +151,5 @@ def tokenizer_of(manifest: Manifest | PlannedDataset) -> tuple[str, str] | None:
 
 
 def _open(lake: Lake, ref: str, repairer: Repairer) -> TrainDataset:
-    version = lake.datasets.get(ref)
+    version = lake.datasets.usable(ref)
     return TrainDataset(version.ref, lake.datasets.manifest(version), lake.store, version.params, repairer)

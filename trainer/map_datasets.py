@@ -164,7 +164,7 @@ class LakeDataset(RowDataset):
         loss_mask: LossMask = "none",
     ) -> None:
         lake = Lake.open(uri)
-        version = lake.datasets.get(ref)
+        version = lake.datasets.usable(ref)
         self.uri, self.ref = lake.uri, version.ref
         self.manifest: Manifest = lake.datasets.manifest(version)
         self.seq_len, self.vocab_size = self.manifest.seq_len, self.manifest.vocab_size

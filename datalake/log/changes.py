@@ -47,8 +47,9 @@ def _differences(path: str, old: Any, new: Any) -> Iterator[FieldChange]:
 class Change:
     """One thing that an entry of a name's log did.
 
-    ``what`` is "version" (``version`` was made), "alias" (``alias`` now points at ``version``) or "retired"
-    (``version`` was). ``entry`` is the log entry's number; ``time``, ``author`` and ``message`` are its own.
+    ``what`` is "version" (``version`` was made), "alias" (``alias`` now points at ``version``), "retired" (``version``
+    was) or "restored" (``version`` is no longer retired). ``entry`` is the log entry's number; ``time``, ``author`` and
+    ``message`` are its own.
     """
 
     name: str
@@ -103,8 +104,9 @@ def _changes_of(name: str, before: Versions, now: Versions, entry: LogEntry) -> 
         yield Change(what="version", version=version, alias=None, **facts)
     if now.retired != before.retired:
         for version in range(1, now.count + 1):
-            if now.is_retired(version) and not before.is_retired(version):
-                yield Change(what="retired", version=version, alias=None, **facts)
+            if now.is_retired(version) != before.is_retired(version):
+                what = "retired" if now.is_retired(version) else "restored"
+                yield Change(what=what, version=version, alias=None, **facts)
     for alias, version in sorted(now.aliases.items()):
         if before.aliases.get(alias) != version:
             yield Change(what="alias", version=version, alias=alias, **facts)

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Generic, TypeVar
 
 from datalake.clock import System
-from datalake.errors import Conflict, InUseError, NotFoundError
+from datalake.errors import Conflict, InUseError, NotFoundError, RetiredError
+from datalake.log.claims import claimed
 from datalake.log.version_log import ChangeRequest, LogEntry, VersionLog, logged_names
 from datalake.log.versions import Record, Versions
 from datalake.names import check_alias, check_name, parse_ref
@@ -159,11 +161,7 @@ class VersionedNames:
             if versions.entry is None:
                 versions = self.versions(name)  # which says what is wrong
             if self.pick(versions, name, version).get("retired"):
-                raise Conflict(
-                    f"version {version} of {self.noun} {name!r} is retired: point alias {alias!r} at another",
-                    expected=version,
-                    found=versions.aliases.get(alias, 0),
-                )
+                raise self.retired_error(name, version)
             now = versions.aliases.get(alias, 0)
             check(now)
             if expect is not None and now != expect:
@@ -173,26 +171,73 @@ class VersionedNames:
 
         return self.update(name, move, f"alias {alias} -> {version}", request)
 
-    def retire(self, name: str, version: int, message: str, *, force: bool) -> Versions:
+    def retired_error(self, name: str, version: int) -> RetiredError:
+        """The error of new work on a retired version."""
+        ref = f"{name}@{version}"
+        return RetiredError(
+            f"{self.noun} {ref} is retired, and what it named may be gone: use another version (`morphogen "
+            f"{self.command} show {name}` shows the latest), or `morphogen {self.command} delete {ref} --undo`, which "
+            "works until `morphogen data gc` has removed something of it"
+        )
+
+    def retire(
+        self,
+        name: str,
+        version: int,
+        message: str,
+        *,
+        force: bool,
+        check: Callable[[int], None] = lambda _now: None,
+        request: ChangeRequest | None = None,
+    ) -> tuple[LogEntry, Versions]:
         """Mark ``version`` as retired; nothing is appended if it is already.
 
-        Raises NotFoundError, and InUseError while an alias points at it, unless ``force``, which drops such aliases.
+        ``check`` is given the version (0: it is retired already), and may raise. Raises NotFoundError, and InUseError
+        while an alias points at it, unless ``force``, which drops such aliases.
         """
 
         def end(versions: Versions) -> dict[str, Any] | None:
             if versions.entry is None:
                 versions = self.versions(name)  # which says what is wrong
-            if self.pick(versions, name, version).get("retired"):
+            already = self.pick(versions, name, version).get("retired", False)
+            check(0 if already else version)
+            if already:
                 return None
             aliases = sorted(alias for alias, to in versions.aliases.items() if to == version)
             if aliases and not force:
                 raise InUseError(
                     f"{self.noun} {name}@{version} is in use by its alias {', '.join(aliases)}: point "
-                    f"{'it' if len(aliases) == 1 else 'them'} at another version first, or force it by name"
+                    f"{'it' if len(aliases) == 1 else 'them'} at another version first, or force it by name "
+                    f"(--force {name}@{version}), which takes the alias away"
                 )
             return versions.with_retired(version)
 
-        return self.update(name, end, message or f"retire version {version}")[1]
+        return self.update(name, end, message or f"retire version {version}", request)
+
+    def restore(self, name: str, version: int, message: str) -> Versions:
+        """Take the mark of ``retire`` off ``version``; nothing is appended if it has none. Raises NotFoundError."""
+
+        def begin(versions: Versions) -> dict[str, Any] | None:
+            if versions.entry is None:
+                versions = self.versions(name)  # which says what is wrong
+            return versions.with_restored(version) if self.pick(versions, name, version).get("retired") else None
+
+        return self.update(name, begin, message or f"restore version {version}")[1]
+
+    def retired_since(self, name: str, time: datetime) -> set[int]:
+        """The versions of ``name`` that are retired now and were not at ``time``, by the clocks of who retired them.
+
+        It reads the entries since then, and the one before. Raises NotFoundError.
+        """
+        now = self.versions(name)
+        if not now.retired or now.entry is None:
+            return set()
+        log, entry = self.log(name), now.entry
+        while entry.number > 1 and datetime.fromisoformat(entry.time) >= time:
+            entry = log.entry(entry.number - 1)
+        long_ago = Versions(None if datetime.fromisoformat(entry.time) >= time else entry, log.entry)
+        listed = {version for first, last in now.retired for version in range(first, last + 1)}
+        return {version for version in listed if not long_ago.is_retired(version)}
 
     def stamp(self, version: int, message: str) -> Record:
         """The fields every version record begins with."""
@@ -205,7 +250,7 @@ class VersionedNames:
 
 
 class VersionedRepository(Generic[_V]):
-    """Reading and tagging the names of one kind; ``versioned`` knows their logs."""
+    """Reading, tagging and retiring the names of one kind; ``versioned`` knows their logs."""
 
     def __init__(self, versioned: VersionedNames) -> None:
         self.versioned = versioned
@@ -217,6 +262,16 @@ class VersionedRepository(Generic[_V]):
     def get(self, ref: str) -> _V:
         """The version that ``NAME@V``, ``NAME@ALIAS`` or ``NAME`` (the latest) means. Raises NotFoundError."""
         return self._version(ref.partition("@")[0], self.versioned.resolve(ref))
+
+    def usable(self, ref: str) -> _V:
+        """``get`` for who is about to use what the version names. Raises RetiredError too, if it is retired."""
+        return self.check_usable(self.get(ref))
+
+    def check_usable(self, version: _V) -> _V:
+        """The version itself. Raises RetiredError if it was retired when it was looked up."""
+        if version.retired:
+            raise self.versioned.retired_error(version.name, version.version)
+        return version
 
     def names(self, after: str = "") -> Iterator[str]:
         """Every name that sorts after ``after``, sorted, looked at as it is asked for."""
@@ -270,8 +325,44 @@ class VersionedRepository(Generic[_V]):
 
         What else depends on it is for ``maintenance.retire`` to see. Raises NotFoundError, InUseError.
         """
-        versions = self.versioned.retire(name, version, message, force=force)
+        return self.retire_once(name, version, None, message=message, force=force).version
+
+    def retire_once(
+        self,
+        name: str,
+        version: int,
+        request: ChangeRequest | None,
+        *,
+        message: str = "",
+        force: bool = False,
+        check: Callable[[int], None] = lambda _now: None,
+    ) -> Outcome[_V]:
+        """``retire`` for a client's ``request``, done once; ``check`` is given the version (0: retired), may raise."""
+        entry, versions = self.versioned.retire(name, version, message, force=force, check=check, request=request)
+        found = self._version(name, self.versioned.marked(versions, version))
+        return Outcome(found, entry.changed, entry.replayed)
+
+    def restore(self, name: str, version: int, message: str = "") -> _V:
+        """Take the mark of ``retire`` off again, which needs that everything the version names is still there.
+
+        Aliases that pointed there stay away. Raises NotFoundError, RetiredError if something of it has been removed.
+        """
+        found = self.get(f"{name}@{version}")
+        keys = self._objects(found)
+        with claimed(self.versioned.store, self.versioned.system, keys, f"restoring {self.versioned.noun} {found.ref}"):
+            folders = {key.rpartition("/")[0] + "/" for key in keys}
+            there = {key for folder in folders for key in self.versioned.store.list(folder)}
+            if absent := [key for key in keys if key not in there]:
+                raise RetiredError(
+                    f"{self.versioned.noun} {found.ref} cannot be restored: {len(absent)} of its {len(keys)} objects "
+                    f"have been removed, the first is {absent[0]}: make it again"
+                )
+            versions = self.versioned.restore(name, version, message)
         return self._version(name, self.versioned.marked(versions, version))
+
+    def _objects(self, version: _V) -> list[str]:
+        """The keys of all that ``version`` names and that would be removed once it is retired."""
+        raise NotImplementedError
 
 
 def not_at(what: str, expected: int, found: int) -> str:

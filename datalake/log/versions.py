@@ -101,6 +101,17 @@ class Versions:
                 ranges.append([first, last])
         return self._state(retired=ranges, aliases={name: to for name, to in self.aliases.items() if to != version})
 
+    def with_restored(self, version: int) -> dict[str, Any]:
+        """The state of the next entry if it takes the mark of ``with_retired`` off ``version``."""
+        ranges: list[list[int]] = []
+        for first, last in self.retired:
+            if not first <= version <= last:
+                ranges.append([first, last])
+                continue
+            ranges += [[low, high] for low, high in ((first, version - 1), (version + 1, last)) if low <= high]
+        state = self._state(retired=ranges)
+        return state if ranges else {field: value for field, value in state.items() if field != "retired"}
+
     def _state(self, **changes: Any) -> dict[str, Any]:
         state: dict[str, Any] = {
             "count": self.count,

@@ -1,11 +1,11 @@
 """Garbage: objects that no live record names, found by marking from every dataset, model, run and parameter set.
 
 Garbage is what jobs left that died before they committed, damaged bytes put aside, checkpoints let go, and what only
-retired versions and runs named: their records, manifests and specs stay, for the lineage of others. An object is swept
-only if nothing names it, if it is older than a grace period, and if everything beside it (in ``data/<digest>/``,
-``checkpoints/<run>/``, …) is older too: a job may be about to name what an earlier attempt of it wrote. A commit that
-names such objects at this very moment and a sweep keep out of each other's way, see ``log.claims``. Kinds of objects
-that this page does not know are never touched.
+versions and runs named that were retired longer ago than a grace period: their records, manifests, specs and curves
+stay, for the lineage of others. An object is swept only if nothing names it, if it is older than the grace period, and
+if everything beside it (in ``data/<digest>/``, ``checkpoints/<run>/``, …) is older too: a job may be about to name what
+an earlier attempt of it wrote. A commit that names such objects at this very moment and a sweep keep out of each
+other's way, see ``log.claims``. Kinds of objects that this page does not know are never touched.
 """
 
 from __future__ import annotations
@@ -51,8 +51,8 @@ class Garbage:
         return sum(info.size for info in (*self.objects, *self.leftovers))
 
 
-def live_keys(lake: Lake) -> set[str]:
-    """Every key that a record of the lake names which is not retired.
+def live_keys(lake: Lake, before: datetime) -> set[str]:
+    """Every key that a record of the lake names which was not retired before that time.
 
     Raises CorruptObjectError or NotFoundError if a record is unreadable: then nothing can be said about what is
     garbage.
@@ -62,22 +62,26 @@ def live_keys(lake: Lake) -> set[str]:
     for name in lake.params.names():
         digests |= set(lake.params.digests(name))
     for dataset in lake.datasets.list():
+        kept = lake.datasets.versioned.retired_since(dataset.name, before)
         for version in lake.datasets.history(dataset.name):
             manifest = load_manifest(lake.store, version.digest)
             keys.add(manifest.key)
-            if not version.retired:
+            if not version.retired or version.version in kept:
                 keys |= {ref.key for ref in manifest.shards}
             digests.add(manifest.source.spec_digest)
             if tokenizer := manifest.source.spec.get("tokenizer_digest"):
                 keys.add(f"tokenizers/{tokenizer}.json")
     keys |= {f"specs/{digest}.json" for digest in digests}
     for model in lake.models.list():
+        kept = lake.models.versioned.retired_since(model.name, before)
         for published in lake.models.history(model.name):
-            keys |= {f"{published.key_prefix}/{file}" for file in published.files if not published.retired}
+            if not published.retired or published.version in kept:
+                keys |= {f"{published.key_prefix}/{file}" for file in published.files}
     for run in lake.runs.list():
         state = lake.runs.get(run).state
-        for item in state["checkpoints"] if not state.get("retired") else ():
-            names = [*item["files"], *(["metrics.jsonl"] if item.get("metrics") else [])]
+        gone = bool(state.get("retired")) and datetime.fromisoformat(state["retired"]["time"]) < before
+        for item in state["checkpoints"]:
+            names = [*(item["files"] if not gone else ()), *(["metrics.jsonl"] if item.get("metrics") else [])]
             keys |= {f"{item['key_prefix']}/{name}" for name in names}
     return keys
 
@@ -95,7 +99,7 @@ def find_garbage(lake: Lake, grace: timedelta = DEFAULT_GRACE) -> Garbage:
         groups.setdefault(group_of(info.key), []).append(info)
     claims = notes(lake.store, CLAIMS)
     held = {group for note in claims for group in note.groups}
-    live = live_keys(lake)
+    live = live_keys(lake, before)
     unnamed = {name: [info for info in infos if info.key not in live] for name, infos in groups.items()}
     old = {
         name: infos
@@ -117,7 +121,9 @@ def sweep(lake: Lake, garbage: Garbage, progress: Callable[[int, int], None] = l
     """Remove ``garbage``, looking again first at what is claimed and named now. Returns how many objects and leftovers
     went."""
     with collecting(lake.store, lake.system, {group_of(info.key) for info in garbage.objects}) as held:
-        live = live_keys(lake)  # after the claims: a commit that has taken its claim away has appended before
+        live = live_keys(
+            lake, garbage.before
+        )  # after the claims: a commit that has taken its claim away has appended before
         doomed = [info.key for info in garbage.objects if info.key not in live and group_of(info.key) not in held]
         total = len(doomed) + len(garbage.leftovers)
         for done, key in enumerate(doomed, start=1):

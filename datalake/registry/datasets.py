@@ -70,13 +70,15 @@ class DatasetRepository(VersionedRepository[DatasetVersion]):
             )
 
         committed: list[Record] = []
-        named = [manifest.key, *(ref.key for ref in manifest.shards), *_tokenizer(manifest)]
         self.versioned.log(name)  # refuses a bad name before anything is written
-        with claimed(self._store, self.versioned.system, named, f"commit of dataset {name}"):
+        with claimed(self._store, self.versioned.system, _named(manifest), f"commit of dataset {name}"):
             self._check_objects(manifest)
             save_manifest(self._store, manifest)
             _entry, versions = self.versioned.update(name, add, message)
         return self._version(name, committed[0] if committed else versions.record(versions.count))
+
+    def _objects(self, version: DatasetVersion) -> list[str]:
+        return _named(self.manifest(version))
 
     def _version(self, name: str, record: Record) -> DatasetVersion:
         return DatasetVersion(name=name, **record)
@@ -100,6 +102,11 @@ class DatasetRepository(VersionedRepository[DatasetVersion]):
         for key in _tokenizer(manifest):
             if not self._store.exists(key):
                 raise ManifestError(f"{key} is not in lake {self._store.uri}: store the tokenizer before committing")
+
+
+def _named(manifest: Manifest) -> list[str]:
+    """The keys of all objects that a version with ``manifest`` names."""
+    return [manifest.key, *(ref.key for ref in manifest.shards), *_tokenizer(manifest)]
 
 
 def _tokenizer(manifest: Manifest) -> list[str]:

@@ -118,12 +118,15 @@ class ModelRepository(VersionedRepository[ModelVersion]):
             _entry, versions = self.versioned.update(name, add, message)
         return self._version(name, published[0] if published else versions.record(versions.count))
 
+    def _objects(self, version: ModelVersion) -> list[str]:
+        return [f"{version.key_prefix}/{filename}" for filename in version.files]
+
     def _version(self, name: str, record: Record) -> ModelVersion:
         lists = {field: tuple(record[field]) for field in ("datasets", "spec_digests", "params", "parents")}
         return ModelVersion(name=name, **{**record, **lists})
 
     def open_file(self, version: ModelVersion | str, filename: str) -> bytes:
-        """A file's bytes, verified: for small ones. Raises NotFoundError or CorruptObjectError."""
+        """A file's bytes, verified: for small ones. Raises NotFoundError, RetiredError or CorruptObjectError."""
         reader = self.open_reader(version, filename)
         data = reader.read(reader.size)
         reader.finish()
@@ -132,10 +135,9 @@ class ModelRepository(VersionedRepository[ModelVersion]):
     def open_reader(self, version: ModelVersion | str, filename: str) -> ContentReader:
         """A file to be read once from front to back and right if ``finish`` says so; it is never held whole.
 
-        Raises NotFoundError; reading raises CorruptObjectError.
+        Raises NotFoundError and RetiredError; reading raises CorruptObjectError.
         """
-        if isinstance(version, str):
-            version = self.get(version)
+        version = self.check_usable(self.get(version) if isinstance(version, str) else version)
         if filename not in version.files:
             raise NotFoundError(f"model {version.ref} has no file {filename!r}: it has {', '.join(version.files)}")
         return ContentReader.of_object(

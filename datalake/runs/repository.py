@@ -8,8 +8,9 @@ from typing import Any
 
 from datalake.canonical import canonical_json, digest_of
 from datalake.clock import System
-from datalake.errors import NotFoundError, RunConflictError, RunHeldError
-from datalake.log.version_log import VersionLog, logged_names
+from datalake.errors import NotFoundError, RetiredError, RunConflictError, RunHeldError
+from datalake.log.claims import claimed
+from datalake.log.version_log import ChangeRequest, LogEntry, VersionLog, logged_names
 from datalake.names import check_name
 from datalake.runs.conflict import describe_differences
 from datalake.runs.heartbeat import Heartbeat, read_heartbeat
@@ -44,7 +45,8 @@ class RunRepository:
         With ``lease`` it is joined: a worker shares the lease of its driver.
 
         Raises RunConflictError if a run of this name has another kind, configuration or inputs, RunHeldError if another
-        than ``over`` owns it, RunFencedError if another than ``lease`` does.
+        than ``over`` owns it, RunFencedError if another than ``lease`` does, RetiredError if it is
+        retired.
         """
         log = VersionLog(self._store, "runs", check_name(run, "run"), self._system)
         wanted = {
@@ -62,6 +64,8 @@ class RunRepository:
             if state is None:
                 fresh = {"status": "running", "config": dict(config), "attempts": 1, "lease": mine}
                 return {**wanted, **fresh, "checkpoints": [], "result": None, "error": None, **extra}
+            if state.get("retired"):
+                raise _retired_error(run)
             _check_same(run, state, wanted, config)
             if state["status"] == "finished" or lease is not None:
                 return None
@@ -87,6 +91,8 @@ class RunRepository:
         def change(state: State | None) -> State | None:
             if state is None or state["config_digest"] not in (over, digest):
                 raise RunConflictError(f"run {run!r} has just been changed by another process: look at it again")
+            if state.get("retired"):
+                raise _retired_error(run)
             if state["config_digest"] == digest:
                 return None
             if state["status"] == "running":
@@ -120,6 +126,50 @@ class RunRepository:
 
         return Run(self._store, self._system, log, log.update(ask, "ask to stop").state, lease=None)
 
+    def retire(
+        self, run: str, message: str = "", *, over: str, request: ChangeRequest | None = None
+    ) -> tuple[Run, LogEntry]:
+        """Mark a run as retired: record and curve stay, it is not taken up again, `data gc` removes its checkpoints.
+
+        Whoever may still believe to hold it is fenced off. ``over`` is the lease that the caller has found nobody at
+        work with; nothing is appended if the run is retired already. Raises NotFoundError, and RunHeldError if another
+        process has taken it meanwhile.
+        """
+        log = VersionLog(self._store, "runs", self.get(run).name, self._system)
+
+        def end(state: State | None) -> State | None:
+            if state is None or state.get("retired"):
+                return None
+            if state["lease"] != over:
+                raise RunHeldError(f"run {run!r} has just been taken by another process: leave it to that one")
+            by = {"by": self._system.author, "time": self._system.timestamp(), "message": message}
+            ended = {"status": "stopped"} if state["status"] == "running" else {}
+            return {**state, **ended, "lease": self._system.nonce(), "retired": by}
+
+        entry = log.update(end, message or "retire", request)
+        return Run(self._store, self._system, log, entry.state, lease=None), entry
+
+    def restore(self, run: str, message: str = "") -> Run:
+        """Take the mark of ``retire`` off again. Raises NotFoundError, RetiredError if a checkpoint's file is gone."""
+        found = self.get(run)
+        log = VersionLog(self._store, "runs", found.name, self._system)
+        keys = [f"{each.key_prefix}/{name}" for each in found.checkpoints for name in each.files]
+        with claimed(self._store, self._system, keys, f"restoring run {run}"):
+            there = {*self._store.list(f"checkpoints/{found.name}/")} if keys else set()
+            if absent := [key for key in keys if key not in there]:
+                raise RetiredError(
+                    f"run {run!r} cannot be restored: {len(absent)} of its {len(keys)} checkpoint files have been "
+                    f"removed, the first is {absent[0]}: run it again under another name"
+                )
+
+            def begin(state: State | None) -> State | None:
+                if state is None or not state.get("retired"):
+                    return None
+                return {field: value for field, value in state.items() if field != "retired"}
+
+            entry = log.update(begin, message or "restore")
+        return Run(self._store, self._system, log, entry.state, lease=None)
+
     def heartbeat(self, run: str) -> Heartbeat | None:
         """The newest sign of life of the run's owner, None if it never gave one."""
         return read_heartbeat(self._store, check_name(run, "run"))
@@ -139,6 +189,14 @@ class RunRepository:
     def list(self) -> list[str]:
         """The names of all runs, sorted."""
         return [*self.names()]
+
+
+def _retired_error(run: str) -> RetiredError:
+    """The error of more work on a retired run."""
+    return RetiredError(
+        f"run {run!r} is retired, and its checkpoints may be gone: use another run name, or `morphogen runs delete "
+        f"{run} --undo`, which works until `morphogen data gc` has removed one of them"
+    )
 
 
 def _check_same(run: str, state: State, wanted: Mapping[str, Any], config: Mapping[str, Any]) -> None:

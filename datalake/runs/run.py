@@ -33,7 +33,10 @@ from datalake.store.interface import Store
 State = dict[str, Any]
 METRICS = "metrics.jsonl"
 # Not append()'s to change.
-_OWNED = {"kind", "config", "config_digest", "inputs", "attempts", "lease", "checkpoints", "repairs", "faults", "stop"}
+_OWNED = {
+    *("kind", "config", "config_digest", "inputs", "attempts", "lease", "checkpoints", "repairs", "faults", "stop"),
+    "retired",
+}
 FAULTS_KEPT = 200  # every entry of the log holds them all; ``fault_count`` goes on counting
 
 
@@ -81,6 +84,11 @@ class Run:
     def checkpoints(self) -> tuple[Checkpoint, ...]:
         """All checkpoints that have their files, in the order in which they were made."""
         return tuple(checkpoint for checkpoint in self._recorded() if not checkpoint.dropped)
+
+    @property
+    def retired(self) -> bool:
+        """Whether the run was retired: its record and its curve stay, its checkpoints may be gone."""
+        return bool(self._state.get("retired"))
 
     def for_another_thread(self) -> Run:
         """The same run, under the same lease, for another thread to note things in."""

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from datalake import Lake
+from datalake.log.versioned import Version
 from datalake.store.addresses import expanded, parse_address
 from generator import GenerationSpec, parse_spec
 from generator.presets import list_presets, load_preset
@@ -63,6 +64,11 @@ def spec_from(source: str, lake: str | None = None) -> GenerationSpec:
             f"spec = {source!r}: neither a TOML file nor a preset; give a file or one of {', '.join(list_presets())}"
         )
     return parse_spec(open_lake(lake).params.get(source).spec)
+
+
+def version_shown(version: Version) -> str:
+    """A version's number, and whether it is retired."""
+    return f"{version.version} (retired)" if version.retired else str(version.version)
 
 
 def print_summary(summary: dict[str, Any], as_json: bool) -> None:

@@ -1,4 +1,4 @@
-"""`morphogen data`: list, show, head, verify, heal, gc; what goes in and out as files is in data_files."""
+"""`morphogen data`: list, show, head, verify, heal, delete, gc; what goes in and out as files is in data_files."""
 
 from __future__ import annotations
 
@@ -32,7 +32,16 @@ from datalake.registry.datasets import DatasetVersion
 from generator import decode_tokens, parse_spec
 from generator.cache_folder import cache_folder
 from orchestration.commands import data_files
-from orchestration.commands.common import DEFAULT_LAKE, AsJson, LakeUri, open_lake, print_json, print_table
+from orchestration.commands.common import (
+    DEFAULT_LAKE,
+    AsJson,
+    LakeUri,
+    open_lake,
+    print_json,
+    print_table,
+    version_shown,
+)
+from orchestration.commands.delete import delete_version
 from orchestration.console.cells import draw_frames
 from orchestration.console.foreign import shown_lines
 from orchestration.console.output import SafeConsole, print_fields, print_line, result_console, say
@@ -43,6 +52,7 @@ from orchestration.generation.recompute import recompute
 app = typer.Typer(no_args_is_help=True)
 app.command()(data_files.export)
 app.command("import")(data_files.import_)
+app.command("delete")(delete_version("datasets"))
 
 Reference = data_files.Reference
 
@@ -56,7 +66,10 @@ def list_(lake: LakeUri = DEFAULT_LAKE, as_json: AsJson = False) -> None:
     if as_json:
         print_json([asdict(each) for each in latest])
         return
-    rows = [(each.name, each.version, each.sequences, each.tokens, each.params or "", each.created) for each in latest]
+    rows = [
+        (each.name, version_shown(each), each.sequences, each.tokens, each.params or "", each.created)
+        for each in latest
+    ]
     print_table(["dataset", "latest", "sequences", "tokens", "parameters", "created"], rows)
 
 
@@ -70,8 +83,8 @@ def show(reference: Reference, lake: LakeUri = DEFAULT_LAKE, as_json: AsJson = F
     if as_json:
         print_json(document)
         return
-    about = {field: value for field, value in document.items() if field != "shards"}
-    print_fields(about, title=f"{version.name}@{version.version}")
+    about = {field: value for field, value in document.items() if field not in ("shards", "retired")}
+    print_fields(about, title=f"{version.name}@{version_shown(version)}")
     shards = [(each.key, each.first, each.rows, each.bytes, each.sha256[:12]) for each in manifest.shards]
     print_table(["shard", "first", "rows", "bytes", "sha256"], shards)
 
@@ -91,6 +104,7 @@ def describe_dataset(version: DatasetVersion, manifest: Manifest) -> dict[str, A
         "params": version.params,
         "created": version.created,
         "message": version.message,
+        "retired": version.retired,
         "source": manifest.source.model_dump(mode="json"),
         "shards": [asdict(each) for each in manifest.shards],
     }
@@ -107,7 +121,7 @@ def head(
 ) -> None:
     """Look at the first sequences: their tokens, scores and (for grids) frames."""
     opened = open_lake(lake)
-    manifest = opened.datasets.manifest(reference)
+    manifest = opened.datasets.manifest(opened.datasets.usable(reference))
     rows = list(islice(_rows(opened.store, manifest), sequences))
     if as_json:
         print_json([row | {"tokens": row["tokens"].tolist()} for row in rows])
@@ -160,7 +174,7 @@ def verify(
 ) -> None:
     """Check every shard's size and digest against the manifest; exit code 2 if one is lost or corrupt."""
     opened = open_lake(lake)
-    manifest = opened.datasets.manifest(reference)
+    manifest = opened.datasets.manifest(opened.datasets.usable(reference))
     with (
         stage(f"verify {reference}", len(manifest.shards)) as advance,
         _options(opened, manifest, resume, rate, threads) as options,
@@ -184,7 +198,7 @@ def heal(
 ) -> None:
     """Verify, and compute again what is lost or corrupt; exit code 2 if something cannot be restored."""
     opened = open_lake(lake, to_write=True)
-    manifest = opened.datasets.manifest(reference)
+    manifest = opened.datasets.manifest(opened.datasets.usable(reference))
     with (
         stage(f"heal {reference}", len(manifest.shards)) as advance,
         _options(opened, manifest, resume, rate) as options,

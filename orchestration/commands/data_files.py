@@ -41,7 +41,7 @@ def export(
     """Write a version as plain files for other programs, verified on the way, and a card (README.md)."""
     check_license(license)
     opened = open_lake(lake)
-    version = opened.datasets.get(reference)
+    version = opened.datasets.usable(reference)
     manifest = opened.datasets.manifest(version)
     with stage(f"export {reference}", len(manifest.shards)) as advance:
         report = export_dataset(

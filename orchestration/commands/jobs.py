@@ -67,7 +67,7 @@ def generate(
 ) -> None:
     """Generate a dataset version on Ray; what the lake already holds is not made again."""
     opened = open_lake(lake, to_write=True)
-    registered = opened.params.get(params)
+    registered = opened.params.usable(params)
     # Ray takes seconds to import: everything that a typo could spoil has been checked before.
     from orchestration.generation.job import GenerateRequest
 

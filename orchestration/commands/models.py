@@ -1,4 +1,4 @@
-"""`morphogen models`: list, show, tag, export, evaluate."""
+"""`morphogen models`: list, show, tag, export, evaluate, delete."""
 
 from __future__ import annotations
 
@@ -11,7 +11,16 @@ from typing import Annotated
 import typer
 
 from datalake import lineage
-from orchestration.commands.common import DEFAULT_LAKE, AsJson, LakeUri, open_lake, print_json, print_table
+from orchestration.commands.common import (
+    DEFAULT_LAKE,
+    AsJson,
+    LakeUri,
+    open_lake,
+    print_json,
+    print_table,
+    version_shown,
+)
+from orchestration.commands.delete import delete_version
 from orchestration.commands.evaluate import evaluate
 from orchestration.console.output import print_fields, say
 from orchestration.errors import InvalidRequestError
@@ -20,6 +29,7 @@ from orchestration.reports.cards import UNKNOWN, check_license, model_card
 
 app = typer.Typer(no_args_is_help=True)
 app.command()(evaluate)
+app.command("delete")(delete_version("models"))
 
 
 LicenseOption = Annotated[
@@ -40,7 +50,7 @@ def list_(lake: LakeUri = DEFAULT_LAKE, as_json: AsJson = False) -> None:
     if as_json:
         print_json([asdict(each) for each in latest])
         return
-    rows = [(each.name, each.version, each.run, ", ".join(each.datasets), each.created) for each in latest]
+    rows = [(each.name, version_shown(each), each.run, ", ".join(each.datasets), each.created) for each in latest]
     print_table(["name", "latest", "run", "datasets", "created"], rows)
 
 
@@ -51,11 +61,12 @@ def show(
     as_json: AsJson = False,
 ) -> None:
     """Show one version: its files with digests, its run, its data and its metrics."""
-    found = asdict(open_lake(lake).models.get(reference))
+    version = open_lake(lake).models.get(reference)
     if as_json:
-        print_json(found)
+        print_json(asdict(version))
         return
-    print_fields(found, title=f"{found['name']}@{found['version']}")
+    facts = {field: value for field, value in asdict(version).items() if field != "retired"}
+    print_fields(facts, title=f"{version.name}@{version_shown(version)}")
 
 
 @app.command()
@@ -86,7 +97,7 @@ def export(
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InvalidRequestError(f"out = {str(out)!r}: exists and is not an empty folder; give a new one")
     opened = open_lake(lake)
-    version = opened.models.get(reference)
+    version = opened.models.usable(reference)
     extra = {"lineage.json": json.dumps(lineage(opened, version.ref), indent=2).encode()}
     with writing(out, "out"):
         out.mkdir(parents=True, exist_ok=True)

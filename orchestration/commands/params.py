@@ -1,4 +1,4 @@
-"""`morphogen params`: put, show, list, history, diff, watch, tag."""
+"""`morphogen params`: put, show, list, history, diff, watch, tag, delete."""
 
 from __future__ import annotations
 
@@ -18,10 +18,13 @@ from orchestration.commands.common import (
     print_json,
     print_table,
     spec_from,
+    version_shown,
 )
+from orchestration.commands.delete import delete_version
 from orchestration.console.output import print_fields, say
 
 app = typer.Typer(no_args_is_help=True)
+app.command("delete")(delete_version("params"))
 
 
 @app.command()
@@ -57,7 +60,7 @@ def show(
     if as_json:
         print_json(asdict(found))
         return
-    print_fields(found.spec, title=f"{found.name}@{found.version}  {found.digest}")
+    print_fields(found.spec, title=f"{found.name}@{version_shown(found)}  {found.digest}")
 
 
 @app.command("list")
@@ -67,7 +70,9 @@ def list_(lake: LakeUri = DEFAULT_LAKE, as_json: AsJson = False) -> None:
     if as_json:
         print_json([asdict(each) for each in latest])
         return
-    rows = [(each.name, each.version, each.spec.get("family"), each.digest[:12], each.created) for each in latest]
+    rows = [
+        (each.name, version_shown(each), each.spec.get("family"), each.digest[:12], each.created) for each in latest
+    ]
     print_table(["name", "latest", "family", "digest", "created"], rows)
 
 
@@ -78,7 +83,7 @@ def history(name: str, lake: LakeUri = DEFAULT_LAKE, as_json: AsJson = False) ->
     if as_json:
         print_json([asdict(each) for each in versions])
         return
-    rows = [(each.version, each.digest[:12], each.created, each.author, each.message) for each in versions]
+    rows = [(version_shown(each), each.digest[:12], each.created, each.author, each.message) for each in versions]
     print_table(["version", "digest", "created", "author", "message"], rows)
 
 

@@ -1,4 +1,4 @@
-"""`morphogen runs`: list, show, follow, stop, resume; from any machine that reaches the lake."""
+"""`morphogen runs`: list, show, follow, stop, resume, delete; from any machine that reaches the lake."""
 
 from __future__ import annotations
 
@@ -17,12 +17,14 @@ from orchestration.commands.common import (
     print_summary,
     print_table,
 )
+from orchestration.commands.delete import delete_run
 from orchestration.console.output import print_fields, say
 from orchestration.errors import InvalidRequestError
 from orchestration.jobs import resume_run
 from orchestration.runs.view import progress_text, view_run, view_runs
 
 app = typer.Typer(no_args_is_help=True)
+app.command("delete")(delete_run)
 
 Name = Annotated[str, typer.Argument(metavar="RUN", help="Name of a run.")]
 

@@ -39,8 +39,8 @@ def tune(
     table = read_toml(settings) if settings else {}
     parsed = parse_settings(table | ({"trials": trials} if trials else {}))
     opened = open_lake(lake)
-    opened.params.get(params)
-    opened.datasets.get(target)
+    opened.params.usable(params)
+    opened.datasets.usable(target)
     result = tune_run(opened, params, target, parsed)
     if as_json:
         print_json(result.model_dump(mode="json") | {"latency": result.latency})

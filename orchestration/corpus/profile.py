@@ -39,7 +39,7 @@ class CorpusProfile:
 
 def profile_corpus(lake: Lake, reference: str) -> CorpusProfile:
     """Measure the text dataset ``reference`` ("NAME@VERSION"); CorpusError for a synthetic one or rows too short."""
-    version = lake.datasets.get(reference)
+    version = lake.datasets.usable(reference)
     manifest = lake.datasets.manifest(version)
     if manifest.kind != "text" or "tokenizer" not in manifest.source.spec:
         raise CorpusError(

@@ -45,7 +45,7 @@ class OpenModel:
 
 def open_model(lake: Lake, ref: str, *, device: str | None = None, precision: str = "auto") -> OpenModel:
     """Open a model version, its files verified; ``device`` defaults to CUDA where there is one."""
-    version = lake.models.get(ref)
+    version = lake.models.usable(ref)
     config = hf_layout.read_config(lake.models.open_file(version, hf_layout.CONFIG))
     text = model_text(lake, version)
     place = pick_device(device)
@@ -62,7 +62,7 @@ def open_model(lake: Lake, ref: str, *, device: str | None = None, precision: st
 
 def open_dataset(lake: Lake, opened: OpenModel, ref: str) -> TrainDataset:
     """A dataset to score ``opened`` on; EvaluationError where its tokens mean something else to the model."""
-    version = lake.datasets.get(ref)
+    version = lake.datasets.usable(ref)
     manifest = lake.datasets.manifest(version)
     if manifest.vocab_size > opened.model.shape.vocab_size:
         raise EvaluationError(

@@ -26,7 +26,7 @@ from datalake import (
     digest_of,
     shard_layout,
 )
-from datalake.errors import RunHeldError
+from datalake.errors import RetiredError, RunHeldError
 from datalake.events import log_event
 from datalake.registry.datasets import DatasetVersion
 from datalake.registry.params import ParameterVersion
@@ -182,7 +182,7 @@ def _hold(
     parent: str | None,
     options: dict[str, Any],
 ) -> Iterator[RunLease]:
-    """The request's run; without a name given, the first of its runs (-2, -3, …) that no live process works on."""
+    """The request's run; without a name, the first of its runs (-2, -3, …) that is neither worked on nor retired."""
     config = request.to_config()
     default = f"generate-{request.dataset_name[:100]}-{digest_of(config)[:8]}"
     names = [run] if run else chain([default], (f"{default}-{number}" for number in count(2)))
@@ -204,7 +204,7 @@ def _hold(
                     )
                 )
                 break
-            except RunHeldError:
+            except (RunHeldError, RetiredError):
                 if run is not None:
                     raise
         yield run_lease

@@ -63,7 +63,7 @@ def live_stream(
     ``open_inputs`` raises. Shards made stay in the lake when the context ends.
     """
     ref = _planned_ref(config, request)
-    params = lake.params.get(request.params)
+    params = lake.params.usable(request.params)
     spec = parse_spec(params.spec)
     planned = PlannedDataset(
         source=synthetic_source(spec, request.seed, request.shard_sequences),
@@ -114,7 +114,7 @@ def is_committed(lake: Lake, ref: str, planned: PlannedDataset) -> bool:
         history = lake.datasets.history(name)
     except NotFoundError:
         history = []
-    for known in history:
+    for known in (version for version in history if not version.retired):
         if lake.datasets.manifest(known).identity == planned.identity:
             if known.version == version:
                 return True

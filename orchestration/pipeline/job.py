@@ -78,7 +78,7 @@ def default_pipeline_run(config: PipelineConfig) -> str:
 def _register(lake: Lake, config: PipelineConfig) -> tuple[PipelineConfig, ParameterVersion]:
     """The parameter version, registered if the config brings a spec; the config that names it by number."""
     if isinstance(config.params, str):
-        params = lake.params.get(config.params)
+        params = lake.params.usable(config.params)
     else:
         spec = parse_spec(config.params).model_dump(mode="json")
         params = lake.params.put(config.dataset, spec, message=f"pipeline {config.name}")
@@ -176,7 +176,7 @@ class _Pipeline:
         child = f"{run_lease.run.name}-{name}"
         if name not in self._children:
             self._children[name] = {"run": child}
-            run_lease.run.append(children=self._children, message=f"begin {name}")
+            run_lease.run.append(children=self._children, reads=self._reads(), message=f"begin {name}")
         self._progress(name)
         try:
             yield child
@@ -201,7 +201,16 @@ class _Pipeline:
                 fault["kind"], **{key: value for key, value in fault.items() if key != "kind"}, run=child
             )
         self._children[name] |= {**product, "done": True}
-        self._run_lease.run.append(children=self._children, message=f"end {name}")
+        self._run_lease.run.append(children=self._children, reads=self._reads(), message=f"end {name}")
+
+    def _reads(self) -> dict[str, list[str]]:
+        """What the stages to come read, which is not to be retired meanwhile: of the config, and what stages made."""
+        configs = [self._config.pre, self._config.language or {}]
+        datasets = [item["dataset"] for config in configs for item in config.get("data", ())]
+        datasets += [ref for config in configs for ref in config.get("eval", ())]
+        datasets += [child["dataset"] for child in self._children.values() if "dataset" in child]
+        models = [child["model"] for child in self._children.values() if child.get("model")]
+        return {"datasets": sorted(set(datasets)), "models": sorted(set(models))}
 
 
 def _where(stopped: JobStopped) -> str:

@@ -267,6 +267,17 @@ def _check_dead(lake: Lake, run: Run, wait: bool) -> None:
             raise _held_error(run, owner)
 
 
+def unowned(lake: Lake, name: str, *, wait: bool) -> Run:
+    """Return the run if nobody works on it. With ``wait`` a silent owner is waited for until it counts as dead.
+
+    Raises NotFoundError, and RunHeldError as soon as its owner is seen to live.
+    """
+    run = lake.runs.get(name)
+    if run.status == "running":
+        _check_dead(lake, run, wait)
+    return run
+
+
 class OwnerWatch:
     """Looks from time to time whether anybody still works on a run."""
 

@@ -20,8 +20,8 @@ def view_runs(lake: Lake) -> list[dict[str, Any]]:
 
 def view_run(lake: Lake, name: str) -> dict[str, Any]:
     """The run's state, and: ``name``; ``state`` (its status, or "lost" where the owner of a running run gives no sign
-    of life); ``progress`` (done, of, unit, note); ``seen`` (time of the last one); ``owner``; ``checkpoint`` (newest
-    step); ``checkpoints`` (how many). Raises NotFoundError.
+    of life, or "retired"); ``progress`` (done, of, unit, note); ``seen`` (time of the last one); ``owner``;
+    ``checkpoint`` (newest step); ``checkpoints`` (how many). Raises NotFoundError.
     """
     return view_of(lake, lake.runs.get(name))
 
@@ -46,7 +46,9 @@ def view_of(lake: Lake, run: Run) -> dict[str, Any]:
 
 
 def _state(lake: Lake, state: dict[str, Any], seen: str | None) -> str:
-    """Its status; "lost" if it is running, but its owner is gone or has been silent for longer than a lease."""
+    """Its status; "retired" if it is, "lost" if it runs, but its owner is gone or silent for longer than a lease."""
+    if state.get("retired"):
+        return "retired"
     if state["status"] != "running" or not state.get("holder"):
         return state["status"]
     if is_gone(state["holder"]):

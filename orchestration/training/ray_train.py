@@ -305,7 +305,7 @@ def finished_result(lake: Lake, config: TrainConfig, run: str) -> TrainResult | 
         state = lake.runs.get(run).state
     except NotFoundError:
         return None
-    if state["status"] != "finished" or state["config"] != config.model_dump(mode="json"):
+    if state["status"] != "finished" or state.get("retired") or state["config"] != config.model_dump(mode="json"):
         return None
     return TrainResult.from_record(state["result"])
 

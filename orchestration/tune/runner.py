@@ -30,12 +30,12 @@ def run_tune(lake: Lake, params: str, corpus: str, settings: TuneSettings, *, st
     and InvalidRequestError before anything is trained, JobStopped once ``stop`` or a request in the lake has ended it.
     """
     stop = stop or Stop()
-    train = lake.datasets.get(corpus)
-    heldout = lake.datasets.get(f"{train.name}-heldout")
+    train = lake.datasets.usable(corpus)
+    heldout = lake.datasets.usable(f"{train.name}-heldout")
     target = _target(lake, params, alias_of(train.name))
     told = settings.model_dump(mode="json") | {"train_data": train.ref, "heldout": heldout.ref}
     name, config, target = begin(lake, f"tune-{target.params}-{train.name}-{digest_of(told)[:8]}", target, told)
-    incumbent = lake.params.get(target.incumbent)
+    incumbent = lake.params.usable(target.incumbent)
     if incumbent.spec.get("family") != "nca":
         raise InvalidRequestError(
             f"{incumbent.ref}: family {incumbent.spec.get('family')!r} has no such dimensions; tune a set of family nca"
@@ -49,6 +49,8 @@ def run_tune(lake: Lake, params: str, corpus: str, settings: TuneSettings, *, st
             with acquire(lake, name, KIND, config, {}, stop=stop, resources=cluster_facts()) as run_lease:
                 if run_lease.finished:
                     return TuneResult.model_validate(run_lease.run.state["result"])
+                reads = {"params": [incumbent.ref], "datasets": [train.ref, heldout.ref]}
+                run_lease.run.append(reads=reads, message="what it reads")
                 console.print(f"tune {target.params} for {train.ref}: incumbent {incumbent.ref}, run {name}")
                 job = ProxyJob(
                     base=incumbent.spec,
@@ -87,7 +89,7 @@ def _run(lake: Lake, run_lease: RunLease, target: Target, job: ProxyJob, vocab_s
 def _target(lake: Lake, params: str, alias: str) -> Target:
     name = params.partition("@")[0]
     aliases = lake.params.aliases(name)
-    incumbent = lake.params.get(f"{name}@{aliases[alias]}" if alias in aliases else params)
+    incumbent = lake.params.usable(f"{name}@{aliases[alias]}" if alias in aliases else params)
     return Target(
         params=name,
         head=len(lake.params.history(name)),

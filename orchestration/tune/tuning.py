@@ -150,7 +150,7 @@ def begin(lake: Lake, name: str, target: Target, settings: Mapping[str, Any]) ->
     for run in lake.runs.list():
         if run == name or run.startswith(f"{name}."):
             state = lake.runs.get(run).state
-            if state["status"] != "finished":
+            if state["status"] != "finished" and not state.get("retired"):
                 return run, state["config"], Target.model_validate(state["config"]["target"])
     config = {"target": target.model_dump(mode="json"), "settings": dict(settings)}
     return f"{name}.{target.head}-{target.alias_at}", config, target

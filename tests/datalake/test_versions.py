@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from datalake.canonical import canonical_json, sha256_hex
 from datalake.clock import System
-from datalake.errors import Conflict, InUseError, KeyReusedError, NotFoundError
+from datalake.errors import InUseError, KeyReusedError, NotFoundError, RetiredError
 from datalake.lake import Lake
 from datalake.log.version_log import ChangeRequest, VersionLog
 from datalake.log.versions import BLOCK, Levels, Versions, grown, located
@@ -235,8 +235,11 @@ def test_retired_versions_stay_on_record_and_out_of_the_way(lake_uri: str) -> No
     lake.params.retire("x", 2, force=True)
     assert lake.params.aliases("x") == {}
     assert [version.retired for version in lake.params.history("x")] == [False, True, False, True]
-    with pytest.raises(Conflict, match="retired"):
+    with pytest.raises(RetiredError, match=r"x@4 is retired, .*: use another version"):
         lake.params.tag("x", "stable", 4)
+    with pytest.raises(RetiredError, match="--undo"):
+        lake.params.usable("x@4")
+    assert lake.params.usable("x").version == 3
     assert lake.params.put("x", {"n": 4}).version == 5, "what was retired is made anew"
     looks = iter([False])
     told = list(lake.params.watch("x", 0, interval=0.0, stop=lambda: next(looks, True)))

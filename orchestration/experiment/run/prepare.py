@@ -98,7 +98,7 @@ def read_spec(lake: Lake, source: str | Mapping[str, Any], folder: Path) -> Gene
         return parse_spec(read_toml(folder / source))
     if source in list_presets():
         return load_preset(source)
-    return parse_spec(lake.params.get(source).spec)
+    return parse_spec(lake.params.usable(source).spec)
 
 
 def prepare_corpus(lake: Lake, corpus: Corpus, folder: Path) -> tuple[DatasetVersion, DatasetVersion]:
@@ -160,7 +160,7 @@ def _find(lake: Lake, name: str, digest: str, seed: int, sequences: int) -> Data
     except NotFoundError:
         return None
     for version in versions:
-        if version.sequences == sequences:
+        if version.sequences == sequences and not version.retired:
             source = lake.datasets.manifest(version).source
             if (source.spec_digest, source.seed, source.generator) == (digest, seed, GENERATOR_VERSION):
                 return version
@@ -168,7 +168,7 @@ def _find(lake: Lake, name: str, digest: str, seed: int, sequences: int) -> Data
 
 
 def _existing(lake: Lake, name: str, heldout: str | None) -> tuple[DatasetVersion, DatasetVersion]:
-    return lake.datasets.get(name), lake.datasets.get(heldout or f"{name.partition('@')[0]}-heldout")
+    return lake.datasets.usable(name), lake.datasets.usable(heldout or f"{name.partition('@')[0]}-heldout")
 
 
 def _stage_tokens(file: ExperimentFile, seq_len: int) -> int:

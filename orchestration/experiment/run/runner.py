@@ -133,13 +133,24 @@ def _run(lake: Lake, file: ExperimentFile, run_lease: RunLease, command: Sequenc
 def _arms(lake: Lake, file: ExperimentFile, run_lease: RunLease | None) -> list[ArmResult]:
     """Every arm's result; without ``run_lease`` of what others have run, none of it tried again."""
     refs = prepare(lake, file, run_lease.stop if run_lease else None)
+    _note_reads(run_lease, datasets=sorted(refs.rows))
     with Pool(lake, file.machine.threads, file.machine.arms_per_gpu, run_lease) as pool:
         rates = choose_rates(pool, file, refs)
         plans = [plan_arm(file, cell, seed, refs, rates) for cell in file.cells for seed in file.seeds]
         jobs = [job for plan in plans for job in (plan.pre, plan.language) if job is not None]
+        _note_reads(run_lease, runs=sorted({job.run for job in jobs}))
         with arms_stage(f"{file.name}: arms", jobs, pool.slots, run_lease.advance if run_lease else None) as watch:
             outcomes = pool.run(jobs, watch)
         return gather(lake, file, pool, plans, outcomes)
+
+
+def _note_reads(run_lease: RunLease | None, **names: list[str]) -> None:
+    """Name in the record what the experiment depends on: data meanwhile, its arms' runs for good."""
+    if run_lease is None or run_lease.finished:
+        return
+    before = run_lease.run.state.get("reads", {})
+    if (reads := {**before, **names}) != before:
+        run_lease.run.append(reads=reads, message="what it reads")
 
 
 def _report(

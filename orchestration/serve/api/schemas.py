@@ -97,7 +97,7 @@ class DiffOut(Document):
 
 
 class ChangeOut(Document):
-    """One thing that an entry of a name's log did: it made a version, pointed an alias at one, or retired one."""
+    """One thing that an entry of a name's log did: made a version, pointed an alias at one, retired or restored one."""
 
     name: str
     what: str

@@ -130,7 +130,7 @@ def test_imported_tokens_keep_their_tokenizer(lake: Lake, tmp_path: Path, capsys
     assert "a red wheel" in capsys.readouterr().out
     run("data", "import", *given, "--vocab-size", "9000", code=2)
     assert "leave vocab_size out" in capsys.readouterr().err
-    assert f"tokenizers/{manifest.source.spec['tokenizer_digest']}.json" in live_keys(lake)
+    assert f"tokenizers/{manifest.source.spec['tokenizer_digest']}.json" in live_keys(lake, lake.system.clock())
 
 
 @pytest.mark.parametrize(
