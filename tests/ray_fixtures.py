@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -48,17 +49,32 @@ def ray_cluster(s3_server: S3Server) -> Iterator[Cluster]:
     with pytest.MonkeyPatch.context() as environment:
         for name, value in s3_server.env().items():
             environment.setenv(name, value)
-        started = ray.init(
-            address="local",
-            num_cpus=6,
-            include_dashboard=True,
-            dashboard_port=free_port(),
-            log_to_driver=False,
-            # Ten seconds by default, which the test that scrapes would wait for.
-            _system_config={"metrics_report_interval_ms": 500},
-        )
+        started = _start()
     yield Cluster(ray.get_runtime_context().gcs_address, f"http://{started.dashboard_url}")
     ray.shutdown()
+
+
+def _start() -> Any:
+    """Start the session's Ray: on a machine that is busy with other things it may take longer than Ray gives itself."""
+    import ray
+
+    from orchestration.cluster.session import START_TIMEOUT
+
+    for left in (2, 1, 0):
+        try:
+            return ray.init(
+                address="local",
+                num_cpus=6,
+                include_dashboard=True,
+                dashboard_port=free_port(),
+                log_to_driver=False,
+                # Ten seconds by default, which the test that scrapes would wait for.
+                _system_config={"metrics_report_interval_ms": 500, "agent_register_timeout_ms": 120_000},
+            )
+        except Exception as error:  # Ray has no narrower type for it
+            if not left or START_TIMEOUT not in str(error):
+                raise
+    raise AssertionError("unreachable")
 
 
 def free_port() -> int:

@@ -11,11 +11,11 @@ from datalake.lake import Lake
 def lineage(lake: Lake, ref: str) -> dict[str, Any]:
     """The tree behind a model version, as JSON: what ``NAME@V`` (or alias, or latest) was made from.
 
-    Keys: ``model`` (ref, name, version, digest, created, files), ``run`` (name, kind, status, config_digest, inputs,
-    attempts; ``missing`` if its log is gone), ``datasets`` (ref, digest, content_digest, kind, sequences, tokens,
-    seed, generator, spec_digest, params), ``spec_digests``, ``params`` (ref, digest) and ``parents`` (the same tree
-    for each model that weights came from). Raises NotFoundError if the model itself, or a dataset, parameter version
-    or parent that it names, does not exist.
+    Keys: ``model`` (ref, name, version, digest, created, files, retired), ``run`` (name, kind, status, config_digest,
+    inputs, attempts, retired; ``missing`` if its log is gone), ``datasets`` (ref, digest, content_digest, kind,
+    sequences, tokens, seed, generator, spec_digest, params, retired), ``spec_digests``, ``params`` (ref, digest,
+    retired) and ``parents`` (the same tree for each model that weights came from). Raises NotFoundError if the model
+    itself, or a dataset, parameter version or parent that it names, does not exist.
     """
     model = lake.models.get(ref)
     run = _run(lake, model.run)
@@ -29,6 +29,7 @@ def lineage(lake: Lake, ref: str) -> dict[str, Any]:
             "version": model.version,
             "digest": model.digest,
             "created": model.created,
+            "retired": model.retired,
             "files": {name: facts["sha256"] for name, facts in model.files.items()},
         },
         "run": run,
@@ -47,6 +48,7 @@ def _run(lake: Lake, name: str) -> dict[str, Any]:
     return {
         "name": name,
         **{field: state[field] for field in ("kind", "status", "config_digest", "inputs", "attempts")},
+        "retired": bool(state.get("retired")),
     }
 
 
@@ -64,12 +66,13 @@ def _dataset(lake: Lake, ref: str) -> dict[str, Any]:
         "generator": manifest.source.generator,
         "spec_digest": manifest.source.spec_digest,
         "params": _params(lake, version.params) if version.params else None,
+        "retired": version.retired,
     }
 
 
 def _params(lake: Lake, ref: str) -> dict[str, Any]:
     version = lake.params.get(ref)
-    return {"ref": version.ref, "digest": version.digest}
+    return {"ref": version.ref, "digest": version.digest, "retired": version.retired}
 
 
 def _merged(*lists: Any) -> list[str]:

@@ -134,6 +134,17 @@ class RegistryClient:
         self._change(path, {"version": version}, expect)
         return self.get(f"{name}@{version}")
 
+    def retire(self, name: str, version: int, message: str = "", *, force: bool = False) -> ParameterVersion:
+        """Retire ``version`` of ``name``; ``force`` does so although something depends on it. Twice changes nothing.
+
+        Raises NotFoundError, InUseError, AccessError or RoleError.
+        """
+        ref = f"{check_name(name, 'parameter set')}@{version}"
+        asked = {"message": message, **({"force": ref} if force else {})}
+        headers = {"Idempotency-Key": self._system.nonce()}
+        path = f"/params/{name}/versions/{version}"
+        return _version(self._json("DELETE", path, headers=headers, params=asked))
+
     def diff(self, old: str, new: str) -> Sequence[FieldChange]:
         """The fields in which the specs of two references differ, by path. Raises NotFoundError."""
         return diff_specs(self.get(old).spec, self.get(new).spec)

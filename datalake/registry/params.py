@@ -73,7 +73,7 @@ class ParameterRegistry(VersionedRepository[ParameterVersion]):
         digest = sha256_hex(data)
 
         def add(versions: Versions) -> dict[str, Any] | None:
-            check(versions.count)
+            check(versions.newest_kept or versions.count)  # the version that a reader is given as the latest
             latest = versions.latest
             if latest and latest["digest"] == digest and not versions.is_retired(versions.count) and not force:
                 return None

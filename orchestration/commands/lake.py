@@ -32,19 +32,29 @@ def lineage(
 def _tree(found: dict[str, Any], above: Tree | None = None) -> Tree:
     """A model, its run, its data with the parameters that made it, and below that the models it started from."""
     model, run = found["model"], found["run"]
-    label = styled("model ", (model["ref"], "bold"), f"  {model['digest']}")
+    label = styled("model ", (model["ref"], "bold"), f"  {model['digest']}{_mark(model)}")
     tree = Tree(label) if above is None else above.add(label)
-    tree.add(styled("run ", (run["name"], "bold"), "  (its log is gone)" if "missing" in run else f"  {run['status']}"))
+    tree.add(
+        styled(
+            "run ",
+            (run["name"], "bold"),
+            "  (its log is gone)" if "missing" in run else f"  {run['status']}{_mark(run)}",
+        )
+    )
     for dataset in found["datasets"]:
-        size = f"  {dataset['digest']}  {dataset['tokens']:,} tokens"
+        size = f"  {dataset['digest']}  {dataset['tokens']:,} tokens{_mark(dataset)}"
         branch = tree.add(styled("dataset ", (dataset["ref"], "bold"), size))
         branch.add(f"spec  {dataset['spec_digest']}")
         if dataset["params"]:
             made_by = dataset["params"]
-            branch.add(styled("parameters ", (made_by["ref"], "bold"), f"  {made_by['digest']}"))
+            branch.add(styled("parameters ", (made_by["ref"], "bold"), f"  {made_by['digest']}{_mark(made_by)}"))
     for parent in found["parents"]:
         _tree(parent, tree)
     return tree
+
+
+def _mark(part: dict[str, Any]) -> str:
+    return "  (retired)" if part["retired"] else ""
 
 
 def probe(

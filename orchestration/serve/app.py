@@ -20,6 +20,9 @@ from orchestration.serve.api import params as api_params
 from orchestration.serve.api import runs as api_runs
 from orchestration.serve.api import service as api_service
 from orchestration.serve.api.aliases import alias_router
+from orchestration.serve.api.retire import retire_router
+from orchestration.serve.api.retire import runs as runs_to_retire
+from orchestration.serve.api.schemas import DatasetVersionOut, ModelVersionOut, ParameterVersionOut
 from orchestration.serve.forwarded import Forwarded
 from orchestration.serve.gate import Gate
 from orchestration.serve.pages import data as pages_data
@@ -63,6 +66,11 @@ def create_app(lake: Lake, settings: ServeSettings | None = None, *, loopback_on
         alias_router("datasets", "dataset", lambda lake: lake.datasets),
         alias_router("models", "model", lambda lake: lake.models),
     )
+    retiring = (
+        retire_router("params", "parameter sets", ParameterVersionOut),
+        retire_router("datasets", "datasets", DatasetVersionOut),
+        retire_router("models", "models", ModelVersionOut),
+    )
     for router in (
         api_service.router,
         api_params.router,
@@ -71,6 +79,8 @@ def create_app(lake: Lake, settings: ServeSettings | None = None, *, loopback_on
         api_models.router,
         api_runs.router,
         *aliases,
+        *retiring,
+        runs_to_retire,
         api_service.tokens,
     ):
         api.include_router(router)

@@ -43,9 +43,7 @@ def promote(lake: Lake, target: Target, spec: Mapping[str, Any], message: str) -
 
 def _mine(lake: Lake, target: Target, spec: Mapping[str, Any], message: str) -> ParameterVersion | None:
     """The version that this very tuning has appended before it was killed, recognised by spec and message."""
-    history = lake.params.history(target.params)
-    if len(history) <= target.head:
-        return None
-    following = history[target.head]
-    mine = following.digest == digest_of(dict(spec)) and following.message == message
-    return following if mine else None
+    digest = digest_of(dict(spec))
+    following = (version for version in lake.params.history(target.params)[target.head :] if not version.retired)
+    first = next(following, None)
+    return first if first is not None and (first.digest, first.message) == (digest, message) else None

@@ -92,7 +92,7 @@ def _target(lake: Lake, params: str, alias: str) -> Target:
     incumbent = lake.params.usable(f"{name}@{aliases[alias]}" if alias in aliases else params)
     return Target(
         params=name,
-        head=len(lake.params.history(name)),
+        head=lake.params.get(name).version,
         alias=alias,
         alias_at=aliases.get(alias, 0),
         incumbent=incumbent.ref,

@@ -40,7 +40,7 @@ def alias_router(kind: str, noun: str, repository: Callable[[Lake], Any]) -> API
         version = version_of(app, name, alias)
         return answer(request, AliasOut(name=name, alias=alias, version=version), etag=str(version))
 
-    @router.put("/{alias}", response_model=AliasOut, responses=write_problems(), operation_id=f"put_{kind}_alias")
+    @router.put("/{alias}", response_model=AliasOut, responses=write_problems(410), operation_id=f"put_{kind}_alias")
     def put_alias(
         request: Request,
         app: ServedDep,

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Path, Request, Response
 
 from datalake import DatasetVersion, Manifest, load_manifest
 from datalake.errors import NotFoundError
-from orchestration.serve.api.etags import answer
+from orchestration.serve.api.etags import answer, version_tag
 from orchestration.serve.api.paging import DEFAULT_LIMIT, Cursor, Limit, page_of_names, page_of_rows, page_of_versions
 from orchestration.serve.api.routing import DigestPath, Name, Selector, is_number, problems, reference
 from orchestration.serve.api.schemas import DatasetPage, DatasetVersionOut, ShardOut, ShardPage
@@ -39,7 +39,7 @@ def list_datasets(
 def get_dataset(request: Request, app: ServedDep, _who: Reader, name: Name) -> Response:
     """The latest version; its ETag is its number."""
     found = app.lake.datasets.get(name)
-    return answer(request, _out(found), etag=str(found.version))
+    return answer(request, _out(found), etag=version_tag(found))
 
 
 @router.get(
@@ -60,9 +60,9 @@ def dataset_history(
     operation_id="get_dataset_version",
 )
 def get_dataset_version(request: Request, app: ServedDep, _who: Reader, name: Name, selector: Selector) -> Response:
-    """One version, by number (never changes), by alias, or `latest`."""
+    """One version, by number (all but whether it is retired never changes), by alias, or `latest`."""
     found = app.lake.datasets.get(reference(name, selector))
-    return answer(request, _out(found), etag=str(found.version), immutable=is_number(selector))
+    return answer(request, _out(found), etag=version_tag(found))
 
 
 @router.get(
@@ -104,7 +104,7 @@ def list_shards(
 @router.get(
     "/{name}/versions/{selector}/shards/{index}",
     response_class=Response,
-    responses={**_BYTES, **problems(206, 304, 307, 404, 416)},
+    responses={**_BYTES, **problems(206, 304, 307, 404, 410, 416)},
     operation_id="get_shard",
 )
 def get_shard(
@@ -116,7 +116,7 @@ def get_shard(
     index: Annotated[int, Path(ge=0, le=10**9, description="The shard's place in the manifest, from 0.")],
 ) -> Response:
     """One shard's Parquet file: from here, or by a redirect to S3. Check it against its SHA-256 in the manifest."""
-    shards = app.lake.datasets.manifest(reference(name, selector)).shards
+    shards = app.lake.datasets.manifest(app.lake.datasets.usable(reference(name, selector))).shards
     if index >= len(shards):
         raise NotFoundError(f"dataset {name}@{selector} has no shard {index}: it has 0 to {len(shards) - 1}")
     ref = shards[index]

@@ -1,7 +1,8 @@
 """ETags and preconditions (RFC 9110): what a reader has, and what a writer believes to be the head.
 
-The ETag of the latest version of a parameter set, and of an alias, is the version number in quotes: the same number
-that ``expect_version`` and ``expect`` take in process. That of anything else is a digest of the answer.
+The ETag of the latest version of a parameter set, and of an alias, is the version number in quotes (with ``-retired``
+where it is): the same number that ``expect_version`` and ``expect`` take in process. That of anything else is a digest
+of the answer.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 from pydantic_core import to_jsonable_python
 
+from datalake.log.versioned import Version
 from orchestration.errors import InvalidRequestError
 from orchestration.serve.problems import PreconditionFailedError
 
@@ -41,6 +43,11 @@ def answer(
         return Response(status_code=304, headers=headers)
     response.headers.update(headers)
     return response
+
+
+def version_tag(version: Version) -> str:
+    """The ETag of one version of a name: its number, and that it is retired, which is all that can change of it."""
+    return f"{version.version}-retired" if version.retired else str(version.version)
 
 
 def precondition(
@@ -77,6 +84,7 @@ def _expected(if_match: str | None, if_none_match: str | None, found: int) -> in
     if not _TAGS.fullmatch(if_match):
         raise InvalidRequestError(f'If-Match: {if_match[:80]!r} is no ETag; send one as it was read, such as "3"')
     strong = [tag for weak, tag in _ONE.findall(if_match) if not weak]
+    strong = [tag.removesuffix("-retired") for tag in strong]
     numbers = [int(tag) for tag in strong if tag.isascii() and tag.isdigit() and 0 < len(tag) <= 9]
     if len(numbers) == 1:
         return numbers[0]

@@ -8,9 +8,9 @@ from fastapi import APIRouter, Path, Request, Response
 
 from datalake import ModelVersion, lineage
 from datalake.errors import NotFoundError
-from orchestration.serve.api.etags import answer
+from orchestration.serve.api.etags import answer, version_tag
 from orchestration.serve.api.paging import DEFAULT_LIMIT, Cursor, Limit, page_of_names, page_of_versions
-from orchestration.serve.api.routing import Name, Selector, is_number, problems, reference
+from orchestration.serve.api.routing import Name, Selector, problems, reference
 from orchestration.serve.api.schemas import LineageOut, ModelPage, ModelVersionOut
 from orchestration.serve.auth import Reader
 from orchestration.serve.delivery import deliver
@@ -37,7 +37,7 @@ def list_models(
 def get_model(request: Request, app: ServedDep, _who: Reader, name: Name) -> Response:
     """The latest version; its ETag is its number."""
     found = app.lake.models.get(name)
-    return answer(request, _out(found), etag=str(found.version))
+    return answer(request, _out(found), etag=version_tag(found))
 
 
 @router.get("/{name}/versions", response_model=ModelPage, responses=problems(304, 404), operation_id="model_history")
@@ -56,9 +56,9 @@ def model_history(
     operation_id="get_model_version",
 )
 def get_model_version(request: Request, app: ServedDep, _who: Reader, name: Name, selector: Selector) -> Response:
-    """One version, by number (never changes), by alias, or `latest`."""
+    """One version, by number (all but whether it is retired never changes), by alias, or `latest`."""
     found = app.lake.models.get(reference(name, selector))
-    return answer(request, _out(found), etag=str(found.version), immutable=is_number(selector))
+    return answer(request, _out(found), etag=version_tag(found))
 
 
 @router.get(
@@ -76,7 +76,7 @@ def get_lineage(request: Request, app: ServedDep, _who: Reader, name: Name, sele
 @router.get(
     "/{name}/versions/{selector}/files/{filename}",
     response_class=Response,
-    responses={**_BYTES, **problems(206, 304, 307, 404, 416)},
+    responses={**_BYTES, **problems(206, 304, 307, 404, 410, 416)},
     operation_id="get_model_file",
 )
 def get_model_file(
@@ -88,7 +88,7 @@ def get_model_file(
     filename: Annotated[str, Path(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]{0,199}$")],
 ) -> Response:
     """One file: from here, or by a redirect to S3. Check it against its SHA-256."""
-    version = app.lake.models.get(reference(name, selector))
+    version = app.lake.models.usable(reference(name, selector))
     if filename not in version.files:
         raise NotFoundError(f"model {version.ref} has no file {filename!r}: it has {', '.join(version.files)}")
     facts, key = version.files[filename], f"{version.key_prefix}/{filename}"

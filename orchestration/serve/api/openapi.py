@@ -13,7 +13,7 @@ from orchestration.serve.problems import ERROR_URN, MEDIA_TYPE
 
 _HEADERS: dict[str, tuple[str, str]] = {
     "ETag": ("Of this representation; send it as If-None-Match, or as If-Match to change it.", '"3"'),
-    "Cache-Control": ("A numbered version never changes and may be kept; anything else is asked for again.", "private"),
+    "Cache-Control": ("What never changes may be kept; anything else is asked for again.", "private"),
     "Location": ("Where it is.", "/api/v1/params/code/versions/3"),
     "Idempotent-Replayed": ("true: this request was done before, and is answered as it was then.", "true"),
     "Repr-Digest": ("SHA-256 of the whole file (RFC 9530).", "sha-256=:AAAA:"),
@@ -84,6 +84,7 @@ _ERRORS = {
     "405": ("MethodNotAllowed", "Method Not Allowed"),
     "408": ("BodyTimeoutError", "the body did not arrive within 30 s: send it faster"),
     "409": ("Conflict", "params 'code': expected head 2, found 3"),
+    "410": ("RetiredError", "dataset code@1 is retired, and what it named may be gone: use another version"),
     "412": ("PreconditionFailedError", "expected head 2, found 3: look at what changed and try again"),
     "413": ("TooLargeError", "the body is larger than 262144 bytes: send less"),
     "415": ("UnsupportedMediaError", "Content-Type: 'text/plain'; allowed is application/json"),

@@ -18,10 +18,10 @@ from datalake.registry.params import not_latest
 from generator import parse_spec
 from orchestration.errors import InvalidRequestError
 from orchestration.serve.api.bodies import JsonRoute
-from orchestration.serve.api.etags import IfMatch, IfNoneMatch, answer, precondition
+from orchestration.serve.api.etags import IfMatch, IfNoneMatch, answer, precondition, version_tag
 from orchestration.serve.api.idempotency import REPLAYED, IdempotencyKey, change_request
 from orchestration.serve.api.paging import DEFAULT_LIMIT, Cursor, Limit, page_of_names, page_of_versions
-from orchestration.serve.api.routing import SELECTOR, Name, Selector, is_number, problems, reference, write_problems
+from orchestration.serve.api.routing import SELECTOR, Name, Selector, problems, reference, write_problems
 from orchestration.serve.api.schemas import ChangesOut, DiffOut, ParameterPage, ParameterVersionOut, PutSpec
 from orchestration.serve.auth import Reader, Writer
 from orchestration.serve.settings import ServedDep
@@ -43,7 +43,7 @@ def list_params(
 def get_params(request: Request, app: ServedDep, _who: Reader, name: Name) -> Response:
     """The latest version. Its ETag is its number: send it as If-Match to put the next one only after this one."""
     found = app.lake.params.get(name)
-    return answer(request, _out(found), etag=str(found.version))
+    return answer(request, _out(found), etag=version_tag(found))
 
 
 @router.put(
@@ -83,7 +83,7 @@ async def put_params(
 
     outcome = await run_in_threadpool(put)
     version = outcome.version
-    response = answer(request, _out(version), etag=str(version.version), status=201 if outcome.changed else 200)
+    response = answer(request, _out(version), etag=version_tag(version), status=201 if outcome.changed else 200)
     response.headers["Location"] = f"{request.url.path}/versions/{version.version}"
     if outcome.replayed:
         response.headers[REPLAYED] = "true"
@@ -131,9 +131,9 @@ def params_history(
     operation_id="get_params_version",
 )
 def get_params_version(request: Request, app: ServedDep, _who: Reader, name: Name, selector: Selector) -> Response:
-    """One version, by number (never changes), by alias, or `latest`."""
+    """One version, by number (all but whether it is retired never changes), by alias, or `latest`."""
     found = app.lake.params.get(reference(name, selector))
-    return answer(request, _out(found), etag=str(found.version), immutable=is_number(selector))
+    return answer(request, _out(found), etag=version_tag(found))
 
 
 @router.get("/{name}/diff", response_model=DiffOut, responses=problems(304, 404), operation_id="diff_params")

@@ -201,7 +201,9 @@ class RunOut(Document):
     name: str
     kind: str
     status: str
-    state: str = Field(description='The status, or "lost" where the owner of a running run gives no sign of life.')
+    state: str = Field(
+        description='The status, "lost" where the owner of a running run gives no sign of life, or "retired".'
+    )
     progress: dict[str, Any] = Field(description="How far it is: done, of, unit, note; empty if nobody has said.")
     seen: str | None = Field(description="When its owner last gave a sign of life.")
     owner: str | None = Field(description="Host and process that last worked on it.")
@@ -217,6 +219,7 @@ class RunOut(Document):
     faults: list[dict[str, Any]] = Field(default=[], description="What else went wrong and was survived.")
     result: dict[str, Any] | None
     error: str | None
+    retired: dict[str, Any] | None = Field(default=None, description="Who retired it, when and why.")
 
 
 class RunSummary(Document):

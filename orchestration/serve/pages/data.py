@@ -79,8 +79,9 @@ def dataset_version_page(
     """One version: facts, histograms, its first sequences, its shards."""
     version = app.lake.datasets.get(reference(name, selector))
     manifest = app.lake.datasets.manifest(version)
-    charts, chart_note = or_note(app, lambda: score_histograms(app.lake, manifest))
-    sequences, note = or_note(app, lambda: read_sequences(app.lake, manifest, 0, 2))
+    usable, retired = or_note(app, lambda: app.lake.datasets.check_usable(version))
+    charts, chart_note = or_note(app, lambda: score_histograms(app.lake, manifest)) if usable else (None, None)
+    sequences, note = or_note(app, lambda: read_sequences(app.lake, manifest, 0, 2)) if usable else (None, retired)
     end = min(shard + _SHARDS_PAGE, len(manifest.shards))
     return render(
         request,
@@ -111,7 +112,10 @@ def sequences_page(
     version = app.lake.datasets.get(reference(name, selector))
     manifest = app.lake.datasets.manifest(version)
     first = min(first, manifest.sequences - 1)
-    sequences, note = or_note(app, lambda: read_sequences(app.lake, manifest, first, _SEQUENCES_PAGE))
+    usable, retired = or_note(app, lambda: app.lake.datasets.check_usable(version))
+    sequences, note = (
+        or_note(app, lambda: read_sequences(app.lake, manifest, first, _SEQUENCES_PAGE)) if usable else (None, retired)
+    )
     after = first + _SEQUENCES_PAGE
     return render(
         request,

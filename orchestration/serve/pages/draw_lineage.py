@@ -21,6 +21,7 @@ class Node:
     kind: str
     name: str
     href: str | None
+    retired: bool = False
 
 
 @dataclass(frozen=True)
@@ -36,28 +37,28 @@ def lineage_graph(tree: dict[str, Any]) -> Graph:
     places: dict[Node, int] = {}
     edges: dict[tuple[int, int], None] = {}
 
-    def node(kind: str, name: str, href: str | None) -> int:
-        return places.setdefault(Node(kind, name, href), len(places))
+    def node(kind: str, name: str, href: str | None, part: dict[str, Any]) -> int:
+        return places.setdefault(Node(kind, name, href, part.get("retired", False)), len(places))
 
-    def reference(kind: str, folder: str, ref: str) -> int:
-        name, _, version = ref.partition("@")
-        return node(kind, ref, f"/{folder}/{name}/{version}")
+    def reference(kind: str, folder: str, part: dict[str, Any]) -> int:
+        name, _, version = part["ref"].partition("@")
+        return node(kind, part["ref"], f"/{folder}/{name}/{version}", part)
 
     def visit(part: dict[str, Any]) -> int:
-        model = reference("model", "models", part["model"]["ref"])
+        model = reference("model", "models", part["model"])
         name = part["run"]["name"]
-        run = node("run", name, None if part["run"].get("missing") else f"/runs/{name}")
+        run = node("run", name, None if part["run"].get("missing") else f"/runs/{name}", part["run"])
         edges[model, run] = None
         made_by: set[str] = set()
         for dataset in part["datasets"]:
-            data = reference("dataset", "datasets", dataset["ref"])
+            data = reference("dataset", "datasets", dataset)
             edges[run, data] = None
             if dataset["params"]:
                 made_by.add(dataset["params"]["ref"])
-                edges[data, reference("parameters", "params", dataset["params"]["ref"])] = None
+                edges[data, reference("parameters", "params", dataset["params"])] = None
         for params in part["params"]:
             if params["ref"] not in made_by:
-                edges[run, reference("parameters", "params", params["ref"])] = None
+                edges[run, reference("parameters", "params", params)] = None
         for parent in part["parents"]:
             edges[run, visit(parent)] = None
         return model
@@ -134,10 +135,10 @@ def _box(node: Node, root: str, x: float, y: float) -> str:
     shown = fitted(name, at + version, _BOX_W - 18)
     body = (
         f'<rect class="box {node.kind}" x="{x:.0f}" y="{y:.0f}" width="{_BOX_W}" height="{_BOX_H}" rx="8"/>'
-        f'<text class="kind" x="{x + 9:.0f}" y="{y + 19:.0f}">{node.kind}</text>'
+        f'<text class="kind" x="{x + 9:.0f}" y="{y + 19:.0f}">{node.kind}{", retired" if node.retired else ""}</text>'
         f'<text class="name" x="{x + 9:.0f}" y="{y + 38:.0f}">{escape(shown)}</text>'
     )
     if node.href is None:
         return f"<g><title>{escape(node.name)}: its log is gone</title>{body}</g>"
-    label = escape(f"{node.kind} {node.name}")
+    label = escape(f"{node.kind} {node.name}{', retired' if node.retired else ''}")
     return f'<a href="{escape(root + node.href)}" aria-label="{label}"><title>{label}</title>{body}</a>'

@@ -187,7 +187,9 @@ def _frames(lake: Lake, version: DatasetVersion) -> tuple[Picture, ...]:
 
 
 def _newest(versions: list[Any]) -> list[Any]:
-    return sorted(versions, key=lambda version: version.created, reverse=True)
+    return sorted(
+        (version for version in versions if not version.retired), key=lambda version: version.created, reverse=True
+    )
 
 
 def _or_error(load: Callable[[str], _T]) -> Callable[[str], tuple[_T | None, str | None]]:
