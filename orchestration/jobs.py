@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from datalake import DamagePolicy, Lake
+from datalake.runs.repository import retired_error
 from orchestration.console.progress import console, stage
 from orchestration.errors import ExperimentError, InvalidRequestError
 from orchestration.folders import writing
@@ -193,9 +194,11 @@ State = Mapping[str, Any]
 def resume_run(lake: Lake, run: str, state: State, changes: State) -> dict[str, Any]:
     """Run the job of ``run`` to its end and return what it prints; ``changes`` replace settings of the last attempt.
 
-    Raises InvalidRequestError for a kind that cannot go on by itself, and for settings that its job does not have;
-    otherwise what the job raises.
+    Raises RetiredError for a retired run, InvalidRequestError for a kind that cannot go on by itself, and for settings
+    that its job does not have; otherwise what the job raises.
     """
+    if state.get("retired"):
+        raise retired_error(run)
     kind, parent = state["kind"], state.get("parent")
     if parent is not None and (above := lake.runs.get(parent)).status != "finished" and not above.retired:
         raise InvalidRequestError(

@@ -65,7 +65,7 @@ class RunRepository:
                 fresh = {"status": "running", "config": dict(config), "attempts": 1, "lease": mine}
                 return {**wanted, **fresh, "checkpoints": [], "result": None, "error": None, **extra}
             if state.get("retired"):
-                raise _retired_error(run)
+                raise retired_error(run)
             _check_same(run, state, wanted, config)
             if state["status"] == "finished" or lease is not None:
                 return None
@@ -92,7 +92,7 @@ class RunRepository:
             if state is None or state["config_digest"] not in (over, digest):
                 raise RunConflictError(f"run {run!r} has just been changed by another process: look at it again")
             if state.get("retired"):
-                raise _retired_error(run)
+                raise retired_error(run)
             if state["config_digest"] == digest:
                 return None
             if state["status"] == "running":
@@ -191,7 +191,7 @@ class RunRepository:
         return [*self.names()]
 
 
-def _retired_error(run: str) -> RetiredError:
+def retired_error(run: str) -> RetiredError:
     """The error of more work on a retired run."""
     return RetiredError(
         f"run {run!r} is retired, and its checkpoints may be gone: use another run name, or `morphogen runs delete "
