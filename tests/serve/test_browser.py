@@ -1,4 +1,7 @@
-"""Headless Chromium on real pages: the policy breaks nothing, the play control works."""
+"""Headless Chromium on real pages: the policy breaks nothing, the play control works.
+
+What the script finds in the page, and what the policy lets it do, is read without a browser in ``test_pages``.
+"""
 
 from __future__ import annotations
 
@@ -24,11 +27,11 @@ FLAGS = [
     "--hide-scrollbars",
 ]
 
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium: apt-get install chromium")
+pytestmark = pytest.mark.soak
 
 
 def chromium(folder: Path, url: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    assert CHROMIUM
+    assert CHROMIUM, "no chromium: apt-get install chromium"
     command = [CHROMIUM, *FLAGS, f"--user-data-dir={folder / 'profile'}", "--enable-logging=stderr", *arguments, url]
     return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
 
@@ -41,7 +44,6 @@ def test_the_play_control_works_under_the_policy(open_site: Site, tmp_path: Path
     assert "Uncaught" not in done.stderr
 
 
-@pytest.mark.soak
 @pytest.mark.parametrize(
     "path", ["/", "/params/tiny", "/datasets/grids/1", "/models/language-model/1", "/runs/language"]
 )

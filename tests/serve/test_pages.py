@@ -143,6 +143,30 @@ def test_pages_load_nothing_and_run_only_their_own(pages: dict[str, httpx.Respon
     assert len(nonces) == len(pages)
 
 
+def test_the_play_control_finds_what_it_plays(pages: dict[str, httpx.Response]):
+    """``play.js`` hides nothing that a page without scripts needs, and finds its parts in every section."""
+    played = 0
+    for path, response in pages.items():
+        parts = re.findall(r"<section class=\"sequence\".*?</section>", response.text, re.S)
+        for section in map(Page, parts):
+            (at,) = section.all("section")
+            if "data-player" not in at:
+                assert not section.all("button"), path
+                continue
+            played += 1
+            (stage,) = [div for div in section.all("div") if (div.get("class") or "").split()[0] == "stage"]
+            assert "hidden" in stage, "shown by the script"
+            (slider,) = section.all("input")
+            first, *frames = section.all("img")
+            assert (slider["type"], slider["max"]) == ("range", str(len(frames) - 1)), path
+            assert len(section.all("li")) == len(frames) > 1
+            assert first["src"] == frames[0]["src"]
+            assert (len(section.all("button")), len(section.all("output"))) == (1, 1)
+        if parts:
+            assert any("data-player" in script for script in Page(response.text).texts["script"]), path
+    assert played > 10
+
+
 def test_what_people_wrote_is_shown_not_run(pages: dict[str, httpx.Response]):
     prose = pages["/datasets/prose/1"].text
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in prose
