@@ -42,7 +42,7 @@ def body_of(path: str) -> dict:
 
 def test_a_reader_cannot_write_and_a_writer_cannot_administer(any_site: Site):
     writes = [(method, path) for method, path in operations(any_site) if method != "GET"]
-    assert len(writes) == 5
+    assert len(writes) == 9
     for method, path in writes:
         refused = any_site.api("reader").request(method, path, json=body_of(path))
         assert (refused.status_code, refused.json()["type"]) == (403, "urn:morphogen:error:RoleError"), path

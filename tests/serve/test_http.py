@@ -61,7 +61,7 @@ def test_who_is_asked_before_what(site: Site, path: str, content: bytes):
         ("PATCH", "/params/tiny/aliases/stable", "GET, HEAD, PUT"),
         ("GET", "/tokens/0123456789ab", "DELETE"),
         ("OPTIONS", "/params/tiny", "GET, HEAD, PUT"),
-        ("BREW", "/runs/language", "GET, HEAD"),
+        ("BREW", "/runs/language", "DELETE, GET, HEAD"),
     ],
 )
 def test_allow_lists_what_exists(site: Site, method: str, path: str, allowed: str):
