@@ -360,7 +360,7 @@ class VersionedRepository(Generic[_V]):
             versions = self.versioned.restore(name, version, message)
         return self._version(name, self.versioned.marked(versions, version))
 
-    def _objects(self, version: _V) -> list[str]:
+    def _objects(self, version: _V) -> Sequence[str]:
         """The keys of all that ``version`` names and that would be removed once it is retired."""
         raise NotImplementedError
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -77,7 +78,7 @@ class DatasetRepository(VersionedRepository[DatasetVersion]):
             _entry, versions = self.versioned.update(name, add, message)
         return self._version(name, committed[0] if committed else versions.record(versions.count))
 
-    def _objects(self, version: DatasetVersion) -> list[str]:
+    def _objects(self, version: DatasetVersion) -> Sequence[str]:
         return _named(self.manifest(version))
 
     def _version(self, name: str, record: Record) -> DatasetVersion:

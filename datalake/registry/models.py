@@ -118,7 +118,7 @@ class ModelRepository(VersionedRepository[ModelVersion]):
             _entry, versions = self.versioned.update(name, add, message)
         return self._version(name, published[0] if published else versions.record(versions.count))
 
-    def _objects(self, version: ModelVersion) -> list[str]:
+    def _objects(self, version: ModelVersion) -> Sequence[str]:
         return [f"{version.key_prefix}/{filename}" for filename in version.files]
 
     def _version(self, name: str, record: Record) -> ModelVersion:

@@ -103,7 +103,7 @@ class ParameterRegistry(VersionedRepository[ParameterVersion]):
         """New versions and moved aliases of ``name`` as they happen; see ``changes.watch``."""
         return watch(self.versioned.log(name), self.versioned.system, after, interval, stop)
 
-    def _objects(self, version: ParameterVersion) -> list[str]:
+    def _objects(self, version: ParameterVersion) -> Sequence[str]:
         return [f"specs/{version.digest}.json"]
 
     def _version(self, name: str, record: Record, known: Mapping[str, Any] | None = None) -> ParameterVersion:
