@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from orchestration.experiment.config.load import load_experiment as load_experiment
     from orchestration.experiment.run.runner import run_experiment as run_experiment
     from trainer import run_training as run_training
+    from trainer.carry_over import joint_attention as joint_attention
+    from trainer.carry_over import transfer as transfer
     from trainer.config import TrainConfig as TrainConfig
     from trainer.config import parse_config as parse_config
     from trainer.errors import TrainerError as TrainerError
@@ -55,6 +57,7 @@ _HOMES = {
     "decode_tokens": "generator",
     "generate_batch": "generator",
     "generate_rows": "generator",
+    "joint_attention": "trainer.carry_over",
     "list_presets": "generator",
     "load_experiment": "orchestration.experiment.config.load",
     "load_preset": "generator",
@@ -63,6 +66,7 @@ _HOMES = {
     "plan_loader": "trainer.plan_loader",
     "run_experiment": "orchestration.experiment.run.runner",
     "run_training": "trainer",
+    "transfer": "trainer.carry_over",
 }
 
 __all__ = list(_HOMES)
