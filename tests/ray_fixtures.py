@@ -58,19 +58,20 @@ def _start() -> Any:
     """Start the session's Ray: on a machine that is busy with other things it may take longer than Ray gives itself."""
     import ray
 
-    from orchestration.cluster.session import START_TIMEOUT
+    from orchestration.cluster.session import START_TIMEOUT, whole_start
 
     for left in (2, 1, 0):
         try:
-            return ray.init(
-                address="local",
-                num_cpus=6,
-                include_dashboard=True,
-                dashboard_port=free_port(),
-                log_to_driver=False,
-                # Ten seconds by default, which the test that scrapes would wait for.
-                _system_config={"metrics_report_interval_ms": 500, "agent_register_timeout_ms": 120_000},
-            )
+            with whole_start():
+                return ray.init(
+                    address="local",
+                    num_cpus=6,
+                    include_dashboard=True,
+                    dashboard_port=free_port(),
+                    log_to_driver=False,
+                    # Ten seconds by default, which the test that scrapes would wait for.
+                    _system_config={"metrics_report_interval_ms": 500},
+                )
         except Exception as error:  # Ray has no narrower type for it
             if not left or START_TIMEOUT not in str(error):
                 raise

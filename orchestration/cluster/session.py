@@ -14,10 +14,11 @@ import signal
 import socket
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
 import ray
 from ray._private import services
 from ray._raylet import GcsClient  # type: ignore[attr-defined]  # compiled
@@ -144,6 +145,20 @@ def _no_dashboard() -> Iterator[None]:
             os.environ[API_SERVER] = before
 
 
+@contextmanager
+def whole_start() -> Iterator[None]:
+    """End what a start of Ray in the block has started if it fails: the next attempt would find a busier machine."""
+    before = {child.pid for child in psutil.Process().children(recursive=True)}
+    try:
+        yield
+    except BaseException:
+        for child in psutil.Process().children(recursive=True):
+            if child.pid not in before:
+                with suppress(psutil.NoSuchProcess):
+                    child.kill()
+        raise
+
+
 def _start(options: dict[str, Any], cpus: float = 0) -> None:
     cores = local_cores()
     most = max(MOST_LOGICAL_CPUS, LOGICAL_CPUS_PER_CORE * cores)
@@ -153,7 +168,7 @@ def _start(options: dict[str, Any], cpus: float = 0) -> None:
     for attempt in range(1, START_ATTEMPTS + 1):
         try:
             # "local" and not the default: a stale address file of an earlier cluster would mislead the default.
-            with _no_dashboard():
+            with _no_dashboard(), whole_start():
                 ray.init(address="local", num_cpus=num_cpus, include_dashboard=False, **options)
         except Exception as error:  # Ray has no narrower type for it
             if START_TIMEOUT not in str(error):

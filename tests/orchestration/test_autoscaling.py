@@ -25,6 +25,7 @@ from tests.trainer.lake_data import tiny_lake
 pytestmark = [pytest.mark.soak, pytest.mark.timeout(900)]
 
 NODE_CPUS = 4
+ATTEMPTS = 6
 # Every two seconds and not every thirty: the nodes of this cluster are there within some ten.
 SOON = "import orchestration.cluster.resources as r; r.NOTICE_S = 2.0; from orchestration.cli import main; main()"
 
@@ -55,23 +56,29 @@ def growing_cluster(folder: Path) -> Iterator[dict[str, str]]:
         "RAY_AUTH_MODE": "disabled",
         "RAY_FAKE_CLUSTER": "1",
         "AUTOSCALER_UPDATE_INTERVAL_S": "1",
-        "RAY_agent_register_timeout_ms": "120000",
     }
     command = [str(Path(sys.executable).with_name("ray")), "start", "--head", "--block", "--num-cpus=1"]
     command += ["--node-ip-address=127.0.0.1", f"--port={address.rpartition(':')[2]}"]
     command += ["--include-dashboard=false", f"--autoscaling-config={path}", f"--temp-dir={folder / 'r'}"]
-    with (folder / "head.log").open("w") as out:
-        head = subprocess.Popen(command, cwd=folder, env=environment, stdout=out, stderr=subprocess.STDOUT)
+    head = started(folder, command, environment)
     try:
-        deadline = time.monotonic() + 180
-        while "Ray runtime started" not in (folder / "head.log").read_text():
-            assert head.poll() is None, (folder / "head.log").read_text()
-            assert time.monotonic() < deadline
-            time.sleep(0.5)
         yield {**environment, "RAY_ADDRESS": address}
     finally:
         kill_tree(head.pid)
         head.wait()
+
+
+def started(folder: Path, command: list[str], environment: dict[str, str]) -> subprocess.Popen[bytes]:
+    """The head, once it is up: on a busy machine it may take longer than Ray gives itself."""
+    log = folder / "head.log"
+    for _ in range(ATTEMPTS):
+        with log.open("w") as out:
+            head = subprocess.Popen(command, cwd=folder, env=environment, stdout=out, stderr=subprocess.STDOUT)
+        while head.poll() is None:
+            if "Ray runtime started" in log.read_text():
+                return head
+            time.sleep(0.5)
+    raise RuntimeError(f"Ray did not start in {ATTEMPTS} attempts: {log.read_text()}")
 
 
 def run(folder: Path, environment: dict[str, str], *arguments: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 
 import pytest
 
@@ -30,6 +31,25 @@ def test_a_start_that_took_too_long_is_tried_again(starts, capsys):
     module._start({})
     assert starts == [None]
     assert "busy" in "".join(capsys.readouterr())
+
+
+def test_what_a_failed_start_has_started_is_ended_before_the_next(monkeypatch):
+    """Each leaves a head's processes behind, and four heads keep a machine busier than one."""
+    left = []
+
+    def init(**_):
+        assert all(process.poll() is not None for process in left)
+        left.append(subprocess.Popen(["sleep", "600"]))
+        if len(left) < 3:
+            raise Exception(BUSY)
+
+    monkeypatch.setattr(module.ray, "init", init)
+    try:
+        module._start({})
+        assert [process.poll() for process in left] == [-9, -9, None]
+    finally:
+        left[-1].kill()
+        left[-1].wait()
 
 
 def test_three_are_told_in_one_line(starts):
