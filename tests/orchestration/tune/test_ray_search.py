@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from pathlib import Path
 
 import pytest
 
 from datalake import Lake
+from datalake.errors import InUseError
+from datalake.maintenance.retire import retire_version
 from generator import parse_spec
 from orchestration.corpus.add import add_corpus
 from orchestration.errors import InvalidRequestError
+from orchestration.runs.view import view_run
 from orchestration.tune.proxy import Progress
 from orchestration.tune.ray_search import ray_search
 from orchestration.tune.runner import run_tune
 from orchestration.tune.settings import parse_settings
 from orchestration.tune.space import Dimension
+from tests.ray_fixtures import inline_toml
 
 SPACE = {"temperature": Dimension(low=0.0, high=1.0)}
 
@@ -102,6 +107,58 @@ def test_a_tuning_with_real_proxies_ends_and_is_found_again(ray_cluster, tmp_pat
         runs = {run: lake.runs.get(run).state["attempts"] for run in lake.runs.list()}
         assert run_tune(lake, "rules", "text", settings) == result
         assert {run: lake.runs.get(run).state["attempts"] for run in lake.runs.list()} == runs
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(1500)
+def test_a_tuning_hears_runs_stop_goes_on_and_is_taken_over_from_the_dead(ray_cluster, morphogen, tmp_path):
+    lake = Lake.open(str(tmp_path / "lake"))
+    lake.params.put("rules", parse_spec(EASY).model_dump(mode="json"))
+    add_corpus(lake, "text", [LIBRARY / "json", LIBRARY / "email"], patterns=("*.py",), seq_len=128)
+    (tmp_path / "tune.toml").write_text(inline_toml(TOY))
+    arguments = ("tune", "rules@1", "--target", "text", "--settings", "tune.toml", "--lake", lake.uri, "--json")
+
+    def start():
+        return morphogen.start(*arguments, RAY_ADDRESS=ray_cluster.address)
+
+    def wait_until(condition, process):
+        deadline = time.monotonic() + 300
+        while not condition():
+            assert process.poll() is None, process.communicate()
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+
+    def trial_begun():
+        return any(lake.runs.get(run).state.get("parent") == name() for run in lake.runs.names())
+
+    def name():
+        return next((run for run in lake.runs.names() if run.startswith("tune-")), None)
+
+    first = start()
+    wait_until(lambda: name() and trial_begun(), first)
+    assert lake.runs.get(name()).state["reads"] == {"params": ["rules@1"], "datasets": ["text@1", "text-heldout@1"]}
+    assert lake.runs.heartbeat(name()).beat >= 1
+    with pytest.raises(InUseError, match=name()):
+        retire_version(lake, "datasets", "text-heldout@1")
+    assert morphogen.run("runs", "stop", name(), "-m", "lunch", "--lake", lake.uri).returncode == 0
+    _, err = first.communicate(timeout=300)
+    assert first.returncode == 3, err
+    assert "lunch" in err.splitlines()[-1]
+    assert "Traceback" not in err
+    assert view_run(lake, name())["state"] == "stopped"
+    assert not [run for run in lake.runs.names() if view_run(lake, run)["state"] in ("running", "lost")]
+
+    second = start()
+    wait_until(lambda: lake.runs.get(name()).state["attempts"] == 2 and trial_begun(), second)
+    third = start()
+    wait_until(lambda: lake.runs.get(name()).state["holder"]["pid"] == second.pid, third)
+    second.kill()
+    second.communicate()
+    out, err = third.communicate(timeout=900)
+    assert third.returncode == 0, err
+    state = lake.runs.get(name()).state
+    assert (state["status"], state["attempts"]) == ("finished", 3)
+    assert len(json.loads(out)["trials"]) == TOY["trials"]
 
 
 @pytest.mark.parametrize(
