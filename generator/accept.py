@@ -29,7 +29,7 @@ Simulate = Callable[[np.ndarray, np.ndarray], Simulated]
 
 @dataclass(frozen=True)
 class Candidates:
-    """Scored sequences: tokens uint16 [N, seq_len], the rest [N]."""
+    """Scored sequences: tokens uint16 or uint32 [N, seq_len], the rest [N]."""
 
     tokens: np.ndarray
     attempts: np.ndarray
@@ -193,7 +193,7 @@ def refuse_impossible(spec: BaseSpec) -> None:
 def empty(spec: BaseSpec, count: int) -> Candidates:
     """Room for `count` accepted candidates."""
     return Candidates(
-        np.empty((count, spec.seq_len), np.uint16),
+        np.empty((count, spec.seq_len), spec.token_dtype),
         np.empty(count, np.int64),
         np.empty(count),
         np.empty(count),

@@ -68,8 +68,8 @@ def generate_batch(
 ) -> pa.Table:
     """Sequences first .. first + count as a table, equal whatever the batch, backend or thread count.
 
-    Columns, none null: sequence_id int64; tokens fixed_size_binary(2 * seq_len) of little-endian uint16; attempt int32
-    (redraws before the accepted one); score, score_normalized float64. Raises RangeError on a bad seed or range,
+    Columns, none null: sequence_id int64; tokens fixed_size_binary of seq_len little-endian `spec.token_dtype`; attempt
+    int32 (redraws before the accepted one); score, score_normalized float64. Raises RangeError on a bad seed or range,
     BackendError on a bad backend, BandError when the band is hardly met.
     """
     if not 0 <= seed < 1 << 63:
@@ -103,10 +103,10 @@ def generate_batch(
 
 
 def generate_rows(spec: GenerationSpec, seed: int, ids_N: np.ndarray, *, backend: str = "auto") -> np.ndarray:
-    """Tokens of sequences ``ids_N`` (int64 [N], any order, repeats allowed), uint16 [N, seq_len], on one thread.
+    """Tokens of sequences ``ids_N`` (int64 [N], any order, repeats allowed), [N, seq_len], on one thread.
 
-    They are those of `generate_batch`. Raises RangeError on a bad seed or id, BackendError on a bad backend, BandError
-    when the band is hardly met.
+    They are those of `generate_batch`, as `spec.token_dtype`. Raises RangeError on a bad seed or id, BackendError on a
+    bad backend, BandError when the band is hardly met.
     """
     if not 0 <= seed < 1 << 63:
         raise RangeError(f"seed: {seed} is out of range; allowed is 0 to 2**63 - 1; choose another")
@@ -114,7 +114,7 @@ def generate_rows(spec: GenerationSpec, seed: int, ids_N: np.ndarray, *, backend
     if ids_N.ndim != 1 or not np.issubdtype(ids_N.dtype, np.integer):
         raise RangeError(f"ids: {ids_N.dtype} {list(ids_N.shape)}; allowed is one row of integers; give int64 [N]")
     if not len(ids_N):
-        return np.empty((0, spec.seq_len), dtype=np.uint16)
+        return np.empty((0, spec.seq_len), dtype=spec.token_dtype)
     if ids_N.min() < 0:
         raise RangeError(f"ids: {int(ids_N.min())} is negative; allowed are 0 to 2**63 - 1; change the ids")
     name = choose_backend(backend)
@@ -129,7 +129,7 @@ def _table(spec: BaseSpec, first: int, parts: list[Candidates]) -> pa.Table:
     schema = pa.schema(
         [
             pa.field("sequence_id", pa.int64(), nullable=False),
-            pa.field("tokens", pa.binary(2 * spec.seq_len), nullable=False),
+            pa.field("tokens", pa.binary(spec.token_dtype.itemsize * spec.seq_len), nullable=False),
             pa.field("attempt", pa.int32(), nullable=False),
             pa.field("score", pa.float64(), nullable=False),
             pa.field("score_normalized", pa.float64(), nullable=False),
@@ -137,7 +137,7 @@ def _table(spec: BaseSpec, first: int, parts: list[Candidates]) -> pa.Table:
     )
     if not parts:
         return schema.empty_table()
-    tokens = np.ascontiguousarray(np.concatenate([p.tokens for p in parts]), dtype="<u2")
+    tokens = np.ascontiguousarray(np.concatenate([p.tokens for p in parts]), dtype=spec.token_dtype)
     attempts = np.concatenate([p.attempts for p in parts]).astype(np.int32)
     width = schema.field("tokens").type
     binary = pa.FixedSizeBinaryArray.from_buffers(width, len(tokens), [None, pa.py_buffer(tokens)])

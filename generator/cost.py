@@ -67,7 +67,7 @@ def _grid_cost(spec: GridSpec, kept: int, scoring: int) -> Cost:
 
 def output_bytes(spec: BaseSpec) -> int:
     """Bytes of what every backend returns for one candidate: tokens, scored content, and its compressed copy."""
-    return 2 * spec.seq_len + 12 * spec.score_tokens
+    return spec.token_dtype.itemsize * spec.seq_len + 12 * spec.score_tokens
 
 
 def slice_size(spec: BaseSpec) -> int:
@@ -87,5 +87,5 @@ def least_check_cost(spec: BaseSpec, enough: int) -> Cost:
     cost = candidate_cost(spec)
     count = enough * spec.rule_group
     yardstick = IID_SAMPLES * _OPERATIONS_PER_SCORED_TOKEN * spec.score_tokens
-    held = 4 * spec.rule_group * (2 * spec.seq_len + 32) if spec.rule_group > 1 else 0
+    held = 4 * spec.rule_group * (spec.token_dtype.itemsize * spec.seq_len + 32) if spec.rule_group > 1 else 0
     return Cost(count * cost.updates, count * cost.operations + yardstick, max(cost.bytes, SLICE_BYTES) + held)

@@ -13,7 +13,9 @@ from typing import Any, Literal, Self
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-MAX_TOKENS = 1 << 16
+MAX_TOKENS = 1 << 31  # scored content is int32
+NARROW_TOKENS = 1 << 16  # token ids of a vocabulary up to this size fit 16 bits
+LARGE_VOCABULARY = 1 << 18  # from here on a user is told what such a vocabulary costs
 MAX_CELLS = 1 << 16
 SCORE_FRAMES = 10
 _NUMBERS = (int, float, int | None, float | None, tuple[int, ...])
@@ -56,8 +58,8 @@ class Band(FrozenModel):
 class Simulated:
     """What a family makes of N (id, attempt) addresses.
 
-    tokens uint16 [N, seq_len]; content int32 [N, score_tokens], on which the scores are taken; judged, where the band
-    judges something else than the scored content, int32 [N, anything].
+    tokens `BaseSpec.token_dtype` [N, seq_len]; content int32 [N, score_tokens], on which the scores are taken;
+    judged, where the band judges something else than the scored content, int32 [N, anything].
     """
 
     tokens: np.ndarray
@@ -74,8 +76,26 @@ class BaseSpec(FrozenModel):
 
     @property
     def vocab_size(self) -> int:
-        """Number of token ids, delimiters included; at most 65,536 so that a token fits uint16."""
+        """Number of token ids, delimiters included; at most 2**31."""
         raise NotImplementedError
+
+    @property
+    def token_dtype(self) -> np.dtype:
+        """Little-endian uint16, or uint32 where the vocabulary needs it."""
+        return np.dtype("<u2" if self.vocab_size <= NARROW_TOKENS else "<u4")
+
+    @property
+    def advice(self) -> str | None:
+        """What to consider before such sequences are made and trained on; None where nothing is unusual."""
+        if self.vocab_size < LARGE_VOCABULARY:
+            return None
+        seen = self.seq_len / self.vocab_size
+        return (
+            f"vocabulary of {self.vocab_size:,} tokens: a model has a row for each in its embedding and its head (at "
+            f"width 512 {self.vocab_size * 512 * 4 / 2**30:,.1f} GiB each, and two to three times that in training), "
+            f"and a sequence of {self.seq_len:,} tokens shows at most {min(1.0, seen):.1%} of them; fewer `colors` or "
+            "a smaller `patch` keep it under 262,144"
+        )
 
     @property
     def alphabet(self) -> int:

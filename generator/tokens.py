@@ -26,9 +26,10 @@ def encode_frames(spec: GridSpec, frames: np.ndarray) -> np.ndarray:
 
 
 def frames_to_tokens(spec: GridSpec, frames_NF: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Tokens uint16 [N, seq_len] and scored content int32 [N, score_tokens] of frames uint8 [N, F, *grid]."""
+    """Tokens `spec.token_dtype` [N, seq_len] and scored content int32 [N, score_tokens] of frames uint8
+    [N, F, *grid]."""
     patches_NFP = encode_frames(spec, frames_NF)
-    framed = np.empty((*patches_NFP.shape[:2], spec.frame_tokens), dtype=np.uint16)
+    framed = np.empty((*patches_NFP.shape[:2], spec.frame_tokens), dtype=spec.token_dtype)
     framed[..., 0] = spec.alphabet
     framed[..., 1:-1] = patches_NFP
     framed[..., -1] = spec.alphabet + 1

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from datalake import DatasetReader, Manifest, Plan, PlannedDataset, Repairer, Store
+from datalake.shards.tokens import widest
 from trainer.errors import PlanMismatchError, PlannedDataError
 
 PREFETCH_BATCHES = 4
@@ -25,7 +26,8 @@ PREFETCH_BATCHES = 4
 
 @dataclass(frozen=True)
 class Batch:
-    """One rank's share of one step: ``rows`` int64 [B, 2] = (source, row), ``tokens`` uint16 or int64 [B, T]."""
+    """One rank's share of one step: ``rows`` int64 [B, 2] = (source, row), ``tokens`` uint16, uint32 or int64
+    [B, T]."""
 
     step: int
     rows: np.ndarray
@@ -119,7 +121,8 @@ def _difference(expected_B2: np.ndarray, found_B2: np.ndarray) -> str:
 def read_batch(plan: Plan, step: int, world: int, rank: int, readers: Sequence[DatasetReader]) -> Batch:
     """Fetch one rank's rows of one step."""
     rows_B2 = plan.rank_rows(step, world, rank)
-    tokens_BT = np.empty((len(rows_B2), readers[0].manifest.seq_len), dtype=np.uint16)
+    dtype = widest(reader.dtype for reader in readers)
+    tokens_BT = np.empty((len(rows_B2), readers[0].manifest.seq_len), dtype=dtype)
     for source, reader in enumerate(readers):
         mine_B = rows_B2[:, 0] == source
         if mine_B.any():

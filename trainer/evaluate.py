@@ -125,7 +125,7 @@ def by_frame(losses_T: np.ndarray, frame: int) -> list[float]:
 def score(
     model: Llama, tokens_BT: np.ndarray, precision: Precision, device: torch.device
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Loss float64 [B, T-1] and correctness bool [B, T-1] of each next token, of tokens uint16 or int64 [B, T]."""
+    """Loss float64 [B, T-1] and correctness bool [B, T-1] of each next token, of unsigned or int64 tokens [B, T]."""
     tokens = torch.from_numpy(tokens_BT.astype(np.int64)).to(device)
     training = model.training
     model.eval()

@@ -14,6 +14,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor, nn
 
+from datalake.shards.tokens import MAX_VOCABULARY
 from trainer.config import ModelShape
 from trainer.errors import CheckpointError
 from trainer.model import Llama
@@ -104,7 +105,7 @@ class _Sizes(BaseModel):
 
     model_config = ConfigDict(strict=True, allow_inf_nan=False)
 
-    vocab_size: int = Field(ge=2, le=1 << 24)
+    vocab_size: int = Field(ge=2, le=MAX_VOCABULARY)
     hidden_size: int = Field(ge=2, le=1 << 17)
     intermediate_size: int = Field(ge=1, le=1 << 20)
     num_hidden_layers: int = Field(ge=1, le=1024)

@@ -5,8 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
+
 from datalake import Lake, Manifest, ModelVersion, Plan, PlannedDataset, PlanSource, Repairer
 from datalake.names import check_name
+from datalake.shards.tokens import widest
 from trainer.config import TrainConfig
 from trainer.data import TrainDataset
 from trainer.errors import ConfigError
@@ -27,6 +30,11 @@ class Inputs:
     vocab_size: int
     source: ModelVersion | None
     init: ModelVersion | None = None
+
+    @property
+    def token_dtype(self) -> np.dtype:
+        """What holds a token of any training dataset."""
+        return widest(dataset.manifest.token_dtype for dataset in self.train)
 
     @property
     def sources(self) -> tuple[ModelVersion, ...]:

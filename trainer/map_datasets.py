@@ -57,6 +57,10 @@ class RowDataset(Dataset[Sample]):
         if loss_mask != "none" and (frame is None or labels is None):
             why = "these sequences show no frames" if frame is None else "a mask shows in labels alone"
             raise ConfigError(f"loss_mask = {loss_mask!r}: {why}; leave it out, or set labels")
+        if dtype == torch.uint16 and self.vocab_size > 1 << 16:
+            raise ConfigError(
+                f"dtype = {dtype}: a vocabulary of {self.vocab_size:,} tokens does not fit; use int32 or int64"
+            )
         self._rows = rows
         self._dtype = dtype
         self._labels = labels

@@ -6,6 +6,7 @@ from typing import Self
 
 from pydantic import Field, model_validator
 
+from datalake.shards.tokens import MAX_VOCABULARY
 from trainer.config_model import ConfigModel
 
 
@@ -26,7 +27,7 @@ class ModelConfig(ConfigModel):
     heads: int | None = Field(default=None, ge=1)
     kv_heads: int | None = Field(default=None, ge=1)
     ffn: int | None = Field(default=None, ge=1)
-    vocab_size: int | None = Field(default=None, ge=2, le=65_536)
+    vocab_size: int | None = Field(default=None, ge=2, le=MAX_VOCABULARY)
     tied: bool = False
     rope_theta: float = Field(default=10_000.0, gt=0)
     norm_eps: float = Field(default=1e-5, gt=0)

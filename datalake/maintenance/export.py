@@ -33,8 +33,9 @@ def export_dataset(
     """Write a dataset into ``folder``, which must be new or empty. Every shard is verified on the way.
 
     ``parquet``: the shards as they are, ``00000.parquet`` …; ``jsonl``: ``sequences.jsonl``, one row a line, tokens as
-    a list; ``bin``: ``tokens.bin``, all tokens in sequence order as little-endian uint16 without a header, which is
-    what ``numpy.memmap(path, dtype="<u2")`` and nanoGPT-style trainers take. ``manifest.json`` lies beside them.
+    a list; ``bin``: ``tokens.bin``, all tokens in sequence order as little-endian uint16 (uint32 where the
+    manifest's ``token_dtype`` is) without a header, which is what ``numpy.memmap(path, dtype="<u2")`` and
+    nanoGPT-style trainers take. ``manifest.json`` lies beside them.
     Files appear under their names when they are whole. Raises LakePathError, MissingShardError or CorruptShardError.
     """
     _make_folder(folder)
@@ -61,7 +62,7 @@ def _jsonl(store: Store, manifest: Manifest, folder: Path, progress: Callable[[i
     with _finished(path) as file:
         for done, (_, table) in enumerate(read_shards(store, manifest.shards), start=1):
             others = table.drop_columns(["tokens"]).to_pylist()
-            for row, tokens in zip(others, tokens_of(table), strict=True):
+            for row, tokens in zip(others, tokens_of(table, manifest.token_dtype), strict=True):
                 file.write(json.dumps({**row, "tokens": tokens.tolist()}, separators=(",", ":")).encode() + b"\n")
             progress(done, len(manifest.shards))
     return [path]

@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -21,18 +21,20 @@ from datalake.errors import ImportRefusedError
 from datalake.lake import Lake
 from datalake.registry.datasets import DatasetVersion
 from datalake.shards.manifest import Manifest
+from datalake.shards.shard_format import token_column
 from datalake.shards.shards import write_shard
 from datalake.shards.source import Source
+from datalake.shards.tokens import MAX_VOCABULARY, NARROW, WIDE, token_dtype
 
 _BATCH = 1024  # rows read at once
-_MAX_VOCABULARY = 65_536
 
 
 @dataclass(frozen=True)
 class ImportOptions:
     """How to read the files.
 
-    ``column`` holds the tokens: lists of integers, or binary little-endian uint16. Without ``seq_len`` every row must
+    ``column`` holds the tokens: lists of integers, or little-endian binary of ``binary_bits`` a token (by default what
+    the footer of an exported shard says, else what ``vocab_size`` needs, else 16). Without ``seq_len`` every row must
     have the same length and stays a row; with it, rows are documents, laid end to end (``end_of_text``, if given, after
     each) and cut into rows of that many tokens, an incomplete last one left out. ``vocab_size`` defaults to the
     largest token plus one. ``token_bytes`` int [vocab_size] gives each token's UTF-8 bytes; without it bits per byte
@@ -41,6 +43,7 @@ class ImportOptions:
     """
 
     column: str = "tokens"
+    binary_bits: Literal[16, 32] | None = None
     seq_len: int | None = None
     end_of_text: int | None = None
     vocab_size: int | None = None
@@ -62,8 +65,10 @@ def import_parquet(
     ``progress`` is told (rows written, rows in all). Raises ImportRefusedError.
     """
     lake.check_writable()
-    seq_len, rows, largest, content = _survey(paths, options)
+    seq_len, rows, largest, contents = _survey(paths, options)
     vocab_size = options.vocab_size or largest + 1
+    dtype = token_dtype(vocab_size)
+    content = contents[dtype]
     if largest >= vocab_size:
         raise ImportRefusedError(
             f"column {options.column!r} has token {largest}, the vocabulary has {vocab_size}: give the vocabulary size "
@@ -85,8 +90,9 @@ def import_parquet(
         spec["token_bytes"] = hashlib.sha256(lengths.astype("<i8").tobytes()).hexdigest()
     source = Source(kind="text", spec=spec, spec_digest=digest_of(spec), shard_sequences=options.shard_sequences)
     shards, again, text_bytes = [], hashlib.sha256(), 0
-    for first, tokens_NT in _blocks(paths, options, options.shard_sequences):
-        again.update(tokens_NT.tobytes())
+    for first, wide_NT in _blocks(paths, options, options.shard_sequences):
+        tokens_NT = wide_NT.astype(dtype)
+        again.update(tokens_NT)
         table, represented = _table(first, tokens_NT, options.token_bytes)
         text_bytes += represented
         shards.append(write_shard(lake.store, source, table, first))
@@ -104,28 +110,32 @@ def import_parquet(
     return lake.datasets.commit(name, manifest, message=message)
 
 
-def _survey(paths: Sequence[Path], options: ImportOptions) -> tuple[int, int, int, str]:
-    """Row length, rows, largest token, and digest of all tokens."""
+def _survey(paths: Sequence[Path], options: ImportOptions) -> tuple[int, int, int, dict[np.dtype, str]]:
+    """Row length, rows, largest token, and digest of all tokens in either width (in the wide one alone if need be)."""
     if not paths:
         raise ImportRefusedError("no files given: name one or more Parquet files")
-    rows, largest, seq_len, content = 0, 0, 0, hashlib.sha256()
+    rows, largest, seq_len = 0, 0, 0
+    # Which width it is follows from the vocabulary, and that perhaps from the last token only.
+    dtypes = (NARROW, WIDE) if options.vocab_size is None else (token_dtype(options.vocab_size),)
+    digests = {dtype: hashlib.sha256() for dtype in dtypes}
     for _, tokens_NT in _blocks(paths, options, _BATCH):
         rows, seq_len = rows + len(tokens_NT), tokens_NT.shape[1]
         largest = max(largest, int(tokens_NT.max()))
-        content.update(tokens_NT.tobytes())
+        for dtype, digest in digests.items():
+            digest.update(tokens_NT.astype(dtype))
     if not rows:
         raise ImportRefusedError(
             f"{paths[0]} … {paths[-1]}: there are no tokens for even one row: give more files or a smaller seq_len"
         )
-    return seq_len, rows, largest, content.hexdigest()
+    return seq_len, rows, largest, {dtype: digest.hexdigest() for dtype, digest in digests.items()}
 
 
 def _table(first: int, tokens_NT: np.ndarray, token_bytes: np.ndarray | None) -> tuple[pa.Table, int]:
     """A shard's table, and the UTF-8 bytes that its tokens 1 … stand for."""
-    count, seq_len = tokens_NT.shape
+    count = len(tokens_NT)
     columns = {
         "sequence_id": pa.array(np.arange(first, first + count, dtype=np.int64)),
-        "tokens": pa.Array.from_buffers(pa.binary(2 * seq_len), count, [None, pa.py_buffer(tokens_NT.tobytes())]),
+        "tokens": token_column(tokens_NT),
     }
     if token_bytes is None:
         return pa.table(columns), 0
@@ -134,11 +144,11 @@ def _table(first: int, tokens_NT: np.ndarray, token_bytes: np.ndarray | None) ->
 
 
 def _blocks(paths: Sequence[Path], options: ImportOptions, size: int) -> Iterator[tuple[int, np.ndarray]]:
-    """(index of the first row, uint16 [up to size, seq_len]), all full but the last."""
-    waiting = np.empty(0, dtype="<u2")
+    """(index of the first row, uint32 [up to size, seq_len]), all full but the last."""
+    waiting = np.empty(0, dtype=WIDE)
     seq_len, first = options.seq_len or 0, 0
     for path in paths:
-        for tokens, lengths in _documents(path, options.column):
+        for tokens, lengths in _documents(path, options):
             if options.seq_len is None:
                 seq_len = seq_len or int(lengths[0])
                 others = lengths[lengths != seq_len]
@@ -158,10 +168,12 @@ def _blocks(paths: Sequence[Path], options: ImportOptions, size: int) -> Iterato
         yield first, waiting[: len(waiting) // seq_len * seq_len].reshape(-1, seq_len)
 
 
-def _documents(path: Path, column: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """(tokens of some rows end to end as uint16, their lengths), batch after batch. Raises ImportRefusedError."""
+def _documents(path: Path, options: ImportOptions) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """(tokens of some rows end to end as uint32, their lengths), batch after batch. Raises ImportRefusedError."""
+    column = options.column
     try:
         with pq.ParquetFile(path) as file:
+            binary = _binary_dtype(file, options)
             if column not in file.schema_arrow.names:
                 raise ImportRefusedError(
                     f"{path} has no column {column!r}: it has {', '.join(file.schema_arrow.names)}; name the one that "
@@ -169,16 +181,24 @@ def _documents(path: Path, column: str) -> Iterator[tuple[np.ndarray, np.ndarray
                 )
             for batch in file.iter_batches(batch_size=_BATCH, columns=[column]):
                 if batch.num_rows:
-                    yield _flattened(path, column, batch.column(0))
+                    yield _flattened(path, column, batch.column(0), binary)
     except (pa.ArrowException, OSError) as error:
         raise ImportRefusedError(f"{path}: cannot be read as Parquet ({' '.join(str(error).split())})") from error
 
 
-def _flattened(path: Path, column: str, rows: pa.Array) -> tuple[np.ndarray, np.ndarray]:
+def _binary_dtype(file: pq.ParquetFile, options: ImportOptions) -> np.dtype:
+    """What a binary column of the file holds a token as."""
+    if options.binary_bits is not None:
+        return WIDE if options.binary_bits == 32 else NARROW
+    said = (file.metadata.metadata or {}).get(b"morphogen.token_bits")
+    return WIDE if said == b"32" else NARROW if said is not None else token_dtype(options.vocab_size or 1)
+
+
+def _flattened(path: Path, column: str, rows: pa.Array, binary: np.dtype) -> tuple[np.ndarray, np.ndarray]:
     def refuse(problem: str) -> ImportRefusedError:
         return ImportRefusedError(
-            f"{path}: column {column!r} {problem}: give lists of integers from 0 to {_MAX_VOCABULARY - 1}, or "
-            f"little-endian uint16 as binary"
+            f"{path}: column {column!r} {problem}: give lists of integers from 0 to {MAX_VOCABULARY - 1}, or "
+            f"little-endian uint16 or uint32 as binary (binary_bits says which; read as {8 * binary.itemsize} bits)"
         )
 
     if rows.null_count:
@@ -187,9 +207,12 @@ def _flattened(path: Path, column: str, rows: pa.Array) -> tuple[np.ndarray, np.
     if pa.types.is_fixed_size_binary(kind) or pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
         pieces = rows.to_pylist()
         sizes = np.array([len(piece) for piece in pieces], dtype=np.int64)
-        if np.any(sizes % 2):
-            raise refuse(f"has a row of {int(sizes[sizes % 2 == 1][0])} bytes")
-        return np.frombuffer(b"".join(pieces), dtype="<u2"), sizes // 2
+        if np.any(uneven := sizes % binary.itemsize != 0):
+            raise refuse(f"has a row of {int(sizes[uneven][0])} bytes")
+        tokens = np.frombuffer(b"".join(pieces), dtype=binary)
+        if len(tokens) and int(tokens.max()) >= MAX_VOCABULARY:
+            raise refuse(f"has values up to {tokens.max()}")
+        return tokens.astype(WIDE), sizes // binary.itemsize
     lists = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
     if not lists or not pa.types.is_integer(kind.value_type):
         raise refuse(f"is {kind}")
@@ -197,8 +220,8 @@ def _flattened(path: Path, column: str, rows: pa.Array) -> tuple[np.ndarray, np.
     if values.null_count:
         raise refuse("has nulls within a row")
     numbers = values.to_numpy(zero_copy_only=False)
-    if len(numbers) and not 0 <= int(numbers.min()) <= int(numbers.max()) < _MAX_VOCABULARY:
+    if len(numbers) and not 0 <= int(numbers.min()) <= int(numbers.max()) < MAX_VOCABULARY:
         raise refuse(f"has values from {numbers.min()} to {numbers.max()}")
     if pa.types.is_fixed_size_list(kind):
-        return numbers.astype("<u2"), np.full(len(rows), kind.list_size, dtype=np.int64)
-    return numbers.astype("<u2"), rows.value_lengths().to_numpy(zero_copy_only=False).astype(np.int64)
+        return numbers.astype(WIDE), np.full(len(rows), kind.list_size, dtype=np.int64)
+    return numbers.astype(WIDE), rows.value_lengths().to_numpy(zero_copy_only=False).astype(np.int64)

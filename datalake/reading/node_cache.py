@@ -27,6 +27,7 @@ import numpy as np
 from datalake.errors import LakePathError
 from datalake.events import log_event
 from datalake.shards.shards import ShardRef
+from datalake.shards.tokens import NARROW
 from datalake.store.addresses import expanded
 from datalake.store.interface import Store
 
@@ -130,31 +131,35 @@ class NodeCache:
         """Whether rows that are fetched are kept on disk. If not, what ``rows`` returns takes memory."""
         return self._state in ("new", "open")
 
-    def rows(self, ref: ShardRef, seq_len: int, fetch: Callable[[], np.ndarray]) -> np.ndarray:
-        """The shard's tokens, uint16 [rows, seq_len], read-only; ``fetch`` gives them if this node does not have them.
+    def rows(
+        self, ref: ShardRef, seq_len: int, fetch: Callable[[], np.ndarray], dtype: np.dtype = NARROW
+    ) -> np.ndarray:
+        """The shard's tokens, ``dtype`` [rows, seq_len], read-only; ``fetch`` gives them if this node has none.
 
         Raises what ``fetch`` raises.
         """
         rows, fetching = None, False
-        path = self.folder / f"{ref.sha256}.u16"
+        path = self.folder / f"{ref.sha256}.u{8 * dtype.itemsize}"
         try:
             if self._state == "new":
                 self._begin()
             if self._state != "off":
-                mapped = self._open(path, ref.rows, seq_len)
+                mapped = self._open(path, ref.rows, seq_len, dtype)
                 if mapped is not None:
                     return mapped
             if self._state == "open":
                 with self._locked(ref.sha256[:3]):
-                    mapped = self._open(path, ref.rows, seq_len)  # another may have filled it while this one waited
+                    mapped = self._open(
+                        path, ref.rows, seq_len, dtype
+                    )  # another may have filled it while this one waited
                     if mapped is not None:
                         return mapped
                     fetching = True
                     rows = fetch()
                     fetching = False
-                    self._fill(path, rows)
+                    self._fill(path, rows, dtype)
                     self._make_room(keep=path)
-                mapped = self._open(path, ref.rows, seq_len)
+                mapped = self._open(path, ref.rows, seq_len, dtype)
                 return rows if mapped is None else mapped
         except OSError as error:
             if fetching:  # none of the cache's
@@ -186,14 +191,15 @@ class NodeCache:
         """Size of all files in the cache."""
         return sum(size for _, size, _ in self._files())
 
-    def _open(self, path: Path, rows: int, seq_len: int) -> np.ndarray | None:
+    def _open(self, path: Path, rows: int, seq_len: int, dtype: np.dtype) -> np.ndarray | None:
         """The mapped rows, None if the file is absent or not what it should be (then it is removed)."""
         try:
             with path.open("r+b") as file:
-                if os.fstat(file.fileno()).st_size == rows * seq_len * 2 + _TRAILER.size and self._trusted(file, rows):
+                size = rows * seq_len * dtype.itemsize + _TRAILER.size
+                if os.fstat(file.fileno()).st_size == size and self._trusted(file, rows):
                     os.utime(file.fileno())  # the least recently opened is the first to go
                     # As a plain array: every slice of a memmap would pay for its being one.
-                    return np.asarray(np.memmap(file, dtype="<u2", mode="r", shape=(rows, seq_len)))
+                    return np.asarray(np.memmap(file, dtype=dtype, mode="r", shape=(rows, seq_len)))
         except FileNotFoundError:
             return None
         path.unlink(missing_ok=True)
@@ -218,8 +224,8 @@ class NodeCache:
         file.flush()
         return True
 
-    def _fill(self, path: Path, rows: np.ndarray) -> None:
-        data = np.ascontiguousarray(rows, dtype="<u2")
+    def _fill(self, path: Path, rows: np.ndarray, dtype: np.dtype) -> None:
+        data = np.ascontiguousarray(rows, dtype=dtype)
         part = path.with_suffix(".part")
         try:
             with part.open("wb") as file:
@@ -247,7 +253,7 @@ class NodeCache:
         """(time last opened in ns, size, path) of every file but the locks."""
         with os.scandir(self.folder) as entries:
             for entry in entries:
-                if entry.name.endswith((".u16", ".part")):
+                if entry.name.endswith((".u16", ".u32", ".part")):
                     try:
                         found = entry.stat()
                     except FileNotFoundError:  # another process made room

@@ -60,14 +60,19 @@ class DatasetReader:
     def __len__(self) -> int:
         return self.manifest.sequences
 
+    @property
+    def dtype(self) -> np.dtype:
+        """What a token is read as."""
+        return self.manifest.token_dtype
+
     def rows(self, indices: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
-        """Tokens of rows ``indices`` (int64 [N], any order, repeats allowed): uint16 [N, seq_len].
+        """Tokens of rows ``indices`` (int64 [N], any order, repeats allowed): ``dtype`` [N, seq_len].
 
         ``out``, if given, is filled and returned: [N, seq_len] of any integer type that holds a token.
         Raises MissingShardError or CorruptShardError naming the shard.
         """
         if out is None:
-            out = np.empty((len(indices), self.manifest.seq_len), dtype=np.uint16)
+            out = np.empty((len(indices), self.manifest.seq_len), dtype=self.manifest.token_dtype)
         return self._gather(indices, self._tokens, lambda tokens: tokens, out)
 
     def column(self, name: str, indices: np.ndarray) -> np.ndarray:
@@ -149,11 +154,12 @@ class DatasetReader:
             return decode_shard(self.repair(self.store, self.manifest.source, ref, error))
 
     def _load_tokens(self, shard: int) -> np.ndarray:
-        """uint16 [rows, seq_len], read-only."""
+        """The manifest's ``token_dtype`` [rows, seq_len], read-only."""
+        dtype = self.manifest.token_dtype
         if self.node_cache is None:
-            return tokens_of(self._tables.get(shard))
+            return tokens_of(self._tables.get(shard), dtype)
         ref = self.manifest.shards[shard]
-        rows = self.node_cache.rows(ref, self.manifest.seq_len, lambda: tokens_of(self._load(shard)))
+        rows = self.node_cache.rows(ref, self.manifest.seq_len, lambda: tokens_of(self._load(shard), dtype), dtype)
         if not self.node_cache.fills:  # rows that are not mapped take memory: keep as few as without a cache
             self._tokens.capacity = self.cache_shards
         return rows

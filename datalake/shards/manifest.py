@@ -12,6 +12,7 @@ from functools import cached_property
 from itertools import islice
 from typing import Literal
 
+import numpy as np
 from pyarrow import Table
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -21,6 +22,7 @@ from datalake.shards.planned import PlannedDataset
 from datalake.shards.shard_format import token_bytes
 from datalake.shards.shards import ShardRef, read_shard
 from datalake.shards.source import Source
+from datalake.shards.tokens import MAX_VOCABULARY, token_dtype
 from datalake.store.interface import Store, ensure_content
 
 Progress = Callable[[int, int], None]  # (shards done, shards in all)
@@ -40,7 +42,7 @@ class Manifest(BaseModel):
     kind: Literal["synthetic", "text"]
     source: Source
     seq_len: int = Field(ge=1)
-    vocab_size: int = Field(ge=1, le=65_536)
+    vocab_size: int = Field(ge=1, le=MAX_VOCABULARY)
     sequences: int = Field(ge=1)
     tokens: int = Field(ge=1)
     text_bytes: int | None = None
@@ -112,6 +114,11 @@ class Manifest(BaseModel):
             source=self.source, sequences=self.sequences, seq_len=self.seq_len, vocab_size=self.vocab_size
         )
         return planned.identity
+
+    @property
+    def token_dtype(self) -> np.dtype:
+        """What the shards hold a token as."""
+        return token_dtype(self.vocab_size)
 
     @property
     def key(self) -> str:

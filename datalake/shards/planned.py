@@ -5,10 +5,12 @@ from __future__ import annotations
 from functools import cached_property
 from typing import Literal
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from datalake.canonical import digest_of
 from datalake.shards.source import Source
+from datalake.shards.tokens import MAX_VOCABULARY, token_dtype
 
 
 class PlannedDataset(BaseModel):
@@ -19,7 +21,7 @@ class PlannedDataset(BaseModel):
     source: Source
     sequences: int = Field(ge=1)
     seq_len: int = Field(ge=1)
-    vocab_size: int = Field(ge=1, le=65_536)
+    vocab_size: int = Field(ge=1, le=MAX_VOCABULARY)
 
     @field_validator("source")
     @classmethod
@@ -32,6 +34,11 @@ class PlannedDataset(BaseModel):
     def kind(self) -> Literal["synthetic", "text"]:
         """As a manifest has it."""
         return self.source.kind
+
+    @property
+    def token_dtype(self) -> np.dtype:
+        """What the shards will hold a token as."""
+        return token_dtype(self.vocab_size)
 
     @cached_property
     def identity(self) -> str:

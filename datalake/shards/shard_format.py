@@ -1,7 +1,8 @@
 """Shard bytes: a table to deterministic Parquet and back, self-describing through footer key-values.
 
-Tokens are a fixed-size binary column of little-endian uint16, plain and uncompressed, so that reading is a copy
-(Parquet would store uint16 values as INT32). Neither time nor nonce goes in: the same rows give the same bytes.
+Tokens are a fixed-size binary column of little-endian uint16, or uint32 where the vocabulary needs it, plain and
+uncompressed, so that reading is a copy (Parquet would store uint16 values as INT32). Neither time nor nonce goes in:
+the same rows give the same bytes.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from datalake.canonical import canonical_json
 from datalake.errors import ShardConflictError
 from datalake.shards.source import Source
 
-_ROW_GROUP = 1024  # rows; 2 MiB of tokens at 1,024 a sequence: small enough for a reader to take a part
+_ROW_GROUP = 1024  # rows; 2 MiB of 16-bit tokens at 1,024 a sequence: small enough for a reader to take a part
 _PREFIX = b"morphogen."
 
 
@@ -83,6 +84,8 @@ def footer_of(source: Source, first: int, table: pa.Table) -> dict[bytes, bytes]
         "rows": table.num_rows,
         "rows_sha256": rows_digest(table),
     }
+    if _token_bytes(source, table) == 4:  # said only where it is not as it always was: those shards keep their bytes
+        values["token_bits"] = 32
     return {_PREFIX + name.encode(): str(value).encode() for name, value in values.items()}
 
 
@@ -101,10 +104,23 @@ def rows_digest(table: pa.Table) -> str:
     return digest.hexdigest()
 
 
-def tokens_of(table: pa.Table) -> np.ndarray:
-    """The token column as uint16 [rows, seq_len], without a copy; read-only."""
+def tokens_of(table: pa.Table, dtype: np.dtype) -> np.ndarray:
+    """The token column as ``dtype`` (``token_dtype`` of the vocabulary) [rows, seq_len], without a copy; read-only."""
     raw = _value_bytes(table.column("tokens"))
-    return np.frombuffer(raw, dtype="<u2").reshape(table.num_rows, -1)
+    return np.frombuffer(raw, dtype=dtype).reshape(table.num_rows, -1)
+
+
+def _token_bytes(source: Source, table: pa.Table) -> int | None:
+    """Bytes of one token, by the row length that the source's spec names; None if it names none."""
+    seq_len = source.spec.get("seq_len")
+    return table.schema.field("tokens").type.byte_width // seq_len if isinstance(seq_len, int) and seq_len else None
+
+
+def token_column(tokens_NT: np.ndarray) -> pa.Array:
+    """Tokens [N, seq_len] of a ``token_dtype`` as a shard's column ``tokens``."""
+    data = np.ascontiguousarray(tokens_NT)
+    width = data.dtype.itemsize * data.shape[1]
+    return pa.FixedSizeBinaryArray.from_buffers(pa.binary(width), len(data), [None, pa.py_buffer(data.tobytes())])
 
 
 def token_bytes(table: pa.Table) -> memoryview:

@@ -20,6 +20,7 @@ from datalake.events import log_event
 from datalake.names import check_key
 from datalake.shards.shard_format import check_table, decode_shard, encode_shard, footer_matches
 from datalake.shards.source import Source, shard_key
+from datalake.shards.tokens import token_dtype
 from datalake.store.interface import Store
 from datalake.store.ranges import get_in_parts
 
@@ -38,13 +39,14 @@ class ShardRef:
     sha256: str = Field(pattern="^[0-9a-f]{64}$")
 
 
-def check_shard_size(rows: int, shard_sequences: int, seq_len: int) -> None:
+def check_shard_size(rows: int, shard_sequences: int, seq_len: int, vocab_size: int) -> None:
     """ObjectTooLargeError if shards of a dataset of ``rows`` sequences would be larger than one object may be."""
-    size = 2 * seq_len * min(rows, shard_sequences)
+    row_bytes = token_dtype(vocab_size).itemsize * seq_len
+    size = row_bytes * min(rows, shard_sequences)
     if size > MOST_BYTES:
         raise ObjectTooLargeError(
             f"shard_sequences = {shard_sequences}: shards of {min(rows, shard_sequences)} sequences of {seq_len} "
-            f"tokens have {size} bytes, and an object at most {MOST_BYTES}; give at most {MOST_BYTES // (2 * seq_len)}"
+            f"tokens have {size} bytes, and an object at most {MOST_BYTES}; give at most {MOST_BYTES // row_bytes}"
         )
 
 

@@ -75,7 +75,7 @@ def fill_brackets(
 ) -> Simulated:
     """Draw the words, and let `fill` (interpreted for the reference, compiled otherwise) turn them into tokens."""
     words = philox.words(seed, philox.SYMBOLS, ids_N, attempts_N, 2 * spec.seq_len)
-    tokens = np.empty((len(words), spec.seq_len), np.uint16)
+    tokens = np.empty((len(words), spec.seq_len), spec.token_dtype)
     run = fill if backend == "reference" else compiled(fill)
     run(words, spec.types, spec.depth, spec.open_below, tokens)
     return Simulated(tokens, tokens.astype(np.int32))

@@ -32,13 +32,13 @@ def _build(spec: NcaSpec) -> Any:
 def simulate_tokens(
     spec: NcaSpec, seed: int, ids_N: np.ndarray, attempts_N: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Tokens uint16 [N, seq_len] and scored content int32 [N, score_tokens]; the GIL is released meanwhile."""
+    """Tokens `spec.token_dtype` [N, seq_len] and scored content int32 [N, score_tokens]; the GIL is free meanwhile."""
     # The band has no part in the dynamics: specs that differ in it share a kernel.
     kernel, plan, gumbel = _kernel(spec.model_copy(update={"band": None, "sequences_per_rule": 1}))
     ids = np.ascontiguousarray(ids_N, dtype=np.int64)
     attempts = np.ascontiguousarray(attempts_N, dtype=np.int64)
     groups, tries = (np.ascontiguousarray(a, dtype=np.int64) for a in rule_address(spec, ids, attempts))
-    tokens = np.empty((len(ids), spec.seq_len), np.uint16)
+    tokens = np.empty((len(ids), spec.seq_len), spec.token_dtype)
     scored = np.empty((len(ids), spec.score_tokens), np.int32)
     kernel(np.uint64(seed), ids, attempts, groups, tries, gumbel, allocate(plan), tokens, scored)
     return tokens, scored

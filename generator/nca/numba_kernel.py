@@ -48,7 +48,7 @@ def _fill_words(seed, purpose, number, attempt, first_block, blocks, out_W):
 
 def build_kernel(plan: KernelPlan) -> Callable[..., int]:
     """kernel(seed, ids, attempts, groups, tries, gumbel, scratch, tokens, scored): ids to tries int64 [N], gumbel int32
-    [4096], tokens uint16 [N, seq_len] and scored int32 [N, score_tokens], which it writes. Releases the
+    [4096], tokens uint16 or uint32 [N, seq_len] and scored int32 [N, score_tokens], which it writes. Releases the
     GIL and returns a checksum of the sources it was compiled from."""
     (colors, channels, embed, hidden, wrap, uniform, noisy) = plan.rule
     (table_shift, hidden_shift, identity, color_bits) = plan.integers

@@ -70,6 +70,7 @@ def kernel_constants(spec: NcaSpec) -> dict[str, int]:
         "PATCH_PAD": _power(spec.patches),
         "PATCH_CELLS": spec.patch ** len(spec.grid),
         "ALPHABET": spec.alphabet,
+        "WIDE": int(spec.token_dtype.itemsize == 4),
     }
 
 
@@ -135,8 +136,8 @@ def _prepare(spec: NcaSpec) -> _Prepared:
 
 
 def launch(spec: NcaSpec, seed: int, ids_N: np.ndarray, attempts_N: np.ndarray) -> Any:
-    """Start the one launch for N addresses: a torch tensor int16 (bits of uint16) [N, frames * frame_tokens] on the
-    device. N * frames * frame_tokens stays below 2**31, the reach of the kernel's positions."""
+    """Start the one launch for N addresses: a torch tensor int16 or int32 (the bits of `spec.token_dtype`) [N, frames *
+    frame_tokens] on the device. N * frames * frame_tokens stays below 2**31, the reach of the kernel's positions."""
     return launch_kernel(spec, seed, ids_N, attempts_N)[0]
 
 
@@ -159,7 +160,8 @@ def launch_kernel(spec: NcaSpec, seed: int, ids_N: np.ndarray, attempts_N: np.nd
     count = len(ids_N)
     programs = min(count, ready.programs)
     width = spec.frames * spec.frame_tokens
-    tokens = torch.empty((count, width), dtype=torch.int16, device=ready.device)
+    stored = torch.int32 if ready.constants["WIDE"] else torch.int16
+    tokens = torch.empty((count, width), dtype=stored, device=ready.device)
     rows = ready.constants["NEIGHBORS"] * ready.constants["COLORS"] * ready.constants["HIDDEN_PAD"]
     tables = torch.empty(programs * rows, dtype=torch.int16, device=ready.device)
     kernel = run_sequences[(programs,)](
@@ -173,8 +175,8 @@ def launch_kernel(spec: NcaSpec, seed: int, ids_N: np.ndarray, attempts_N: np.nd
 def simulate_tokens(
     spec: NcaSpec, seed: int, ids_N: np.ndarray, attempts_N: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Tokens uint16 [N, seq_len] and scored content int32 [N, score_tokens]."""
+    """Tokens `spec.token_dtype` [N, seq_len] and scored content int32 [N, score_tokens]."""
     # The band has no part in the dynamics: specs that differ in it share a kernel.
-    whole = launch(spec.model_copy(update={"band": None}), seed, ids_N, attempts_N).cpu().numpy().view(np.uint16)
+    whole = launch(spec.model_copy(update={"band": None}), seed, ids_N, attempts_N).cpu().numpy().view(spec.token_dtype)
     tokens = np.ascontiguousarray(whole[:, : spec.seq_len])
     return tokens, whole[:, _prepare(spec.model_copy(update={"band": None})).content_at].astype(np.int32)

@@ -154,8 +154,10 @@ def run_sequences(
     PATCH_PAD: tl.constexpr,
     PATCH_CELLS: tl.constexpr,
     ALPHABET: tl.constexpr,
+    WIDE: tl.constexpr,
 ):
-    """Sequences program, program + programs, ... of `count`: tokens uint16 [count, FRAMES * (PATCHES + 2)].
+    """Sequences program, program + programs, ... of `count`: tokens int16 (the bits of uint16), or int32 where WIDE,
+    [count, FRAMES * (PATCHES + 2)].
 
     ids (low and high words), attempts, groups and tries: int32 [count]; key0_at: the seed's two words; the positions of
     neighbours int32 [NEIGHBORS, BLOCK] and of patch cells int32 [PATCH_CELLS, PATCH_PAD].
@@ -222,6 +224,8 @@ def run_sequences(
             for back in tl.static_range(PATCH_CELLS):
                 place = tl.load(patch_at + (PATCH_CELLS - 1 - back) * PATCH_PAD + patch)
                 token = token * COLORS + tl.gather(state, place, 0)
-            tl.store(out + 1 + patch, token.to(tl.uint16), mask=patch < PATCHES)
+            if not WIDE:
+                token = token.to(tl.uint16)
+            tl.store(out + 1 + patch, token, mask=patch < PATCHES)
             tl.store(out, ALPHABET)
             tl.store(out + PATCHES + 1, ALPHABET + 1)

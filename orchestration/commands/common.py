@@ -14,7 +14,7 @@ from datalake.store.addresses import expanded, parse_address
 from generator import GenerationSpec, parse_spec
 from generator.presets import list_presets, load_preset
 from orchestration.cluster.submitted import inside_ray_job
-from orchestration.console.output import print_fields
+from orchestration.console.output import print_fields, say
 from orchestration.console.output import print_json as print_json
 from orchestration.console.output import print_table as print_table
 from orchestration.errors import InvalidRequestError
@@ -56,7 +56,10 @@ def _opened(uri: str) -> Lake:
 def spec_from(source: str, lake: str | None = None) -> GenerationSpec:
     """The spec that `source` means: a TOML file, a preset, or (with a lake) a registered NAME, NAME@V or NAME@ALIAS."""
     if source.endswith(".toml") or Path(source).is_file():
-        return parse_spec(read_toml(Path(source)))
+        spec = parse_spec(read_toml(Path(source)))
+        if spec.advice is not None:
+            say(spec.advice, err=True)
+        return spec
     if source in list_presets():
         return load_preset(source)
     if lake is None:

@@ -134,10 +134,10 @@ def head(
 
 
 def _rows(store: Store, manifest: Manifest) -> Iterator[dict[str, Any]]:
-    """The dataset's rows in order, `tokens` as uint16 [seq_len]."""
+    """The dataset's rows in order, `tokens` as the manifest's `token_dtype` [seq_len]."""
     for shard in manifest.shards:
         for row in read_shard(store, shard).to_pylist():
-            yield row | {"tokens": np.frombuffer(row["tokens"], dtype="<u2")}
+            yield row | {"tokens": np.frombuffer(row["tokens"], dtype=manifest.token_dtype)}
 
 
 def _drawing(

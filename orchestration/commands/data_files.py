@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -19,6 +19,13 @@ from orchestration.reports.cards import README, UNKNOWN, check_license, dataset_
 Reference = Annotated[str, typer.Argument(help="DATASET, DATASET@VERSION or DATASET@ALIAS.")]
 
 
+class BinaryBits(StrEnum):
+    """Widths of a token in a binary column."""
+
+    narrow = "16"
+    wide = "32"
+
+
 class ExportFormat(StrEnum):
     """The formats of `data export`."""
 
@@ -27,11 +34,15 @@ class ExportFormat(StrEnum):
     bin = "bin"
 
 
+_BITS: dict[BinaryBits, Literal[16, 32]] = {BinaryBits.narrow: 16, BinaryBits.wide: 32}
+
+
 def export(
     reference: Reference,
     folder: Annotated[Path, typer.Argument(help="A new or empty folder.")],
     format: Annotated[
-        ExportFormat, typer.Option(help="bin: one memory-mappable file of uint16.")
+        ExportFormat,
+        typer.Option(help="bin: one memory-mappable file of uint16 (uint32 for vocabularies over 65,536)."),
     ] = ExportFormat.parquet,
     license: Annotated[
         str, typer.Option(metavar="ID", help="Licence in the card, as the Hub names it: apache-2.0, cc-by-4.0, …")
@@ -54,10 +65,14 @@ def export(
 def import_(
     name: Annotated[str, typer.Argument(help="Name of the dataset.")],
     files: Annotated[list[Path], typer.Argument(help="Parquet files, in order.")],
-    column: Annotated[str, typer.Option(help="Holds lists of integers, or binary uint16.")] = "tokens",
+    column: Annotated[str, typer.Option(help="Holds lists of integers, or binary of --binary-bits.")] = "tokens",
     seq_len: Annotated[int | None, typer.Option(min=2, help="Lay rows end to end and cut them to this length.")] = None,
-    end_of_text: Annotated[int | None, typer.Option(min=0, max=65535, help="Token to put after each row.")] = None,
-    vocab_size: Annotated[int | None, typer.Option(min=1, max=65536, help="Default: largest token + 1.")] = None,
+    end_of_text: Annotated[int | None, typer.Option(min=0, max=2**31 - 1, help="Token to put after each row.")] = None,
+    binary_bits: Annotated[
+        BinaryBits | None,
+        typer.Option(help="Bits of a token in a binary column; by default what our exports say, or 16."),
+    ] = None,
+    vocab_size: Annotated[int | None, typer.Option(min=1, max=2**31, help="Default: largest token + 1.")] = None,
     tokenizer: Annotated[
         Path | None, typer.Option(help="What made the tokens: tokenizer.json or *.tiktoken; kept with the dataset.")
     ] = None,
@@ -68,7 +83,13 @@ def import_(
     """Take tokenised Parquet from elsewhere into the lake as a text dataset."""
     from orchestration.corpus.import_tokens import import_tokens
 
-    options = ImportOptions(column=column, seq_len=seq_len, end_of_text=end_of_text, vocab_size=vocab_size)
+    options = ImportOptions(
+        column=column,
+        seq_len=seq_len,
+        end_of_text=end_of_text,
+        vocab_size=vocab_size,
+        binary_bits=_BITS[binary_bits] if binary_bits else None,
+    )
     with stage(f"import {name}", 1) as advance:
         version = import_tokens(
             open_lake(lake),

@@ -129,15 +129,16 @@ def add_corpus(
     too few for that, the last share of each, by position. With ``heldout_paths`` those files are held out, and with a
     fraction of 0 nothing is.
 
-    Columns: sequence_id int64, tokens fixed_size_binary(2·seq_len) little-endian uint16, target_bytes int32 (UTF-8
-    bytes that tokens 1 to seq_len−1 stand for, the divisor of bits per byte).
+    Columns: sequence_id int64, tokens a fixed-size binary of seq_len little-endian uint16 (uint32 where the vocabulary
+    has more than 65,536 tokens), target_bytes int32 (UTF-8 bytes that tokens 1 to seq_len−1 stand for, the divisor of
+    bits per byte).
 
     Adding the same files again returns the same versions. ``mapper`` applies the three costly functions (survey a file,
     tokenise a group of documents, write a shard) and gives results in order; pass one that uses a cluster to do it
     there, with the same bytes. ``progress`` is told (stage, bytes done, bytes in all).
 
     Raises CorpusError (bad argument, nothing to read, too little text for one row, a file that is broken or changes
-    meanwhile) and TokenizerError (unknown or unusable tokenizer, vocabulary over 65,536).
+    meanwhile) and TokenizerError (unknown or unusable tokenizer, vocabulary over 2**31).
     """
     for dataset in (name, f"{name}-heldout"):
         check_name(dataset, "dataset")

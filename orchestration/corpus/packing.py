@@ -10,7 +10,8 @@ from collections.abc import Iterable
 from typing import Literal, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
+
+from orchestration.corpus.tokenizers import Tokens
 
 Packing = Literal["concat", "best-fit"]
 
@@ -19,37 +20,38 @@ _WAITING = 1024
 
 
 class Packer(Protocol):
-    """``add`` takes documents in order and gives the rows that are now full, uint16 [rows, seq_len]; ``finish`` the
+    """``add`` takes documents in order and gives the rows that are now full, [rows, seq_len]; ``finish`` the
     last ones. ``lost`` counts the tokens given that are in no row, final once ``finish`` was called."""
 
     lost: int
 
-    def add(self, documents: Iterable[NDArray[np.uint16]]) -> NDArray[np.uint16]: ...
+    def add(self, documents: Iterable[Tokens]) -> Tokens: ...
 
-    def finish(self) -> NDArray[np.uint16]: ...
+    def finish(self) -> Tokens: ...
 
 
-def packer(packing: Packing, seq_len: int) -> Packer:
-    return Concatenated(seq_len) if packing == "concat" else BestFit(seq_len)
+def packer(packing: Packing, seq_len: int, dtype: np.dtype) -> Packer:
+    return Concatenated(seq_len, dtype) if packing == "concat" else BestFit(seq_len, dtype)
 
 
 class Concatenated:
     """Documents end to end, cut every ``seq_len`` tokens. Only the tokens after the last full row are lost."""
 
-    def __init__(self, seq_len: int) -> None:
+    def __init__(self, seq_len: int, dtype: np.dtype) -> None:
         self.seq_len = seq_len
+        self._dtype = dtype
         self.lost = 0
-        self._rest = np.empty(0, dtype=np.uint16)
+        self._rest = np.empty(0, dtype=dtype)
 
-    def add(self, documents: Iterable[NDArray[np.uint16]]) -> NDArray[np.uint16]:
+    def add(self, documents: Iterable[Tokens]) -> Tokens:
         tokens = np.concatenate([self._rest, *documents])
         full = len(tokens) // self.seq_len * self.seq_len
         self._rest = tokens[full:].copy()
         return tokens[:full].reshape(-1, self.seq_len)
 
-    def finish(self) -> NDArray[np.uint16]:
+    def finish(self) -> Tokens:
         self.lost = len(self._rest)
-        return np.empty((0, self.seq_len), dtype=np.uint16)
+        return np.empty((0, self.seq_len), dtype=self._dtype)
 
 
 class BestFit:
@@ -60,16 +62,17 @@ class BestFit:
     row and its end is lost, so that no row needs padding.
     """
 
-    def __init__(self, seq_len: int) -> None:
+    def __init__(self, seq_len: int, dtype: np.dtype) -> None:
         self.seq_len = seq_len
+        self._dtype = dtype
         self.lost = 0
         self._arrived = 0
         # Sorted by length, then latest first: the longest that fits is the last, and of equals the oldest goes first.
         self._waiting: list[tuple[int, int]] = []
-        self._pieces: dict[int, NDArray[np.uint16]] = {}
+        self._pieces: dict[int, Tokens] = {}
         self._tokens = 0
 
-    def add(self, documents: Iterable[NDArray[np.uint16]]) -> NDArray[np.uint16]:
+    def add(self, documents: Iterable[Tokens]) -> Tokens:
         rows = []
         for document in documents:
             for start in range(0, len(document), self.seq_len):
@@ -78,21 +81,21 @@ class BestFit:
                     rows.append(self._row())
         return self._stack(rows)
 
-    def finish(self) -> NDArray[np.uint16]:
+    def finish(self) -> Tokens:
         rows = []
         while self._tokens >= self.seq_len:
             rows.append(self._row())
         self.lost += self._tokens
         return self._stack(rows)
 
-    def _wait(self, piece: NDArray[np.uint16]) -> None:
+    def _wait(self, piece: Tokens) -> None:
         insort(self._waiting, (len(piece), -self._arrived))
         self._pieces[self._arrived] = piece
         self._arrived += 1
         self._tokens += len(piece)
 
-    def _row(self) -> NDArray[np.uint16]:
-        taken: list[NDArray[np.uint16]] = []
+    def _row(self) -> Tokens:
+        taken: list[Tokens] = []
         space = self.seq_len
         while space and self._waiting:
             fitting = bisect_right(self._waiting, (space, 1))
@@ -103,5 +106,5 @@ class BestFit:
             space -= len(taken[-1])
         return np.concatenate(taken)
 
-    def _stack(self, rows: list[NDArray[np.uint16]]) -> NDArray[np.uint16]:
-        return np.stack(rows) if rows else np.empty((0, self.seq_len), dtype=np.uint16)
+    def _stack(self, rows: list[Tokens]) -> Tokens:
+        return np.stack(rows) if rows else np.empty((0, self.seq_len), dtype=self._dtype)

@@ -9,21 +9,21 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
+from datalake.shards.shard_format import token_column
+from datalake.shards.tokens import token_dtype
 from orchestration.console.foreign import shown
 from orchestration.corpus.documents import Document, Ending, Part, read_parts
 from orchestration.corpus.files import Mapper
 from orchestration.corpus.options import ReadOptions
 from orchestration.corpus.packing import Packing, packer
 from orchestration.corpus.records import PIECE, pieces_of
-from orchestration.corpus.tokenizers import TextTokenizer
+from orchestration.corpus.tokenizers import TextTokenizer, Tokens
 from orchestration.errors import CorpusError, TokenizerError
 
 _GROUP_BYTES = 4 << 20  # documents tokenised together: enough to keep the BPE's threads busy, little enough to hold
 
 NumberedTable = tuple[int, pa.Table]
-Tokens = NDArray[np.uint16]
 
 
 @dataclass(frozen=True)
@@ -84,9 +84,10 @@ class Rows:
     ) -> Iterator[NumberedTable]:
         """(index of the first row, table of ``shard_sequences`` rows), the last table shorter. ``progress`` is told
         bytes of text."""
-        packing = packer(self.packing, self.seq_len)
+        dtype = token_dtype(self.tokenizer.vocab_size)
+        packing = packer(self.packing, self.seq_len, dtype)
         unfinished = _Unfinished(self.seq_len)
-        waiting = np.empty((0, self.seq_len), dtype=np.uint16)
+        waiting = np.empty((0, self.seq_len), dtype=dtype)
         sizes: deque[int] = deque()
         done, everything = 0, sum(document.size for document in self.documents) if progress else 0
         for encoded in mapper(Encoder(self.tokenizer, self.options, self.lossy), self._groups(sizes)):
@@ -116,21 +117,18 @@ class Rows:
                 tokens_NT[:, 1:] != self.tokenizer.end_of_text
             )
             target_bytes_N -= (begins_NT.sum(axis=1) * self.tokenizer.prefix_bytes).astype(np.int32)
-        token_bytes = tokens_NT.astype("<u2", copy=False).tobytes()
+        column = token_column(tokens_NT)
         self.count += len(tokens_NT)
         self.text_bytes += int(target_bytes_N.sum(dtype=np.int64))
-        self.content.update(token_bytes)
-        token_column = pa.Array.from_buffers(
-            pa.binary(2 * self.seq_len), len(tokens_NT), [None, pa.py_buffer(token_bytes)]
-        )
+        self.content.update(column.buffers()[1])
         fields = [
             pa.field("sequence_id", pa.int64(), nullable=False),
-            pa.field("tokens", token_column.type, nullable=False),
+            pa.field("tokens", column.type, nullable=False),
             pa.field("target_bytes", pa.int32(), nullable=False),
         ]
         columns = [
             pa.array(np.arange(first, self.count, dtype=np.int64)),
-            token_column,
+            column,
             pa.array(target_bytes_N),
         ]
         return first, pa.Table.from_arrays(columns, schema=pa.schema(fields))
@@ -169,7 +167,7 @@ class Encoder:
     lossy: bool = False
 
     def __call__(self, group: Sequence[Part]) -> list[tuple[Tokens, Ending]]:
-        end = np.array([self.tokenizer.end_of_text], dtype=np.uint16)
+        end = np.array([self.tokenizer.end_of_text], dtype=token_dtype(self.tokenizer.vocab_size))
         texts = read_parts(group, self.options)
         encoded = self._ids(group, texts) if self.options.ids else self._encode(group, texts)
         return [
@@ -185,7 +183,7 @@ class Encoder:
                     f"tokenizer: {shown(part.place)} record {part.number + 1} holds the token {ids.max()}, the "
                     f"vocabulary has {self.tokenizer.vocab_size}; give the tokenizer that made these ids"
                 )
-        return [ids.astype(np.uint16) for ids in found]
+        return [ids.astype(token_dtype(self.tokenizer.vocab_size)) for ids in found]
 
     def _encode(self, group: Sequence[Part], texts: Sequence[bytes]) -> list[Tokens]:
         """Pieces of at most ``PIECE`` bytes, and not many of them at once: a token in work takes a hundred bytes."""

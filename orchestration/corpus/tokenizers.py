@@ -15,12 +15,16 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
+from datalake.shards.tokens import MAX_VOCABULARY, token_dtype
 from orchestration.corpus.tokenizer_pieces import adds_prefix, is_exact, piece_bytes, without_prefix
 from orchestration.errors import TokenizerError
 
-MAX_VOCABULARY = 65_536  # tokens are stored as uint16
+MAX_TRAINED = 1 << 20  # of a vocabulary that is trained here: the trainer takes memory for all of it at once
 BYTES = 256
 END_OF_TEXT = "<|endoftext|>"
+
+Tokens = NDArray[np.unsignedinteger]
+"""Token ids, of the ``token_dtype`` of their vocabulary."""
 
 
 class TextTokenizer(Protocol):
@@ -37,7 +41,7 @@ class TextTokenizer(Protocol):
     prefix_bytes: int
     exact: bool
 
-    def encode(self, documents: Sequence[bytes], begins: Sequence[bool] | None = None) -> list[NDArray[np.uint16]]:
+    def encode(self, documents: Sequence[bytes], begins: Sequence[bool] | None = None) -> list[Tokens]:
         """Token ids of each UTF-8 document, without the end-of-text token. ``begins`` is false for one that goes on
         where another was cut."""
         ...
@@ -68,7 +72,7 @@ class ByteTokenizer:
         self.token_bytes = np.ones(self.vocab_size, dtype=np.int32)
         self.token_bytes[self.end_of_text] = 0
 
-    def encode(self, documents: Sequence[bytes], begins: Sequence[bool] | None = None) -> list[NDArray[np.uint16]]:
+    def encode(self, documents: Sequence[bytes], begins: Sequence[bool] | None = None) -> list[Tokens]:
         del begins  # a byte is a token wherever it stands
         return [np.frombuffer(document, dtype=np.uint8).astype(np.uint16) for document in documents]
 
@@ -88,7 +92,7 @@ class BpeTokenizer:
     document, by default that of ``<|endoftext|>``. ``special`` says that special tokens spelled in a text are meant, as
     a chat template means them.
 
-    Raises TokenizerError for a tokenizer whose tokens do not spell text, or one with ids over 65,535.
+    Raises TokenizerError for a tokenizer whose tokens do not spell text, or one with ids from 2**31 on.
     """
 
     def __init__(
@@ -103,9 +107,10 @@ class BpeTokenizer:
         self.vocab_size: int = max(vocabulary.values()) + 1  # and not how many there are: given ones have gaps
         if self.vocab_size > MAX_VOCABULARY:
             raise TokenizerError(
-                f"tokenizer: its ids go up to {self.vocab_size - 1}, and tokens are stored in 16 bits, "
+                f"tokenizer: its ids go up to {self.vocab_size - 1}, and tokens are stored in 31 bits, "
                 f"{MAX_VOCABULARY - 1} at most; use one with a smaller vocabulary"
             )
+        self._dtype = token_dtype(self.vocab_size)
         self.name = name or f"bpe:{self.vocab_size}"
         self.end_of_text = vocabulary[END_OF_TEXT] if end_of_text is None else end_of_text
         added = {token: entry.content for token, entry in self._tokenizer.get_added_tokens_decoder().items()}
@@ -143,7 +148,7 @@ class BpeTokenizer:
         """Where the lake keeps the JSON."""
         return tokenizer_key(self.digest)
 
-    def encode(self, documents: Sequence[bytes], begins: Sequence[bool] | None = None) -> list[NDArray[np.uint16]]:
+    def encode(self, documents: Sequence[bytes], begins: Sequence[bool] | None = None) -> list[Tokens]:
         texts = [document.decode() for document in documents]
         if self._rest is self._tokenizer or begins is None or all(begins):
             return self._encode(self._tokenizer, texts)
@@ -152,7 +157,7 @@ class BpeTokenizer:
             for text, first in zip(texts, begins, strict=True)
         ]
 
-    def _encode(self, tokenizer: Tokenizer, texts: list[str]) -> list[NDArray[np.uint16]]:
+    def _encode(self, tokenizer: Tokenizer, texts: list[str]) -> list[Tokens]:
         try:
             encodings = tokenizer.encode_batch_fast(texts, add_special_tokens=False)
         except BaseException as error:
@@ -161,7 +166,7 @@ class BpeTokenizer:
             raise TokenizerError(
                 f"tokenizer: the `tokenizers` library gives up on a text ({error}); use another tokenizer"
             ) from error
-        return [np.array(encoding.ids, dtype=np.uint16) for encoding in encodings]
+        return [np.array(encoding.ids, dtype=self._dtype) for encoding in encodings]
 
     def spell(self, tokens_T: NDArray[np.integer]) -> bytes:
         return b"".join([self._pieces[token] for token in tokens_T.tolist()])
@@ -198,10 +203,10 @@ def parse_tokenizer(name: str) -> int | None:
             f"tokenizer: {name!r} is unknown; use 'bytes' or 'bpe:N', for example 'bpe:4096', or a file "
             "*.json (Hugging Face) or *.tiktoken"
         )
-    if not BYTES < int(size) <= MAX_VOCABULARY:
+    if not BYTES < int(size) <= MAX_TRAINED:
         raise TokenizerError(
-            f"tokenizer: vocabulary {size} is outside {BYTES + 1} to {MAX_VOCABULARY} "
-            f"(256 bytes and an end-of-text token at least, 16-bit tokens at most); choose N within it"
+            f"tokenizer: vocabulary {size} is outside {BYTES + 1} to {MAX_TRAINED} "
+            f"(256 bytes and an end-of-text token at least); choose N within it"
         )
     return int(size)
 

@@ -148,7 +148,7 @@ def run_generation(
     check_acceptance(spec)
     source = synthetic_source(spec, request.seed, request.shard_sequences)
     sequences = math.ceil(request.tokens / spec.seq_len)
-    check_shard_size(sequences, request.shard_sequences, spec.seq_len)
+    check_shard_size(sequences, request.shard_sequences, spec.seq_len, spec.vocab_size)
     layout = shard_layout(sequences, request.shard_sequences)
     options = actor_options(request)
     demand = demand_of_actor(request, options)

@@ -24,7 +24,7 @@ from datalake.shards.shard_format import tokens_of
 from orchestration.cluster.pool import named_cause, reason_of
 from orchestration.errors import GenerationFailedError
 from orchestration.generation.worker import ShardWorker
-from orchestration.live.schedule import TOKEN_BYTES, Order, Schedule
+from orchestration.live.schedule import Order, Schedule
 from orchestration.live.stats import LiveRecord
 from orchestration.telemetry import start_telemetry
 
@@ -43,7 +43,7 @@ class FeedJob:
     """What a feed makes: ``planned`` as the dataset version ``ref``, for source ``source`` of ``plan``.
 
     ``shards_bound`` and ``batches_bound`` share the buffer's bytes between shards that no step has used and batches
-    that no rank has taken.
+    that no rank has taken; ``token_bytes`` is what a token takes in a batch.
     """
 
     lake: Lake
@@ -56,6 +56,7 @@ class FeedJob:
     steps: int
     shards_bound: int
     batches_bound: int
+    token_bytes: int
     actors: int
     threads: int
     gpus: int
@@ -66,9 +67,9 @@ class FeedingWorker(ShardWorker):
     """A generator actor that also hands over the rows, as the lake gives them back."""
 
     def feed(self, first: int, rows: int) -> tuple[tuple[ShardRef, bool], np.ndarray]:
-        """``make``, and the shard's tokens: uint16 [rows, seq_len]."""
+        """``make``, and the shard's tokens: the planned dataset's ``token_dtype`` [rows, seq_len]."""
         ref, written = self.make(first, rows)
-        return (ref, written), tokens_of(read_shard(self._lake.store, ref))
+        return (ref, written), tokens_of(read_shard(self._lake.store, ref), self._spec.token_dtype)
 
 
 class LiveFeed:
@@ -81,7 +82,7 @@ class LiveFeed:
         self._taken: dict[int, int] = {}
         self._granted: dict[int, int] = {}
         self._began: set[int] = set()
-        self._batch_bytes = job.plan.batch * job.planned.seq_len * TOKEN_BYTES
+        self._batch_bytes = job.plan.batch * job.planned.seq_len * job.token_bytes
         self._steps_ahead = job.batches_bound // self._batch_bytes
         self._record = LiveRecord(clock)
         start_telemetry(job.run)

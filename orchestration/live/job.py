@@ -76,11 +76,12 @@ def live_stream(
         return
     check_acceptance(spec)
     dataset = TrainDataset(ref, planned, lake.store, params.ref)
-    plan = open_inputs(config, lake, dataset).plan
+    inputs = open_inputs(config, lake, dataset)
+    plan, token_bytes = inputs.plan, inputs.token_dtype.itemsize
     index = [item.dataset for item in config.data].index(ref)
     shards_bound = request.buffer_bytes // 2
     batches_bound = request.buffer_bytes - shards_bound
-    per_task = steps_per_task(plan, planned, shards_bound, batches_bound)
+    per_task = steps_per_task(plan, planned, shards_bound, batches_bound, token_bytes)
     actors, threads, gpus = _pool(request, workers, use_gpu)
     job = FeedJob(
         lake=lake,
@@ -93,6 +94,7 @@ def live_stream(
         steps=config.steps,
         shards_bound=shards_bound,
         batches_bound=batches_bound,
+        token_bytes=token_bytes,
         actors=min(actors, math.ceil(planned.sequences / request.shard_sequences)),
         threads=threads,
         gpus=gpus,

@@ -17,8 +17,6 @@ from orchestration.errors import InvalidRequestError
 
 P = TypeVar("P")
 
-TOKEN_BYTES = 2
-
 # One loading task's rows: large enough that its overhead vanishes, small enough that the first batch comes soon.
 TASK_BYTES = 1 << 20
 
@@ -52,7 +50,7 @@ class Schedule(Generic[P]):
         self.made: set[int] = set()
         self._plan, self._source, self._steps = plan, source, steps
         self._sequences, self._shard = planned.sequences, planned.source.shard_sequences
-        self._row_bytes = planned.seq_len * TOKEN_BYTES
+        self._row_bytes = planned.seq_len * planned.token_dtype.itemsize
         self._shards = math.ceil(self._sequences / self._shard)
         self._buffered: dict[int, _Buffered[P]] = {}
         self._making: set[int] = set()
@@ -152,12 +150,13 @@ class Schedule(Generic[P]):
         return True
 
 
-def steps_per_task(plan: Plan, planned: PlannedDataset, shards_bound: int, batches_bound: int) -> int:
+def steps_per_task(plan: Plan, planned: PlannedDataset, shards_bound: int, batches_bound: int, token_bytes: int) -> int:
     """Steps that one loading task takes: whatever they are, the shards they need and their batches fit the bounds.
 
+    ``token_bytes`` is what a token takes in a batch, which may be of a mixture with wider tokens than the planned ones.
     So the trainer can never wait for a shard that the bound forbids. Raises InvalidRequestError if one step does not.
     """
-    batch_bytes = plan.batch * planned.seq_len * TOKEN_BYTES
+    batch_bytes = plan.batch * planned.seq_len * token_bytes
     steps = max(1, TASK_BYTES // batch_bytes)
     while steps > 1 and (_shard_bytes(plan, planned, steps) > shards_bound or steps * batch_bytes > batches_bound):
         steps //= 2
@@ -178,4 +177,4 @@ def _shard_bytes(plan: Plan, planned: PlannedDataset, steps: int) -> int:
     windows = math.ceil(rows / (plan.block_rows * plan.window_blocks)) + 1
     per_window = plan.window_blocks * (math.ceil(plan.block_rows / shard) + 2)
     shards = min(rows, windows * per_window, math.ceil(planned.sequences / shard))
-    return shards * shard * planned.seq_len * TOKEN_BYTES
+    return shards * shard * planned.seq_len * planned.token_dtype.itemsize

@@ -62,6 +62,7 @@ class LiveStream:
             live=self.index,
             shard=self.dataset.manifest.source.shard_sequences,
             seq_len=self.dataset.manifest.seq_len,
+            dtype=self.dataset.manifest.token_dtype,
             sources=[
                 (dataset.store.uri, "" if at == self.index else dataset.committed.digest, dataset.repairer)
                 for at, dataset in enumerate(datasets)
@@ -89,12 +90,13 @@ def load_live_steps(
     live: int,
     shard: int,
     seq_len: int,
+    dtype: np.dtype,
     sources: Sequence[tuple[str, str, Repairer]],
     plan: Plan,
     world: int,
     rank: int,
 ) -> pa.Table:
-    """``load_steps`` where source ``live``, in shards of ``shard`` rows, is still being made."""
+    """``load_steps`` where source ``live``, in shards of ``shard`` rows of ``dtype``, is still being made."""
     rows_R2 = plan.rank_step_range(consecutive(steps), world, rank)
     rows_of_live = rows_R2[rows_R2[:, 0] == live, 1]
     firsts = np.unique(rows_of_live // shard * shard).tolist()
@@ -106,7 +108,7 @@ def load_live_steps(
         if at != live
         else open_reader(uri, found, repairer)
         if isinstance(found, str)
-        else FedRows(uri, shard, seq_len, found, repairer)
+        else FedRows(uri, shard, seq_len, dtype, found, repairer)
         for at, source in enumerate(sources)
     ]
     return steps_table(steps, rows_R2, readers, seq_len)
@@ -115,18 +117,22 @@ def load_live_steps(
 class FedRows:
     """Rows of shards that the feed named: mapped from the object store, or read from the lake if they left it."""
 
-    def __init__(self, lake_uri: str, shard: int, seq_len: int, found: dict[int, FedShard], repairer: Repairer) -> None:
-        self._lake_uri, self._shard, self._seq_len, self._found, self._repairer = (
-            lake_uri,
-            shard,
-            seq_len,
-            found,
-            repairer,
-        )
+    def __init__(
+        self,
+        lake_uri: str,
+        shard: int,
+        seq_len: int,
+        dtype: np.dtype,
+        found: dict[int, FedShard],
+        repairer: Repairer,
+    ) -> None:
+        self.dtype = dtype
+        self._lake_uri, self._shard, self._seq_len = lake_uri, shard, seq_len
+        self._found, self._repairer = found, repairer
 
     def rows(self, indices: np.ndarray) -> np.ndarray:
-        """Tokens of rows ``indices`` (int64 [N]): uint16 [N, seq_len]."""
-        out = np.empty((len(indices), self._seq_len), dtype=np.uint16)
+        """Tokens of rows ``indices`` (int64 [N]): ``dtype`` [N, seq_len]."""
+        out = np.empty((len(indices), self._seq_len), dtype=self.dtype)
         first_N = indices // self._shard * self._shard
         for first in np.unique(first_N).tolist():
             (places,) = np.nonzero(first_N == first)
@@ -140,12 +146,12 @@ class FedRows:
                 return np.asarray(ray.get(held))
             except ObjectLostError:  # with the node that held it; the lake has it
                 pass
-        return _read_back(self._lake_uri, ref, self._repairer)
+        return _read_back(self._lake_uri, ref, self._repairer, self.dtype)
 
 
 @functools.lru_cache(maxsize=KEPT_SHARDS)
-def _read_back(lake_uri: str, ref: ShardRef, repairer: Repairer) -> np.ndarray:
-    return tokens_of(read_shard(repairer.open(lake_uri).store, ref))
+def _read_back(lake_uri: str, ref: ShardRef, repairer: Repairer, dtype: np.dtype) -> np.ndarray:
+    return tokens_of(read_shard(repairer.open(lake_uri).store, ref), dtype)
 
 
 def ask(reply: Any) -> Any:

@@ -112,13 +112,14 @@ def dataset_card(version: DatasetVersion, manifest: Manifest, format: str, licen
         ("SHA-256 of the spec", f"`{manifest.source.spec_digest}`"),
         ("SHA-256 of all tokens", f"`{manifest.content_digest}`"),
     ]
-    ids = "little-endian uint16" if manifest.vocab_size <= 1 << 16 else "little-endian uint32"
+    dtype = manifest.token_dtype
+    ids = f"little-endian uint{8 * dtype.itemsize}"
     load = {
         "parquet": [
             "import numpy as np, pyarrow.parquet as pq",
             "",
             'rows = pq.read_table("00000.parquet")["tokens"].to_pylist()  # one sequence a row, as bytes',
-            f'tokens = np.frombuffer(rows[0], dtype="{_dtype(ids)}")',
+            f'tokens = np.frombuffer(rows[0], dtype="{dtype.str}")',
         ],
         "jsonl": [
             "import json",
@@ -128,7 +129,7 @@ def dataset_card(version: DatasetVersion, manifest: Manifest, format: str, licen
         "bin": [
             "import numpy as np",
             "",
-            f'tokens = np.memmap("tokens.bin", dtype="{_dtype(ids)}", mode="r").reshape(-1, {manifest.seq_len})',
+            f'tokens = np.memmap("tokens.bin", dtype="{dtype.str}", mode="r").reshape(-1, {manifest.seq_len})',
         ],
     }[format]
     parts = [
@@ -208,10 +209,6 @@ def _reproduced(text: bool) -> str:
 
 def _name(ref: str) -> str:
     return ref.partition("@")[0]
-
-
-def _dtype(ids: str) -> str:
-    return "<u2" if ids.endswith("16") else "<u4"
 
 
 def _json(value: Any) -> str:

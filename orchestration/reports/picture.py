@@ -78,7 +78,7 @@ def _frames_of(spec: GenerationSpec, table: pa.Table) -> tuple[GridSpec, NDArray
     if not table.num_rows:
         raise PictureError("sequences: 0 leaves nothing to draw; ask for 1 or more")
     frames = np.stack(
-        [decode_tokens(spec, np.frombuffer(tokens, dtype="<u2")) for tokens in table["tokens"].to_pylist()]
+        [decode_tokens(spec, np.frombuffer(tokens, dtype=spec.token_dtype)) for tokens in table["tokens"].to_pylist()]
     )
     band = spec.accept_band
     return shown, frames, "score" if band is not None and band.score == "gzip-int32-v1" else "score_normalized"

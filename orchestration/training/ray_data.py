@@ -17,6 +17,7 @@ import ray
 import ray.data
 
 from datalake import Plan
+from datalake.shards.tokens import widest
 from orchestration.cluster.resources import LOADING_CPUS
 from orchestration.training.step_rows import load_steps
 from trainer import Batch, TrainDataset
@@ -44,7 +45,8 @@ def ray_data_batches(
         rank=rank,
     )
     rank_batch = plan.batch // world
-    steps_per_block = max(1, BLOCK_BYTES // (rank_batch * seq_len * 2))
+    token_bytes = widest(dataset.manifest.token_dtype for dataset in datasets).itemsize
+    steps_per_block = max(1, BLOCK_BYTES // (rank_batch * seq_len * token_bytes))
     return stream_steps(load, range(start_step, steps), steps_per_block, rank_batch, seq_len)
 
 
@@ -81,7 +83,8 @@ def stream_steps(
 
 def _to_batch(table: pa.Table, seq_len: int) -> Batch:
     column = table.column("tokens").combine_chunks()
-    tokens_RT = np.frombuffer(column.buffers()[1], dtype="<u2").reshape(-1, seq_len)
+    dtype = np.dtype(f"<u{column.type.byte_width // seq_len}")
+    tokens_RT = np.frombuffer(column.buffers()[1], dtype=dtype).reshape(-1, seq_len)
     tokens_RT = tokens_RT[column.offset : column.offset + len(column)]
     rows_R2 = np.stack([table.column("source").to_numpy(), table.column("row").to_numpy()], axis=1)
     steps = np.unique(table.column("step").to_numpy())

@@ -10,6 +10,8 @@ import numpy as np
 import pyarrow as pa
 
 from datalake import DatasetReader, Plan, Repairer, load_manifest
+from datalake.shards.shard_format import token_column
+from datalake.shards.tokens import widest
 
 
 @functools.lru_cache(maxsize=8)
@@ -20,7 +22,10 @@ def open_reader(lake_uri: str, manifest_digest: str, repairer: Repairer) -> Data
 
 
 class RowReader(Protocol):
-    """What gives the tokens of one source's rows, uint16 [N, seq_len], for int64 [N]."""
+    """What gives the tokens of one source's rows, ``dtype`` [N, seq_len], for int64 [N]."""
+
+    @property
+    def dtype(self) -> np.dtype: ...
 
     def rows(self, indices: np.ndarray) -> np.ndarray: ...
 
@@ -28,7 +33,8 @@ class RowReader(Protocol):
 def load_steps(
     steps: Sequence[int], *, sources: Sequence[tuple[str, str, Repairer]], plan: Plan, world: int, rank: int
 ) -> pa.Table:
-    """Read one rank's rows of `steps`; columns step, source, row (int64) and tokens (fixed-size binary, uint16 LE).
+    """Read one rank's rows of `steps`; columns step, source, row (int64) and tokens (a fixed-size
+    binary of the mixture's widest ``token_dtype``).
 
     `sources` are (lake address, manifest digest, repairer) in the plan's order.
     """
@@ -46,13 +52,11 @@ def consecutive(steps: Sequence[int]) -> range:
 
 def steps_table(steps: Sequence[int], rows_R2: np.ndarray, readers: Sequence[RowReader], seq_len: int) -> pa.Table:
     """The table of ``load_steps`` from its rows, int64 [R, 2] of (source, row), and one reader per source."""
-    tokens_RT = np.empty((len(rows_R2), seq_len), dtype="<u2")
+    tokens_RT = np.empty((len(rows_R2), seq_len), dtype=widest(reader.dtype for reader in readers))
     for source, reader in enumerate(readers):
         (chosen,) = np.nonzero(rows_R2[:, 0] == source)
         if len(chosen):
             tokens_RT[chosen] = reader.rows(rows_R2[chosen, 1])
     step_R = np.repeat(np.asarray(steps, dtype=np.int64), len(rows_R2) // len(steps))
-    tokens = pa.FixedSizeBinaryArray.from_buffers(
-        pa.binary(2 * seq_len), len(rows_R2), [None, pa.py_buffer(tokens_RT.tobytes())]
-    )
+    tokens = token_column(tokens_RT)
     return pa.table({"step": step_R, "source": rows_R2[:, 0], "row": rows_R2[:, 1], "tokens": tokens})

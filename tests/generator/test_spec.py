@@ -38,7 +38,7 @@ def test_compat_true_is_the_published_code():
     [
         ({"colours": 10}, ["colours", "unknown field", "10"]),
         ({"grid": [13, 12]}, ["grid", "13", "patch 2"]),
-        ({"colors": 20}, ["colors", "20^4 + 2", "65536"]),
+        ({"colors": 220}, ["colors", "220^4 + 2", "2147483648"]),
         ({"band": {"low": 0.6, "high": 0.5}}, ["band", "0.6", "empty"]),
         ({"band": {"low": 0.6, "high": 0.7, "score": "gzip"}}, ["band.score", "gzip-int32-v1"]),
         ({"hidden": 0}, ["hidden", "0", "greater than or equal to 1"]),

@@ -252,8 +252,8 @@ def test_a_bpe_takes_no_more_vocabulary_than_the_text_offers():
     ("arguments", "error", "says"),
     [
         ({"tokenizer": "words"}, TokenizerError, "'words' is unknown; use 'bytes' or 'bpe:N'"),
-        ({"tokenizer": "bpe:70000"}, TokenizerError, "vocabulary 70000 is outside 257 to 65536"),
-        ({"tokenizer": "bpe:256"}, TokenizerError, "vocabulary 256 is outside 257 to 65536"),
+        ({"tokenizer": "bpe:2000000"}, TokenizerError, "vocabulary 2000000 is outside 257 to 1048576"),
+        ({"tokenizer": "bpe:256"}, TokenizerError, "vocabulary 256 is outside 257 to 1048576"),
         ({"seq_len": 1}, CorpusError, "seq_len: 1 "),
         ({"heldout_fraction": 1.0}, CorpusError, "heldout_fraction: 1.0 is not between"),
         ({"shard_sequences": 0}, CorpusError, "shard_sequences: 0 "),

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from datalake import DatasetReader, Lake
+from datalake.shards.tokens import NARROW
 from orchestration.corpus.add import CorpusResult, add_corpus
 from orchestration.corpus.files import find_files, survey_files
 from orchestration.corpus.packing import packer
@@ -106,13 +107,13 @@ def test_every_token_is_in_a_row_or_counted_lost(packing, lengths, seq_len, data
     ends = np.cumsum([0, *lengths])
     texts = [np.arange(a, b, dtype=np.uint16) for a, b in pairwise(ends)]
     cut = data.draw(st.integers(0, len(texts)))
-    pack = packer(packing, seq_len)
+    pack = packer(packing, seq_len, NARROW)
     rows = np.concatenate([pack.add(texts[:cut]), pack.add(texts[cut:]), pack.finish()])
     assert rows.dtype == np.uint16
     assert rows.shape[1] == seq_len
     assert len(np.unique(rows)) == rows.size
     assert rows.size + pack.lost == ends[-1]
-    again = packer(packing, seq_len)
+    again = packer(packing, seq_len, NARROW)
     assert (np.concatenate([again.add(texts), again.finish()]) == rows).all()
     if packing == "best-fit":
         starts = {start for text in texts for start in text[::seq_len].tolist()}
@@ -122,7 +123,7 @@ def test_every_token_is_in_a_row_or_counted_lost(packing, lengths, seq_len, data
 
 
 def test_best_fit_keeps_documents_whole_where_it_can():
-    pack = packer("best-fit", 8)
+    pack = packer("best-fit", 8, NARROW)
     texts = [np.full(length, length, dtype=np.uint16) for length in (3, 6, 4, 2, 5, 4, 10)]
     rows = np.concatenate([pack.add(texts), pack.finish()])
     assert pack.lost == 34 % 8

@@ -8,10 +8,11 @@ from hypothesis import strategies as st
 
 from datalake import Plan, PlannedDataset, PlanSource
 from orchestration.errors import InvalidRequestError
-from orchestration.live.schedule import TOKEN_BYTES, Schedule, steps_per_task
+from orchestration.live.schedule import Schedule, steps_per_task
 from tests.datalake.helpers import make_source
 
 SEQ_LEN = 4
+TOKEN_BYTES = 2
 
 
 def plan_of(sequences: int, shard: int) -> PlannedDataset:
@@ -35,7 +36,7 @@ def live_runs(draw):
 def test_any_order_of_events_stays_within_the_bound_and_ends(run, data):
     plan, planned, steps, half = run
     try:
-        block = steps_per_task(plan, planned, half, half)
+        block = steps_per_task(plan, planned, half, half, TOKEN_BYTES)
     except InvalidRequestError:
         return
     schedule: Schedule[str] = Schedule(plan, 0, planned, steps, half)
@@ -108,5 +109,5 @@ def test_a_buffer_too_small_for_one_step_is_refused_with_what_would_do():
     planned = plan_of(10_000, 256)
     plan = Plan([PlanSource(10_000)], 0, 8)
     with pytest.raises(InvalidRequestError, match=r"buffer_bytes = 2000: .* give at least 32768"):
-        steps_per_task(plan, planned, 1000, 1000)
-    assert steps_per_task(plan, planned, 16384, 16384) == 1
+        steps_per_task(plan, planned, 1000, 1000, TOKEN_BYTES)
+    assert steps_per_task(plan, planned, 16384, 16384, TOKEN_BYTES) == 1

@@ -40,7 +40,7 @@ class Refs:
     train: str = "target@1"
     heldout: str = "target-heldout@1"
     pre: Mapping[str, tuple[str, str]] = field(default_factory=dict)
-    vocab_size: int = 65_536
+    vocab_size: int = 65_536  # where nothing is prepared yet, as in a dry run
     rows: Mapping[str, int] = field(default_factory=dict)
 
     def of(self, level: str) -> tuple[str, str]:

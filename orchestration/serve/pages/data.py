@@ -140,7 +140,7 @@ def read_sequences(lake: Lake, manifest: Manifest, first: int, count: int) -> li
         skip = max(0, first - ref.first)
         rows = read_shard(lake.store, ref).slice(skip, min(ref.rows, first + count - ref.first) - skip).to_pylist()
         for place, row in enumerate(rows, start=ref.first + skip):
-            tokens_T = np.frombuffer(row.pop("tokens"), dtype="<u2")
+            tokens_T = np.frombuffer(row.pop("tokens"), dtype=manifest.token_dtype)
             facts = {key: f"{value:.4f}" if isinstance(value, float) else value for key, value in row.items()}
             facts.pop("sequence_id", None)
             found.append(Sequence(place, facts, draw_sequence(lake.store, manifest, tokens_T)))

@@ -46,8 +46,8 @@ class Drawing:
     frames: int = 0
 
 
-def draw_sequence(store: Store, manifest: Manifest, tokens_T: NDArray[np.uint16]) -> Drawing:
-    """Draw one row of a dataset, uint16 [seq_len], in whatever way fits its source."""
+def draw_sequence(store: Store, manifest: Manifest, tokens_T: NDArray[np.unsignedinteger]) -> Drawing:
+    """Draw one row of a dataset, [seq_len], in whatever way fits its source."""
     if manifest.kind == "text":
         return _text(store, manifest.source.spec, tokens_T)
     try:
@@ -88,7 +88,7 @@ def _picture(frame: NDArray[np.uint8], colors: int, step: int | None) -> Picture
     return Picture(src, cells.shape[1], cells.shape[0], step)
 
 
-def _text(store: Store, spec: dict[str, Any], tokens_T: NDArray[np.uint16]) -> Drawing:
+def _text(store: Store, spec: dict[str, Any], tokens_T: NDArray[np.unsignedinteger]) -> Drawing:
     try:
         pieces = load_tokenizer(store, spec).decode(tokens_T)
     except (KeyError, OrchestrationError):  # a corpus that somebody else tokenised
@@ -96,6 +96,6 @@ def _text(store: Store, spec: dict[str, Any], tokens_T: NDArray[np.uint16]) -> D
     return Drawing("text", text="\n⁂\n".join(piece.decode("utf-8", errors="replace") for piece in pieces))
 
 
-def _numbers(tokens_T: NDArray[np.uint16]) -> Drawing:
+def _numbers(tokens_T: NDArray[np.unsignedinteger]) -> Drawing:
     more = " …" if len(tokens_T) > _SHOWN_TOKENS else ""
     return Drawing("tokens", text=" ".join(map(str, tokens_T[:_SHOWN_TOKENS].tolist())) + more)
