@@ -27,6 +27,7 @@ FIXED = [
     {"grid": [4, 4, 4], "colors": 3, "neighborhood": "von_neumann", "compat": True, "seq_len": 100, "burn_in": 0},
     {"grid": [1, 5], "patch": 1, "colors": 200, "embed": 1, "hidden": 1, "burn_in": 0, "seq_len": 64},
     {"sequences_per_rule": 5, "colors": 6, "grid": [4, 2], "seq_len": 20, "burn_in": 1},
+    {"grid": [2, 4], "colors": 20, "embed": 1, "hidden": 4, "seq_len": 12, "burn_in": 1},
 ]
 
 

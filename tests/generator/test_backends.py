@@ -34,6 +34,7 @@ FIXED = [
     {"grid": [1, 5], "patch": 1, "colors": 200, "embed": 1, "hidden": 1, "burn_in": 0, "seq_len": 64},
     {"grid": [10, 3], "patch": 1, "colors": 5, "embed": 64, "hidden": 128, "burn_in": 1, "seq_len": 2},
     {"sequences_per_rule": 5, "colors": 6, "temperature": 5.0},
+    {"grid": [4, 4], "colors": 20, "embed": 2, "hidden": 8, "seq_len": 60},  # 160,002 tokens: 32 bits each
 ]
 
 

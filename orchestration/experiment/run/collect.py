@@ -140,6 +140,7 @@ def check_labels(lake: Lake, model: str, dataset: str, sequences: int) -> dict[s
     """A ``LabelCheck`` as a mapping: the published model's loss against the token read, the next, the one after."""
     import torch
 
+    from trainer.loss import chunk_tokens
     from trainer.precision import pick_device
     from trainer.published import open_published
 
@@ -149,12 +150,15 @@ def check_labels(lake: Lake, model: str, dataset: str, sequences: int) -> dict[s
     rows = min(sequences, LABEL_ROWS, manifest.sequences)
     tokens_BT = torch.from_numpy(DatasetReader(lake.store, manifest).rows(np.arange(rows)).astype(np.int64)).to(device)
     sums = dict.fromkeys(("same", "next", "after_next"), 0.0)
+    step = chunk_tokens(network.shape.vocab_size)
     with torch.no_grad():
         for row_T in tokens_BT:
-            log_TV = network.logits(row_T[None]).double().log_softmax(-1)[0]
-            for shift, name in enumerate(sums):
-                targets = row_T[shift:]
-                sums[name] -= float(log_TV[: len(targets)].gather(1, targets[:, None]).mean())
+            hidden_TD = network.model(row_T[None])[0]
+            for start in range(0, len(row_T), step):
+                log_NV = network.lm_head(hidden_TD[start : start + step]).double().log_softmax(-1)
+                for shift, name in enumerate(sums):
+                    targets = row_T[start + shift : start + shift + step, None]
+                    sums[name] -= float(log_NV[: len(targets)].gather(1, targets).sum()) / (len(row_T) - shift)
     return {name: total / rows for name, total in sums.items()} | {"sequences": rows}
 
 
