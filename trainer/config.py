@@ -11,6 +11,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, SerializerFunctionWrapHandler, ValidationError, model_serializer, model_validator
 
+from datalake.shards.tokens import MAX_VOCABULARY
 from trainer.config_model import ConfigModel, Listed, without_unset
 from trainer.errors import ConfigError
 from trainer.mask import LossMask
@@ -35,13 +36,20 @@ class DataConfig(ConfigModel):
     """One dataset of the mixture: ``dataset`` is "NAME@VERSION", ``weight`` its share before normalisation.
 
     ``share`` says how the weight goes on: ``constant``, ``front_loaded`` (whole for the first ``until_fraction`` of the
-    run, then nothing) or ``annealed`` (down to nothing over that time); see ``trainer.mixture``.
+    run, then nothing) or ``annealed`` (down to nothing over that time); see ``trainer.mixture``. ``end_of_text`` is the
+    token that ends a document, for ``model.attention`` = "document" where the dataset itself does not say.
     """
 
     dataset: str
     weight: float = Field(default=1.0, gt=0)
     share: Literal["constant", "front_loaded", "annealed"] = "constant"
     until_fraction: float = Field(default=1.0, gt=0, le=1)
+    end_of_text: int | None = Field(default=None, ge=0, lt=MAX_VOCABULARY)
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without ``end_of_text`` where it is not given: a config's digest is the identity of its run."""
+        return without_unset(handler(self), end_of_text=None)
 
     @model_validator(mode="after")
     def _ends(self) -> Self:
@@ -103,6 +111,10 @@ class TrainConfig(ConfigModel):
         if self.transfer is not None and self.transfer.freeze_steps > self.steps:
             raise ValueError(
                 f"transfer.freeze_steps = {self.transfer.freeze_steps}: must not exceed steps = {self.steps}; lower it"
+            )
+        if self.model.attention == "causal" and any(item.end_of_text is not None for item in self.data):
+            raise ValueError(
+                "data.end_of_text: is read by model.attention = 'document' only; leave it out, or set attention"
             )
         if all(item.share != "constant" for item in self.data):
             raise ValueError("data: every share ends, which leaves nothing to read; keep one share constant")

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from trainer.data import TrainDataset
+from trainer.documents import numbered
 from trainer.mask import LossMask, frame_tokens, target_mask
 from trainer.model import Llama
 from trainer.precision import Precision, autocast
@@ -52,8 +53,11 @@ def evaluate(
     device: torch.device,
     ranks: Ranks,
     mask: LossMask = "none",
+    end_of_text: int | None = None,
 ) -> dict[str, Any]:
     """Score the first ``sequences`` rows (or all, if fewer); a JSON-able dict, equal on every rank.
+
+    With ``end_of_text``, the token that ends a document, attention stays within documents (see ``trainer.documents``).
 
     Keys: ``sequences``, ``tokens`` (predictions that count under ``mask``, as in training), ``loss`` (nats per counted
     token), ``perplexity``, ``accuracy`` (likeliest next token), ``curve`` (loss by position of the predicted token,
@@ -81,7 +85,7 @@ def evaluate(
             score(model, np.zeros((1, 2), dtype=np.uint16), precision, device)
             continue
         tokens_BT = reader.rows(rows)
-        losses_BT, hits_BT = score(model, tokens_BT, precision, device)
+        losses_BT, hits_BT = score(model, tokens_BT, precision, device, end_of_text)
         losses_T += losses_BT.sum(axis=0)
         hits += hits_BT[:, counted_T].sum()
         if bytes_known:
@@ -123,13 +127,17 @@ def by_frame(losses_T: np.ndarray, frame: int) -> list[float]:
 
 @torch.no_grad()
 def score(
-    model: Llama, tokens_BT: np.ndarray, precision: Precision, device: torch.device
+    model: Llama,
+    tokens_BT: np.ndarray,
+    precision: Precision,
+    device: torch.device,
+    end_of_text: int | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Loss float64 [B, T-1] and correctness bool [B, T-1] of each next token, of unsigned or int64 tokens [B, T]."""
     tokens = torch.from_numpy(tokens_BT.astype(np.int64)).to(device)
     training = model.training
     model.eval()
     with autocast(precision, device):
-        losses, hits = model.scores(tokens)
+        losses, hits = model.scores(tokens, None if end_of_text is None else numbered(tokens, end_of_text))
     model.train(training)
     return losses.double().cpu().numpy(), hits.cpu().numpy()

@@ -12,6 +12,7 @@ from datalake.names import check_name
 from datalake.shards.tokens import widest
 from trainer.config import TrainConfig
 from trainer.data import TrainDataset
+from trainer.documents import document_ends
 from trainer.errors import ConfigError
 from trainer.hf_layout import CONFIG, from_hf_config, read_config
 from trainer.mask import dataset_mask, frame_tokens
@@ -35,6 +36,11 @@ class Inputs:
     def token_dtype(self) -> np.dtype:
         """What holds a token of any training dataset."""
         return widest(dataset.manifest.token_dtype for dataset in self.train)
+
+    def document_ends(self, config: TrainConfig) -> tuple[list[int | None] | None, list[int | None]]:
+        """The token that ends a document in each training dataset, and in each held-out one, where attention is by
+        document; see ``documents.document_ends``."""
+        return document_ends(config, self.train), document_ends(config, self.eval) or [None] * len(self.eval)
 
     @property
     def sources(self) -> tuple[ModelVersion, ...]:
@@ -122,6 +128,7 @@ def open_inputs(
     source = lake.models.usable(config.transfer.source) if config.transfer else None
     init = lake.models.usable(config.init) if config.init is not None else None
     inputs = Inputs(train, held_out, plan, seq_len, needed, source, init)
+    inputs.document_ends(config)  # or raises, before anything is built
     if init is not None:
         _check_init(config, lake, init, inputs)
     return inputs

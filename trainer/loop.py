@@ -20,6 +20,7 @@ from trainer.accumulate import accumulate
 from trainer.average import Average
 from trainer.config import TrainConfig
 from trainer.data import BatchesFactory, check_batch, closing_batches, local_batches, next_batch
+from trainer.documents import DocumentNumbers
 from trainer.evaluate import evaluate
 from trainer.guard import LossGuard
 from trainer.hardware import flops_per_token, peak_flops
@@ -126,6 +127,8 @@ def _train(
     optimizer = Optimizer(model, config.optimizer, moved, anchors)
     average = Average(model, config.average)
     guard = LossGuard(config.spike_nats)
+    train_ends, eval_ends = inputs.document_ends(config)
+    documents = None if train_ends is None else DocumentNumbers(train_ends, device)
     masks = TargetMasks(plan, [dataset_mask(item.manifest, config.loss_mask) for item in inputs.train], device)
 
     # Where the run is: new, under way or finished. Rank 0 finds out, all ranks load the same checkpoint.
@@ -179,7 +182,9 @@ def _train(
             seed_step(config.seed, step, ranks.rank)
             optimizer.set_rates(rates_at(config, optimizer.groups, step))
             counted, weights_BT = masks.count(step), masks.of(batch.rows)
-            nats = accumulate(forward, tokens_BT, weights_BT, config.micro_batches, ranks.world / counted, precision)
+            documents_BT = documents and documents.of(tokens_BT, batch.rows)
+            scale, pieces = ranks.world / counted, config.micro_batches
+            nats = accumulate(forward, tokens_BT, weights_BT, pieces, scale, precision, documents_BT)
             optimizer.drop_frozen()
             grad_norm = clip_gradients(model, max_norm)
             total_nats, stopping, failed = ranks.sum([float(nats), stop is not None and stop.is_set(), saver.failed()])
@@ -207,9 +212,9 @@ def _train(
                 with average.swapped_in():
                     evals = {
                         held_out.ref: evaluate(
-                            model, held_out, config.eval_sequences, precision, device, ranks, config.loss_mask
+                            model, held_out, config.eval_sequences, precision, device, ranks, config.loss_mask, end
                         )
-                        for held_out in inputs.eval
+                        for held_out, end in zip(inputs.eval, eval_ends, strict=True)
                     }
                 pending.append({"step": done, "eval": evals})
                 for ref, scores in evals.items():

@@ -2,22 +2,26 @@
 
 Pre-norm blocks with RMSNorm (Zhang & Sennrich 2019, arXiv 1910.07467), rotary positions (Su et al. 2021, arXiv
 2104.09864) in the half-split convention, grouped-query attention (Ainslie et al. 2023, arXiv 2305.13245) through SDPA's
-causal flag, and SwiGLU (Shazeer 2020, arXiv 2002.05202). No biases. Optional: RMSNorm of each head's queries and keys
-(Henry et al. 2020, arXiv 2010.04245, with RMSNorm as in Qwen3), dropout, and recomputation of blocks.
+causal flag, or within documents (``trainer.documents``), and SwiGLU (Shazeer 2020, arXiv 2002.05202). No biases.
+Optional: RMSNorm of each head's queries and keys (Henry et al. 2020, arXiv 2010.04245, with RMSNorm as in Qwen3),
+dropout, and recomputation of blocks.
 
 Axes: B batch, T time, D dim, H query heads, K key/value heads, E head_dim, V vocabulary.
 """
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.attention.flex_attention import BlockMask, flex_attention
 from torch.utils.checkpoint import checkpoint
 
 from trainer.config import ModelShape
+from trainer.documents import document_mask
 from trainer.init import init_weights
 from trainer.loss import token_losses, token_scores
 
@@ -73,6 +77,20 @@ def rope_tables(length: int, head_dim: int, theta: float, device: torch.device) 
     return angle_TE.cos()[:, None, :], angle_TE.sin()[:, None, :]
 
 
+Mask = Tensor | BlockMask | None
+"""Who attends to whom, as ``documents.document_mask`` has it; None: each token to itself and all before it."""
+
+
+@lru_cache(maxsize=1)
+def _compiled_flex() -> Any:
+    return torch.compile(flex_attention)
+
+
+def _flex() -> Any:
+    """FlexAttention, compiled: by itself, or as part of what a compiler is at work on."""
+    return flex_attention if torch.compiler.is_compiling() else _compiled_flex()
+
+
 class Attention(nn.Module):
     """Causal self-attention with ``kv_heads`` key/value heads shared by groups of query heads."""
 
@@ -87,19 +105,22 @@ class Attention(nn.Module):
         self.q_norm = RMSNorm(shape.head_dim, shape.norm_eps) if shape.qk_norm else nn.Identity()
         self.k_norm = RMSNorm(shape.head_dim, shape.norm_eps) if shape.qk_norm else nn.Identity()
 
-    def forward(self, x_BTD: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
+    def forward(self, x_BTD: Tensor, rope: tuple[Tensor, Tensor], mask: Mask = None) -> Tensor:
         heads, kv_heads, head_dim = self.shape.heads, self.shape.kv_heads, self.shape.head_dim
         batch, length, _ = x_BTD.shape
         q_BTHE = rotate(self.q_norm(self.q_proj(x_BTD).view(batch, length, heads, head_dim)), *rope)
         k_BTKE = rotate(self.k_norm(self.k_proj(x_BTD).view(batch, length, kv_heads, head_dim)), *rope)
         v_BTKE = self.v_proj(x_BTD).view(batch, length, kv_heads, head_dim)
-        y_BHTE = F.scaled_dot_product_attention(
-            q_BTHE.transpose(1, 2),
-            k_BTKE.transpose(1, 2),
-            v_BTKE.transpose(1, 2),
-            is_causal=True,
-            enable_gqa=kv_heads != heads,
-        )
+        q_BHTE, k_BKTE, v_BKTE = q_BTHE.transpose(1, 2), k_BTKE.transpose(1, 2), v_BTKE.transpose(1, 2)
+        grouped = kv_heads != heads
+        if isinstance(mask, BlockMask):
+            y_BHTE = _flex()(
+                q_BHTE.to(v_BKTE.dtype), k_BKTE.to(v_BKTE.dtype), v_BKTE, block_mask=mask, enable_gqa=grouped
+            )
+        else:
+            y_BHTE = F.scaled_dot_product_attention(
+                q_BHTE, k_BKTE, v_BKTE, attn_mask=mask, is_causal=mask is None, enable_gqa=grouped
+            )
         return self.o_proj(y_BHTE.transpose(1, 2).reshape(batch, length, heads * head_dim))
 
 
@@ -127,8 +148,8 @@ class Block(nn.Module):
         self.post_attention_layernorm = RMSNorm(shape.dim, shape.norm_eps)
         self.mlp = MLP(shape)
 
-    def forward(self, x_BTD: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
-        x_BTD = x_BTD + self._drop(self.self_attn(self.input_layernorm(x_BTD), rope))
+    def forward(self, x_BTD: Tensor, rope: tuple[Tensor, Tensor], mask: Mask = None) -> Tensor:
+        x_BTD = x_BTD + self._drop(self.self_attn(self.input_layernorm(x_BTD), rope, mask))
         return x_BTD + self._drop(self.mlp(self.post_attention_layernorm(x_BTD)))
 
     def _drop(self, x_BTD: Tensor) -> Tensor:
@@ -136,7 +157,10 @@ class Block(nn.Module):
 
 
 class Trunk(nn.Module):
-    """Embedding, blocks and last norm: tokens int64 [B, T] -> hidden states [B, T, D]."""
+    """Embedding, blocks and last norm: tokens int64 [B, T] -> hidden states [B, T, D].
+
+    ``documents_BT``, the number of each token's document, keeps attention within documents.
+    """
 
     def __init__(self, shape: ModelShape, dropout: float, recompute: bool) -> None:
         super().__init__()
@@ -148,15 +172,16 @@ class Trunk(nn.Module):
         self.norm = RMSNorm(shape.dim, shape.norm_eps)
         self._rope: tuple[Tensor, Tensor] | None = None
 
-    def forward(self, tokens_BT: Tensor) -> Tensor:
+    def forward(self, tokens_BT: Tensor, documents_BT: Tensor | None = None) -> Tensor:
         x_BTD = self.embed_tokens(tokens_BT)
+        mask = None if documents_BT is None else document_mask(documents_BT)
         rope = self._rope_for(tokens_BT.shape[1], x_BTD)
         for layer in self.layers:
             if self.recompute and torch.is_grad_enabled():
                 drawn = self.dropout > 0 and self.training
-                x_BTD = checkpoint(layer, x_BTD, rope, use_reentrant=False, preserve_rng_state=drawn)
+                x_BTD = checkpoint(layer, x_BTD, rope, mask, use_reentrant=False, preserve_rng_state=drawn)
             else:
-                x_BTD = layer(x_BTD, rope)
+                x_BTD = layer(x_BTD, rope, mask)
         return self.norm(x_BTD)
 
     def _rope_for(self, length: int, x_BTD: Tensor) -> tuple[Tensor, Tensor]:
@@ -190,22 +215,27 @@ class Llama(nn.Module):
         """Next-token logits [B, T, V] of tokens int64 [B, T]."""
         return self.lm_head(self.model(tokens_BT))
 
-    def forward(self, tokens_BT: Tensor) -> Tensor:
+    def forward(self, tokens_BT: Tensor, documents_BT: Tensor | None = None) -> Tensor:
         """Loss of each next token in nats: int64 [B, T] -> float32 [B, T-1]; entry t is -log p(token t+1 | 0..t).
 
+        With ``documents_BT``, the number of each token's document (int64 [B, T]), only tokens of token t's are given.
         The loss is inside ``forward`` so that DDP's hooks see it and the logits are never held whole.
         """
-        hidden_BTD = self.model(tokens_BT[:, :-1])
+        hidden_BTD = self._hidden(tokens_BT, documents_BT)
         targets_BT = tokens_BT[:, 1:]
         losses_N = token_losses(hidden_BTD.flatten(0, 1), self.lm_head.weight, targets_BT.flatten())
         return losses_N.view(targets_BT.shape).clone()  # FSDP's hooks want a tensor that is no view
 
-    def scores(self, tokens_BT: Tensor) -> tuple[Tensor, Tensor]:
+    def scores(self, tokens_BT: Tensor, documents_BT: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Loss float32 [B, T-1] of each next token of int64 [B, T], and whether it is the likeliest; no gradients."""
-        hidden_BTD = self.model(tokens_BT[:, :-1])
+        hidden_BTD = self._hidden(tokens_BT, documents_BT)
         targets_BT = tokens_BT[:, 1:]
         losses_N, hits_N = token_scores(hidden_BTD.flatten(0, 1), self.lm_head.weight, targets_BT.flatten())
         return losses_N.view(targets_BT.shape).clone(), hits_N.view(targets_BT.shape).clone()
+
+    def _hidden(self, tokens_BT: Tensor, documents_BT: Tensor | None) -> Tensor:
+        """Hidden states [B, T-1, D] of all tokens but the last."""
+        return self.model(tokens_BT[:, :-1], None if documents_BT is None else documents_BT[:, :-1])
 
 
 def parameter_shapes(shape: ModelShape) -> dict[str, tuple[int, ...]]:

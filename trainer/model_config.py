@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Self
+from typing import Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from datalake.shards.tokens import MAX_VOCABULARY
-from trainer.config_model import ConfigModel
+from trainer.config_model import ConfigModel, without_unset
 
 
 class ModelConfig(ConfigModel):
@@ -16,9 +16,11 @@ class ModelConfig(ConfigModel):
     dim = 64·depth, heads = dim/64 (at least 1), kv_heads = heads, ffn = 8/3·dim rounded up to a multiple of 32 (the
     SwiGLU width that keeps the parameter count of a 4·dim ReLU block, Shazeer 2020, arXiv 2002.05202).
 
-    ``qk_norm`` normalises each head's queries and keys before rotation. The last three are how it trains and no part of
+    ``qk_norm`` normalises each head's queries and keys before rotation. The last four are how it trains and no part of
     its shape: ``dropout`` on what each half of a block adds to the residual stream, ``recompute`` to keep only blocks'
-    inputs and compute the rest again in the backward pass, ``compile`` for torch.compile.
+    inputs and compute the rest again in the backward pass, ``compile`` for torch.compile. ``attention`` = "document"
+    lets a token attend to earlier tokens of its own document only (see ``trainer.documents``), "causal" to all earlier
+    tokens of its row.
     """
 
     depth: int = Field(ge=1, le=256)
@@ -35,6 +37,12 @@ class ModelConfig(ConfigModel):
     dropout: float = Field(default=0.0, ge=0, lt=1)
     recompute: bool = False
     compile: bool = False
+    attention: Literal["causal", "document"] = "causal"
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without ``attention`` where it is as it always was: a config's digest is the identity of its run."""
+        return without_unset(handler(self), attention="causal")
 
     @model_validator(mode="after")
     def _divides(self) -> Self:

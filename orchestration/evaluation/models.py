@@ -12,11 +12,13 @@ from typing import Any
 import torch
 
 from datalake import Lake, ModelVersion
+from datalake.errors import NotFoundError
 from orchestration.corpus.tokenizers import TextTokenizer
 from orchestration.errors import EvaluationError
 from orchestration.evaluation.hf_export import model_text, write_hf_folder
 from orchestration.generation.recompute import make_repairer
-from trainer import Llama, TrainDataset, evaluate, hf_layout
+from trainer import Llama, TrainConfig, TrainDataset, evaluate, hf_layout, parse_config
+from trainer.documents import document_ends
 from trainer.precision import Precision, exact, pick_device, resolve_precision
 from trainer.published import open_published
 from trainer.ranks import Ranks
@@ -26,7 +28,10 @@ Advance = Callable[[float, str], None]
 
 @dataclass(frozen=True)
 class OpenModel:
-    """A model version, opened: weights on ``device``, and the tokenizer of its text or why there is none."""
+    """A model version, opened: weights on ``device``, and the tokenizer of its text or why there is none.
+
+    ``config`` is that of the run that trained it to attend within documents, if one did: it is scored that way.
+    """
 
     version: ModelVersion
     model: Llama
@@ -35,6 +40,7 @@ class OpenModel:
     precision: Precision
     tokenizer: TextTokenizer | None
     why_none: str
+    config: TrainConfig | None = None
 
     def text_tokenizer(self) -> TextTokenizer:
         """The tokenizer; EvaluationError where there is none, since then the model cannot be prompted with text."""
@@ -57,7 +63,18 @@ def open_model(lake: Lake, ref: str, *, device: str | None = None, precision: st
         precision=resolve_precision(precision, place),
         tokenizer=text.tokenizer,
         why_none=text.why_none,
+        config=_by_document(lake, version),
     )
+
+
+def _by_document(lake: Lake, version: ModelVersion) -> TrainConfig | None:
+    """The config of the run that published the model, if its attention was within documents."""
+    try:
+        config = lake.runs.get(version.run).state.get("config") or {} if version.run else {}
+    except NotFoundError:  # a model from another lake, or of a run that is gone
+        return None
+    document = isinstance(model := config.get("model"), dict) and model.get("attention") == "document"
+    return parse_config(config) if document else None
 
 
 def open_dataset(lake: Lake, opened: OpenModel, ref: str) -> TrainDataset:
@@ -86,11 +103,12 @@ def held_out(
 ) -> dict[str, Any]:
     """What ``trainer.evaluate`` says of the first ``sequences`` rows (or all) of each dataset, by "NAME@VERSION"."""
     found = {}
-    for done, dataset in enumerate(datasets, start=1):
+    ends = (document_ends(opened.config, datasets) if opened.config else None) or [None] * len(datasets)
+    for done, (dataset, end) in enumerate(zip(datasets, ends, strict=True), start=1):
         limit = sequences or dataset.manifest.sequences
         with exact(opened.device, None):
             ranks = Ranks(0, 1, opened.device)
-            scores = evaluate(opened.model, dataset, limit, opened.precision, opened.device, ranks)
+            scores = evaluate(opened.model, dataset, limit, opened.precision, opened.device, ranks, end_of_text=end)
         found[dataset.ref] = scores
         advance(done, f"{dataset.ref} loss {scores['loss']:.4f}")
     return found

@@ -1,0 +1,95 @@
+"""Which document each token of a row belongs to, so that attention can stay within it.
+
+The token that ends a text also begins the next one (`hf_layout` names it so, too): it belongs to the document after it.
+A row is then trained on as its documents would be one by one, each with that token before it: the first token of a
+document is predicted from that token alone, and the end of a document from the document. What a row begins with, the
+rest of a document that another row began, is a document of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.attention.flex_attention import BlockMask, create_block_mask
+
+from datalake import Manifest, PlannedDataset
+from trainer.config import TrainConfig
+from trainer.data import TrainDataset
+from trainer.errors import ConfigError
+
+
+class DocumentNumbers:
+    """Documents of batches of a mixture; ``ends`` has the token that ends a text for each source, None for one whose
+    rows are a document each."""
+
+    def __init__(self, ends: Sequence[int | None], device: torch.device) -> None:
+        # No token is -1: rows without ends count none.
+        self._ends_S = torch.tensor([-1 if end is None else end for end in ends], device=device)
+
+    def of(self, tokens_BT: Tensor, rows_B2: np.ndarray) -> Tensor:
+        """The number of each token's document within its row: int64 [B, T], for tokens int64 [B, T] of these (source,
+        row) pairs."""
+        ends_B = self._ends_S[torch.from_numpy(rows_B2[:, 0].copy()).to(self._ends_S.device)]
+        return numbered(tokens_BT, ends_B[:, None])
+
+
+def numbered(tokens_BT: Tensor, end: Tensor | int) -> Tensor:
+    """The number of each token's document within its row, from 0: int64 [B, T]."""
+    return (tokens_BT == end).cumsum(dim=1)
+
+
+def document_mask(documents_BT: Tensor) -> Tensor | BlockMask:
+    """Who attends to whom: to earlier tokens of its own document. bool [B, 1, T, T], True where it does; on a GPU the
+    blocks that FlexAttention computes, so that neither time nor memory is spent on other documents."""
+    batch, length = documents_BT.shape
+    if documents_BT.device.type == "cuda":
+
+        def attends(b: Tensor, _head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+            return (query >= key) & (documents_BT[b, query] == documents_BT[b, key])
+
+        return create_block_mask(attends, batch, None, length, length, device=documents_BT.device)
+    causal_TT = torch.ones(length, length, dtype=torch.bool, device=documents_BT.device).tril()
+    return ((documents_BT[:, :, None] == documents_BT[:, None, :]) & causal_TT)[:, None]
+
+
+def document_ends(config: TrainConfig, datasets: Sequence[TrainDataset]) -> list[int | None] | None:
+    """The token that ends a document in each of ``datasets`` (of the run's data or evaluation), None for rows that are
+    one; None in all where attention is not by document.
+
+    ConfigError where a text dataset does not say, or says of a token that it may stand within a document.
+    """
+    if config.model.attention == "causal":
+        return None
+    given = {item.dataset: item.end_of_text for item in config.data if item.end_of_text is not None}
+    return [_end(dataset, given) for dataset in datasets]
+
+
+def _end(dataset: TrainDataset, given: Mapping[str, int]) -> int | None:
+    manifest = dataset.manifest
+    if dataset.ref in given:
+        return given[dataset.ref]
+    if (end := end_of_documents(manifest)) is not None or manifest.kind == "synthetic":
+        return end
+    if len(said := set(given.values())) == 1:  # for held-out data, which the config names by reference alone
+        return said.pop()
+    why = (
+        "its conversations hold the token that ends a text"
+        if manifest.source.spec.get("special_tokens_in_text")
+        else "it was made without a tokenizer that names the token that ends a text"
+    )
+    raise ConfigError(
+        f"model.attention = 'document': dataset {dataset.ref} does not show where documents end ({why}); give "
+        "end_of_text, a token id, with it in [[data]], or use attention = 'causal'"
+    )
+
+
+def end_of_documents(manifest: Manifest | PlannedDataset) -> int | None:
+    """The token that ends a document wherever it stands in the dataset's rows; None where there is none known."""
+    spec = manifest.source.spec
+    if manifest.kind == "synthetic" or spec.get("special_tokens_in_text"):
+        return None
+    end = spec.get("end_of_text")
+    return end if isinstance(end, int) else None
