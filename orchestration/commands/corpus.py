@@ -27,6 +27,7 @@ from orchestration.corpus.files import Mapper
 from orchestration.corpus.options import ReadOptions
 from orchestration.corpus.places import place_of
 from orchestration.corpus.profile import SCORED_TOKENS, CorpusProfile, known_bands, profile_corpus
+from orchestration.corpus.screening import ScreenOptions
 from orchestration.errors import CorpusError
 from orchestration.jobs import resumable
 
@@ -124,6 +125,18 @@ def add(
         SplitChoice,
         typer.Option(help="What is hashed, a document's name or its text; or hold out the end of each document."),
     ] = SplitChoice.NAME,
+    near_duplicates: Annotated[
+        float | None,
+        typer.Option(metavar="SHARE", help="Leave out documents with this share of their word runs in common: 0.8."),
+    ] = None,
+    decontaminate: Annotated[
+        list[str] | None,
+        typer.Option(metavar="PATH", help="Leave out documents that share a run of words with this evaluation set."),
+    ] = None,
+    decontaminate_column: Annotated[
+        list[str] | None, typer.Option(metavar="COLUMN", help="Where its records have text; by default --text-column.")
+    ] = None,
+    decontaminate_words: Annotated[int, typer.Option(metavar="N", help="Length of such a run, in words.")] = 13,
     pattern: Annotated[
         list[str] | None, typer.Option(help="File name pattern to take from folders; all files by default.")
     ] = None,
@@ -169,6 +182,12 @@ def add(
             heldout_fraction=heldout_fraction,
             heldout_paths=[place_of(path) for path in heldout or ()],
             split_by=split_by.value,
+            screening=ScreenOptions(
+                near_duplicates,
+                tuple(place_of(path) for path in decontaminate or ()),
+                tuple(decontaminate_column or [text_column]),
+                decontaminate_words,
+            ),
             patterns=tuple(pattern or ["*"]),
             message=message,
             progress=progress,

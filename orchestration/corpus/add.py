@@ -24,6 +24,7 @@ from orchestration.corpus.options import FORMATS, ReadOptions
 from orchestration.corpus.packing import Packing
 from orchestration.corpus.places import LeftOut, Place, compression_of
 from orchestration.corpus.rows import NumberedTable, PositionSplit, Rows, texts_of
+from orchestration.corpus.screening import ScreenOptions, open_screen
 from orchestration.corpus.tokenizer_files import chat_template, is_tokenizer_path, made_tokenizer, open_tokenizer
 from orchestration.corpus.tokenizers import BpeTokenizer, ByteTokenizer, TextTokenizer, parse_tokenizer, train_bpe
 from orchestration.errors import CorpusError, TooLittleText
@@ -61,6 +62,7 @@ class CorpusResult:
     tokens_dropped: dict[str, int]
     vocab_size: int
     tokenizer_digest: str | None
+    evaluation_too_short: int = 0
 
     def both(self) -> tuple[DatasetVersion, DatasetVersion]:
         """The train and the held-out version; CorpusError where nothing was held out."""
@@ -83,6 +85,8 @@ class CorpusResult:
             )
         if self.split == "position":
             said.append("too few documents to hold some out: the last share of each is held out, the rest trained on")
+        if self.evaluation_too_short:
+            said.append(f"{self.evaluation_too_short:,} texts of the evaluation set are too short to be looked for")
         for split, dropped in self.tokens_dropped.items():
             if dropped:
                 share = dropped / (dropped + self.tokens[split])
@@ -112,6 +116,7 @@ def add_corpus(
     heldout_fraction: float = 0.05,
     heldout_paths: Sequence[Place] = (),
     split_by: SplitBy = "name",
+    screening: ScreenOptions = ScreenOptions(),
     shard_sequences: int = 512,
     message: str = "",
     progress: Progress | None = None,
@@ -127,7 +132,7 @@ def add_corpus(
 
     ``heldout_fraction`` of the documents are held out, by their names or their content (``split_by``); where they are
     too few for that, the last share of each, by position. With ``heldout_paths`` those files are held out, and with a
-    fraction of 0 nothing is.
+    fraction of 0 nothing is. ``screening`` leaves out near-duplicates and what shares text with an evaluation set.
 
     Columns: sequence_id int64, tokens a fixed-size binary of seq_len little-endian uint16 (uint32 where the vocabulary
     has more than 65,536 tokens), target_bytes int32 (UTF-8 bytes that tokens 1 to seq_len−1 stand for, the divisor of
@@ -151,10 +156,19 @@ def add_corpus(
     if messages:
         reading = replace(reading, chat=chat_template(template, files, given))
         given = given and given.for_templates()
+    screen = open_screen(screening, reading)
     found = find_files(paths, patterns, root=root, follow_links=follow_links, where=where)
     heldout_files = find_files(heldout_paths, follow_links=follow_links) if heldout_paths else None
     survey = survey_files(
-        found, heldout_fraction, progress, options=reading, split_by=split_by, heldout=heldout_files, mapper=mapper
+        found,
+        heldout_fraction,
+        progress,
+        options=reading,
+        split_by=split_by,
+        heldout=heldout_files,
+        screen=screen if screen.wanted else None,
+        near_duplicates=screening.near_duplicates,
+        mapper=mapper,
     )
     _name_encodings(survey, {**found, **(heldout_files or {})}, reading)
     if given is None and vocabulary is None:
@@ -207,6 +221,7 @@ def add_corpus(
         tokens_dropped={split: made.lost for split, made in rows.items()},
         vocab_size=text.vocab_size,
         tokenizer_digest=text.describe().get("tokenizer_digest"),
+        evaluation_too_short=screen.too_short,
     )
 
 

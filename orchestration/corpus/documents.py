@@ -18,6 +18,7 @@ from orchestration.console.foreign import shown
 from orchestration.corpus.options import Kind, ReadOptions
 from orchestration.corpus.places import BadRecord, LeftOut, Place, bare_name
 from orchestration.corpus.records import is_archive, kind_of, records, text_of
+from orchestration.corpus.screening import CONTAMINATED, Screen
 from orchestration.errors import CorpusError
 
 EMPTY = "empty documents skipped"
@@ -46,6 +47,7 @@ class FileSurvey:
     piece_sizes: array[int] = field(default_factory=lambda: array("q"))
     left: LeftOut = field(default_factory=LeftOut)
     records_as_text: bool = False
+    signatures: bytes = b""  # of each document, where near-duplicates are looked for
 
     @property
     def single(self) -> bool:
@@ -131,7 +133,7 @@ class Part:
 _NEAR = 4096
 
 
-def survey_file(item: tuple[str, Place], options: ReadOptions) -> FileSurvey:
+def survey_file(item: tuple[str, Place], options: ReadOptions, screen: Screen | None = None) -> FileSurvey:
     """The documents of one (path within the corpus, place), in the file's order.
 
     Raises CorpusError for a file that cannot be read, a broken record, or one without a text column, unless
@@ -146,9 +148,9 @@ def survey_file(item: tuple[str, Place], options: ReadOptions) -> FileSurvey:
     try:
         survey.kind, survey.records_as_text = kind_of(place, options)
         if survey.single:
-            _survey_text(survey, options)
+            _survey_text(survey, options, screen)
         else:
-            _survey_records(survey, options)
+            _survey_records(survey, options, screen)
     except BadRecord as error:  # not of one record but of the file, which cannot be read on
         if survey.single:
             survey.left.add(NOT_TEXT, shown(file))
@@ -163,22 +165,30 @@ def survey_file(item: tuple[str, Place], options: ReadOptions) -> FileSurvey:
     return survey
 
 
-def _survey_text(survey: FileSurvey, options: ReadOptions) -> None:
+def _survey_text(survey: FileSurvey, options: ReadOptions, screen: Screen | None) -> None:
     whole, digests = hashlib.sha256(), bytearray()
     sizes = array("q")
+    screened = screen and screen.document()
     for _, piece in records(survey.place, survey.kind, options):
+        if screened:
+            screened.feed(piece)
         whole.update(piece)
         digests += hashlib.sha256(piece).digest()
         sizes.append(len(piece))
     if not sizes:
         survey.left.add(EMPTY, shown(survey.file))
         return
+    if screened:
+        survey.signatures = screened.signature()
+        if screened.contaminated:
+            survey.left.add(CONTAMINATED, shown(survey.file))
+            return
     survey.digests, survey.sizes = whole.digest(), array("q", [sum(sizes)])
     survey.piece_digests, survey.piece_sizes = bytes(digests), sizes
 
 
-def _survey_records(survey: FileSurvey, options: ReadOptions) -> None:
-    digests = bytearray()
+def _survey_records(survey: FileSurvey, options: ReadOptions, screen: Screen | None) -> None:
+    digests, signatures = bytearray(), bytearray()
     try:
         for number, raw in records(survey.place, survey.kind, options):
             try:
@@ -191,10 +201,18 @@ def _survey_records(survey: FileSurvey, options: ReadOptions) -> None:
             if not text:
                 survey.left.add(EMPTY, f"{shown(survey.file)}#{number}")
                 continue
+            if screen:
+                screened = screen.document()
+                screened.feed(text)
+                if screened.contaminated:
+                    survey.left.add(CONTAMINATED, f"{shown(survey.file)}#{number}")
+                    continue
+                signatures += screened.signature()
             digests += hashlib.sha256(text).digest()
             survey.sizes.append(len(text))
             survey.records.append(number)
     finally:
+        survey.signatures = bytes(signatures)
         survey.digests = bytes(digests)  # also of those before the damage, where what follows is skipped
 
 

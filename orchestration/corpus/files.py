@@ -22,6 +22,8 @@ from orchestration.console.foreign import shown
 from orchestration.corpus.documents import DUPLICATE, Document, FileSurvey, path_hash, survey_file
 from orchestration.corpus.options import ReadOptions
 from orchestration.corpus.places import FoundFiles, LeftOut, Place, bare_name, find_files
+from orchestration.corpus.screening import Screen
+from orchestration.corpus.similar import first_of_similar
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -99,6 +101,8 @@ def survey_files(
     options: ReadOptions = ReadOptions(),
     split_by: SplitBy = "name",
     heldout: dict[str, Place] | None = None,
+    screen: Screen | None = None,
+    near_duplicates: float | None = None,
     mapper: Mapper = map,
 ) -> Survey:
     """Read each file once and put its documents into their splits, or count them among what is left out.
@@ -109,12 +113,15 @@ def survey_files(
 
     ``split_by`` "content" goes by the text's SHA-256 and keeps files in the order of their paths, so that the same
     documents in the same order give the same rows whatever files they lie in. ``heldout`` gives the held-out files
-    themselves; a text that is in both is not trained on.
+    themselves; a text that is in both is not trained on. ``screen`` leaves out what shares text with an evaluation set,
+    ``near_duplicates`` what is as similar as that to a document kept before it; the screen has to take signatures.
     """
     survey = Survey()
-    given = _surveyed(survey, heldout or {}, "held-out files", progress, options, mapper)
-    surveys = _surveyed(survey, files, "survey", progress, options, mapper)
+    given = _surveyed(survey, heldout or {}, "held-out files", progress, options, screen, mapper)
+    surveys = _surveyed(survey, files, "survey", progress, options, screen, mapper)
     kept = _first_of_equals([*given, *surveys], survey.left)
+    if near_duplicates is not None:
+        kept = first_of_similar(kept, near_duplicates, survey.left)
     heldout_files, main_files = kept[: len(given)], kept[len(given) :]
 
     def place(found: list[tuple[FileSurvey, Iterator[int]]], split: Callable[[Document], str]) -> None:
@@ -143,6 +150,7 @@ def _surveyed(
     stage: str,
     progress: Callable[[str, int, int], None] | None,
     options: ReadOptions,
+    screen: Screen | None,
     mapper: Mapper,
 ) -> list[FileSurvey]:
     """Every file's survey; progress is told bytes as they lie in the files."""
@@ -151,7 +159,7 @@ def _surveyed(
     if isinstance(files, FoundFiles):
         survey.left.merge(files.left)
     found = []
-    for file in mapper(partial(survey_file, options=options), files.items()):
+    for file in mapper(partial(survey_file, options=options, screen=screen), files.items()):
         found.append(file)
         survey.left.merge(file.left)
         if file.records_as_text:
