@@ -92,7 +92,7 @@ def import_parquet(
     shards, again, text_bytes = [], hashlib.sha256(), 0
     for first, wide_NT in _blocks(paths, options, options.shard_sequences):
         tokens_NT = wide_NT.astype(dtype)
-        again.update(tokens_NT)
+        again.update(tokens_NT.tobytes())
         table, represented = _table(first, tokens_NT, options.token_bytes)
         text_bytes += represented
         shards.append(write_shard(lake.store, source, table, first))
@@ -122,7 +122,7 @@ def _survey(paths: Sequence[Path], options: ImportOptions) -> tuple[int, int, in
         rows, seq_len = rows + len(tokens_NT), tokens_NT.shape[1]
         largest = max(largest, int(tokens_NT.max()))
         for dtype, digest in digests.items():
-            digest.update(tokens_NT.astype(dtype))
+            digest.update(tokens_NT.astype(dtype).tobytes())
     if not rows:
         raise ImportRefusedError(
             f"{paths[0]} … {paths[-1]}: there are no tokens for even one row: give more files or a smaller seq_len"

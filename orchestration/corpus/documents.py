@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import threading
 from array import array
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -241,24 +242,31 @@ class _Cursor:
             self._records = None
 
 
-_open_cursors: list[_Cursor] = []
+class _Open(threading.local):
+    """The files that a thread keeps open: those of a split whose rows are made, and of what was read before it."""
+
+    def __init__(self) -> None:
+        self.cursors: list[_Cursor] = []
+
+
+_open = _Open()
 _CURSORS = 2
 
 
 def _cursor(place: Place, kind: Kind, options: ReadOptions) -> _Cursor:
-    for cursor in _open_cursors:
+    for cursor in _open.cursors:
         if (cursor.place, cursor.kind, cursor.options) == (place, kind, options):
             return cursor
-    while len(_open_cursors) >= _CURSORS:
-        _open_cursors.pop(0).close()
-    _open_cursors.append(_Cursor(place, kind, options))
-    return _open_cursors[-1]
+    while len(_open.cursors) >= _CURSORS:
+        _open.cursors.pop(0).close()
+    _open.cursors.append(_Cursor(place, kind, options))
+    return _open.cursors[-1]
 
 
 def close_files() -> None:
-    """Close the files that are kept open for the documents that follow."""
-    while _open_cursors:
-        _open_cursors.pop().close()
+    """Close the files that this thread keeps open for the documents that follow."""
+    while _open.cursors:
+        _open.cursors.pop().close()
 
 
 def read_parts(parts: Sequence[Part], options: ReadOptions) -> list[bytes]:

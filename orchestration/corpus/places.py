@@ -12,8 +12,9 @@ import lzma
 import os
 import stat
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, cast
 from urllib.parse import unquote
@@ -22,12 +23,13 @@ import fsspec
 import pyarrow as pa
 
 from orchestration.console.foreign import shown
+from orchestration.corpus.ahead import chunks_ahead
 from orchestration.errors import CorpusError
 
 Place = Path | str
 
 COMPRESSIONS = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd", ".zstd": "zstd", ".xz": "xz"}
-_BUFFER = 1 << 20
+BUFFER = 1 << 20
 _SKIPPED_FOLDERS = {"__pycache__", "site-packages", "dist-packages"}
 _EXAMPLES = 10
 
@@ -143,9 +145,11 @@ class _Errors(io.RawIOBase):
             raise OSError(str(error)) from error
 
 
-def chunks(file: BinaryIO) -> Iterator[bytes]:
-    while chunk := file.read(_BUFFER):
-        yield chunk
+def in_chunks(file: BinaryIO, place: Place) -> AbstractContextManager[Iterator[bytes]]:
+    """The place's expanded bytes in pieces; what must be decompressed or fetched is read ahead, in a thread."""
+    if isinstance(place, Path) and compression_of(place) is None:
+        return nullcontext(iter(partial(file.read, BUFFER), b""))
+    return chunks_ahead(file, BUFFER)
 
 
 def _open_regular(path: Path) -> BinaryIO:
@@ -153,7 +157,7 @@ def _open_regular(path: Path) -> BinaryIO:
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     mode = os.fstat(descriptor).st_mode
     if stat.S_ISREG(mode):
-        return os.fdopen(descriptor, "rb", buffering=_BUFFER)
+        return os.fdopen(descriptor, "rb", buffering=BUFFER)
     os.close(descriptor)
     if stat.S_ISDIR(mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))

@@ -13,14 +13,14 @@ import re
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import PurePosixPath
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
 from orchestration.console.foreign import shown
 from orchestration.corpus.options import Kind, ReadOptions
 from orchestration.corpus.parquet import parquet_values
-from orchestration.corpus.places import COMPRESSIONS, BadRecord, Place, chunks, expanded, unreadable
+from orchestration.corpus.places import COMPRESSIONS, BadRecord, Place, expanded, in_chunks, unreadable
 
 MAX_RECORD = 64 << 20  # bytes of one record; parsed and encoded it takes up to six times as much
 PIECE = 1 << 20  # bytes of text that are tokenised at once: a token in work takes a hundred bytes
@@ -70,8 +70,8 @@ def records(place: Place, kind: Kind, options: ReadOptions, start: int = 0) -> I
         yield from parquet_values(place, options, start)
         return
     try:
-        with expanded(place) as stream:
-            yield from islice(enumerate(_READERS[kind](_utf8(stream, options, kind), options)), start, None)
+        with expanded(place) as stream, in_chunks(stream, place) as source:
+            yield from islice(enumerate(_READERS[kind](_utf8(source, options, kind), options)), start, None)
     except OSError as error:
         raise unreadable(place, error) from error
 
@@ -161,19 +161,19 @@ def _id_bytes(value: Any, where: str, column: str) -> bytes:
     )
 
 
-def _utf8(stream: BinaryIO, options: ReadOptions, kind: Kind) -> Iterator[bytes]:
-    """The stream as UTF-8, without a byte order mark. A text's bytes are checked where they are cut into pieces."""
+def _utf8(source: Iterator[bytes], options: ReadOptions, kind: Kind) -> Iterator[bytes]:
+    """The pieces as UTF-8, without a byte order mark. A text's bytes are checked where they are cut into pieces."""
     encoding = options.encoding
     if encoding is not None and codecs.lookup(encoding).name not in ("utf-8", "utf-8-sig"):
         decoder = codecs.getincrementaldecoder(encoding)()
         try:
-            for chunk in chunks(stream):
+            for chunk in source:
                 yield decoder.decode(chunk).removeprefix("\ufeff").encode("utf-8", errors="replace")
             yield decoder.decode(b"", True).encode("utf-8", errors="replace")
         except UnicodeError as error:
             raise _not_text(encoding) from error
         return
-    first = next(source := chunks(stream), b"")
+    first = next(source, b"")
     if kind != "text" and first.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         raise BadRecord("is UTF-16 by its byte order mark", "give its encoding", "encoding")
     yield first.removeprefix(codecs.BOM_UTF8)

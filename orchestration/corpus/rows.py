@@ -13,7 +13,8 @@ import pyarrow as pa
 from datalake.shards.shard_format import token_column
 from datalake.shards.tokens import token_dtype
 from orchestration.console.foreign import shown
-from orchestration.corpus.documents import Document, Ending, Part, read_parts
+from orchestration.corpus.ahead import mapped_ahead
+from orchestration.corpus.documents import Document, Ending, Part, close_files, read_parts
 from orchestration.corpus.files import Mapper
 from orchestration.corpus.options import ReadOptions
 from orchestration.corpus.packing import Packing, packer
@@ -22,6 +23,7 @@ from orchestration.corpus.tokenizers import TextTokenizer, Tokens
 from orchestration.errors import CorpusError, TokenizerError
 
 _GROUP_BYTES = 4 << 20  # documents tokenised together: enough to keep the BPE's threads busy, little enough to hold
+_ENCODING = 2  # groups at once: while one's tokens are taken from the library, it makes the other's
 
 NumberedTable = tuple[int, pa.Table]
 
@@ -90,7 +92,7 @@ class Rows:
         waiting = np.empty((0, self.seq_len), dtype=dtype)
         sizes: deque[int] = deque()
         done, everything = 0, sum(document.size for document in self.documents) if progress else 0
-        for encoded in mapper(Encoder(self.tokenizer, self.options, self.lossy), self._groups(sizes)):
+        for encoded in self._encoded(mapper, sizes):
             waiting = np.concatenate([waiting, packing.add(unfinished.documents(encoded))])
             while len(waiting) >= shard_sequences:
                 shard, waiting = np.split(waiting, [shard_sequences])
@@ -103,8 +105,16 @@ class Rows:
         for start in range(0, len(waiting), shard_sequences):
             yield self._table(waiting[start : start + shard_sequences])
 
-    def _groups(self, sizes: deque[int]) -> Iterator[list[Part]]:
-        for group in grouped(self.documents, self.position):
+    def _encoded(self, mapper: Mapper, sizes: deque[int]) -> Iterable[list[tuple[Tokens, Ending]]]:
+        """Each group's tokens, here or by a cluster's workers, each of which reads what it tokenises."""
+        encoder = Encoder(self.tokenizer, self.options, self.lossy)
+        if mapper is not map:
+            return mapper(encoder, self._groups(sizes, _GROUP_BYTES))
+        read = mapped_ahead(encoder.read, self._groups(sizes, _GROUP_BYTES // _ENCODING), finish=close_files)
+        return mapped_ahead(encoder.encode, read, _ENCODING)
+
+    def _groups(self, sizes: deque[int], size: int) -> Iterator[list[Part]]:
+        for group in grouped(self.documents, self.position, size):
             sizes.append(sum(part.size for part in group))
             yield group
 
@@ -167,8 +177,16 @@ class Encoder:
     lossy: bool = False
 
     def __call__(self, group: Sequence[Part]) -> list[tuple[Tokens, Ending]]:
+        return self.encode(self.read(group))
+
+    def read(self, group: Sequence[Part]) -> tuple[Sequence[Part], list[bytes]]:
+        """The group and its texts. Raises CorpusError for one that has changed."""
+        return group, read_parts(group, self.options)
+
+    def encode(self, read: tuple[Sequence[Part], list[bytes]]) -> list[tuple[Tokens, Ending]]:
+        """The tokens of what was read, and how each part lies in its document."""
+        group, texts = read
         end = np.array([self.tokenizer.end_of_text], dtype=token_dtype(self.tokenizer.vocab_size))
-        texts = read_parts(group, self.options)
         encoded = self._ids(group, texts) if self.options.ids else self._encode(group, texts)
         return [
             (np.concatenate([tokens, end]) if part.ending == "closed" else tokens, part.ending)
@@ -237,18 +255,19 @@ def _batches(pieces: list[tuple[int, bytes, bool]]) -> Iterator[list[tuple[int, 
 
 def texts_of(documents: Sequence[Document], options: ReadOptions, position: PositionSplit | None) -> Iterator[bytes]:
     """The UTF-8 text of every document, a group in memory at a time."""
-    for group in grouped(documents, position):
+    for group in grouped(documents, position, _GROUP_BYTES):
         yield from read_parts(group, options)
 
 
-def grouped(documents: Sequence[Document], position: PositionSplit | None) -> Iterator[list[Part]]:
+def grouped(documents: Sequence[Document], position: PositionSplit | None, most: int) -> Iterator[list[Part]]:
+    """The parts of the documents in order, in groups of at least ``most`` bytes but for the last."""
     group: list[Part] = []
     size = 0
     for document in documents:
         for part in position.parts(document) if position else document.parts():
             group.append(part)
             size += part.size
-            if size >= _GROUP_BYTES:
+            if size >= most:
                 yield group
                 group, size = [], 0
     if group:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from datasketch import MinHashLSH
-
 from orchestration.console.foreign import shown
 from orchestration.corpus.documents import FileSurvey
 from orchestration.corpus.places import LeftOut
@@ -18,6 +16,8 @@ def first_of_similar(
     files: list[tuple[FileSurvey, Iterator[int]]], threshold: float, left: LeftOut
 ) -> list[tuple[FileSurvey, Iterator[int]]]:
     """Each file with those of its given rows that no document kept before them is nearly the same as."""
+    from datasketch import MinHashLSH  # brings scipy
+
     index = MinHashLSH(threshold=threshold, num_perm=PERMUTATIONS)
     kept: list[tuple[FileSurvey, int]] = []
     found: list[tuple[FileSurvey, Iterator[int]]] = []

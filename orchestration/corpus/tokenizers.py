@@ -15,10 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from datalake.shards.tokens import MAX_VOCABULARY, token_dtype
 from orchestration.corpus.tokenizer_pieces import adds_prefix, is_exact, piece_bytes, without_prefix
 from orchestration.errors import TokenizerError
 
+MAX_VOCABULARY = 1 << 31
 MAX_TRAINED = 1 << 20  # of a vocabulary that is trained here: the trainer takes memory for all of it at once
 BYTES = 256
 END_OF_TEXT = "<|endoftext|>"
@@ -110,7 +110,8 @@ class BpeTokenizer:
                 f"tokenizer: its ids go up to {self.vocab_size - 1}, and tokens are stored in 31 bits, "
                 f"{MAX_VOCABULARY - 1} at most; use one with a smaller vocabulary"
             )
-        self._dtype = token_dtype(self.vocab_size)
+        # As `datalake.token_dtype`, which the process that tries a tokenizer need not import all of the lake for.
+        self._dtype = np.uint16 if self.vocab_size <= 1 << 16 else np.uint32
         self.name = name or f"bpe:{self.vocab_size}"
         self.end_of_text = vocabulary[END_OF_TEXT] if end_of_text is None else end_of_text
         added = {token: entry.content for token, entry in self._tokenizer.get_added_tokens_decoder().items()}

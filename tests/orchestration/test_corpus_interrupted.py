@@ -1,0 +1,125 @@
+"""`corpus add` killed in the middle and run again; read from S3 by Ray's workers; places that answer, or do not."""
+
+from __future__ import annotations
+
+import functools
+import gzip
+import http.server
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import fsspec
+import pytest
+
+from datalake import Lake
+from datalake.maintenance.verify import verify_dataset
+from orchestration.corpus.add import add_corpus
+from orchestration.errors import CorpusError
+
+TEXTS = [f"document {number}\n" + f"{number} größe {number * 7}\n" * (number % 50 + 5) for number in range(300)]
+LINES = "".join(json.dumps({"text": text}) + "\n" for text in TEXTS).encode()
+SIZES = {"seq_len": 64, "shard_sequences": 16, "heldout_fraction": 0.2}
+
+
+@pytest.fixture
+def lake(tmp_path: Path) -> Lake:
+    return Lake.open(str(tmp_path / "lake"))
+
+
+def test_killed_at_any_shard_and_run_again_it_makes_the_same_bytes(lake: Lake, tmp_path: Path) -> None:
+    path = tmp_path / "in.jsonl.gz"
+    path.write_bytes(gzip.compress(LINES))
+    whole = add_corpus(lake, "text", path, **SIZES)
+    expected = {key: lake.store.get(key) for key in lake.store.list("data/")}
+    assert len(expected) > 20
+
+    folder = tmp_path / "killed"
+    program = (
+        "import os, signal, sys\n"
+        "from orchestration.corpus import add\n"
+        "write, left = add.write_shard, int(sys.argv.pop(1))\n"
+        "def killed(*arguments):\n"
+        "    global left\n"
+        "    left -= 1\n"
+        "    return os.kill(os.getpid(), signal.SIGKILL) if left < 0 else write(*arguments)\n"
+        "add.write_shard = killed\n"
+        "from datalake import Lake\n"
+        "from pathlib import Path\n"
+        "add.add_corpus(Lake.open(sys.argv[2]), 'text', Path(sys.argv[1]), seq_len=64, shard_sequences=16, "
+        "heldout_fraction=0.2)\n"
+    )
+    for shards in (0, 9):
+        command = [sys.executable, "-c", program, str(shards), str(path), str(folder)]
+        child = subprocess.run(command, check=False, capture_output=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+        assert child.returncode == -signal.SIGKILL, child.stderr.decode()
+        half = Lake.open(str(folder))
+        assert not list(half.store.list("datasets/")), "nothing has a name before all of it is there"
+        assert len(list(half.store.list("data/"))) == shards
+    again = add_corpus(Lake.open(str(folder)), "text", path, **SIZES)
+    assert (again.train.digest, again.heldout.digest) == (whole.train.digest, whole.heldout.digest)
+    assert {key: half.store.get(key) for key in half.store.list("data/")} == expected
+    assert verify_dataset(half.store, half.datasets.manifest("text@1")).ok
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_rays_workers_read_from_s3_where_it_lies(lake: Lake, tmp_path: Path, s3_lake_uri: str) -> None:
+    from orchestration.cluster.map import ray_map
+
+    (tmp_path / "in").mkdir()
+    for number in range(6):
+        part = "".join(json.dumps({"text": text}) + "\n" for text in TEXTS[number::6]).encode()
+        (tmp_path / "in" / f"{number}.jsonl.gz").write_bytes(gzip.compress(part))
+        with fsspec.open(f"{s3_lake_uri}/in/{number}.jsonl.gz", "wb") as file:
+            file.write(gzip.compress(part))
+    here = add_corpus(lake, "here", tmp_path / "in", **SIZES)
+    told: list[tuple[str, int, int]] = []
+    there = add_corpus(
+        lake, "there", f"{s3_lake_uri}/in", mapper=ray_map, progress=lambda *each: told.append(each), **SIZES
+    )
+    assert (there.train.digest, there.heldout.digest) == (here.train.digest, here.heldout.digest)
+    sizes = sum(path.stat().st_size for path in (tmp_path / "in").iterdir())
+    assert ("survey", sizes, sizes) in told, "progress is told in bytes as they lie there"
+
+
+class _Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *_arguments: object) -> None:
+        """Nothing."""
+
+
+@pytest.fixture
+def web(tmp_path: Path) -> Iterator[tuple[str, Path]]:
+    folder = tmp_path / "web"
+    folder.mkdir()
+    handler = functools.partial(_Quiet, directory=str(folder))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_address[1]}", folder
+        server.shutdown()
+        thread.join()
+
+
+def test_a_web_server_gives_the_same_rows(lake: Lake, tmp_path: Path, web: tuple[str, Path]) -> None:
+    address, folder = web
+    (tmp_path / "in.jsonl").write_bytes(LINES)
+    (folder / "in.jsonl").write_bytes(LINES)
+    (folder / "in.jsonl.gz").write_bytes(gzip.compress(LINES))
+    here = add_corpus(lake, "here", tmp_path / "in.jsonl", **SIZES)
+    for name in ("in.jsonl", "in.jsonl.gz"):
+        there = add_corpus(lake, "there", f"{address}/{name}", **SIZES)
+        assert there.documents == here.documents
+        assert lake.datasets.manifest(there.train).content_digest == lake.datasets.manifest(here.train).content_digest
+    with pytest.raises(CorpusError, match=r"none.jsonl cannot be read") as raised:
+        add_corpus(lake, "there", f"{address}/none.jsonl", **SIZES)
+    assert "\n" not in str(raised.value)
+
+
+def test_places_that_need_a_package_or_the_network_say_so(lake: Lake) -> None:
+    with pytest.raises(CorpusError, match=r"gs://.*gcsfs"):
+        add_corpus(lake, "there", "gs://bucket/in/*.jsonl", **SIZES)
