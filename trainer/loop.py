@@ -182,7 +182,7 @@ def _train(
             seed_step(config.seed, step, ranks.rank)
             optimizer.set_rates(rates_at(config, optimizer.groups, step))
             counted, weights_BT = masks.count(step), masks.of(batch.rows)
-            documents_BT = documents and documents.of(tokens_BT, batch.rows)
+            documents_BT = None if documents is None else documents.of(tokens_BT, batch.rows)
             scale, pieces = ranks.world / counted, config.micro_batches
             nats = accumulate(forward, tokens_BT, weights_BT, pieces, scale, precision, documents_BT)
             optimizer.drop_frozen()
