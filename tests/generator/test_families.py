@@ -104,7 +104,7 @@ def test_iid_cells_are_independent_of_the_frame_before():
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
-        ({"family": "shuffled", "base": {**BASE, "colors": 99}}, ["base", "colors", "99^4 + 2"]),
+        ({"family": "shuffled", "base": {**BASE, "colors": 240}}, ["base", "colors", "240^4 + 2"]),
         ({"family": "shuffled", "base": SPECS["shuffled"]}, ["base", "itself shuffled"]),
         ({"family": "shuffled", "base": BASE, "seq_len": 7}, ["seq_len", "7", "150"]),
         ({"family": "shuffled"}, ["base"]),

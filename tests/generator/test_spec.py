@@ -34,6 +34,19 @@ def test_compat_true_is_the_published_code():
 
 
 @pytest.mark.parametrize(
+    ("colors", "bits", "advised"), [(15, 16, False), (16, 32, False), (22, 32, False), (23, 32, True)]
+)
+def test_a_vocabulary_chooses_its_width_and_a_large_one_is_advised_against(colors, bits, advised):
+    spec = parse_spec({"colors": colors})
+    assert spec.token_dtype.itemsize * 8 == bits
+    assert (spec.advice is not None) == advised
+    if advised:
+        assert "vocabulary of 279,843 tokens" in spec.advice
+        assert "0.5 GiB each" in spec.advice
+        assert "keep it under 262,144" in spec.advice
+
+
+@pytest.mark.parametrize(
     ("fields", "words"),
     [
         ({"colours": 10}, ["colours", "unknown field", "10"]),

@@ -83,7 +83,7 @@ def test_parameters_are_put_shown_listed_tagged(call, tmp_path):
         ({"colours": 4}, "colours"),
         ({"colors": 1}, "colors"),
         ({"grid": [7, 6]}, "grid"),
-        ({"colors": 17, "grid": [6, 6]}, "65"),
+        ({"colors": 250, "grid": [6, 6]}, "2147483648"),
         ({"band": {"score": "gzip-int32-v1", "low": 0.6, "high": 0.4}}, "band"),
         ({"family": "nac"}, "family"),
     ],
@@ -91,6 +91,13 @@ def test_parameters_are_put_shown_listed_tagged(call, tmp_path):
 )
 def test_a_bad_spec_is_refused(call, tmp_path, changes, named):
     assert named in refused(call, tmp_path, "params", "put", "tiny", write_spec(tmp_path, **changes))
+
+
+def test_a_large_vocabulary_is_advised_against_and_taken(call, tmp_path):
+    code, out, err = call("params", "put", "large", write_spec(tmp_path, colors=23, band=None), "--json")
+    assert code == 0
+    assert json.loads(out)["spec"]["colors"] == 23
+    assert "vocabulary of 279,843 tokens: a model has a row for each" in err
 
 
 def test_a_band_that_rules_hardly_meet_is_refused_with_the_acceptance(call, tmp_path):

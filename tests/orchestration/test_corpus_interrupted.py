@@ -123,3 +123,34 @@ def test_a_web_server_gives_the_same_rows(lake: Lake, tmp_path: Path, web: tuple
 def test_places_that_need_a_package_or_the_network_say_so(lake: Lake) -> None:
     with pytest.raises(CorpusError, match=r"gs://.*gcsfs"):
         add_corpus(lake, "there", "gs://bucket/in/*.jsonl", **SIZES)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(3600)
+def test_two_gigabytes_are_added_in_the_memory_of_a_few_megabytes(tmp_path: Path) -> None:
+    """Under ``ulimit -v``: what a process with its imports maps, and one GiB; a file that expands to 2 GB."""
+    text = json.dumps({"text": "x" * 100 + "".join(TEXTS)[:3900]}).encode() + b"\n"
+    path = tmp_path / "in.jsonl.gz"
+    written = 0
+    with gzip.open(path, "wb", compresslevel=1) as file:
+        while written < 2 << 30:
+            block = b"".join(text.replace(b"x" * 100, f"{written + at:0100}".encode(), 1) for at in range(1024))
+            written += file.write(block)
+    program = (
+        "import resource, sys\n"
+        "from pathlib import Path\n"
+        "from datalake import Lake\n"
+        "from orchestration.corpus.add import add_corpus\n"
+        "add_corpus(Lake.open(sys.argv[2] + '-small'), 'text', Path(sys.argv[3]), seq_len=64)\n"
+        "mapped = int(Path('/proc/self/statm').read_text().split()[0]) * resource.getpagesize()\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (mapped + (1 << 30),) * 2)\n"
+        "result = add_corpus(Lake.open(sys.argv[2]), 'text', Path(sys.argv[1]), seq_len=4096)\n"
+        "print(result.documents, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10)\n"
+    )
+    (tmp_path / "small.jsonl").write_bytes(LINES)
+    command = [sys.executable, "-c", program, str(path), str(tmp_path / "lake"), str(tmp_path / "small.jsonl")]
+    child = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert child.returncode == 0, child.stderr
+    documents, peak_mib = map(int, child.stdout.split())
+    assert documents == written // len(text)
+    assert peak_mib < 800
