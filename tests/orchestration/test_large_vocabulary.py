@@ -14,11 +14,12 @@ import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from datalake import DatasetReader, Lake
+from datalake import DatasetReader, Lake, Repairer
 from orchestration.cli import main
 from orchestration.corpus.add import add_corpus
 from orchestration.corpus.tokenizer_pieces import byte_characters
 from orchestration.corpus.tokenizers import load_tokenizer
+from orchestration.live.stream import FedRows
 from orchestration.training.step_rows import load_steps
 from tests.trainer.lake_data import curve, open_files, tiny_config
 from trainer import Llama, hf_layout, load_metrics, run_training
@@ -129,6 +130,15 @@ def test_a_mixture_of_widths_is_widened_on_reading(lake: Lake) -> None:
     assert datasets[1][0].max() > 65_535
     with pytest.raises(ConfigError, match=r"dtype = torch.uint16: a vocabulary of 151,936 tokens does not fit"):
         LakeDataset(lake.uri, "wide@1", dtype=torch.uint16)
+
+
+def test_rows_that_a_feed_names_are_read_in_their_width(lake: Lake) -> None:
+    manifest = lake.datasets.manifest("wide@1")
+    rows_N = np.array([3, 0, manifest.sequences - 1])
+    shard = manifest.source.shard_sequences
+    found = {int(first): (manifest.shards[int(first) // shard], None) for first in rows_N // shard * shard}
+    fed = FedRows(lake.uri, shard, manifest.seq_len, manifest.token_dtype, found, Repairer())
+    assert fed.rows(rows_N).tolist() == DatasetReader(lake.store, manifest).rows(rows_N).tolist()
 
 
 class _Largest(TorchDispatchMode):
