@@ -10,6 +10,7 @@ import importlib
 import logging
 import math
 import os
+import secrets
 import signal
 import socket
 import threading
@@ -49,6 +50,7 @@ START_TIMEOUT = "timed out during startup"
 API_SERVER = "RAY_API_SERVER_ADDRESS"
 NOBODY = "http://127.0.0.1:9"
 
+_TOKENS = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
 _ENVIRONMENT = {
     # A report is no durable commit, but a controller that looks often restarts from the newest checkpoint sooner.
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
@@ -145,6 +147,20 @@ def _no_dashboard() -> Iterator[None]:
             os.environ[API_SERVER] = before
 
 
+def _bring_token() -> None:
+    """Let a Ray of one's own have a token where Ray can keep none: it writes one to ~/.ray, and fails without a home.
+
+    Its processes inherit it, and nobody else is to have it.
+    """
+    if os.environ.get("RAY_AUTH_MODE", "token") != "token" or any(map(os.environ.get, _TOKENS)):
+        return
+    home = os.environ.get("HOME", "")
+    folder = Path(home, ".ray") if os.path.isdir(os.path.join(home, ".ray")) else Path(home)
+    if os.path.isabs(home) and (os.access(folder / "auth_token", os.R_OK) or os.access(folder, os.W_OK)):
+        return
+    os.environ[_TOKENS[0]] = secrets.token_hex(32)
+
+
 @contextmanager
 def whole_start() -> Iterator[None]:
     """End what a start of Ray in the block has started if it fails: the next attempt would find a busier machine."""
@@ -165,6 +181,7 @@ def _start(options: dict[str, Any], cpus: float = 0) -> None:
     num_cpus = max(LOCAL_LOGICAL_CPUS, cores, min(math.ceil(cpus), most))
     if (folder := ray_folder()) is not None:
         options["_temp_dir"] = folder
+    _bring_token()
     for attempt in range(1, START_ATTEMPTS + 1):
         try:
             # "local" and not the default: a stale address file of an earlier cluster would mislead the default.

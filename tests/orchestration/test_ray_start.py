@@ -52,6 +52,27 @@ def test_what_a_failed_start_has_started_is_ended_before_the_next(monkeypatch):
         left[-1].wait()
 
 
+@pytest.mark.parametrize(
+    ("home", "brings"),
+    [(None, True), ("/proc/none", True), ("", True), ("writable", False), ("has a token", False)],
+)
+def test_where_ray_can_keep_no_token_it_is_brought_one(starts, monkeypatch, tmp_path, home, brings):
+    for name in ("RAY_AUTH_MODE", *module._TOKENS):
+        monkeypatch.delenv(name, raising=False)
+    if home is None:
+        monkeypatch.delenv("HOME")
+    else:
+        monkeypatch.setenv("HOME", home if home.startswith("/") or not home else str(tmp_path))
+    if home == "has a token":
+        (tmp_path / ".ray").mkdir()
+        (tmp_path / ".ray" / "auth_token").write_text("1" * 32)
+        (tmp_path / ".ray").chmod(0o500)
+    starts += [None]
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "")  # so that what is set here is taken away again
+    module._start({})
+    assert bool(os.environ["RAY_AUTH_TOKEN"]) == brings
+
+
 def test_three_are_told_in_one_line(starts):
     starts += [Exception(BUSY)] * 3
     with pytest.raises(ClusterLostError, match=r"3 times.*RAY_ADDRESS"):
