@@ -26,10 +26,14 @@ _LIBRARIES = {
 def prepare_folders() -> None:
     """Give this process and its children folders that they can write, where the user's home is none.
 
-    A home counts if it exists and can be written, and the user has a name, which torch.compile asks for. What is set
-    already stays as it is; nothing is done where no folder can be written, and the libraries do without.
+    A home counts if it exists and can be written, and the user has a name, which torch.compile asks for. Where nothing
+    says what the home is (no HOME, and a uid without an entry in passwd), it is a private folder from here on: Ray asks
+    as it is imported. What is set already stays as it is; nothing is done where no folder can be written, and the
+    libraries do without.
     """
     home = home_folder()
+    if home is None and (folder := cache_folder("home")) is not None:
+        os.environ["HOME"] = str(folder)
     if home is not None and os.access(home, os.W_OK) and _user_has_a_name():
         return
     for variable, name in _LIBRARIES.items():

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from orchestration import folders
-from tests.other_user import as_nobody, open_folder
+from tests.other_user import as_nobody, in_child, open_folder
 from tests.ray_fixtures import ROOT
 
 USE = """
@@ -51,6 +51,24 @@ def test_what_libraries_write_unasked_goes_below_the_temporary_directory(tmp_pat
     assert private.stat().st_mode & 0o777 == 0o700
     assert (tmp_path / "figure.png").stat().st_size
     assert list((tmp_path / "events").iterdir())
+
+
+def test_a_user_whose_home_nothing_names_gets_one() -> None:
+    def be_unknown() -> None:
+        os.environ.pop("HOME", None)
+        os.environ.pop("XDG_CACHE_HOME", None)
+        if os.getuid() == 0:
+            os.setgroups([])
+            os.setgid(54321)
+            os.setuid(54321)
+
+    def prepared() -> tuple[str, bool]:
+        folders.prepare_folders()
+        return str(Path.home()), os.access(Path.home(), os.W_OK)
+
+    home, writable = in_child(prepared, be_unknown)
+    assert writable
+    assert os.getuid() or "/morphogen-54321/" in home
 
 
 def test_ray_keeps_its_sessions_elsewhere_where_another_user_made_the_usual_folder() -> None:
