@@ -243,10 +243,21 @@ class VersionLog:
         message: str = "",
         request: ChangeRequest | None = None,
     ) -> LogEntry:
-        """Append ``change(newest state, or None)``, rebasing on whatever other writers append meanwhile.
+        """Append ``change(newest state, or None)``, as ``append_next``; ``change`` gets its own copy."""
+        return self.append_next(
+            lambda head: change(copy.deepcopy(head.state) if head else None), message=message, request=request
+        )
 
-        ``change`` gets its own copy and may be called many times; it returns None when nothing needs to be appended,
-        and may raise to give up. Returns the entry that was appended, or the newest (not ``changed``) if none was.
+    def append_next(
+        self,
+        change: Callable[[LogEntry | None], dict[str, Any] | None],
+        message: str = "",
+        request: ChangeRequest | None = None,
+    ) -> LogEntry:
+        """Append the state that ``change(newest entry, or None)`` returns, rebasing on what others append meanwhile.
+
+        ``change`` may be called many times; it returns None when nothing needs to be appended, and may raise to give
+        up. Returns the entry that was appended, or the newest (not ``changed``) if none was.
 
         A ``request`` that one of the newest 128 carries is not done again: its entry is returned, ``replayed``, and
         ``change`` is not called. One that finds nothing to change is noted in an entry of its own, since its answer
@@ -257,7 +268,7 @@ class VersionLog:
             head = self.head()
             if request is not None and head is not None and (done := self._answered(head, request)) is not None:
                 return done
-            state = change(copy.deepcopy(head.state) if head else None)
+            state = change(head)
             changed = state is not None
             if state is None:
                 if head is None:

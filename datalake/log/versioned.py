@@ -120,7 +120,7 @@ class VersionedNames:
     ) -> tuple[LogEntry, Versions]:
         """``VersionLog.update`` with the name's versions in place of its state (those of a new name are none)."""
         log = self.log(name)
-        entry = log.update(lambda _: change(Versions(log.seen, log.entry)), message, request)
+        entry = log.append_next(lambda head: change(Versions(head, log.entry)), message, request)
         return entry, Versions(entry, log.entry)
 
     def find(self, name: str, versions: Versions, digest: str) -> Record | None:

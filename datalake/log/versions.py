@@ -19,6 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from datalake.errors import CorruptObjectError
+from datalake.log.ranges import Ranges, add_numbers, is_in, numbers_outside
 from datalake.log.version_log import LogEntry
 
 Record = dict[str, Any]
@@ -34,7 +35,7 @@ class Versions:
         state: Mapping[str, Any] = entry.state if entry else {}
         self.entry = entry
         self.aliases: dict[str, int] = dict(state.get("aliases", {}))
-        self.retired: list[list[int]] = [list(pair) for pair in state.get("retired", ())]
+        self.retired: Ranges = [list(pair) for pair in state.get("retired", ())]
         self._made: Levels = state.get("made", [])
         self._load = load
         self._read: dict[int, LogEntry] = {entry.number: entry} if entry else {}
@@ -71,16 +72,12 @@ class Versions:
 
     def is_retired(self, version: int) -> bool:
         """Whether ``version`` was retired."""
-        return any(first <= version <= last for first, last in self.retired)
+        return is_in(self.retired, version)
 
     @property
     def newest_kept(self) -> int | None:
         """The newest version that is not retired, None if there is none."""
-        version = self.count
-        for first, last in reversed(self.retired):
-            if last == version:
-                version = first - 1
-        return version or None
+        return next(numbers_outside(self.retired, 1, self.count), None)
 
     def with_version(self, record: Record) -> dict[str, Any]:
         """The state of the next entry if it makes ``record`` the next version."""
@@ -93,13 +90,8 @@ class Versions:
 
     def with_retired(self, version: int) -> dict[str, Any]:
         """The state of the next entry if it retires ``version``; aliases that point there go."""
-        ranges: list[list[int]] = []
-        for first, last in sorted([*self.retired, [version, version]]):
-            if ranges and first <= ranges[-1][1] + 1:
-                ranges[-1][1] = max(last, ranges[-1][1])
-            else:
-                ranges.append([first, last])
-        return self._state(retired=ranges, aliases={name: to for name, to in self.aliases.items() if to != version})
+        kept = {name: to for name, to in self.aliases.items() if to != version}
+        return self._state(retired=add_numbers(self.retired, [version]), aliases=kept)
 
     def with_restored(self, version: int) -> dict[str, Any]:
         """The state of the next entry if it takes the mark of ``with_retired`` off ``version``."""

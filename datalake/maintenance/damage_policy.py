@@ -157,7 +157,7 @@ class Repairer:
         with self._lock:
             if self._run is None:
                 return frozenset()
-            return frozenset(repair["key"] for repair in self._run.refresh().state.get("repairs", ()))
+            return frozenset(repair["key"] for repair in self._run.refresh().listed("repairs"))
 
     def _repaired(self, repair: Repair) -> None:
         with self._lock:

@@ -17,6 +17,7 @@ from datetime import datetime, timedelta
 from datalake.errors import GraceError
 from datalake.lake import Lake
 from datalake.log.claims import CLAIMS, COLLECTIONS, Note, collecting, group_of, notes
+from datalake.runs.run import METRICS
 from datalake.shards.manifest import load_manifest
 from datalake.store.conformance import CONFORMANCE_KEY
 from datalake.store.interface import ObjectInfo
@@ -78,11 +79,12 @@ def live_keys(lake: Lake, before: datetime) -> set[str]:
             if not published.retired or published.version in kept:
                 keys |= {f"{published.key_prefix}/{file}" for file in published.files}
     for run in lake.runs.list():
-        state = lake.runs.get(run).state
-        gone = bool(state.get("retired")) and datetime.fromisoformat(state["retired"]["time"]) < before
-        for item in state["checkpoints"]:
-            names = [*(item["files"] if not gone else ()), *(["metrics.jsonl"] if item.get("metrics") else [])]
-            keys |= {f"{item['key_prefix']}/{name}" for name in names}
+        known = lake.runs.get(run)
+        retired = known.state.get("retired")
+        gone = bool(retired) and datetime.fromisoformat(retired["time"]) < before
+        for checkpoint in known.recorded_checkpoints():
+            names = [*(checkpoint.files if not gone else ()), *([METRICS] if checkpoint.metrics else [])]
+            keys |= {f"{checkpoint.key_prefix}/{name}" for name in names}
     return keys
 
 

@@ -24,10 +24,12 @@ from typing import Any, Literal, get_args
 
 from datalake.clock import System
 from datalake.errors import DatalakeError, NotFoundError
-from datalake.log.version_log import VersionLog
+from datalake.log.growing import GrowingList
+from datalake.log.version_log import LogEntry, VersionLog
 from datalake.names import check_name
 from datalake.store.interface import Store
 
+Record = dict[str, Any]
 Role = Literal["reader", "writer", "admin"]
 ROLES: tuple[Role, ...] = get_args(Role)  # each may do what those before it may
 
@@ -68,12 +70,21 @@ class Token:
 
 
 class TokenLog:
-    """The tokens (``access/tokens``) of one lake."""
+    """The tokens (``access/tokens``) of one lake: what was made and what was ended, one after the other.
+
+    In format 2 ``events`` in the state are a list that grows, of ``{"id": …, …the record}`` and ``{"id": …, "revoked":
+    time}``; ``before`` is the last entry in format 1, which holds all records of its time as ``tokens``. Who keeps this
+    object reads only what is new. Safe across threads.
+    """
 
     def __init__(self, store: Store, system: System) -> None:
-        self._log = VersionLog(store, "access", "tokens", system)
+        self._log = VersionLog(store, "access", "tokens", system, format=2)
         self._system = system
         self._uri = store.uri
+        self._lock = threading.Lock()
+        self._records: dict[str, Record] = {}
+        self._known = 0  # entry that the records are of
+        self._events = 0  # how many of its events are in them
 
     def create(self, name: str, role: Role, *, lifetime: timedelta | None = None) -> tuple[Token, str]:
         """Make a token for ``name`` (a person or job; it becomes the author of what is written) and return its text.
@@ -98,35 +109,54 @@ class TokenLog:
             "hash": _hash(secret, salt),
         }
 
-        def add(state: dict[str, Any] | None) -> dict[str, Any]:
-            return {"tokens": {**(state or {"tokens": {}})["tokens"], token_id: record}}
-
-        self._log.update(add, f"create {role} {name}")
+        self._log.append_next(lambda head: self._with_event(head, {"id": token_id, **record}), f"create {role} {name}")
         return _public(token_id, record), f"mg_{token_id}_{secret}"
 
     def revoke(self, token_id: str) -> Token:
         """End a token for good; one that is revoked already stays as it is. Raises NotFoundError."""
 
-        def end(state: dict[str, Any] | None) -> dict[str, Any] | None:
-            record = (state or {"tokens": {}})["tokens"].get(token_id)
+        def end(head: LogEntry | None) -> dict[str, Any] | None:
+            record = self._records_of(head).get(token_id)
             if record is None:
                 raise NotFoundError(f"no token with id {token_id!r} in lake {self._uri}: see `morphogen tokens list`")
             if record["revoked"] is not None:
                 return None
-            record["revoked"] = self._system.timestamp()
-            return state
+            return self._with_event(head, {"id": token_id, "revoked": self._system.timestamp()})
 
-        entry = self._log.update(end, f"revoke {token_id}")
-        return _public(token_id, entry.state["tokens"][token_id])
+        entry = self._log.append_next(end, f"revoke {token_id}")
+        return _public(token_id, self._records_of(entry)[token_id])
 
     def list(self) -> list[Token]:
-        """All tokens, also revoked and expired ones, oldest first."""
-        return sorted((_public(key, record) for key, record in self.records().items()), key=lambda token: token.created)
+        """All tokens, also revoked and expired ones, in the order in which they were made."""
+        return [_public(key, record) for key, record in self.records().items()]
 
-    def records(self) -> dict[str, dict[str, Any]]:
-        """The newest state: records with salt and hash, by id; empty if no token was ever made."""
-        head = self._log.head()
-        return head.state["tokens"] if head else {}
+    def records(self) -> dict[str, Record]:
+        """The records as they are now, with salt and hash, by id; empty if no token was ever made."""
+        return self._records_of(self._log.head())
+
+    def _with_event(self, head: LogEntry | None, event: Record) -> dict[str, Any]:
+        """What the entry after ``head`` holds if ``event`` is what happened."""
+        base = _base(head)
+        return {**({"before": base} if base else {}), "events": self._list(head).with_item(event)}
+
+    def _list(self, entry: LogEntry | None) -> GrowingList:
+        value, number = (entry.state.get("events"), entry.number) if entry else (None, 0)
+        return GrowingList(value, number, lambda number: self._log.entry(number).state["events"])
+
+    def _records_of(self, entry: LogEntry | None) -> dict[str, Record]:
+        """The records as of ``entry``, or of a newer one that was seen; not to be changed."""
+        with self._lock:
+            if entry is None or entry.number <= self._known:
+                return self._records
+            records, events, base = dict(self._records), self._list(entry), _base(entry)
+            if base > self._known:
+                tokens = (entry if base == entry.number else self._log.entry(base)).state["tokens"]
+                records = dict(sorted(tokens.items(), key=lambda item: item[1]["created"]))
+            for event in events.items(self._events, events.count):
+                facts = {field: value for field, value in event.items() if field != "id"}
+                records[event["id"]] = {**records.get(event["id"], {}), **facts}
+            self._records, self._known, self._events = records, entry.number, events.count
+            return records
 
 
 class AccessControl:
@@ -147,7 +177,7 @@ class AccessControl:
         self._monotonic = monotonic
         self._lock = threading.Lock()
         self._hashing = threading.Semaphore(2)  # guessing may cost two cores' time, never the server's memory
-        self._records: dict[str, dict[str, Any]] = {}
+        self._records: dict[str, Record] = {}
         self._read_at = -float("inf")
         self._verified: OrderedDict[bytes, None] = OrderedDict()
         self._sessions: OrderedDict[str, tuple[float, bool]] = OrderedDict()  # looked at when; ended?
@@ -231,13 +261,13 @@ class AccessControl:
             while len(self._sessions) > _REMEMBERED:
                 self._sessions.popitem(last=False)
 
-    def _record(self, token_id: str) -> dict[str, Any] | None:
+    def _record(self, token_id: str) -> Record | None:
         records = self._current()
         if token_id not in records:  # made a moment ago, perhaps by way of another replica
             records = self._current(max_age=_UNKNOWN_REFRESH_S)
         return records.get(token_id)
 
-    def _current(self, max_age: float | None = None) -> dict[str, dict[str, Any]]:
+    def _current(self, max_age: float | None = None) -> dict[str, Record]:
         with self._lock:
             if self._monotonic() - self._read_at >= (self._refresh_s if max_age is None else max_age):
                 now = self._monotonic()
@@ -245,7 +275,7 @@ class AccessControl:
                 self._read_at = now
             return self._records
 
-    def _matches(self, text: str, secret: str, record: dict[str, Any]) -> bool:
+    def _matches(self, text: str, secret: str, record: Record) -> bool:
         """Compare in constant time; what matched once is remembered by digest, since scrypt is meant to be slow."""
         seen = hashlib.sha256(f"{record['hash']}{text}".encode()).digest()
         with self._lock:
@@ -266,12 +296,19 @@ def _hash(secret: str, salt: str) -> str:
     return hashlib.scrypt(secret.encode(), salt=bytes.fromhex(salt), dklen=32, **_SCRYPT).hex()
 
 
-def _public(token_id: str, record: dict[str, Any]) -> Token:
+def _base(entry: LogEntry | None) -> int:
+    """The last entry in format 1, which holds all records of its time; 0 if there is none."""
+    if entry is None:
+        return 0
+    return entry.number if "tokens" in entry.state else entry.state.get("before", 0)
+
+
+def _public(token_id: str, record: Record) -> Token:
     fields = ("name", "role", "created", "author", "expires", "revoked", "parent")
     return Token(id=token_id, **{field: record[field] for field in fields})
 
 
-def _signature(record: dict[str, Any], signed: str) -> str:
+def _signature(record: Record, signed: str) -> str:
     """HMAC-SHA-256 of a session's text under its token's own key, as 64 hex digits."""
     key = hashlib.sha256(f"morphogen session {record['salt']} {record['hash']}".encode()).digest()
     return hmac.new(key, signed.encode(), hashlib.sha256).hexdigest()

@@ -14,7 +14,7 @@ from datalake.log.version_log import ChangeRequest, LogEntry, VersionLog, logged
 from datalake.names import check_name
 from datalake.runs.conflict import describe_differences
 from datalake.runs.heartbeat import Heartbeat, read_heartbeat
-from datalake.runs.run import Run, State, fenced_error
+from datalake.runs.run import LOG_FORMAT, Run, State, fenced_error, list_in, with_lists_kept
 from datalake.store.interface import Store
 
 
@@ -48,7 +48,7 @@ class RunRepository:
         than ``over`` owns it, RunFencedError if another than ``lease`` does, RetiredError if it is
         retired.
         """
-        log = VersionLog(self._store, "runs", check_name(run, "run"), self._system)
+        log = self._log(run)
         wanted = {
             "kind": kind,
             "config_digest": digest_of(dict(config)),
@@ -57,13 +57,14 @@ class RunRepository:
         mine = lease or self._system.nonce()
         extra = dict(about or {})
 
-        def acquire(state: State | None) -> State | None:
+        def acquire(now: LogEntry | None) -> State | None:
+            state = now.state if now else None
             current = state["lease"] if state else ""
             if lease is not None and (current != lease or (state and state["status"] in ("stopped", "failed"))):
                 raise fenced_error(run, state)
-            if state is None:
+            if now is None or state is None:
                 fresh = {"status": "running", "config": dict(config), "attempts": 1, "lease": mine}
-                return {**wanted, **fresh, "checkpoints": [], "result": None, "error": None, **extra}
+                return {**wanted, **fresh, "result": None, "error": None, **extra}
             if state.get("retired"):
                 raise retired_error(run)
             _check_same(run, state, wanted, config)
@@ -71,25 +72,26 @@ class RunRepository:
                 return None
             if over is not None and current != over:
                 raise RunHeldError(f"run {run!r} has just been taken by another process: leave it to that one")
-            state.pop("stop", None)
             taken = {"status": "running", "error": None, "attempts": state["attempts"] + 1, "lease": mine}
-            return {**state, **taken, **extra}
+            kept = {field: value for field, value in state.items() if field != "stop"}
+            return with_lists_kept({**kept, **taken, **extra}, now)
 
-        entry = log.update(acquire, f"start {kind}")
-        return Run(self._store, self._system, log, entry.state, mine)
+        entry = log.append_next(acquire, f"start {kind}")
+        return Run(self._store, self._system, log, entry, mine)
 
     def extend(self, run: str, config: Mapping[str, Any], inputs: Mapping[str, Any], over: str) -> None:
         """Let a run that has come to its end, or was left, go on under another ``config``; ``start`` then takes it up.
 
-        ``over`` is the digest of the configuration that this one follows. What that one came to is kept in the state's
-        list ``extended``. The caller answers for it that what was done so far is what ``config`` says. Raises
+        ``over`` is the digest of the configuration that this one follows. What that one came to is kept in the list
+        ``extended``. The caller answers for it that what was done so far is what ``config`` says. Raises
         NotFoundError, and RunConflictError if somebody works on the run or has changed it meanwhile.
         """
-        log = VersionLog(self._store, "runs", self.get(run).name, self._system)
+        log = self._log(self.get(run).name)
         digest = digest_of(dict(config))
 
-        def change(state: State | None) -> State | None:
-            if state is None or state["config_digest"] not in (over, digest):
+        def change(now: LogEntry | None) -> State | None:
+            state = now.state if now else None
+            if now is None or state is None or state["config_digest"] not in (over, digest):
                 raise RunConflictError(f"run {run!r} has just been changed by another process: look at it again")
             if state.get("retired"):
                 raise retired_error(run)
@@ -102,19 +104,21 @@ class RunRepository:
             before = {"config": state["config"], "result": state["result"], "time": self._system.timestamp()}
             changed = {"config": dict(config), "config_digest": digest, "result": None, "error": None}
             changed["inputs"] = json.loads(canonical_json(dict(inputs)))
-            return {**state, **changed, "status": "stopped", "extended": [*state.get("extended", ()), before]}
+            extended = list_in("extended", now, lambda number: log.entry(number).state["extended"]).with_item(before)
+            return with_lists_kept({**state, **changed, "status": "stopped", "extended": extended}, now)
 
-        log.update(change, "extend")
+        log.append_next(change, "extend")
 
     def ask_stop(self, run: str, reason: str = "") -> Run:
         """Ask whoever works on the run to checkpoint and stop; its owner sees ``state["stop"]`` when it next looks.
 
         Asking twice changes nothing. Raises NotFoundError, or RunConflictError if the run is not running.
         """
-        log = VersionLog(self._store, "runs", self.get(run).name, self._system)
+        log = self._log(self.get(run).name)
 
-        def ask(state: State | None) -> State | None:
-            if state is None or state["status"] != "running":
+        def ask(now: LogEntry | None) -> State | None:
+            state = now.state if now else None
+            if now is None or state is None or state["status"] != "running":
                 status = state["status"] if state else "gone"
                 raise RunConflictError(
                     f"run {run!r} is {status}, so there is nothing to stop: see `morphogen runs list`"
@@ -122,9 +126,9 @@ class RunRepository:
             if state.get("stop"):
                 return None
             wish = {"by": self._system.author, "time": self._system.timestamp(), "reason": reason}
-            return {**state, "stop": wish}
+            return with_lists_kept({**state, "stop": wish}, now)
 
-        return Run(self._store, self._system, log, log.update(ask, "ask to stop").state, lease=None)
+        return Run(self._store, self._system, log, log.append_next(ask, "ask to stop"), lease=None)
 
     def retire(
         self, run: str, message: str = "", *, over: str, request: ChangeRequest | None = None
@@ -135,24 +139,25 @@ class RunRepository:
         work with; nothing is appended if the run is retired already. Raises NotFoundError, and RunHeldError if another
         process has taken it meanwhile.
         """
-        log = VersionLog(self._store, "runs", self.get(run).name, self._system)
+        log = self._log(self.get(run).name)
 
-        def end(state: State | None) -> State | None:
-            if state is None or state.get("retired"):
+        def end(now: LogEntry | None) -> State | None:
+            state = now.state if now else None
+            if now is None or state is None or state.get("retired"):
                 return None
             if state["lease"] != over:
                 raise RunHeldError(f"run {run!r} has just been taken by another process: leave it to that one")
             by = {"by": self._system.author, "time": self._system.timestamp(), "message": message}
             ended = {"status": "stopped"} if state["status"] == "running" else {}
-            return {**state, **ended, "lease": self._system.nonce(), "retired": by}
+            return with_lists_kept({**state, **ended, "lease": self._system.nonce(), "retired": by}, now)
 
-        entry = log.update(end, message or "retire", request)
-        return Run(self._store, self._system, log, entry.state, lease=None), entry
+        entry = log.append_next(end, message or "retire", request)
+        return Run(self._store, self._system, log, entry, lease=None), entry
 
     def restore(self, run: str, message: str = "") -> Run:
         """Take the mark of ``retire`` off again. Raises NotFoundError, RetiredError if a checkpoint's file is gone."""
         found = self.get(run)
-        log = VersionLog(self._store, "runs", found.name, self._system)
+        log = self._log(found.name)
         keys = [f"{each.key_prefix}/{name}" for each in found.checkpoints for name in each.files]
         with claimed(self._store, self._system, keys, f"restoring run {run}"):
             there = {*self._store.list(f"checkpoints/{found.name}/")} if keys else set()
@@ -162,13 +167,14 @@ class RunRepository:
                     f"removed, the first is {absent[0]}: run it again under another name"
                 )
 
-            def begin(state: State | None) -> State | None:
-                if state is None or not state.get("retired"):
+            def begin(now: LogEntry | None) -> State | None:
+                if now is None or not now.state.get("retired"):
                     return None
-                return {field: value for field, value in state.items() if field != "retired"}
+                kept = {field: value for field, value in now.state.items() if field != "retired"}
+                return with_lists_kept(kept, now)
 
-            entry = log.update(begin, message or "restore")
-        return Run(self._store, self._system, log, entry.state, lease=None)
+            entry = log.append_next(begin, message or "restore")
+        return Run(self._store, self._system, log, entry, lease=None)
 
     def heartbeat(self, run: str) -> Heartbeat | None:
         """The newest sign of life of the run's owner, None if it never gave one."""
@@ -176,11 +182,14 @@ class RunRepository:
 
     def get(self, run: str) -> Run:
         """A run to look at; it has no lease, so writing through it raises RunFencedError. Raises NotFoundError."""
-        log = VersionLog(self._store, "runs", check_name(run, "run"), self._system)
+        log = self._log(run)
         head = log.head()
         if head is None:
             raise NotFoundError(f"no run named {run!r} in lake {self._store.uri}: its runs are {list(self.list())}")
-        return Run(self._store, self._system, log, head.state, lease=None)
+        return Run(self._store, self._system, log, head, lease=None)
+
+    def _log(self, run: str) -> VersionLog:
+        return VersionLog(self._store, "runs", check_name(run, "run"), self._system, LOG_FORMAT)
 
     def names(self, after: str = "") -> Iterator[str]:
         """The names of the runs that sort after ``after``, sorted, looked at as they are asked for."""

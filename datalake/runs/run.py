@@ -10,13 +10,16 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 import threading
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from datalake.clock import System
-from datalake.errors import NotFoundError, RunConflictError, RunFencedError
+from datalake.errors import CorruptObjectError, NotFoundError, RunConflictError, RunFencedError
 from datalake.log.claims import claimed
+from datalake.log.growing import GrowingList, Item, Value
 from datalake.log.version_log import LogEntry, VersionLog
 from datalake.runs.checkpoints import (
     Checkpoint,
@@ -32,25 +35,28 @@ from datalake.store.interface import Store
 
 State = dict[str, Any]
 METRICS = "metrics.jsonl"
+LOG_FORMAT = 2  # 1: every entry held these lists whole
+GROWING = ("checkpoints", "repairs", "extended", "trials")  # see ``log.growing``; dropped checkpoints are marked
 # Not append()'s to change.
 _OWNED = {
-    *("kind", "config", "config_digest", "inputs", "attempts", "lease", "checkpoints", "repairs", "faults", "stop"),
-    "retired",
+    *("kind", "config", "config_digest", "inputs", "attempts", "lease", "faults", "stop", "retired"),
+    *GROWING,
 }
 FAULTS_KEPT = 200  # every entry of the log holds them all; ``fault_count`` goes on counting
+_READS_AT_ONCE = 8
 
 
 class Run:
     """One run, as of the last call that read or wrote its log. Picklable: workers share their driver's lease."""
 
-    def __init__(self, store: Store, system: System, log: VersionLog, state: State, lease: str | None) -> None:
+    def __init__(self, store: Store, system: System, log: VersionLog, entry: LogEntry, lease: str | None) -> None:
         self._store = store
         self._system = system
         self._log = log
-        self._state = state
+        self._entry = entry
         self._lease = lease
         self._parent: str | None = None  # key_prefix of the checkpoint that the next one goes on from
-        self._number = 0  # the entry that the state is of
+        self._read: dict[tuple[str, int], Value] = {}  # of older entries: the list in this field
         self._knowing = threading.Lock()
         self.name = log.name
 
@@ -62,13 +68,28 @@ class Run:
 
     @property
     def state(self) -> State:
-        """A copy of the newest state known here: kind, status, config, inputs, attempts, checkpoints, result, …"""
-        return copy.deepcopy(self._state)
+        """A copy of the newest state known here: kind, status, config, inputs, attempts, result, …
+
+        What grows without end (checkpoints, repairs, …) is not in it, see ``listed``.
+        """
+        return copy.deepcopy({field: value for field, value in self._entry.state.items() if field not in GROWING})
+
+    def listed(self, field: str) -> GrowingList:
+        """One of the lists that grow, as the newest state known here has it; older items are read when asked for."""
+        return self._list(field, self._entry)
+
+    def _list(self, field: str, entry: LogEntry) -> GrowingList:
+        def load(number: int) -> Value:
+            if (field, number) not in self._read:
+                self._read[field, number] = self._log.entry(number).state[field]
+            return self._read[field, number]
+
+        return list_in(field, entry, load)
 
     @property
     def status(self) -> str:
         """``running``, ``finished``, ``failed`` or ``stopped``."""
-        return self._state["status"]
+        return self._entry.state["status"]
 
     @property
     def lease(self) -> str | None:
@@ -78,22 +99,47 @@ class Run:
     @property
     def is_mine(self) -> bool:
         """Whether the newest state known here still has this object's lease."""
-        return self._lease is not None and self._state["lease"] == self._lease
+        return self._lease is not None and self._entry.state["lease"] == self._lease
 
     @property
     def checkpoints(self) -> tuple[Checkpoint, ...]:
-        """All checkpoints that have their files, in the order in which they were made."""
-        return tuple(checkpoint for checkpoint in self._recorded() if not checkpoint.dropped)
+        """All checkpoints that have their files, in the order in which they were made: a read for 32 of them."""
+        recorded = self.listed("checkpoints")
+        return tuple(map(Checkpoint.model_validate, recorded.at([*recorded.unmarked_places()][::-1])))
+
+    @property
+    def checkpoint_count(self) -> int:
+        """How many checkpoints have their files."""
+        return self.listed("checkpoints").unmarked
+
+    @property
+    def newest_checkpoint(self) -> Checkpoint | None:
+        """The last checkpoint of those that have their files, None if there is none."""
+        return next(self._newest_first(), None)
+
+    def recorded_checkpoints(self, limit: int | None = None) -> list[Checkpoint]:
+        """All checkpoints that were ever made, or the last ``limit``, oldest first, those without their files too."""
+        recorded = self.listed("checkpoints")
+        places = range(0 if limit is None else max(0, recorded.count - limit), recorded.count)
+        found = zip(places, map(Checkpoint.model_validate, recorded.at(places)), strict=True)
+        return [
+            each.model_copy(update={"files": {}, "dropped": True}) if recorded.is_marked(place) else each
+            for place, each in found
+        ]
+
+    def _newest_first(self) -> Iterator[Checkpoint]:
+        recorded = self.listed("checkpoints")
+        return (Checkpoint.model_validate(recorded.item(place)) for place in recorded.unmarked_places())
 
     @property
     def retired(self) -> bool:
         """Whether the run was retired: its record and its curve stay, its checkpoints may be gone."""
-        return bool(self._state.get("retired"))
+        return bool(self._entry.state.get("retired"))
 
     def for_another_thread(self) -> Run:
         """The same run, under the same lease, for another thread to note things in."""
-        log = VersionLog(self._store, "runs", self.name, self._system)
-        return Run(self._store, self._system, log, self.state, self._lease)
+        log = VersionLog(self._store, "runs", self.name, self._system, LOG_FORMAT)
+        return Run(self._store, self._system, log, self._entry, self._lease)
 
     def refresh(self) -> Run:
         """Read the newest state; returns self."""
@@ -121,9 +167,12 @@ class Run:
         self._change(lambda state: {**state, **changes}, message or f"set {', '.join(sorted(changes))}")
 
     def add_repair(self, repair: Mapping[str, Any]) -> None:
-        """Note in the state's list ``repairs`` that a shard was healed for this run. Raises as ``append`` does."""
-        item = dict(repair)
-        self._change(lambda state: {**state, "repairs": [*state.get("repairs", ()), item]}, f"repair {item.get('key')}")
+        """Note in the list ``repairs`` that a shard was healed for this run. Raises as ``append`` does."""
+        self._add("repairs", dict(repair), f"repair {repair.get('key')}")
+
+    def add_trial(self, trial: Mapping[str, Any]) -> None:
+        """Note in the list ``trials`` what one trial of a tuning came to. Raises as ``append`` does."""
+        self._add("trials", dict(trial), "trial")
 
     def send_heartbeat(self, number: int, progress: Mapping[str, Any]) -> None:
         """Show that the owner lives and how far it is (``datalake.runs.heartbeat``); the log is not touched."""
@@ -201,7 +250,7 @@ class Run:
                 raise NotFoundError(
                     f"{prefix}/{absent[0]} is not in lake {self._store.uri}: upload it before naming it"
                 )
-            self._change(lambda state: {**state, "checkpoints": [*state["checkpoints"], item]}, f"checkpoint {step}")
+            self._add("checkpoints", item, f"checkpoint {step}")
         self._parent = prefix
         return checkpoint
 
@@ -214,14 +263,13 @@ class Run:
         if not prefixes:
             return
 
-        def forget(state: State) -> State:
-            items = [
-                {**item, "files": {}, "dropped": True} if item["key_prefix"] in prefixes else item
-                for item in state["checkpoints"]
-            ]
-            return {**state, "checkpoints": items}
+        def forget(state: State, now: LogEntry) -> State:
+            recorded = self._list("checkpoints", now)
+            kept = [*recorded.unmarked_places()]
+            places = [p for p, item in zip(kept, recorded.at(kept), strict=True) if item["key_prefix"] in prefixes]
+            return {**state, "checkpoints": recorded.with_marks(places, lambda item: {**item, "files": {}})}
 
-        self._change(forget, f"drop {len(prefixes)} checkpoints")
+        self._change_lists(forget, f"drop {len(prefixes)} checkpoints")
         for checkpoint in dropped:
             for name in checkpoint.files:
                 self._store.delete(f"{checkpoint.key_prefix}/{name}")
@@ -232,7 +280,7 @@ class Run:
         The next ``add_checkpoint`` goes on from it.
         """
         skipped: list[SkippedCheckpoint] = []
-        for checkpoint in reversed(self.checkpoints):
+        for checkpoint in self._newest_first():
             problem = check_files(self._store, checkpoint)
             if problem is None:
                 self._parent = checkpoint.key_prefix
@@ -259,34 +307,77 @@ class Run:
         Steps that were run and lost before a resume are in no chunk of this chain, so no step appears twice.
         Raises NotFoundError or CorruptObjectError.
         """
-        known = {checkpoint.key_prefix: checkpoint for checkpoint in self._recorded()}
-        chain: list[bytes] = []
-        current = next(reversed(known.values()), None)
-        while current is not None:
-            if current.metrics is not None:
-                chain.append(read_verified(self._store, f"{current.key_prefix}/{METRICS}", current.metrics))
-            current = known[current.parent] if current.parent else None
-        return chain[::-1]
+        chain: list[Checkpoint] = []
+        for item in reversed(self.listed("checkpoints").items(0, self.listed("checkpoints").count)):
+            if not chain or chain[-1].parent == item["key_prefix"]:
+                chain.append(Checkpoint.model_validate(item))
+        if chain and chain[-1].parent is not None:
+            raise CorruptObjectError(
+                f"run {self.name!r} goes on from checkpoint {chain[-1].parent}, which its log does not name: restore "
+                f"the log's entries from a copy of the lake"
+            )
+        return self._chunks(reversed(chain))
 
-    def _recorded(self) -> list[Checkpoint]:
-        return [Checkpoint.model_validate(item) for item in self._state["checkpoints"]]
+    def metrics_sample(self, limit: int) -> tuple[list[dict[str, Any]], int]:
+        """What the step loop logged up to ``limit`` checkpoints that are spread over the run's, and how many it has.
 
-    def _change(self, change: Any, message: str) -> None:
-        def fenced(state: State | None) -> State:
+        With ``limit`` checkpoints or fewer it is all of ``metric_records``. Raises as that does.
+        """
+        recorded = self.listed("checkpoints")
+        if recorded.count <= limit:
+            return self.metric_records(), recorded.count
+        places = sorted({round(n * (recorded.count - 1) / (limit - 1)) for n in range(limit)})
+        records: list[dict[str, Any]] = []
+        for chunk in self._chunks(map(Checkpoint.model_validate, recorded.at(places))):
+            lines = [json.loads(line) for line in chunk.splitlines()]
+            begin = min((line["step"] for line in lines), default=math.inf)
+            while records and records[-1]["step"] >= begin:  # run, lost, and run again
+                records.pop()
+            records += lines
+        return records, recorded.count
+
+    def _chunks(self, checkpoints: Iterable[Checkpoint]) -> list[bytes]:
+        """The metrics of these checkpoints, read several at a time."""
+        wanted = [(f"{each.key_prefix}/{METRICS}", each.metrics) for each in checkpoints if each.metrics is not None]
+        with ThreadPoolExecutor(_READS_AT_ONCE) as pool:
+            return [*pool.map(lambda one: read_verified(self._store, *one), wanted)]
+
+    def _add(self, field: str, item: Item, message: str) -> None:
+        self._change_lists(lambda state, now: {**state, field: self._list(field, now).with_item(item)}, message)
+
+    def _change(self, change: Callable[[State], State], message: str) -> None:
+        self._change_lists(lambda state, _now: change(state), message)
+
+    def _change_lists(self, change: Callable[[State, LogEntry], State], message: str) -> None:
+        """Append what ``change`` makes of the newest state, and of the entry that it is from."""
+
+        def fenced(now: LogEntry | None) -> State:
+            state = now.state if now else None
             if state is not None and state["status"] == "finished":
                 raise RunConflictError(f"run {self.name!r} is finished: use another run name for more work")
-            if state is None or self._lease is None or state["lease"] != self._lease:
+            if now is None or state is None or self._lease is None or state["lease"] != self._lease:
                 raise fenced_error(self.name, state)
-            return change(state)
+            return with_lists_kept(change(state, now), now)
 
-        self._know(self._log.update(fenced, message))
+        self._know(self._log.append_next(fenced, message))
 
     def _know(self, entry: LogEntry) -> None:
         # Two threads may come back from the log in either order; no lock is held while they are there, since a store
         # that is away can make one of them note, through this object, that it waits.
         with self._knowing:
-            if entry.number > self._number:
-                self._number, self._state = entry.number, entry.state
+            if entry.number > self._entry.number:
+                self._entry = entry
+
+
+def list_in(field: str, entry: LogEntry, load: Callable[[int], Value]) -> GrowingList:
+    """The list ``field`` (of GROWING) of a run as ``entry`` has it; ``load`` gives it as another entry has it."""
+    return GrowingList(entry.state.get(field), entry.number, load, lambda item: bool(item.get("dropped")))
+
+
+def with_lists_kept(state: State, now: LogEntry) -> State:
+    """``state`` as the entry after ``now`` is to hold it: lists that ``now`` writes out, in format 1, are named."""
+    written_out = [field for field in GROWING if isinstance(state.get(field), list)]
+    return {**state, **{field: list_in(field, now, lambda _: []).kept() for field in written_out}}
 
 
 def fenced_error(run: str, state: State | None) -> RunFencedError:

@@ -144,10 +144,10 @@ def _planned_ref(config: TrainConfig, request: LiveRequest) -> str:
 def _first_step(lake: Lake, run: str) -> int:
     """Where the run will go on; a guess that only decides what is made first."""
     try:
-        state = lake.runs.get(run)
+        newest = lake.runs.get(run).newest_checkpoint
     except NotFoundError:
         return 0
-    return state.checkpoints[-1].step if state.checkpoints else 0
+    return newest.step if newest else 0
 
 
 def _pool(request: LiveRequest, workers: int, use_gpu: bool) -> tuple[int, int, int]:

@@ -6,41 +6,47 @@ from datetime import datetime
 from typing import Any
 
 from datalake import Lake, Run
+from datalake.runs.run import GROWING
 from orchestration.runs.lease import lease_seconds
 from orchestration.runs.owner import describe, is_gone
 
-# What the document leaves to others: the lease lets a process write to the run; checkpoints are summed up.
-HIDDEN = {"lease", "checkpoints", "holder"}
+# What the document leaves to others: the lease lets a process write to the run.
+HIDDEN = {"lease", "holder"}
+SHOWN = 64  # of a list that grows as long as the run goes on
 
 
 def view_runs(lake: Lake) -> list[dict[str, Any]]:
-    """``view_run`` of every run, by name."""
-    return [view_run(lake, name) for name in lake.runs.names()]
+    """``view_run`` of every run, by name, without what grows."""
+    return [view_of(lake, lake.runs.get(name), shown=0) for name in lake.runs.names()]
 
 
 def view_run(lake: Lake, name: str) -> dict[str, Any]:
     """The run's state, and: ``name``; ``state`` (its status, or "lost" where the owner of a running run gives no sign
     of life, or "retired"); ``progress`` (done, of, unit, note); ``seen`` (time of the last one); ``owner``;
-    ``checkpoint`` (newest step); ``checkpoints`` (how many). Raises NotFoundError.
+    ``checkpoint`` (newest step); ``checkpoints`` (how many); the newest 64 of ``repairs``, ``trials`` and ``extended``
+    where there are any, and how many: ``repair_count``, …. Raises NotFoundError.
     """
     return view_of(lake, lake.runs.get(name))
 
 
-def view_of(lake: Lake, run: Run) -> dict[str, Any]:
-    """``view_run`` of a run that has been looked up."""
+def view_of(lake: Lake, run: Run, shown: int = SHOWN) -> dict[str, Any]:
+    """``view_run`` of a run that has been looked up, with the newest ``shown`` items of what grows."""
     state = run.state
     heartbeat = lake.runs.heartbeat(run.name)
     mine = heartbeat if heartbeat is not None and heartbeat.lease == state["lease"] else None
     owner = state.get("holder")
-    kept = run.checkpoints
+    newest = run.newest_checkpoint
+    lists = {field: run.listed(field) for field in GROWING if field != "checkpoints"}
     return {
         "name": run.name,
         "state": _state(lake, state, mine.time if mine else None),
         "progress": (mine.progress if mine else None) or state.get("progress") or {},
         "seen": mine.time if mine else None,
         "owner": describe(owner) if owner else None,
-        "checkpoint": kept[-1].step if kept else None,
-        "checkpoints": len(kept),
+        "checkpoint": newest.step if newest else None,
+        "checkpoints": run.checkpoint_count,
+        **{field: found.newest(shown) for field, found in lists.items() if found.count},
+        **{f"{field.removesuffix('s')}_count": found.count for field, found in lists.items() if found.count},
         **{field: value for field, value in state.items() if field not in HIDDEN | {"progress"}},
     }
 

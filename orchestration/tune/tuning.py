@@ -87,11 +87,11 @@ def tune(
     """
     if record.status == "finished":
         return TuneResult.model_validate(record.state["result"])
-    trials = [Trial.model_validate(each) for each in record.state.get("trials", ())]
+    trials = [Trial.model_validate(each) for each in record.listed("trials")]
 
     def tell(trial: Trial) -> None:
         trials.append(trial)
-        record.append(trials=[each.model_dump(mode="json") for each in trials], message=f"trial {len(trials)}")
+        record.add_trial(trial.model_dump(mode="json"))
 
     search(tuple(trials), tell)
     scored = [trial for trial in trials if trial.loss is not None]

@@ -1,71 +1,21 @@
-"""Names with many versions: what an append, a look and a page cost, and that every version is found at its place."""
+"""Names with many versions: every version is found at its place, and a request is done once."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from datalake.canonical import canonical_json, sha256_hex
 from datalake.clock import System
 from datalake.errors import InUseError, KeyReusedError, NotFoundError, RetiredError
 from datalake.lake import Lake
 from datalake.log.version_log import ChangeRequest, VersionLog
 from datalake.log.versions import BLOCK, Levels, Versions, grown, located
-from datalake.store.local import LocalStore
 from datalake.store.open import open_store
 from tests.datalake.helpers import make_manifest
-
-
-class CountingStore(LocalStore):
-    """Counts requests, and the bytes of what is written, read and listed, as an S3 server would bill them."""
-
-    def __init__(self, root: Path) -> None:
-        super().__init__(root)
-        self.counts: Counter[str] = Counter()
-
-    def _count(self, size: int = 0) -> None:
-        self.counts["requests"] += 1
-        self.counts["bytes"] += size
-
-    def put_if_absent(self, key: str, data: bytes) -> bool:
-        self._count(len(data))
-        return super().put_if_absent(key, data)
-
-    def replace(self, key: str, data: bytes) -> None:
-        self._count(len(data))
-        super().replace(key, data)
-
-    def get(self, key: str) -> bytes:
-        self._count()
-        data = super().get(key)
-        self.counts["bytes"] += len(data)
-        return data
-
-    def exists(self, key: str) -> bool:
-        self._count()
-        return super().exists(key)
-
-    def delete(self, key: str) -> None:
-        self._count()
-        super().delete(key)
-
-    def list(self, prefix: str = "", start_after: str = "", limit: int | None = None) -> Iterator[str]:
-        keys = list(super().list(prefix, start_after, limit))
-        self.counts["requests"] += max(1, -(-len(keys) // 1000))
-        self.counts["bytes"] += sum(map(len, keys))
-        return iter(keys)
-
-
-def cost(store: CountingStore, call) -> tuple[int, int]:
-    """Requests and bytes of ``call()``."""
-    store.counts.clear()
-    call()
-    return store.counts["requests"], store.counts["bytes"]
+from tests.datalake.test_log_costs import CountingStore, cost
 
 
 @given(count=st.integers(1, 3 * BLOCK * BLOCK), data=st.data())
@@ -91,59 +41,6 @@ def test_the_entry_of_every_version_is_found_in_few_reads(count: int, data: st.D
         reads.clear()
         assert located(levels, count - 1, place, load) == entries[place]
         assert len(reads) <= 2
-
-
-def test_costs_do_not_grow_with_the_number_of_versions(tmp_path: Path) -> None:
-    check_costs(tmp_path, 300, (70, 300))
-
-
-@pytest.mark.soak
-def test_costs_do_not_grow_up_to_ten_thousand_versions(tmp_path: Path) -> None:
-    check_costs(tmp_path, 10_000, (100, 1_000, 10_000))
-
-
-def check_costs(folder: Path, count: int, looked_at: tuple[int, ...]) -> None:
-    """With a fresh lake object each time, as another process has: nothing is remembered."""
-    store = CountingStore(folder)
-    bound = {
-        "put": (14, 20_000),
-        "the same put": (14, 20_000),
-        "tag": (12, 20_000),
-        "get": (8, 20_000),
-        "get 1": (12, 20_000),
-        "get stable": (12, 20_000),
-        "page of 1": (12, 20_000),
-        "page of 20": (55, 60_000),
-    }
-    filler = Lake(store, System(author="test"))
-    spec = canonical_json({"n": 0})
-    store.put_if_absent(f"specs/{sha256_hex(spec)}.json", spec)
-    log = filler.params.versioned.log("x")
-    for number in range(1, count + 1):
-        if number in looked_at:
-            calls = {
-                "put": lambda lake, n=number: lake.params.put("x", {"n": n}),
-                "the same put": lambda lake, n=number: lake.params.put("x", {"n": n}),
-                "get": lambda lake: lake.params.get("x"),
-                "get 1": lambda lake: lake.params.get("x@1"),
-                "page of 1": lambda lake: lake.params.page("x", 0, 1),
-                "page of 20": lambda lake, n=number: lake.params.page("x", n // 2, 20),
-                "tag": lambda lake, n=number: lake.params.tag("x", "stable", n // 2),
-                "get stable": lambda lake: lake.params.get("x@stable"),
-            }
-            for name, call in calls.items():
-                lake = Lake(store, System(author="test"))
-                found = cost(store, lambda call=call, lake=lake: call(lake))
-                print(f"{name} at {number}: {found[0]} requests, {found[1]} bytes")
-                assert found[0] <= bound[name][0], f"{name} at {number}: {found[0]} requests"
-                assert found[1] <= bound[name][1], f"{name} at {number}: {found[1]} bytes"
-        else:
-            log.update(
-                lambda _, n=number: Versions(log.seen, log.entry).with_version(
-                    {**filler.params.versioned.stamp(n, ""), "digest": sha256_hex(spec)}
-                )
-            )
-    assert filler.params.versioned.versions("x").count == count
 
 
 def test_a_lost_or_false_hint_is_found_out(tmp_path: Path) -> None:

@@ -109,7 +109,7 @@ def test_neither_a_killed_worker_nor_lost_shards_change_a_bit(lake, undisturbed,
     assert resumes, "the second attempt went on from a checkpoint"
     repairs = [event for event in events if event["event"] == "repair"]
     assert sorted(repair["key"] for repair in repairs) == sorted(lost)
-    assert [repair["key"] for repair in damaged.runs.get("disturbed").state["repairs"]] == [
+    assert [repair["key"] for repair in damaged.runs.get("disturbed").listed("repairs")] == [
         repair["key"] for repair in repairs
     ]
     assert losses(damaged, "disturbed") == losses(lake, "undisturbed")

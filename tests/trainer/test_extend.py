@@ -52,9 +52,9 @@ def test_an_extended_run_is_the_run_that_was_planned_so_from_the_start(lake: Lak
     assert result.evals == planned.evals
     rates = [learning_rate(extended, step) for step in range(13)]
     assert rates[8:] == ([rates[7]] * 5 if after == "constant" else rates[:5])
-    state = lake.runs.get(after).state
-    assert [before["result"]["step"] for before in state["extended"]] == [8]
-    assert state["config"]["steps"] == 13
+    seen = lake.runs.get(after)
+    assert [before["result"]["step"] for before in seen.listed("extended")] == [8]
+    assert seen.state["config"]["steps"] == 13
     files = [lake.models.get(each.model).files["model.safetensors"] for each in (result, planned) if each.model]
     assert files[0] == files[1]
     assert extend_run(lake, after, longer) == extended, "and when it has finished"

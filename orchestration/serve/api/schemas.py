@@ -214,8 +214,10 @@ class RunOut(Document):
     config_digest: Digest
     inputs: dict[str, Any]
     attempts: int
-    checkpoints: list[dict[str, Any]]
-    repairs: list[dict[str, Any]] = Field(default=[], description="Shards that were healed for the run.")
+    checkpoints: list[dict[str, Any]] = Field(description="The newest 64, oldest first, dropped ones too.")
+    checkpoint_count: int = Field(description="How many checkpoints have their files.")
+    repairs: list[dict[str, Any]] = Field(default=[], description="Shards healed for the run: the newest 64.")
+    repair_count: int = 0
     faults: list[dict[str, Any]] = Field(default=[], description="What else went wrong and was survived.")
     result: dict[str, Any] | None
     error: str | None
@@ -247,6 +249,7 @@ class MetricsOut(Document):
 
     run: str
     records: list[dict[str, Any]]
+    sampled: bool = Field(default=False, description="Whether records of some checkpoints were left out.")
 
 
 class Health(Document):
@@ -277,9 +280,10 @@ class TokenOut(Document):
 
 
 class TokenPage(Document):
-    """All tokens."""
+    """A page of tokens, oldest first."""
 
     items: list[TokenOut]
+    next: str | None = None
 
 
 class Problem(BaseModel):

@@ -9,6 +9,7 @@ from fastapi import APIRouter, Path, Request, Response
 
 from datalake.registry.access import Token
 from orchestration.serve.api.etags import answer
+from orchestration.serve.api.paging import DEFAULT_LIMIT, Cursor, Limit, page_of_rows
 from orchestration.serve.api.routing import problems
 from orchestration.serve.api.schemas import Health, Readiness, TokenOut, TokenPage
 from orchestration.serve.auth import Admin
@@ -33,9 +34,12 @@ def ready(request: Request, app: ServedDep) -> Response:
 
 
 @tokens.get("", response_model=TokenPage, responses=problems(304), operation_id="list_tokens")
-def list_tokens(request: Request, app: ServedDep, _who: Admin) -> Response:
-    """Every token, without its secret or hash."""
-    return answer(request, TokenPage(items=[_out(token) for token in app.access.tokens.list()]))
+def list_tokens(
+    request: Request, app: ServedDep, _who: Admin, limit: Limit = DEFAULT_LIMIT, cursor: Cursor = None
+) -> Response:
+    """Every token, without its secret or hash, oldest first."""
+    items, more = page_of_rows(app.access.tokens.list(), cursor, limit)
+    return answer(request, TokenPage(items=[_out(token) for token in items], next=more))
 
 
 @tokens.delete("/{token_id}", response_model=TokenOut, responses=problems(404), operation_id="revoke_token")

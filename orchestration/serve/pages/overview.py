@@ -96,7 +96,7 @@ class Overviews:
             "params": (lake.params.names(), lake.params.get),
             "datasets": (lake.datasets.names(), lake.datasets.get),
             "models": (lake.models.names(), lake.models.get),
-            "runs": (lake.runs.list(), lambda name: run_state(lake, name)),
+            "runs": (lake.runs.list(), lambda name: run_state(lake, name, shown=0)),
         }
         with ThreadPoolExecutor(_THREADS) as pool:
             for kind, (names, load) in kinds.items():

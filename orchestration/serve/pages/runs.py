@@ -19,13 +19,14 @@ from orchestration.serve.settings import ServedDep
 
 router = APIRouter(prefix="/runs")
 _PAGE = 50
+_CHECKPOINTS = 100  # whose metrics a page reads
 _POINTS = 600  # of a curve: more than there are pixels across
 
 
 @router.get("")
 def runs_page(request: Request, app: ServedDep, _who: PageReader, cursor: Cursor = None) -> Response:
     """All runs."""
-    items, more = page_of_names(app.lake.runs.names, cursor, _PAGE, lambda name: run_state(app.lake, name))
+    items, more = page_of_names(app.lake.runs.names, cursor, _PAGE, lambda name: run_state(app.lake, name, shown=0))
     return render(request, "runs_list.html", items=items, next=more)
 
 
@@ -33,8 +34,11 @@ def runs_page(request: Request, app: ServedDep, _who: PageReader, cursor: Cursor
 def run_page(request: Request, app: ServedDep, _who: PageReader, name: Name) -> Response:
     """One run."""
     run = run_state(app.lake, name)
-    records, note = or_note(app, lambda: app.lake.runs.get(name).metric_records())
-    training, held_out = split_records(records or [])
+    found, note = or_note(app, lambda: app.lake.runs.get(name).metrics_sample(_CHECKPOINTS))
+    records, count = found or ([], 0)
+    if count > _CHECKPOINTS:
+        note = f"The curve is drawn from what was logged up to {_CHECKPOINTS} of {count:,} checkpoints, evenly spread."
+    training, held_out = split_records(records)
     return render(
         request,
         "runs_name.html",

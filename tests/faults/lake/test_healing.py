@@ -91,7 +91,7 @@ def test_a_reader_heals_on_the_fly_and_the_run_says_so(generated: tuple[Lake, Ma
     reader = repairer.reader(lake.store, manifest)
     for step, rows in enumerate(expected):
         assert np.array_equal(reader.rows(plan.rows(step)[:, 1]), rows)
-    repairs = lake.runs.get("t").state["repairs"]
+    repairs = lake.runs.get("t").listed("repairs")
     assert sorted(repair["key"] for repair in repairs) == sorted(hurt)
     assert all(repair["written"] for repair in repairs)
     assert verify_dataset(lake.store, manifest).ok

@@ -64,7 +64,7 @@ def test_damage_is_healed_and_the_losses_are_those_of_an_undamaged_run(
     lake, keys = damaged
     events: list[dict[str, Any]] = []
     assert losses(lake, Repairer(recompute=recompute, log_event=events.append)) == expected
-    recorded = lake.runs.get("r").state["repairs"]
+    recorded = lake.runs.get("r").listed("repairs")
     assert sorted(repair["key"] for repair in recorded) == sorted(keys)
     assert [{"event": "repair", **repair} for repair in recorded] == events
     assert verify_dataset(lake.store, lake.datasets.manifest("train@1")).ok
@@ -75,7 +75,7 @@ def test_the_budget_is_the_runs_and_not_the_attempts(damaged: tuple[Lake, list[s
     for _attempt in range(2):
         with pytest.raises(CorruptShardError, match=r"budget for healing while reading \(1 shards") as raised:
             losses(lake, Repairer(DamagePolicy(heal_shards=1), recompute))
-        assert len(lake.runs.get("r").state["repairs"]) == 1
+        assert len(lake.runs.get("r").listed("repairs")) == 1
     assert "\n" not in str(raised.value)
     assert losses(lake, Repairer(DamagePolicy(heal_shards=2), recompute)) == expected
 
@@ -109,7 +109,7 @@ def test_what_cannot_or_may_not_be_healed_ends_the_run_by_its_name(
     lake.store.delete(lost.key)
     with pytest.raises(MissingShardError, match=rf"{lost.key} is missing .*\(sequences 12 to 14\)"):
         losses(lake, Repairer(policy, recompute))
-    assert "repairs" not in lake.runs.get("r").state
+    assert lake.runs.get("r").listed("repairs").count == 0
 
 
 def test_training_waits_for_a_store_that_is_killed_and_comes_back(own_server: S3Server, expected: list[float]) -> None:

@@ -132,7 +132,7 @@ def test_killed_anywhere_it_goes_on_and_promotes_once(lake):
     search = ask_tell(SPACE, dies_in_search, trials=TRIALS, seed=1)
     with pytest.raises(Killed):
         tune(lake, record, target, search, landscape.confirm, seeds=SEEDS)
-    first = [trial["values"] for trial in lake.runs.get(record.name).state["trials"]]
+    first = [trial["values"] for trial in lake.runs.get(record.name).listed("trials")]
     assert len(first) == 7
 
     def dies_in_confirmation(*_):
