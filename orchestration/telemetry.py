@@ -6,7 +6,6 @@ Ray keeps each worker's lines in its session's logs; on the driver they go where
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import sys
@@ -16,6 +15,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from datalake.events import log_event
+from orchestration.console.foreign import as_json
 from orchestration.errors import InvalidRequestError
 
 _LOGGER = logging.getLogger("morphogen")
@@ -59,7 +59,7 @@ class JsonLines(logging.Formatter):
         }
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
-        return json.dumps(line, default=str)
+        return as_json(line)
 
 
 class RayMetrics(logging.Handler):

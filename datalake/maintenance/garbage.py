@@ -34,8 +34,8 @@ SHORTEST_GRACE = timedelta(hours=1)
 class Garbage:
     """What a sweep would remove: ``objects``, and ``leftovers`` of writes never finished.
 
-    ``live`` objects are named by some record; ``young`` ones are not but may be soon; ``claims`` and ``collections``
-    are the notes of commits and sweeps that go on, or whose process was killed.
+    ``live`` objects are named by some record; ``young`` ones are not but may be soon, or are claimed; ``claims`` and
+    ``collections`` are the notes of commits and sweeps that go on, or whose process was killed.
     """
 
     objects: tuple[ObjectInfo, ...]
@@ -119,9 +119,10 @@ def find_garbage(lake: Lake, grace: timedelta = DEFAULT_GRACE) -> Garbage:
     )
 
 
-def sweep(lake: Lake, garbage: Garbage, progress: Callable[[int, int], None] = lambda _done, _all: None) -> int:
-    """Remove ``garbage``, looking again first at what is claimed and named now. Returns how many objects and leftovers
-    went."""
+def sweep(
+    lake: Lake, garbage: Garbage, progress: Callable[[int, int], None] = lambda _done, _all: None
+) -> frozenset[str]:
+    """Remove ``garbage``, looking again first at what is claimed and named now. Returns the keys of what went."""
     with collecting(lake.store, lake.system, {group_of(info.key) for info in garbage.objects}) as held:
         live = live_keys(
             lake, garbage.before
@@ -133,7 +134,7 @@ def sweep(lake: Lake, garbage: Garbage, progress: Callable[[int, int], None] = l
             progress(done, total)
     for info in garbage.leftovers:
         lake.store.discard(info.key)
-    return total
+    return frozenset((*doomed, *(info.key for info in garbage.leftovers)))
 
 
 def _swept(lake: Lake) -> Iterator[ObjectInfo]:

@@ -343,7 +343,10 @@ class Run:
             return [*pool.map(lambda one: read_verified(self._store, *one), wanted)]
 
     def _add(self, field: str, item: Item, message: str) -> None:
-        self._change_lists(lambda state, now: {**state, field: self._list(field, now).with_item(item)}, message)
+        def add(state: State, now: LogEntry) -> State:
+            return {**state, field: self._list(field, now).with_item(item)}
+
+        self._change_lists(add, message)
 
     def _change(self, change: Callable[[State], State], message: str) -> None:
         self._change_lists(lambda state, _now: change(state), message)

@@ -261,17 +261,30 @@ def gc(
         say(f"{forget} is gone: what waited for it goes on")
         return
     garbage = find_garbage(opened, timedelta(hours=grace))
+    found = [*garbage.objects, *garbage.leftovers]
     if delete:
-        total = len(garbage.objects) + len(garbage.leftovers)
-        with stage(f"remove from {opened.uri}", total) as advance:
-            sweep(opened, garbage, lambda done, _all: advance(done, ""))
+        with stage(f"remove from {opened.uri}", len(found)) as advance:
+            gone = sweep(opened, garbage, lambda done, _all: advance(done, ""))
+        found = [info for info in found if info.key in gone]
+    size = sum(info.size for info in found)
     if as_json:
-        print_json({**asdict(garbage), "bytes": garbage.bytes, "deleted": delete})
+        document = asdict(garbage) | {
+            kind: [{**asdict(note), "groups": sorted(note.groups)} for note in getattr(garbage, kind)]
+            for kind in ("claims", "collections")
+        }
+        print_json({**document, "bytes": garbage.bytes, "deleted": delete, "removed": len(found) if delete else 0})
         return
-    rows = [(info.key, info.size, f"{info.written:%Y-%m-%d %H:%M}") for info in (*garbage.objects, *garbage.leftovers)]
+    rows = [(info.key, info.size, f"{info.written:%Y-%m-%d %H:%M}") for info in found]
     print_table(["removed" if delete else "would be removed", "bytes", "written"], rows)
+    if garbage.claims or garbage.collections:
+        notes = (*garbage.claims, *garbage.collections)
+        print_table(
+            ["honoured", "for", "by", "since", "keeps out of"],
+            [(note.key, note.what, note.author, note.time, ", ".join(sorted(note.groups))) for note in notes],
+        )
+        say("no object beside those that a claim names is removed; of a note whose process is gone: --forget KEY")
     done = "removed" if delete else "are garbage: remove with --delete"
     say(
-        f"{len(rows)} objects of {garbage.bytes:,} bytes {done}; {garbage.live} are in use, "
-        f"{garbage.young} unnamed ones are younger than {grace:g} h or beside such"
+        f"{len(rows)} objects of {size:,} bytes {done}; {garbage.live} are in use, {garbage.young} unnamed ones are "
+        f"younger than {grace:g} h, beside such or claimed"
     )

@@ -6,7 +6,6 @@ show text of others as ``foreign.shown`` makes it: nothing is taken for markup o
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,7 +15,7 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from orchestration.console.foreign import shown
+from orchestration.console.foreign import as_json, shown
 from orchestration.errors import OutputClosedError, OutputError
 
 PIPED_WIDTH = 160
@@ -94,9 +93,8 @@ def complain(message: object) -> None:
 
 
 def print_json(document: Any, *, indent: int | None = 2) -> None:
-    """Print a JSON document on standard output, in ASCII, whatever the width of the terminal."""
-    text = json.dumps(document, indent=indent, default=str, allow_nan=False)
-    _write(text.replace("\x7f", "\\u007f") + "\n", err=False)
+    """Print a document on standard output as ``foreign.as_json`` has it, whatever the width of the terminal."""
+    _write(as_json(document, indent) + "\n", err=False)
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[Any]], title: str | None = None) -> None:

@@ -11,6 +11,7 @@ import base64
 import json
 import math
 import os
+import resource
 import select
 import signal
 import site
@@ -25,6 +26,7 @@ from orchestration.evaluation.sandbox_values import Channel
 
 OUTPUT_BYTES = 1 << 20
 SAID_BYTES = 64 << 10
+MORE_DESCRIPTORS = 256  # than were handed over
 NOT_CONFINED, SIGNALLED = 99, 128
 OUT_OF_TIME = "out of time"
 # Libraries of linear algebra would otherwise take memory for each of the machine's cores.
@@ -37,6 +39,7 @@ def main(task_file: int, tests_file: int, report_to: int, lifeline: int) -> None
     ``report_to`` gets one JSON object; ``lifeline`` is read only to notice that the parent has ended or given up.
     """
     os.umask(0o022)
+    _few_descriptors(max(task_file, tests_file, report_to, lifeline))
     task = json.loads(_content(task_file))
     try:
         as_root = task["namespaces"] == "root"
@@ -56,6 +59,17 @@ def main(task_file: int, tests_file: int, report_to: int, lifeline: int) -> None
         _never_return(lambda: _watch(task, tests_file, report_to, lifeline))
     os.close(report_to)
     os.waitpid(child, 0)
+
+
+def _few_descriptors(highest: int) -> None:
+    """Bound the numbers of open files: containers allow a thousand million, and each of those is closed below.
+
+    Closing them all at once is a call that a container may refuse; one by one it would take minutes.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = highest + MORE_DESCRIPTORS
+    if soft == resource.RLIM_INFINITY or soft > most:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
 def _watch(task: dict[str, Any], tests_file: int, report_to: int, lifeline: int) -> None:

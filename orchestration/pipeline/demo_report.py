@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 from collections.abc import Sequence
@@ -17,6 +16,7 @@ from rich.table import Table
 from datalake import Lake, ParameterVersion, lineage, read_shard
 from datalake.registry.datasets import DatasetVersion
 from generator import parse_spec
+from orchestration.console.foreign import as_json
 from orchestration.console.output import console
 from orchestration.reports.demo_page import ReportPage, render
 from orchestration.reports.picture import sheet_of
@@ -79,7 +79,7 @@ def write_report(
     temporary = path.with_name(f".{path.name}.tmp")
     temporary.write_text(render(page), encoding="utf-8")
     os.replace(temporary, path)
-    path.with_suffix(".json").write_text(json.dumps(outcome, indent=2) + "\n", encoding="utf-8")
+    path.with_suffix(".json").write_text(as_json(outcome, indent=2) + "\n", encoding="utf-8")
     _print(outcome)
     return outcome
 

@@ -13,9 +13,16 @@ from typing import Any
 from datalake import Lake, Manifest, ModelVersion, lineage
 from datalake.errors import NotFoundError
 from datalake.registry.datasets import DatasetVersion
+from orchestration.console.foreign import as_json, in_code, in_markdown
 from orchestration.errors import InvalidRequestError
 
 README = "README.md"
+
+
+class _Markdown(str):
+    """What is Markdown already, and no text to be escaped."""
+
+
 UNKNOWN = "unknown"
 _SIZES = [(10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"), (10**7, "1M<n<10M"),
           (10**8, "10M<n<100M"), (10**9, "100M<n<1B")]  # fmt: skip
@@ -58,9 +65,9 @@ def model_card(lake: Lake, version: ModelVersion, config: Mapping[str, Any], lic
     )
     named = ("num_hidden_layers", "hidden_size", "num_attention_heads", "vocab_size", "max_position_embeddings")
     parts = [
-        f"# {version.ref}",
-        f"A causal language model ({config['model_type']} architecture) trained with Morphogen in run `{version.run}`"
-        f"{_trained(lake, version.run)}.",
+        f"# {in_markdown(version.ref)}",
+        f"A causal language model ({in_markdown(config['model_type'])} architecture) trained with Morphogen in run "
+        f"{in_code(version.run)}{_trained(lake, version.run)}.",
         _table(["size", ""], [(name, config[name]) for name in named]),
         "## What it was trained on",
         _table(
@@ -99,18 +106,18 @@ def dataset_card(version: DatasetVersion, manifest: Manifest, format: str, licen
         size_categories=next((name for most, name in _SIZES if manifest.sequences < most), "n>1T"),
         configs=[{"config_name": "default", "data_files": files}] if files else None,
     )
-    made = f"`{spec['tokenizer']}` tokens of text" if "tokenizer" in spec else f"family `{family}`"
+    made = f"{in_code(spec['tokenizer'])} tokens of text" if "tokenizer" in spec else f"family {in_code(family)}"
     facts = [
         ("sequences", f"{manifest.sequences:,}"),
         ("tokens of each", f"{manifest.seq_len:,}"),
         ("vocabulary", f"{manifest.vocab_size:,}"),
         ("tokens", f"{manifest.tokens:,}"),
-        ("what they are", made),
+        ("what they are", _Markdown(made)),
         ("made by", version.params or "no registered parameter set"),
         ("seed", manifest.source.seed),
         ("generator", manifest.source.generator),
-        ("SHA-256 of the spec", f"`{manifest.source.spec_digest}`"),
-        ("SHA-256 of all tokens", f"`{manifest.content_digest}`"),
+        ("SHA-256 of the spec", _Markdown(in_code(manifest.source.spec_digest))),
+        ("SHA-256 of all tokens", _Markdown(in_code(manifest.content_digest))),
     ]
     dtype = manifest.token_dtype
     ids = f"little-endian uint{8 * dtype.itemsize}"
@@ -133,14 +140,14 @@ def dataset_card(version: DatasetVersion, manifest: Manifest, format: str, licen
         ],
     }[format]
     parts = [
-        f"# {version.ref}",
+        f"# {in_markdown(version.ref)}",
         f"A dataset of token ids, exported from a Morphogen lake. {_reproduced(text)}",
         _table(["fact", ""], facts),
         "## How to load it",
         _code("python", *load),
         f"Token ids are {ids} in the binary formats. `manifest.json` lists every shard with its digest.",
         "## What made it",
-        _code("json", _json(spec)),
+        _code("json", as_json(dict(sorted(spec.items())), indent=2)),
     ]
     return _card(data, parts)
 
@@ -159,12 +166,18 @@ def _trained(lake: Lake, run: str) -> str:
 
 def _dataset_row(dataset: Mapping[str, Any]) -> Sequence[Any]:
     params = dataset["params"]["ref"] if dataset["params"] else "-"
-    return dataset["ref"], dataset["kind"], f"{dataset['tokens']:,}", params, f"`{dataset['content_digest']}`"
+    digest = _Markdown(in_code(dataset["content_digest"]))
+    return dataset["ref"], dataset["kind"], f"{dataset['tokens']:,}", params, digest
 
 
 def _origins(tree: Mapping[str, Any], version: ModelVersion) -> str:
-    lines = [f"- published {version.created} from run `{version.run}`; its digest is `{version.digest}`"]
-    lines += [f"- parameter set {params['ref']} (`{params['digest']}`)" for params in tree["params"]]
+    lines = [
+        f"- published {in_markdown(version.created)} from run {in_code(version.run)}; its digest is "
+        f"{in_code(version.digest)}"
+    ]
+    lines += [
+        f"- parameter set {in_markdown(params['ref'])} ({in_code(params['digest'])})" for params in tree["params"]
+    ]
     lines += _ancestors(tree["parents"], "- weights from")
     return "\n".join([*lines, "", "`lineage.json` holds the whole tree."])
 
@@ -173,7 +186,8 @@ def _ancestors(parents: Iterable[Mapping[str, Any]], said: str) -> list[str]:
     lines = []
     for parent in parents:
         model, data = parent["model"], ", ".join(dataset["ref"] for dataset in parent["datasets"])
-        lines.append(f"{said} {model['ref']} (`{model['digest']}`)" + (f", trained on {data}" if data else ""))
+        trained = f", trained on {in_markdown(data)}" if data else ""
+        lines.append(f"{said} {in_markdown(model['ref'])} ({in_code(model['digest'])}){trained}")
         lines += [f"  {line}" for line in _ancestors(parent["parents"], "- which has weights from")]
     return lines
 
@@ -211,15 +225,10 @@ def _name(ref: str) -> str:
     return ref.partition("@")[0]
 
 
-def _json(value: Any) -> str:
-    import json
-
-    return json.dumps(value, indent=2, sort_keys=True)
-
-
 def _table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    lines = [columns, ["---"] * len(columns), *rows]
-    return "\n".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines)
+    lines = [columns, [_Markdown("---")] * len(columns), *rows]
+    written = ([cell if isinstance(cell, _Markdown) else in_markdown(cell) for cell in line] for line in lines)
+    return "\n".join("| " + " | ".join(line) + " |" for line in written)
 
 
 def _code(language: str, *lines: str) -> str:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import base64
-import json
 from dataclasses import dataclass
-from html import escape
 from typing import Any
 
+from orchestration.console.foreign import as_json, in_html, in_html_lines
 from orchestration.reports.demo_charts import (
     SMOOTHED,
     difference_chart,
@@ -41,7 +40,7 @@ def render(page: ReportPage) -> str:
     outcome = page.outcome
     title = "Morphogen demo: does pre-pre-training help?"
     sections = [
-        f"<p class=verdict>{escape(outcome['verdict'])}</p>",
+        f"<p class=verdict>{in_html(outcome['verdict'])}</p>",
         _tiles(page),
         _section("Held-out text", _arm_table(outcome["arms"])),
         _section("Over the training", _curves(page)),
@@ -59,7 +58,7 @@ def render(page: ReportPage) -> str:
 
 
 def _section(title: str, body: str) -> str:
-    return f"<section><h2>{escape(title)}</h2>{body}</section>"
+    return f"<section><h2>{in_html(title)}</h2>{body}</section>"
 
 
 def _tiles(page: ReportPage) -> str:
@@ -112,8 +111,8 @@ def _arm_table(rows: list[dict[str, Any]]) -> str:
         for name in ("loss", "difference", "perplexity", "bits per byte", "difference", "text tokens", "parameters")
     )
     body = "".join(
-        f"<tr><td><i class=dot style='background:var(--arm{min(index, 2)})'></i>{escape(row['arm'])}</td>"
-        f"<td><code>{escape(row['model'])}</code></td>"
+        f"<tr><td><i class=dot style='background:var(--arm{min(index, 2)})'></i>{in_html(row['arm'])}</td>"
+        f"<td><code>{in_html(row['model'])}</code></td>"
         f"<td class=n>{row['loss']:.4f}</td><td class=n>{_difference(index, row['loss_difference'])}</td>"
         f"<td class=n>{row['perplexity']:.3f}</td><td class=n>{row['bits_per_byte']:.4f}</td>"
         f"<td class=n>{_difference(index, row['bits_per_byte_difference'])}</td>"
@@ -166,14 +165,14 @@ def _pictures(page: ReportPage) -> str:
     return (
         '<div class="sheet scroll"><img alt="Accepted automata: one trajectory a row, time to the right, the score '
         f'beside each" src="data:image/png;base64,{picture}"></div>'
-        f"<p class=note>The first sequences of {escape(page.outcome['datasets'][0]['name'])}: one rule a row, time to "
+        f"<p class=note>The first sequences of {in_html(page.outcome['datasets'][0]['name'])}: one rule a row, time to "
         "the right.</p>"
     )
 
 
 def _lineage(tree: dict[str, Any]) -> str:
     """A model with its run, data and parameters, and below it the models that it started from."""
-    items = [f"<li>{_kind('run')}<code>{escape(tree['run']['name'])}</code></li>"]
+    items = [f"<li>{_kind('run')}<code>{in_html(tree['run']['name'])}</code></li>"]
     for dataset in tree["datasets"]:
         made_by = f"<ul><li>{_named('parameters', dataset['params'])}</li></ul>" if dataset["params"] else ""
         spec = f" <span class=note>spec</span> {_short(dataset['spec_digest'])}"
@@ -183,7 +182,7 @@ def _lineage(tree: dict[str, Any]) -> str:
 
 
 def _named(kind: str, thing: dict[str, Any]) -> str:
-    return f"{_kind(kind)}<strong>{escape(thing['ref'])}</strong> {_short(thing['digest'])}"
+    return f"{_kind(kind)}<strong>{in_html(thing['ref'])}</strong> {_short(thing['digest'])}"
 
 
 def _kind(kind: str) -> str:
@@ -191,13 +190,13 @@ def _kind(kind: str) -> str:
 
 
 def _short(digest: str) -> str:
-    return f"<code title='{escape(digest)}'>{escape(digest[:12])}</code>"
+    return f"<code title='{in_html(digest)}'>{in_html(digest[:12])}</code>"
 
 
 def _datasets(outcome: dict[str, Any]) -> str:
     rows = "".join(
-        f"<tr><td>{escape(each['name'])}</td><td class=n>{each['tokens']:,}</td>"
-        f"<td class=digest><code>{escape(each['digest'])}</code></td></tr>"
+        f"<tr><td>{in_html(each['name'])}</td><td class=n>{each['tokens']:,}</td>"
+        f"<td class=digest><code>{in_html(each['digest'])}</code></td></tr>"
         for each in outcome["datasets"]
     )
     head = "<tr><th>dataset</th><th class=n>tokens</th><th>digest</th></tr>"
@@ -209,7 +208,7 @@ def _settings(page: ReportPage) -> str:
     shown = {f"{params['name']}, digest {params['digest']}": page.spec}
     shown |= {f"training configuration: {name}": config for name, config in page.configs.items()}
     return "".join(
-        f"<details><summary class=digest>{escape(name)}</summary><pre>{escape(json.dumps(value, indent=2))}</pre>"
+        f"<details><summary class=digest>{in_html(name)}</summary><pre>{in_html_lines(as_json(value, indent=2))}</pre>"
         "</details>"
         for name, value in shown.items()
     )
@@ -220,6 +219,7 @@ def _reproduce(outcome: dict[str, Any]) -> str:
     commands = ["make demo", f"morphogen lineage {outcome['arms'][-1]['model']}"]
     commands += [f"morphogen data verify {each['name']}" for each in outcome["datasets"]]
     return (
-        f"<pre>{escape(chr(10).join(commands))}</pre><p class=note>Lake <code>{escape(outcome['lake'])}</code>. Made "
-        f"on {escape(outcome['machine'])}; {escape(versions)}; this invocation took {outcome['seconds']:.0f} s.</p>"
+        f"<pre>{in_html_lines(chr(10).join(commands))}</pre>"
+        f"<p class=note>Lake <code>{in_html(outcome['lake'])}</code>. Made on {in_html(outcome['machine'])}; "
+        f"{in_html(versions)}; this invocation took {outcome['seconds']:.0f} s.</p>"
     )

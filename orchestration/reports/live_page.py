@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
-from html import escape
 from itertools import pairwise
 from typing import Any
 
+from orchestration.console.foreign import as_json, in_html
 from orchestration.reports.style import STYLE
 
 MIB = 1 << 20
@@ -29,16 +28,16 @@ def render_live(run: str, live: Mapping[str, Any]) -> str:
         (f"{live['shards_written']:,}", f"shards written, {live['shards_reused']:,} found"),
     )
     sections = [
-        f"<p>Dataset <b>{escape(live['dataset'])}</b> was made while this run read it.</p>",
+        f"<p>Dataset <b>{in_html(live['dataset'])}</b> was made while this run read it.</p>",
         f"<div class=tiles>{''.join(f'<div><b>{value}</b><span>{what}</span></div>' for value, what in tiles)}</div>",
         f"<h2>Generated and not yet trained on, MiB over seconds</h2>{depth_chart(live)}",
         f"<h2>Tokens a second over seconds</h2>{rate_chart(live)}",
-        f"<details><summary>Everything counted</summary><pre>{escape(json.dumps(live))}</pre></details>",
+        f"<details><summary>Everything counted</summary><pre>{in_html(as_json(live))}</pre></details>",
     ]
     return (
-        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
+        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{in_html(title)}</title>'
         f'<meta name="viewport" content="width=device-width, initial-scale=1"><style>{STYLE}</style></head>'
-        f"<body><main><h1>{escape(title)}</h1>{''.join(sections)}</main></body></html>\n"
+        f"<body><main><h1>{in_html(title)}</h1>{''.join(sections)}</main></body></html>\n"
     )
 
 
@@ -87,8 +86,8 @@ def _chart(alt: str, seconds: Sequence[float], lines: Sequence[Line]) -> str:
     for at, (label, color, values) in enumerate(lines):
         points = " ".join(f"{x(second):.1f},{y(value):.1f}" for second, value in zip(seconds, values, strict=True))
         parts.append(f'<polyline points="{points}" fill="none" stroke="var(--{color})" stroke-width="1.6"/>')
-        parts.append(f'<text x="{LEFT + 12}" y="{20 + 16 * at}" style="fill:var(--{color})">{escape(label)}</text>')
+        parts.append(f'<text x="{LEFT + 12}" y="{20 + 16 * at}" style="fill:var(--{color})">{in_html(label)}</text>')
     return (
-        f'<figure><svg role="img" aria-label="{escape(alt, quote=True)}" viewBox="0 0 {WIDTH} {HEIGHT}" '
+        f'<figure><svg role="img" aria-label="{in_html(alt)}" viewBox="0 0 {WIDTH} {HEIGHT}" '
         f'style="font-size:12px;fill:var(--faint)">{"".join(parts)}</svg></figure>'
     )

@@ -8,11 +8,13 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from html import escape
 from typing import Any
 
 import matplotlib
 from matplotlib.figure import Figure
+from matplotlib.text import Text
+
+from orchestration.console.foreign import in_html, shown, shown_lines
 
 Point = tuple[float, float]
 
@@ -26,6 +28,7 @@ _VARIABLES = {INK: "ink", FAINT: "faint", LINE: "line", GATE: "gate", **{arm: f"
 _RC: Any = {
     "font.size": 11,
     "svg.fonttype": "none",
+    "text.parse_math": False,  # a dollar in a label is a dollar
     "text.color": INK,
     "axes.labelcolor": FAINT,
     "axes.edgecolor": LINE,
@@ -73,10 +76,13 @@ def drawing(alt: str, ylabel: str, xlabel: str = "tokens, millions", height: flo
 
 
 def _markup(figure: Figure, alt: str) -> str:
+    for text in figure.findobj(Text):
+        assert isinstance(text, Text), "it was looked for by its type"
+        text.set_text("\n".join(shown_lines(text.get_text())))
     buffer = io.StringIO()
     # No date and no creator, and names inside the SVG salted with what it shows: the same run makes the same page, and
     # no two curves on it share a name.
-    with matplotlib.rc_context({"svg.hashsalt": alt}):
+    with matplotlib.rc_context({"svg.hashsalt": shown(alt)}):
         figure.savefig(
             buffer, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")), transparent=True
         )
@@ -84,5 +90,5 @@ def _markup(figure: Figure, alt: str) -> str:
     svg = svg[svg.index("<svg") :]
     for placeholder, variable in _VARIABLES.items():
         svg = svg.replace(placeholder, f"var(--{variable})")
-    svg = svg.replace("<svg", f'<svg role="img" aria-label="{escape(alt, quote=True)}"', 1)
+    svg = svg.replace("<svg", f'<svg role="img" aria-label="{in_html(alt)}"', 1)
     return f"<figure>{svg}</figure>"

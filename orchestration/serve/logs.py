@@ -5,19 +5,15 @@ from __future__ import annotations
 import logging
 import re
 
+from orchestration.console.foreign import shown, shown_lines
+
 _TOKEN = re.compile(r"(?<![A-Za-z0-9])(m[gs])(?:_|%5f)([0-9a-z]{0,12})[^\s\"'&;,/?#]*", re.I)
 _QUERY = re.compile(r"\?\S*")
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 
 
 def redacted(text: str) -> str:
     """``text`` with the secret part of every token taken out; its public id stays."""
     return _TOKEN.sub(r"\1_\2…", text)
-
-
-def printable(text: str) -> str:
-    """``text`` with control characters, line ends included, and those that turn the writing direction, escaped."""
-    return _CONTROL.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
 
 
 class SafeFormatter(logging.Formatter):
@@ -27,8 +23,9 @@ class SafeFormatter(logging.Formatter):
         text = record.message
         if record.name == "uvicorn.access":
             text = _QUERY.sub("?…", text)
-        record.message = printable(redacted(text))
+        record.message = shown(redacted(text))
         return super().formatMessage(record)
 
     def formatException(self, ei: object) -> str:
-        return redacted(super().formatException(ei))  # type: ignore[arg-type]
+        lines = shown_lines(redacted(super().formatException(ei)))  # type: ignore[arg-type]
+        return "\n".join(f"  {line}" for line in lines)  # none looks like a line of the log

@@ -532,12 +532,39 @@ def test_python_may_be_installed_beneath_the_folder_for_temporary_files(tmp_path
     assert "finished=True" in ran.stdout, ran.stdout
 
 
-def test_a_machine_that_cannot_confine_is_refused_unless_that_is_meant() -> None:
-    """In a process to which the kernel refuses namespaces, as a container's does."""
-    program = """
-    import errno, pyseccomp
+# What a machine refuses: as a container does (Docker's default profile and its capabilities), a container whose makers
+# forgot calls that came later, an old kernel. Each is a real filter on a real process.
+REFUSING = {
+    "container": (
+        {"EPERM": "unshare setns mount umount2 pivot_root keyctl bpf ptrace kcmp close_range", "ENOSYS": "clone3"},
+        "CAN fill the disk",
+        "namespaces: unshare is refused: Operation not permitted",
+    ),
+    "no mounts": ({"EPERM": "mount"}, "CAN fill the disk", "namespaces: mount is refused: Operation not permitted"),
+    "old kernel": (
+        {"ENOSYS": "mount_setattr landlock_create_ruleset clone3 close_range"},
+        "CAN read your files",
+        "namespaces: syscall is refused: Function not implemented",
+    ),
+    "no new root": ({"EPERM": "pivot_root"}, "CAN fill the disk", "namespaces: pivot_root is refused"),
+}
+
+
+@pytest.mark.parametrize("machine", REFUSING)
+def test_a_machine_that_cannot_confine_is_refused_unless_that_is_meant(machine: str) -> None:
+    """As root without the right to administer, as in a container, and with as many open files as one allows."""
+    refused, can, why = REFUSING[machine]
+    program = f"""
+    import errno, pyseccomp, resource
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     filter = pyseccomp.SyscallFilter(pyseccomp.ALLOW)
-    filter.add_rule(pyseccomp.ERRNO(errno.EPERM), "unshare")
+    for error, names in {refused!r}.items():
+        for name in names.split():
+            filter.add_rule(pyseccomp.ERRNO(getattr(errno, error)), name)
+    new_user = pyseccomp.Arg(0, pyseccomp.MASKED_EQ, 0x10000000, 0x10000000)
+    if {machine!r} == "container":
+        filter.add_rule(pyseccomp.ERRNO(errno.EPERM), "clone", new_user)
     filter.load()
     from orchestration.errors import EvaluationError
     from orchestration.evaluation.sandbox import Limits, run_tests
@@ -549,9 +576,34 @@ def test_a_machine_that_cannot_confine_is_refused_unless_that_is_meant() -> None
     require_confinement(unsafe=True)
     print(run_tests("def f(): return 1", "assert f() == 1", Limits()).finished)
     """
-    ran = subprocess.run([sys.executable, "-c", textwrap.dedent(program)], capture_output=True, text=True, check=True)
+    command = [sys.executable, "-c", textwrap.dedent(program)]
+    if machine == "container" and os.geteuid() == 0:
+        command = ["setpriv", "--bounding-set", "-sys_admin", "--inh-caps", "-sys_admin", "--no-new-privs", *command]
+    ran = subprocess.run(command, capture_output=True, text=True, check=True)
     said, unsafe = ran.stdout.splitlines()
-    assert "CAN fill the disk" in said
-    assert "namespaces: unshare is refused: Operation not permitted" in said
+    assert can in said
+    assert why in said
     assert "--unsafe-sandbox" in said
     assert unsafe == "True"
+
+
+def test_a_machine_without_filters_is_refused() -> None:
+    """One that has no seccomp, or refuses another filter on top of its own."""
+    program = """
+    import errno, pyseccomp
+    from orchestration.errors import EvaluationError
+    from orchestration.evaluation.sandbox_check import require_confinement
+    filter = pyseccomp.SyscallFilter(pyseccomp.ALLOW)
+    filter.add_rule(pyseccomp.ERRNO(errno.EINVAL), "prctl", pyseccomp.Arg(0, pyseccomp.EQ, 22))
+    filter.add_rule(pyseccomp.ERRNO(errno.ENOSYS), "seccomp")
+    filter.load()
+    for unsafe in (False, True):
+        try:
+            require_confinement(unsafe=unsafe)
+        except EvaluationError as error:
+            print(error)
+    """
+    command = [sys.executable, "-c", textwrap.dedent(program)]
+    ran = subprocess.run(command, capture_output=True, text=True, check=True)
+    print(ran.stdout)
+    assert ran.stdout.count("prctl is refused: Invalid argument") == 2, ran.stdout

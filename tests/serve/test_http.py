@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from orchestration.console.foreign import shown
 from orchestration.serve.api.bodies import MAX_DEPTH, parse_json
 from orchestration.serve.delivery import byte_range
-from orchestration.serve.logs import SafeFormatter, printable, redacted
+from orchestration.serve.logs import SafeFormatter, redacted
 from orchestration.serve.problems import InvalidRequestError, RangeNotSatisfiableError
 from tests.serve.conftest import API, Site
 from tests.serve.lake_content import SPEC
@@ -274,4 +275,4 @@ def test_any_record_is_one_clean_line():
     line = SafeFormatter("%(message)s").format(record)
     assert line == "a mg_0123456789ab…\\nb\\r\\x1b[31m\\u202e \\x00"
     assert redacted("img_x and mg%5F0123456789ab%5Fcccc&x=1") == "img_x and mg_0123456789ab…&x=1"
-    assert printable("naïve – 漢字") == "naïve – 漢字"
+    assert shown("naïve – 漢字") == "naïve – 漢字"

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from html import escape
 
+from orchestration.console.foreign import in_code, in_markdown
 from orchestration.experiment.analysis.analyse import Analysis
 from orchestration.experiment.analysis.compare import Comparison
 from orchestration.experiment.analysis.pairs import seeds_of, short_labels
@@ -27,13 +27,14 @@ def to_markdown(result: ExperimentResult, analysis: Analysis) -> str:
     stated = result.minimum_detectable_effect
     lost = sum(arm.status != "finished" for arm in result.arms)
     blocks = [
-        f"### {result.name}",
-        f"**{analysis.verdict}**",
+        f"### {in_markdown(result.name)}",
+        f"**{in_markdown(analysis.verdict)}**",
         (
             f"{len(result.arms)} runs ({lost} failed or missing), {len(seeds_of(result))} paired seeds. "
             + (
                 f"Stated before the runs: finds {stated.effect:.4f} nats with power {stated.power:g} at an SD of "
-                f"{stated.sd:g} ({stated.source}), alpha {stated.alpha:g} over {stated.comparisons} comparisons."
+                f"{stated.sd:g} ({in_markdown(stated.source)}), alpha {stated.alpha:g} over {stated.comparisons} "
+                "comparisons."
                 if stated
                 else "No smallest detectable effect was stated before the runs."
             )
@@ -46,7 +47,7 @@ def to_markdown(result: ExperimentResult, analysis: Analysis) -> str:
         *(
             _block(
                 f"Problems ({effect})",
-                [f"- {_text(problem)}" for problem in analysis.problems if problem.effect == effect],
+                [f"- {in_markdown(problem)}" for problem in analysis.problems if problem.effect == effect],
             )
             for effect in ("refused", "incomplete", "void", "warned")
         ),
@@ -56,15 +57,11 @@ def to_markdown(result: ExperimentResult, analysis: Analysis) -> str:
         _rows("Factors (descriptive, not corrected)", effect_table(analysis)),
         _folded(_rows("Arms", arm_table(analysis, names)), "every arm"),
         _folded(_rows("Runs", run_table(result, names)), "every run"),
-        f"```\n{result.command}\n```",
-        f"File digest `{result.file_digest}`; {result.started} to {result.finished}; {result.machine}.",
+        in_code(result.command),
+        f"File digest {in_code(result.file_digest)}; "
+        f"{in_markdown(f'{result.started} to {result.finished}; {result.machine}')}.",
     ]
     return "\n\n".join(block for block in blocks if block) + "\n"
-
-
-def _text(value: object) -> str:
-    """On one line, and nothing in it is markup: an error's message may hold anything."""
-    return escape(" ".join(str(value).split()), quote=False).replace("|", "\\|")
 
 
 def _family(analysis: Analysis, family: str) -> list[Comparison]:
@@ -80,7 +77,7 @@ def _rows(title: str, rows: Rows, columns: int | None = None) -> str:
     if not body:
         return ""
     lines = [head[:columns], ["---"] * len(head[:columns]), *(row[:columns] for row in body)]
-    return _block(title, ["| " + " | ".join(_text(cell) for cell in line) + " |" for line in lines])
+    return _block(title, ["| " + " | ".join(in_markdown(cell) for cell in line) + " |" for line in lines])
 
 
 def _folded(block: str, summary: str) -> str:

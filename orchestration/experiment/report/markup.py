@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from html import escape
 
+from orchestration.console.foreign import in_html, in_html_lines
 from orchestration.experiment.analysis.statistics import Interval
 from orchestration.experiment.analysis.verdict import signed
 
@@ -15,7 +15,7 @@ LONG = 60  # letters of a cell from which on it is broken into lines
 def section(title: str, *parts: str) -> str:
     """A titled section; nothing if it would be empty."""
     body = "".join(parts)
-    return f"<section><h2>{escape(title)}</h2>{body}</section>" if body else ""
+    return f"<section><h2>{in_html(title)}</h2>{body}</section>" if body else ""
 
 
 def note(text: str) -> str:
@@ -39,7 +39,7 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]], words: int = 1) ->
 
 def details(title: str, body: str) -> str:
     """What is shown on demand; ``body`` is plain text."""
-    return f"<details><summary class=digest>{escape(title)}</summary><pre>{escape(body)}</pre></details>"
+    return f"<details><summary class=digest>{in_html(title)}</summary><pre>{in_html_lines(body)}</pre></details>"
 
 
 def number(value: float | None, digits: int = 4) -> str:

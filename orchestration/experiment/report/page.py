@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from html import escape
 
+from orchestration.console.foreign import in_html, in_html_lines
 from orchestration.experiment.analysis.analyse import Analysis
 from orchestration.experiment.analysis.compare import Comparison
 from orchestration.experiment.analysis.pairs import seeds_of, short_labels
@@ -51,8 +51,8 @@ def render(result: ExperimentResult, analysis: Analysis) -> str:
     names = short_labels(result)
     title = f"Morphogen experiment: {result.name}"
     sections = [
-        f"<p class=verdict>{escape(analysis.verdict)}</p>",
-        note(f"The question: {escape(question)}") if (question := str(result.experiment.get("question", ""))) else "",
+        f"<p class=verdict>{in_html(analysis.verdict)}</p>",
+        note(f"The question: {in_html(question)}") if (question := str(result.experiment.get("question", ""))) else "",
         _alarms(analysis),
         _tiles(result, analysis),
         _against(result, analysis, names),
@@ -69,9 +69,9 @@ def render(result: ExperimentResult, analysis: Analysis) -> str:
         section("To reproduce", _reproduce(result)),
     ]
     return (
-        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
+        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{in_html(title)}</title>'
         f'<meta name="viewport" content="width=device-width, initial-scale=1"><style>{STYLE}{OWN_STYLE}</style></head>'
-        f"<body><main><h1>{escape(title)}</h1>{''.join(sections)}</main></body></html>\n"
+        f"<body><main><h1>{in_html(title)}</h1>{''.join(sections)}</main></body></html>\n"
     )
 
 
@@ -80,7 +80,7 @@ def _alarms(analysis: Analysis) -> str:
     for effect in ("refused", "incomplete", "void"):
         found = [str(problem) for problem in analysis.problems if problem.effect == effect]
         if found:
-            items = "".join(f"<li>{escape(each)}</li>" for each in found)
+            items = "".join(f"<li>{in_html(each)}</li>" for each in found)
             boxes.append(f"<div class=alarm><p><b>{SAID[effect]}</b></p><ul>{items}</ul></div>")
     return "".join(boxes)
 
@@ -101,7 +101,7 @@ def _tiles(result: ExperimentResult, analysis: Analysis) -> str:
         ("smallest effect that can be found", *_stated(result, analysis)),
     ]
     cells = (
-        f"<div><span>{name}</span><b>{escape(value)}</b><span>{escape(text)}</span></div>"
+        f"<div><span>{in_html(name)}</span><b>{in_html(value)}</b><span>{in_html(text)}</span></div>"
         for name, value, text in tiles
     )
     return f"<div class=tiles>{''.join(cells)}</div>"
@@ -122,7 +122,7 @@ def _stated(result: ExperimentResult, analysis: Analysis) -> tuple[str, str]:
 def _table(rows: Rows, words: int) -> str:
     head, body = rows
     shown = [[_cell(cell) for cell in row] for row in body]
-    return table([escape(name) for name in head], shown, words) if body else ""
+    return table([in_html(name) for name in head], shown, words) if body else ""
 
 
 def _cell(text: str) -> str:
@@ -133,7 +133,7 @@ def _cell(text: str) -> str:
         if text.startswith(("refused", "void", "incomplete", "failed", "missing"))
         else ""
     )
-    return f"<span class={kind}>{escape(text)}</span>" if kind else escape(text)
+    return f"<span class={kind}>{in_html(text)}</span>" if kind else in_html(text)
 
 
 def _family(analysis: Analysis, family: str) -> Sequence[Comparison]:
@@ -182,7 +182,7 @@ def _controls(analysis: Analysis, names: Names) -> str:
 
 def _curves(result: ExperimentResult, analysis: Analysis, names: Names) -> str:
     cards = [
-        f"<div><h3>{escape(title)}</h3><div>{chart}{note(text)}</div></div>"
+        f"<div><h3>{in_html(title)}</h3><div>{chart}{note(text)}</div></div>"
         for reference, losses, differences in panels(result, analysis, names)
         for title, chart, text in (
             (f"Loss, against {names[reference]}", losses, "Held out. Bands: lowest to highest seed."),
@@ -231,7 +231,7 @@ def _in_context(result: ExperimentResult, analysis: Analysis, names: Names) -> s
 
 
 def _warnings(analysis: Analysis) -> str:
-    found = [f"<li>{escape(str(problem))}</li>" for problem in analysis.problems if problem.effect == "warned"]
+    found = [f"<li>{in_html(str(problem))}</li>" for problem in analysis.problems if problem.effect == "warned"]
     return section("To be known", f"<ul class=note>{''.join(found)}</ul>") if found else ""
 
 
@@ -249,8 +249,8 @@ def _json(value: object) -> str:
 
 def _reproduce(result: ExperimentResult) -> str:
     versions = ", ".join(f"{name} {number}" for name, number in result.versions.items())
-    return f"<pre>{escape(result.command)}</pre>" + note(
-        f"File digest <code class=digest>{escape(result.file_digest)}</code>. {escape(result.started)} to "
-        f"{escape(result.finished)} on {escape(result.machine)}{'; ' + escape(versions) if versions else ''}. "
+    return f"<pre>{in_html_lines(result.command)}</pre>" + note(
+        f"File digest <code class=digest>{in_html(result.file_digest)}</code>. {in_html(result.started)} to "
+        f"{in_html(result.finished)} on {in_html(result.machine)}{'; ' + in_html(versions) if versions else ''}. "
         "Arms that the lake already has are reused, so running it again resumes."
     )

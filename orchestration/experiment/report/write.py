@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
+from orchestration.console.foreign import as_json
 from orchestration.experiment.analysis.analyse import Analysis
 from orchestration.experiment.report.page import render
 from orchestration.experiment.result import ExperimentResult
@@ -14,7 +14,7 @@ def write_report(result: ExperimentResult, analysis: Analysis, folder: Path) -> 
     """Write ``report.html`` and ``report.json`` ({"result", "analysis"}) into ``folder``, which is made if absent."""
     page = render(result, analysis)
     values = {"result": result.model_dump(mode="json"), "analysis": analysis.model_dump(mode="json")}
-    data = json.dumps(values, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
+    data = as_json(values, indent=2) + "\n"
     folder.mkdir(parents=True, exist_ok=True)
     html_path, json_path = folder / "report.html", folder / "report.json"
     html_path.write_text(page, encoding="utf-8")

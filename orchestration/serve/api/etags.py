@@ -13,11 +13,11 @@ from collections.abc import Callable
 from typing import Annotated
 
 from fastapi import Header, Request, Response
-from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 from pydantic_core import to_jsonable_python
 
 from datalake.log.versioned import Version
+from orchestration.console.foreign import as_json
 from orchestration.errors import InvalidRequestError
 from orchestration.serve.problems import PreconditionFailedError
 
@@ -35,8 +35,8 @@ def answer(
     request: Request, body: BaseModel, *, etag: str = "", immutable: bool = False, status: int = 200
 ) -> Response:
     """``body`` as JSON with its ETag, or 304 if the reader has it. ``immutable``: it may be kept for ever."""
-    content = to_jsonable_python(body)
-    response = JSONResponse(content, status)
+    content = as_json(to_jsonable_python(body)).encode("ascii")  # of text that a lake of others holds, all is escaped
+    response = Response(content, status, media_type="application/json")
     tag = f'"{etag or hashlib.sha256(bytes(response.body)).hexdigest()[:32]}"'
     headers = {"ETag": tag, "Cache-Control": IMMUTABLE if immutable else REVALIDATE}
     if status == 200 and request.method == "GET" and has_already(request.headers.get("if-none-match"), tag):

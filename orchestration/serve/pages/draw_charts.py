@@ -7,8 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from markupsafe import Markup, escape
+from markupsafe import Markup
 from numpy.typing import NDArray
+
+from orchestration.console.foreign import in_html
 
 WIDTH, HEIGHT = 480, 270
 _LEFT, _RIGHT, _TOP, _BOTTOM = 62, 20, 14, 48
@@ -113,12 +115,12 @@ def _svg(title: str, words: str, frame: _Frame, x_label: str, y_label: str, part
         )
     middle = (_TOP + HEIGHT - _BOTTOM) / 2
     return Markup(
-        f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(words)}">'
-        f"<title>{escape(title)}</title>{''.join(grid)}{''.join(parts)}"
+        f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{in_html(words)}">'
+        f"<title>{in_html(title)}</title>{''.join(grid)}{''.join(parts)}"
         f'<line class="axis" x1="{_LEFT}" x2="{WIDTH - _RIGHT}" y1="{HEIGHT - _BOTTOM}" y2="{HEIGHT - _BOTTOM}"/>'
         f'<text class="label" x="{(_LEFT + WIDTH - _RIGHT) / 2}" y="{HEIGHT - 8}" text-anchor="middle">'
-        f"{escape(x_label)}</text>"
-        f'<text class="label" transform="translate(14 {middle}) rotate(-90)" text-anchor="middle">{escape(y_label)}'
+        f"{in_html(x_label)}</text>"
+        f'<text class="label" transform="translate(14 {middle}) rotate(-90)" text-anchor="middle">{in_html(y_label)}'
         "</text></svg>"
     )
 

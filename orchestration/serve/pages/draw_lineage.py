@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import quote
 
-from markupsafe import Markup, escape
+from markupsafe import Markup
+
+from orchestration.console.foreign import in_html, shown
 
 _BOX_W, _BOX_H, _GAP_X, _GAP_Y, _PAD = 156, 50, 12, 40, 6  # two boxes fit side by side on a phone
 _EM = 13.0  # font size of a name in a box
@@ -94,7 +97,7 @@ def draw_graph(graph: Graph, title: str, root: str = "") -> Markup:
     boxes = "".join(_box(node, root, *at[place]) for place, node in enumerate(graph.nodes))
     return Markup(
         f'<svg class="graph" width="{width:.0f}" height="{height:.0f}" viewBox="0 0 {width:.0f} {height:.0f}" '
-        f'role="group" aria-label="{escape(title)}"><title>{escape(title)}</title>'
+        f'role="group" aria-label="{in_html(title)}"><title>{in_html(title)}</title>'
         '<defs><marker id="tip" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="8" markerHeight="8" orient="auto">'
         f'<path class="tip" d="M0 0L8 4L0 8z"/></marker></defs>{"".join(lines)}{boxes}</svg>'
     )
@@ -132,13 +135,14 @@ def words(graph: Graph) -> list[str]:
 
 def _box(node: Node, root: str, x: float, y: float) -> str:
     name, at, version = node.name.partition("@")
-    shown = fitted(name, at + version, _BOX_W - 18)
+    fit = fitted(shown(name), shown(at + version), _BOX_W - 18)
     body = (
         f'<rect class="box {node.kind}" x="{x:.0f}" y="{y:.0f}" width="{_BOX_W}" height="{_BOX_H}" rx="8"/>'
         f'<text class="kind" x="{x + 9:.0f}" y="{y + 19:.0f}">{node.kind}{", retired" if node.retired else ""}</text>'
-        f'<text class="name" x="{x + 9:.0f}" y="{y + 38:.0f}">{escape(shown)}</text>'
+        f'<text class="name" x="{x + 9:.0f}" y="{y + 38:.0f}">{in_html(fit)}</text>'
     )
     if node.href is None:
-        return f"<g><title>{escape(node.name)}: its log is gone</title>{body}</g>"
-    label = escape(f"{node.kind} {node.name}{', retired' if node.retired else ''}")
-    return f'<a href="{escape(root + node.href)}" aria-label="{label}"><title>{label}</title>{body}</a>'
+        return f"<g><title>{in_html(node.name)}: its log is gone</title>{body}</g>"
+    label = in_html(f"{node.kind} {node.name}{', retired' if node.retired else ''}")
+    href = in_html(root + quote(node.href, errors="replace"))
+    return f'<a href="{href}" aria-label="{label}"><title>{label}</title>{body}</a>'

@@ -15,9 +15,11 @@ from typing import Annotated, Any
 from fastapi import Depends, Request, Response
 from fastapi.responses import HTMLResponse
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
 
 from datalake.errors import DatalakeError
 from datalake.registry.access import AccessError
+from orchestration.console.foreign import in_html_lines, shown
 from orchestration.runs.view import progress_text, speed_text
 from orchestration.serve.auth import COOKIE, Principal, identify
 from orchestration.serve.settings import Served, ServedDep
@@ -46,6 +48,8 @@ def _environment() -> Environment:
         loader=FileSystemLoader(_TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True,
     )  # fmt: skip
+    environment.finalize = lambda value: shown(value) if type(value) is str else value  # not what is markup already
+    environment.filters["lines"] = lambda text: Markup(in_html_lines(text))
     environment.filters["number"] = lambda value: f"{value:,}"
     environment.filters["size"] = _size
     environment.filters["progress"] = progress_text

@@ -61,16 +61,16 @@ def leaves(document: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...
         yield from leaves(inner, (*path, name))
 
 
-def spoil(document: Any, path: tuple[Any, ...]) -> Any:
+def spoil(document: Any, path: tuple[Any, ...], text: str) -> Any:
     """The document with hostile text behind the string at ``path``."""
     if not path:
-        return document + HOSTILE
+        return document + text
     copy = dict(document) if isinstance(document, dict) else list(document)
-    copy[path[0]] = spoil(copy[path[0]], path[1:])
+    copy[path[0]] = spoil(copy[path[0]], path[1:], text)
     return copy
 
 
-def spoiled_lakes(folder: Path, scratch: Path) -> Iterator[tuple[str, Path]]:
+def spoiled_lakes(folder: Path, scratch: Path, text: str = HOSTILE) -> Iterator[tuple[str, Path]]:
     """Lakes that have hostile text in one field, of every object that has it."""
     objects: dict[tuple[str, ...], dict[Path, tuple[Any, ...]]] = {}
     for path in sorted(folder.rglob("*.json")):
@@ -82,7 +82,7 @@ def spoiled_lakes(folder: Path, scratch: Path) -> Iterator[tuple[str, Path]]:
         shutil.rmtree(scratch, ignore_errors=True)
         shutil.copytree(folder, scratch, copy_function=os.link)
         for path, leaf in places.items():
-            document = spoil(json.loads((folder / path).read_text()), leaf)
+            document = spoil(json.loads((folder / path).read_text()), leaf, text)
             (scratch / path).unlink()
             (scratch / path).write_text(json.dumps(document))
         yield "/".join(alike), scratch
