@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from generator.errors import TomlError
+from generator.regular_files import read_bounded
 
 MAX_BYTES = 4 << 20  # settings are kilobytes; a parse costs tens of bytes for each of the file's
 MAX_DEPTH = 64
@@ -32,11 +33,10 @@ def read_toml(path: Path) -> dict[str, Any]:
 def read_settings(path: Path) -> bytes:
     """The bytes of a file of settings; TomlError where it cannot be read or is larger than ``MAX_BYTES``."""
     try:
-        with path.open("rb") as file:
-            data = file.read(MAX_BYTES + 1)
+        data = read_bounded(path, MAX_BYTES)
     except OSError as error:
         raise TomlError(f"{path}: cannot be read ({error.strerror}); give the path of a readable TOML file") from error
-    if len(data) > MAX_BYTES:
+    if data is None:
         raise TomlError(
             f"{path}: is larger than {MAX_BYTES >> 20} MiB, which no file of settings is; give the path of a TOML file"
         )

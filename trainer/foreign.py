@@ -15,12 +15,14 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from datalake import Lake, ModelVersion
+from generator.regular_files import open_regular, read_bounded
 from trainer import hf_layout
 from trainer.errors import CheckpointError, ConfigError
 from trainer.model import parameter_shapes
 from trainer.model_config import ModelShape
 from trainer.tensor_files import FileLimit, to_pieces
 
+MAX_JSON_BYTES = 64 << 20
 PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json", "consolidated.00.pth")
 
 
@@ -65,13 +67,13 @@ def import_folder(lake: Lake, folder: Path) -> ModelVersion:
         names = {path.name for path in folder.iterdir()}
         if hf_layout.CONFIG not in names:
             raise CheckpointError(f"there is no {hf_layout.CONFIG}; give a folder that transformers opens")
-        config = hf_layout.read_config((folder / hf_layout.CONFIG).read_bytes())
+        config = hf_layout.read_config(_small(folder / hf_layout.CONFIG))
         shape = hf_layout.from_hf_config(config)
         if not names & {hf_layout.WEIGHTS, hf_layout.INDEX} and (pickled := sorted(names.intersection(PICKLES))):
             raise CheckpointError(
                 f"{pickled[0]} is a pickle, which can run code when it is read; save the model as safetensors"
             )
-        files = hf_layout.weight_names(names, (folder / hf_layout.INDEX).read_bytes)
+        files = hf_layout.weight_names(names, lambda: _small(folder / hf_layout.INDEX))
         tensors = _fitting(_open(folder, files), shape)
     except OSError as error:
         raise ConfigError(
@@ -83,10 +85,19 @@ def import_folder(lake: Lake, folder: Path) -> ModelVersion:
     return _publish(lake, folder, config, shape, tensors)
 
 
+def _small(path: Path) -> bytes:
+    """The bytes of a file of JSON. Raises OSError, and CheckpointError for one that is far too large."""
+    data = read_bounded(path, MAX_JSON_BYTES)
+    if data is None:
+        raise CheckpointError(f"{path.name} is larger than {MAX_JSON_BYTES >> 20} MiB, which none is; fetch it again")
+    return data
+
+
 def _open(folder: Path, files: list[str]) -> dict[str, Tensor]:
     """Every tensor by name, each a view of its file's pages."""
     tensors: dict[str, Tensor] = {}
     for name in files:
+        open_regular(folder / name).close()  # the library would wait for a pipe without end
         try:
             with safe_open(folder / name, framework="pt") as opened:
                 tensors |= {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118  (no mapping)

@@ -30,6 +30,7 @@ SMALLEST_FILE = 16 << 10
 VARIABLE = "MORPHOGEN_FILE_BYTES"
 _ROWS = "rows"  # the header's metadata: {key: [tensor, first row, all rows]} of tensors that are cut
 _HEADER_LIMIT = 100 << 20  # the format's own
+_MOST_SIDES, _LONGEST_SIDE = 8, 1 << 40  # of a tensor's shape, in files of others
 _OVERHEAD = 160  # at most what a tensor's entry in the header takes beside its name
 
 # The format's names, in the order in which the library writes.
@@ -220,15 +221,21 @@ def parse_header(text: bytes, size: int, reader: ContentReader) -> Header:
         at, tensors = 0, []
         for (start, stop), key, entry in found:
             dtype, shape = _TYPES[entry["dtype"]], tuple(int(side) for side in entry["shape"])
-            if start != at or min(shape, default=0) < 0 or stop - start != _size(dtype, shape):
+            if start != at or not _is_shape(shape) or stop - start != _size(dtype, shape):
                 raise ValueError(f"tensor {key!r} is said to be at {start} to {stop}")
             at = stop
             tensors.append((key, dtype, shape))
+        if not all(isinstance(said, str) for said in metadata.values()):
+            raise ValueError("its metadata are no texts")
         if 8 + len(text) + at != size:
             raise ValueError(f"its tensors take {8 + len(text) + at} of {size} bytes")
     except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise reader.corrupt(f"its header is not that of a safetensors file ({error})") from error
     return Header(tensors, metadata, 8 + len(text))
+
+
+def _is_shape(shape: tuple[int, ...]) -> bool:
+    return len(shape) <= _MOST_SIDES and all(0 <= side <= _LONGEST_SIDE for side in shape)
 
 
 def _size(dtype: torch.dtype, shape: tuple[int, ...]) -> int:
@@ -248,11 +255,25 @@ def read_tensors(reader: ContentReader) -> Iterator[tuple[str, Tensor]]:
 def read_parts(reader: ContentReader) -> Iterator[tuple[str, int, int | None, Tensor]]:
     """``read_tensors`` of a file that ``to_files`` wrote: (name, first row, all rows or None where whole, tensor)."""
     header = read_header(reader)
-    rows = json.loads(header.metadata.get(_ROWS, "{}"))
+    cuts = _cuts(header, reader)
     for key, tensor in _read(reader, header):
-        name, start, total = rows.get(key, (key, 0, None))
+        name, start, total = cuts.get(key, (key, 0, None))
         yield name, start, total, tensor
     reader.finish()
+
+
+def _cuts(header: Header, reader: ContentReader) -> dict[str, tuple[str, int, int | None]]:
+    """Of what tensor a key holds rows, from which row on, and of how many; CorruptObjectError for what cannot be."""
+    lengths = {key: shape[0] for key, _, shape in header.tensors if shape}
+    cuts: dict[str, tuple[str, int, int | None]] = {}
+    try:
+        for key, (name, start, total) in json.loads(header.metadata.get(_ROWS, "{}")).items():
+            if not isinstance(name, str) or not 0 <= start <= start + lengths[key] <= total <= _LONGEST_SIDE:
+                raise ValueError(f"{key!r} is said to be rows {start} on of {total} of {name!r}")
+            cuts[key] = (name, start, total)
+    except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
+        raise reader.corrupt(f"what its tensors are parts of is not said as it is written ({error})") from error
+    return cuts
 
 
 def _read(reader: ContentReader, header: Header) -> Iterator[tuple[str, Tensor]]:
@@ -261,6 +282,16 @@ def _read(reader: ContentReader, header: Header) -> Iterator[tuple[str, Tensor]]
         if tensor.numel():
             reader.readinto(tensor.reshape(-1).view(torch.uint8).numpy().data)
         yield key, tensor
+
+
+def _room(name: str, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    try:
+        return torch.empty(shape, dtype=dtype)
+    except RuntimeError as error:
+        raise CheckpointError(
+            f"{name}: its {list(shape)} {dtype} do not fit in this machine's memory; use a larger one, or restore the "
+            "files from a copy if that cannot be its size"
+        ) from error
 
 
 def read_whole(readers: Iterator[ContentReader]) -> Iterator[tuple[str, Tensor]]:
@@ -273,7 +304,7 @@ def read_whole(readers: Iterator[ContentReader]) -> Iterator[tuple[str, Tensor]]
                 continue
             whole, done = waiting.pop(name, (None, 0))
             if whole is None:
-                whole = torch.empty((total, *tensor.shape[1:]), dtype=tensor.dtype)
+                whole = _room(name, (total, *tensor.shape[1:]), tensor.dtype)
             whole[start : start + len(tensor)] = tensor
             done += len(tensor)
             if done == total:

@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -21,6 +21,7 @@ from datalake.errors import ImportRefusedError
 from datalake.lake import Lake
 from datalake.registry.datasets import DatasetVersion
 from datalake.shards.manifest import Manifest
+from datalake.shards.parquet_pages import MAX_PAGE, largest_page, too_many_rows
 from datalake.shards.shard_format import token_column
 from datalake.shards.shards import write_shard
 from datalake.shards.source import Source
@@ -171,18 +172,23 @@ def _blocks(paths: Sequence[Path], options: ImportOptions, size: int) -> Iterato
 def _documents(path: Path, options: ImportOptions) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """(tokens of some rows end to end as uint32, their lengths), batch after batch. Raises ImportRefusedError."""
     column = options.column
+    if not path.is_file():  # opening a pipe would wait for what may never come
+        raise ImportRefusedError(f"{path} is not a regular file: give Parquet files")
     try:
-        with pq.ParquetFile(path) as file:
+        # What is said of the size is looked at before it is decoded: 2 kB can stand for gigabytes.
+        with path.open("rb") as source, pq.ParquetFile(source, pre_buffer=False) as file:
             binary = _binary_dtype(file, options)
             if column not in file.schema_arrow.names:
                 raise ImportRefusedError(
                     f"{path} has no column {column!r}: it has {', '.join(file.schema_arrow.names)}; name the one that "
                     f"holds the tokens"
                 )
-            for batch in file.iter_batches(batch_size=_BATCH, columns=[column]):
-                if batch.num_rows:
-                    yield _flattened(path, column, batch.column(0), binary)
-    except (pa.ArrowException, OSError) as error:
+            for group in range(file.num_row_groups):
+                rows = _rows_at_once(path, source, file, group, column)
+                for batch in file.iter_batches(rows, [group], [column], use_threads=False):
+                    if batch.num_rows:
+                        yield _flattened(path, column, batch.column(0), binary)
+    except (pa.ArrowException, OSError, ValueError) as error:
         raise ImportRefusedError(f"{path}: cannot be read as Parquet ({' '.join(str(error).split())})") from error
 
 
@@ -192,6 +198,26 @@ def _binary_dtype(file: pq.ParquetFile, options: ImportOptions) -> np.dtype:
         return WIDE if options.binary_bits == 32 else NARROW
     said = (file.metadata.metadata or {}).get(b"morphogen.token_bits")
     return WIDE if said == b"32" else NARROW if said is not None else token_dtype(options.vocab_size or 1)
+
+
+def _rows_at_once(path: Path, source: BinaryIO, file: pq.ParquetFile, group: int, column: str) -> int:
+    """How many rows may be decoded at once. Raises ImportRefusedError for a file that claims more than it can hold."""
+    size = path.stat().st_size
+    row_group = file.metadata.row_group(group)
+    chunks = [row_group.column(index) for index in range(row_group.num_columns)]
+    chunks = [chunk for chunk in chunks if chunk.path_in_schema.partition(".")[0] == column]
+    claimed = max([file.metadata.num_rows, *(chunk.num_values for chunk in chunks)])
+    if too_many_rows(claimed, size):
+        raise ImportRefusedError(
+            f"{path} claims {claimed:,} values in {size:,} bytes, which cannot hold as many: leave it out"
+        )
+    pages = [largest_page(source, chunk) for chunk in chunks]
+    largest = max(pages, default=1) or 1
+    if largest > MAX_PAGE:
+        raise ImportRefusedError(
+            f"{path} holds a page of {largest >> 20} MiB, {MAX_PAGE >> 20} are the limit: write it with smaller pages"
+        )
+    return max(1, min(_BATCH, MAX_PAGE // largest))
 
 
 def _flattened(path: Path, column: str, rows: pa.Array, binary: np.dtype) -> tuple[np.ndarray, np.ndarray]:

@@ -77,8 +77,8 @@ def in_html_lines(text: str) -> str:
 
 _MARKDOWN = (
     (re.compile(r"([\\`*\[\]|~$]|(?<!\w)_|_(?!\w))"), r"\\\1"),  # emphasis, code, links, cells, mathematics
-    (re.compile(r"^([#+=-])"), r"\\\1"),  # headings, lists
-    (re.compile(r"^(\d+)([.)])"), r"\1\\\2"),
+    (re.compile(r"^(#{1,6}|[+-])(?=\s|$)|^(?=(?:-+|=+)\s*$)"), r"\\\1"),  # headings, lists
+    (re.compile(r"^(\d+)([.)])(?=\s|$)"), r"\1\\\2"),
     (re.compile(r"(?<!\w)@(?=\w)"), "@<!-- -->"),  # a mention, which GitHub looks for in what was rendered
     (re.compile(r"://"), "&#58;//"),  # addresses become links without any brackets
     (re.compile(r"\bwww\.", re.I), "www&#46;"),

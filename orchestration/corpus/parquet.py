@@ -12,17 +12,13 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from datalake.shards.parquet_pages import MAX_PAGE, largest_page, too_many_rows
 from orchestration.console.foreign import shown
 from orchestration.corpus.options import ReadOptions
-from orchestration.corpus.parquet_pages import largest_page
 from orchestration.corpus.places import Place, opened
 from orchestration.errors import CorpusError
 
-MAX_PAGE = 128 << 20  # bytes of a page, and of the rows decoded at once
 _BATCH_ROWS = 1024
-# A text takes some bits at least, so rows that are many times the file's bits hold none.
-_ROWS_AT_LEAST = 1_000_000
-_ROWS_PER_BYTE = 16
 
 
 def parquet_values(place: Place, options: ReadOptions, start: int) -> Iterator[tuple[int, Any]]:
@@ -30,7 +26,7 @@ def parquet_values(place: Place, options: ReadOptions, start: int) -> Iterator[t
     with opened(place) as source:
         try:
             file = pq.ParquetFile(source, pre_buffer=False)
-            _check_rows(place, source, file)
+            _check_claim(place, source, file.metadata.num_rows, "rows")
             kind = _leaf_type(place, file, options)
             first = 0
             for group in range(file.num_row_groups):
@@ -48,12 +44,12 @@ def parquet_values(place: Place, options: ReadOptions, start: int) -> Iterator[t
             ) from error
 
 
-def _check_rows(place: Place, source: BinaryIO, file: pq.ParquetFile) -> None:
+def _check_claim(place: Place, source: BinaryIO, count: int, what: str) -> None:
     size = source.seek(0, 2)
-    if file.metadata.num_rows > _ROWS_AT_LEAST + _ROWS_PER_BYTE * size:
+    if too_many_rows(count, size):
         raise CorpusError(
-            f"paths: {shown(place)} claims {file.metadata.num_rows:,} rows in {size:,} bytes, which cannot hold as "
-            "many texts; leave out the file"
+            f"paths: {shown(place)} claims {count:,} {what} in {size:,} bytes, which cannot hold as many texts; "
+            "leave out the file"
         )
 
 
@@ -101,6 +97,7 @@ def _batch_rows(place: Place, source: BinaryIO, file: pq.ParquetFile, group: int
     for index in range(row_group.num_columns):
         chunk = row_group.column(index)
         if chunk.path_in_schema == column or chunk.path_in_schema.startswith(f"{column}."):
+            _check_claim(place, source, chunk.num_values, "values")
             largest = max(largest, largest_page(source, chunk))
     if largest > MAX_PAGE:
         raise CorpusError(

@@ -22,6 +22,7 @@ from urllib.parse import unquote
 import fsspec
 import pyarrow as pa
 
+from generator.regular_files import open_regular
 from orchestration.console.foreign import shown
 from orchestration.corpus.ahead import chunks_ahead
 from orchestration.errors import CorpusError
@@ -105,7 +106,7 @@ def unreadable(place: Place, error: BaseException) -> CorpusError:
 def opened(place: Place) -> Iterator[BinaryIO]:
     """The file's bytes as they lie there. Raises CorpusError for what cannot be opened or is no regular file."""
     try:
-        file = _open_regular(place) if isinstance(place, Path) else _filesystem(place)[0].open(place, "rb")
+        file = open_regular(place, BUFFER) if isinstance(place, Path) else _filesystem(place)[0].open(place, "rb")
     except CorpusError:
         raise
     except Exception as error:  # every filesystem has errors of its own
@@ -150,18 +151,6 @@ def in_chunks(file: BinaryIO, place: Place) -> AbstractContextManager[Iterator[b
     if isinstance(place, Path) and compression_of(place) is None:
         return nullcontext(iter(partial(file.read, BUFFER), b""))
     return chunks_ahead(file, BUFFER)
-
-
-def _open_regular(path: Path) -> BinaryIO:
-    # A pipe that took a file's place since it was found would block for ever without O_NONBLOCK.
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    mode = os.fstat(descriptor).st_mode
-    if stat.S_ISREG(mode):
-        return os.fdopen(descriptor, "rb", buffering=BUFFER)
-    os.close(descriptor)
-    if stat.S_ISDIR(mode):
-        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-    raise OSError(errno.EINVAL, "Not a regular file")
 
 
 def _filesystem(url: str) -> tuple[Any, str]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from generator.regular_files import read_bounded
 from orchestration.console.foreign import shown
 from orchestration.corpus.chat import ChatTemplate
 from orchestration.corpus.tiktoken_files import from_ranks
@@ -113,13 +114,12 @@ def _is_ranks(path: Path) -> bool:
 
 def _content(path: Path) -> bytes:
     try:
-        with path.open("rb") as file:
-            content = file.read(_MAX_BYTES + 1)
+        content = read_bounded(path, _MAX_BYTES)
     except OSError as error:
         raise TokenizerError(
             f"tokenizer: {shown(path)} cannot be read ({error.strerror}); give a *.json or *.tiktoken file or a folder"
         ) from error
-    if len(content) > _MAX_BYTES:
+    if content is None:
         raise TokenizerError(f"tokenizer: {shown(path)} is larger than {_MAX_BYTES >> 20} MiB; give a tokenizer's file")
     return content
 

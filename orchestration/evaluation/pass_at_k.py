@@ -22,6 +22,7 @@ from typing import Annotated, Any, Self
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from generator.regular_files import read_bounded
 from orchestration.corpus.tokenizers import TextTokenizer
 from orchestration.errors import EvaluationError
 from orchestration.evaluation.sandbox import Limits, run_tests
@@ -67,6 +68,9 @@ class Problem(BaseModel):
         return completion[: min(ends, default=len(completion))]
 
 
+MAX_PROBLEMS_BYTES = 64 << 20
+
+
 @dataclass(frozen=True)
 class Sampling:
     """How completions are drawn; all of it together with the model fixes each of them."""
@@ -80,13 +84,18 @@ class Sampling:
 def read_problems(path: Path) -> list[Problem]:
     """The problems of a JSON-lines file; EvaluationError naming the line that is not one."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        data = read_bounded(path, MAX_PROBLEMS_BYTES)
+        text = "" if data is None else data.decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise EvaluationError(
             f"problems = {str(path)!r}: cannot be read ({error}); give a file of JSON lines"
         ) from error
+    if data is None:
+        raise EvaluationError(
+            f"problems = {str(path)!r}: is larger than {MAX_PROBLEMS_BYTES >> 20} MiB; give a file of JSON lines"
+        )
     problems = []
-    for number, line in enumerate(lines, start=1):
+    for number, line in enumerate(text.split("\n"), start=1):  # not where Unicode ends a line, which JSON does not
         if line.strip():
             try:
                 fields = json.loads(line)
@@ -98,7 +107,7 @@ def read_problems(path: Path) -> list[Problem]:
                 where = ".".join(map(str, first["loc"]))
                 what = f"{where + ': ' if where else ''}{first['msg'].removeprefix('Value error, ')}"
                 raise EvaluationError(f"{path}, line {number}: {what}; mend the line") from error
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise EvaluationError(f"{path}, line {number}: {error}; mend the line") from error
     if not problems:
         raise EvaluationError(f"problems = {str(path)!r}: has no problem; give one JSON object a line")

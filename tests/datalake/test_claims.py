@@ -121,7 +121,7 @@ def interleaved(folder: Path, schedule: list[int], commit: Callable[[Lake], obje
     for thread in threads:
         thread.join(120)
         assert not thread.is_alive()
-    assert isinstance(outcome[1], int), outcome[1]
+    assert isinstance(outcome[1], frozenset), outcome[1]
     return outcome[0]
 
 

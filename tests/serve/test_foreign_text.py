@@ -89,7 +89,14 @@ def test_what_each_medium_would_act_upon() -> None:
     assert in_markdown("a_b _c_ *d* [e](http://f.g) `h` | ~~i~~ $j$ <k> @l m@1") == (
         r"a_b \_c\_ \*d\* \[e\](http&#58;//f.g) \`h\` \| \~\~i\~\~ \$j\$ &lt;k&gt; @<!-- -->l m@1"
     )
-    for text, expected in (("# a", r"\# a"), ("- a", r"\- a"), ("1. a", r"1\. a"), ("a\n# b", r"a\\n# b")):
+    for text, expected in (
+        ("# a", r"\# a"),
+        ("- a", r"\- a"),
+        ("1. a", r"1\. a"),
+        ("-1.5", "-1.5"),
+        ("---", r"\---"),
+        ("a\n# b", r"a\\n# b"),
+    ):
         assert in_markdown(text) == expected
     assert (in_code("a|b"), in_code("a``b"), in_code("`")) == (r"`a\|b`", "``` a``b ```", "`` ` ``")
     document = {"a": [float("nan"), (float("inf"), -float("inf"))], "b": "\udcff\x7f\x00é", "c": {1.5: None}}

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Callable, Mapping
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor
 from datalake.errors import CorruptObjectError, ObjectTooLargeError
 from datalake.store.content import ContentReader, Pieces
 from trainer.errors import CheckpointError, ConfigError
-from trainer.tensor_files import FileLimit, files_of, read_tensors, read_whole, to_files, to_pieces
+from trainer.tensor_files import FileLimit, files_of, read_parts, read_tensors, read_whole, to_files, to_pieces
 
 TYPES = (
     torch.float64, torch.float32, torch.bfloat16, torch.float16, torch.int64, torch.int32, torch.int16, torch.int8,
@@ -83,6 +84,13 @@ def test_a_tensor_on_the_cpu_is_not_copied() -> None:
     assert bytes(buffer) == weight.numpy().tobytes()
 
 
+def with_header(data: bytes, change: Callable[[dict], dict]) -> bytes:
+    """The file with another header, its tensors' bytes as they are."""
+    length = int.from_bytes(data[:8], "little")
+    text = json.dumps(change(json.loads(data[8 : 8 + length]))).encode()
+    return len(text).to_bytes(8, "little") + text + data[8 + length :]
+
+
 def damaged(data: bytes, how: str) -> bytes:
     length = int.from_bytes(data[:8], "little")
     return {
@@ -97,6 +105,27 @@ def damaged(data: bytes, how: str) -> bytes:
         "unknown type": data.replace(b"F32", b"F99"),
         "a list": (16).to_bytes(8, "little") + b"[1, 2, 3, 4, 5] ",
         "longer": data + b"0",
+        "metadata a list": with_header(data, lambda header: {**header, "__metadata__": [1]}),
+        "metadata no texts": with_header(data, lambda header: {**header, "__metadata__": {"rows": 1}}),
+        "cuts no JSON": with_header(data, lambda header: {**header, "__metadata__": {"rows": "{"}}),
+        "cuts outside": with_header(
+            data, lambda header: {**header, "__metadata__": {"rows": json.dumps({"w": ["w", 2, 4]})}}
+        ),
+        "cuts negative": with_header(
+            data, lambda header: {**header, "__metadata__": {"rows": json.dumps({"w": ["w", -2, 4]})}}
+        ),
+        "cuts of another": with_header(
+            data, lambda header: {**header, "__metadata__": {"rows": json.dumps({"u": ["w", 0, 4]})}}
+        ),
+        "overlapping": with_header(
+            data, lambda header: {name: {**entry, "data_offsets": [0, 48]} for name, entry in header.items()}
+        ),
+        "empty and endless": with_header(
+            data, lambda header: {**header, "u": {"dtype": "F32", "shape": [0, 1 << 62], "data_offsets": [56, 56]}}
+        ),
+        "many sides": with_header(
+            data, lambda header: {**header, "u": {"dtype": "F32", "shape": [1] * 99 + [0], "data_offsets": [56, 56]}}
+        ),
     }[how]
 
 
@@ -104,13 +133,24 @@ def damaged(data: bytes, how: str) -> bytes:
     "how",
     [
         "cut", "empty", "only a length", "a length of petabytes", "no JSON", "nested", "another shape", "negative",
-        "unknown type", "a list", "longer",
+        "unknown type", "a list", "longer", "metadata a list", "metadata no texts", "cuts no JSON", "cuts outside",
+        "cuts negative", "cuts of another", "overlapping", "empty and endless", "many sides",
     ],
 )  # fmt: skip
 def test_damage_is_refused_by_name(how: str) -> None:
     data = damaged(save({"w": torch.ones(3, 4), "v": torch.ones(2)}), how)
     with pytest.raises(CorruptObjectError, match=r"^this file is corrupt"):
-        list(read_tensors(ContentReader.of_bytes(data, "this file")))
+        list(read_parts(ContentReader.of_bytes(data, "this file")))
+
+
+def test_room_that_no_machine_has_is_refused_by_name() -> None:
+    """A cut tensor's whole is as large as its parts claim."""
+    claim = {"w": ["w", 0, 1 << 40]}
+    data = with_header(
+        save({"w": torch.ones(1, 1 << 16)}), lambda header: {**header, "__metadata__": {"rows": json.dumps(claim)}}
+    )
+    with pytest.raises(CheckpointError, match=r"w: its .* do not fit in this machine's memory"):
+        list(read_whole(iter([ContentReader.of_bytes(data, "this file")])))
 
 
 def test_missing_files_and_rows_are_named() -> None:

@@ -8,10 +8,19 @@ from __future__ import annotations
 
 from typing import Any, BinaryIO
 
+MAX_PAGE = 128 << 20  # bytes of a page, and of the rows decoded at once, in files of others
+# A value takes some bits at least, so rows that are many times the file's bits hold none.
+_ROWS_AT_LEAST = 1_000_000
+_ROWS_PER_BYTE = 16
 _HEADER = 1 << 16  # bytes read for a header; they take tens, and hundreds where they hold statistics
 _UNCOMPRESSED, _COMPRESSED = 2, 3  # the fields' ids in parquet.thrift's PageHeader
 _STOP, _TRUE, _FALSE, _BYTE, _I16, _I32, _I64, _DOUBLE, _BINARY, _LIST, _SET, _MAP, _STRUCT = range(13)
 _DEPTH = 16
+
+
+def too_many_rows(rows: int, size: int) -> bool:
+    """Return whether a file of ``size`` bytes claims more rows than can hold anything."""
+    return rows > _ROWS_AT_LEAST + _ROWS_PER_BYTE * size
 
 
 def largest_page(source: BinaryIO, chunk: Any) -> int:
