@@ -81,7 +81,7 @@ def live_keys(lake: Lake, before: datetime) -> set[str]:
     for run in lake.runs.list():
         known = lake.runs.get(run)
         retired = known.state.get("retired")
-        gone = bool(retired) and datetime.fromisoformat(retired["time"]) < before
+        gone = retired is not None and datetime.fromisoformat(retired["time"]) < before
         for checkpoint in known.recorded_checkpoints():
             names = [*(checkpoint.files if not gone else ()), *([METRICS] if checkpoint.metrics else [])]
             keys |= {f"{checkpoint.key_prefix}/{name}" for name in names}
