@@ -1,9 +1,9 @@
-"""Memory and time of the 3-D lattice: the full size (15×15×11 cells of their own weights, B = 8, T = 64), feature by feature.
+"""Memory and time of the 3-D lattice at full size (15×15×11 own sets of weights, B = 8, T = 64), feature by feature.
 
 python -m benchmarks.lattice [--toy] [--features] [--json]
 
-Each row is measured in a process of its own, since a process's peak is its own. `lattice_row` and `epoch` are what other
-benchmarks call. An epoch is 128 updates.
+Each row is measured in a process of its own, since a process's peak is its own. `lattice_row` and `epoch` are what
+other benchmarks call. An epoch is 128 updates.
 """
 
 import argparse
@@ -46,7 +46,9 @@ def config_of(toy: bool, changes: dict[str, Any]) -> dict[str, Any]:
     return {"precision": "auto", **made, **own, "lattice": lattice}
 
 
-def lattice_row(toy: bool = False, feature: str = "all on", updates: int = 1, device: str | None = None) -> dict[str, Any]:
+def lattice_row(
+    toy: bool = False, feature: str = "all on", updates: int = 1, device: str | None = None
+) -> dict[str, Any]:
     """`measure_updates` of one feature and `bmm_speed` at its shapes, in this process."""
     from trainer.lattice.measure import bmm_speed, measure_updates
     from trainer.lattice.train_config import parse_lattice_config
@@ -87,11 +89,12 @@ def main() -> None:
             print(json.dumps({"feature": feature, **row}))
             continue
         size = {name: round(value / 1e6) for name, value in row["bytes"].items()}
+        rest = ", ".join(f"{name} {size[name]}" for name in ("parameters", "gradients", "moments", "activations"))
+        seconds, gigaflops = sum(row["cpu_seconds"].values()), row["bmm"]["flops_per_cpu_s"] / 1e9
         print(
-            f"{feature:18s} peak {size['peak']:5d} MB (weights {size['parameters']}, gradients {size['gradients']}, moments "
-            f"{size['moments']}, rest {size['activations']})  {sum(row['cpu_seconds'].values()):7.2f} CPU-s an update, "
+            f"{feature:18s} peak {size['peak']:5d} MB ({rest})  {seconds:7.2f} CPU-s an update, "
             f"{row['cell_updates_per_cpu_s']:9,.0f} cell updates/CPU-s, {row['share_of_bmm']:.0%} of bmm's "
-            f"{row['bmm']['flops_per_cpu_s'] / 1e9:.1f} GFLOP/s",
+            f"{gigaflops:.1f} GFLOP/s",
             flush=True,
         )
 

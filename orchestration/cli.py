@@ -20,6 +20,7 @@ from orchestration.commands import (
     experiment,
     jobs,
     lake,
+    lattice,
     look,
     models,
     params,
@@ -44,6 +45,7 @@ app.add_typer(params.app, name="params", help="Parameter registry: versioned gen
 app.add_typer(data.app, name="data", help="Datasets in the lake: list, show, look at, verify, retire.")
 app.add_typer(corpus.app, name="corpus", help="Text corpora: tokenise into the lake.")
 app.add_typer(models.app, name="models", help="Model repository: versions and aliases.")
+app.add_typer(lattice.app, name="lattice", help="3-D lattices of cells: train, evaluate, play.")
 app.add_typer(runs.app, name="runs", help="Runs: list, show, follow, stop, resume, retire.")
 app.add_typer(serve.tokens_app, name="tokens", help="Access tokens of the HTTP API: create, list, revoke.")
 COMMANDS: list[Callable[..., None]] = [

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from orchestration.tune.settings import TuneSettings
     from orchestration.tune.tuning import TuneResult
     from trainer import TrainConfig, TrainResult
+    from trainer.lattice.train_config import LatticeTrainConfig
     from trainer.parallel import Parallel
 
 
@@ -257,6 +258,23 @@ def _tune(lake: Lake, run: str, config: dict[str, Any], settings: dict[str, Any]
     return {"run": run, "promoted": result.promoted, "verdict": result.verdict}
 
 
+def lattice_run(lake: Lake, config: LatticeTrainConfig, run: str, threads: int | None = None) -> TrainResult:
+    """Train a lattice in this process, with progress shown."""
+    from orchestration.console.training import training_display
+    from orchestration.lattice.train import train_lattice
+
+    with job() as stop, training_display(f"lattice {run}", config.steps) as shown:
+        return train_lattice(lake, config, run, on_event=shown, stop=stop, threads=threads)
+
+
+def _lattice(lake: Lake, run: str, config: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
+    from trainer.lattice.train_config import parse_lattice_config
+
+    del settings
+    result = lattice_run(lake, parse_lattice_config(config), run)
+    return {"run": run, "step": result.step, "model": result.model}
+
+
 Job = Callable[[Lake, str, dict[str, Any], dict[str, Any]], dict[str, Any]]
 KINDS: dict[str, tuple[frozenset[str], Job]] = {
     "generate": (frozenset({"actors"}), _generate),
@@ -264,4 +282,5 @@ KINDS: dict[str, tuple[frozenset[str], Job]] = {
     "pipeline": (frozenset({"workers", "actors"}), _pipeline),
     "experiment": (frozenset(), _experiment),
     "tune": (frozenset(), _tune),
+    "lattice": (frozenset(), _lattice),
 }

@@ -19,7 +19,7 @@ from orchestration.console.progress import LINE_INTERVAL_S, console
 Event = dict[str, Any]
 
 # Events that are worth a line of their own, whatever they carry.
-NOTED = ("resume", "skipped_checkpoint", "worker_lost", "repair", "waiting", "waited", "cache_off")
+NOTED = ("resume", "skipped_checkpoint", "worker_lost", "repair", "waiting", "waited", "cache_off", "warning")
 
 
 class TrainingView:
@@ -61,10 +61,15 @@ class TrainingView:
         last = self.last
         if not last:
             return {}
-        found = {"loss": f"{last['loss']:.4f}", "tokens/s": f"{last['tokens_per_s']:,.0f}"}
+        found = {"loss": f"{last['loss']:.4f}"}
+        if "cell_updates_per_s" in last:
+            found["cell updates/s"] = f"{last['cell_updates_per_s']:,.0f}"
+        else:
+            found["tokens/s"] = f"{last['tokens_per_s']:,.0f}"
         if "mfu" in last:
             found["MFU"] = f"{last['mfu']:.1%}"
-        found["data wait"] = f"{last['data_wait']:.1%}"
+        if "data_wait" in last:
+            found["data wait"] = f"{last['data_wait']:.1%}"
         found["gradient norm"] = f"{last['grad_norm']:.3g}"
         found["lr"] = f"{last['lr']:.3g}"
         if (eta := self.eta_s(now)) is not None:
@@ -92,7 +97,11 @@ class TrainingView:
 
 def eval_text(event: Event) -> str:
     """Dataset, loss, perplexity, and bits per byte of text or the gate of synthetic data."""
-    text = f"{event['dataset']}  loss {event['loss']:.4f}  perplexity {event['perplexity']:,.2f}"
+    text = f"{event['dataset']}  loss {event['loss']:.4f}"
+    for name in ("accuracy", "overlap"):  # of a lattice; a language model's perplexity says more than its accuracy
+        if name in event and "perplexity" not in event:
+            return f"{text}  {name} {event[name]:.4f}"
+    text += f"  perplexity {event['perplexity']:,.2f}"
     if "bits_per_byte" in event:
         text += f"  bits/byte {event['bits_per_byte']:.4f}"
     if gate := event.get("gate"):
@@ -103,9 +112,10 @@ def eval_text(event: Event) -> str:
 def start_lines(event: Event) -> list[str]:
     """The size of the run, and which tensors each rule updates."""
     groups = (f"{name} {group['tensors']} by {group['rule']}" for name, group in event["groups"].items())
+    size = f"{event['cells']:,} cells" if "cells" in event else f"{event['batch_tokens']:,} tokens a step"
     return [
-        f"{event['parameters']:,} parameters, {event['world']} workers, {event['precision']}, "
-        f"{event['batch_tokens']:,} tokens a step, from step {event['step']:,}",
+        f"{event['parameters']:,} parameters, {event['world']} workers, {event['precision']}, {size}, "
+        f"from step {event['step']:,}",
         f"tensors by group: {', '.join(groups)}",
     ]
 

@@ -11,17 +11,19 @@ from datalake.errors import NotFoundError
 from datalake.runs.conflict import differences
 from orchestration.console.progress import console
 from trainer import TrainConfig
+from trainer.config_model import ConfigModel
+from trainer.lattice.train_config import LatticeTrainConfig
 
 _LOOKED_AT = 50
 
 
-def default_run_name(stem: str, config: TrainConfig) -> str:
+def default_run_name(stem: str, config: ConfigModel) -> str:
     """`stem`, and the first 8 hex digits of the SHA-256 of the config's sorted JSON."""
     canonical = json.dumps(config.model_dump(mode="json"), sort_keys=True)
     return f"{stem}-{hashlib.sha256(canonical.encode()).hexdigest()[:8]}"
 
 
-def say_if_new(lake: Lake, run: str, stem: str, config: TrainConfig) -> None:
+def say_if_new(lake: Lake, run: str, stem: str, config: TrainConfig | LatticeTrainConfig) -> None:
     """Say that ``run``, whose name nobody chose, begins anew, and which run of the same file would have gone on."""
     try:
         lake.runs.get(run)

@@ -1,4 +1,4 @@
-"""What an update takes: memory by what it is for, time by part, and products per second; for `--profile` and benchmarks.
+"""What an update takes: memory by its use, time by part, and products per second; for `--profile` and benchmarks.
 
 On a CPU memory is the process's own growth (its peak is reset first, on Linux), on CUDA what the allocator says.
 """
@@ -40,9 +40,9 @@ def measure_updates(config: LatticeTrainConfig, updates: int = 1, device: str | 
     """Run ``updates`` updates (after one to warm up) of a fresh lattice, and tell what they took.
 
     ``bytes``: parameters, gradients, moments, peak (all, above what the process had before), activations (the peak's
-    rest); ``reserved`` on CUDA. ``seconds`` of wall clock and of CPU time, by part, mean of an update: pass (forward and
-    backward), clip, update. ``cell_updates`` of one update, ``cell_updates_per_s``, and ``flops_per_s`` of all matrix
-    products, those that are done again included.
+    rest); ``reserved`` on CUDA. ``seconds`` (and ``cpu_seconds``) by part, mean of an update: pass (forward
+    and backward), clip, update. ``cell_updates`` of one update, ``cell_updates_per_s``, and ``flops_per_s`` of all
+    matrix products, those that are done again included.
     """
     place = pick_device(device)
     precision = resolve_precision(config.precision, place)

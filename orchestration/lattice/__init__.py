@@ -1,0 +1,1 @@
+"""3-D lattices: training them as runs, and showing what they grow."""
