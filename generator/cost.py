@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from generator.families.dyck import BracketSpec
 from generator.families.iid import IidSpec
 from generator.families.shuffled import ShuffledSpec
+from generator.lattice.spec import LatticeSpec
 from generator.nca.lattice import neighbor_offsets
 from generator.nca.spec import NcaSpec
 from generator.score import IID_SAMPLES
@@ -21,6 +22,8 @@ SLICE_OPERATIONS = 2 * 10**10
 DEVICE_BYTES = 1 << 30
 
 _RANDOM_WORD_BYTES = 60  # a Philox word, its 64-bit counters and its mapping to an integer
+# Of one cell update of a lattice: its weights are known by their digest alone, so these are of a large one.
+_LATTICE_OPERATIONS, _LATTICE_CHANNELS = 10_000, 16
 _OPERATIONS_PER_SCORED_TOKEN = 50_000  # gzip level 9 of four bytes at its slowest: long noise of few colours
 
 
@@ -54,6 +57,9 @@ def _grid_cost(spec: GridSpec, kept: int, scoring: int) -> Cost:
         return Cost(drawn, (100 + 10 * spec.colors) * drawn + scoring, kept + framing + drawn * _RANDOM_WORD_BYTES)
     steps = getattr(spec, "burn_in", 0) + (spec.frames - 1) * getattr(spec, "stride", 1)
     updates = steps * spec.cells
+    if isinstance(spec, LatticeSpec):
+        words = spec.cells * _RANDOM_WORD_BYTES + 8 * _LATTICE_CHANNELS * spec.cells * 200
+        return Cost(updates, _LATTICE_OPERATIONS * updates + scoring, kept + framing + words)
     if not isinstance(spec, NcaSpec):
         return Cost(updates, 100 * updates + scoring, kept + framing + spec.cells * _RANDOM_WORD_BYTES)
     neighbors = len(neighbor_offsets(len(spec.grid), spec.neighborhood))

@@ -33,12 +33,23 @@ def normalised(x: np.ndarray, unit: int) -> np.ndarray:
     return np.clip(down(x, exponent + unit - 4), -MOST, MOST)
 
 
+def weights_of_cells(network: Network, types_X: np.ndarray) -> dict[str, np.ndarray]:
+    """Every cell's own copy of its weights, int64 [X, …]."""
+    return {name: array.astype(np.int64)[types_X] for name, array in network.arrays.items()}
+
+
 def changes(
-    network: Network, types_X: np.ndarray, seen: np.ndarray, own: np.ndarray, extra: tuple[np.ndarray, np.ndarray]
+    network: Network,
+    w: dict[str, np.ndarray],
+    seen: np.ndarray,
+    own: np.ndarray,
+    extra: tuple[np.ndarray, np.ndarray],
 ) -> np.ndarray:
-    """The change of every cell, int64 [X, C]: ``seen`` [X, 7, C] are the normalised states at its positions, ``own``
-    [X, C] its state, ``extra`` (left [7H], right [C]) the modulation."""
-    w = {name: array.astype(np.int64)[types_X] for name, array in network.arrays.items()}
+    """The change of every cell, int64 [X, C].
+
+    ``w`` are its weights, ``seen`` [X, 7, C] the normalised states at its positions, ``own`` [X, C] its state,
+    ``extra`` (left [7H], right [C]) the modulation.
+    """
     s = network.shifts
     a = np.einsum("xpc,xce->xpe", seen, w["w_in"]) + w["b_in"][:, None]
     a = np.clip(down(a, s["w_in"]), 0, TOP)
@@ -63,7 +74,7 @@ def simulate_frames(
     drawn = draw(spec, network, seed, ids_N, attempts_N)
     frames = np.empty((len(ids_N), spec.frames, spec.cells), dtype=np.uint8)
     states = np.zeros((len(ids_N), spec.cells, network.channels), dtype=np.int64)
-    around, types = neighbours(spec), types_of(spec, network.types)
+    around, w = neighbours(spec), weights_of_cells(network, types_of(spec, network.types))
     for step in range(spec.steps + 1):
         frame, between = divmod(step - spec.burn_in, spec.stride)
         if frame >= 0 and between == 0:
@@ -72,14 +83,14 @@ def simulate_frames(
         if step < spec.steps:
             firing = fires(spec, seed, ids_N, attempts_N, step)
             for n in range(len(ids_N)):
-                states[n] = next_state(network, around, types, states[n], drawn, n, step, firing[n])
+                states[n] = next_state(network, around, w, states[n], drawn, n, step, firing[n])
     return frames.reshape(len(ids_N), spec.frames, *spec.grid)
 
 
 def next_state(
     network: Network,
     around: np.ndarray,
-    types: np.ndarray,
+    w: dict[str, np.ndarray],
     state_XC: np.ndarray,
     drawn: Draws,
     n: int,
@@ -94,5 +105,5 @@ def next_state(
     state[drawn.seed_N[n], goal] = drawn.goal_NG[n]
     hat = np.concatenate([normalised(state, 5), np.zeros((1, network.channels), np.int64)])
     extra = (drawn.left_NR[n].astype(np.int64), drawn.right_NC[n].astype(np.int64))
-    change = changes(network, types, hat[around], state, extra)
+    change = changes(network, w, hat[around], state, extra)
     return np.clip(state + change * firing_X[:, None], -MOST, MOST)
