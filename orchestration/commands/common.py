@@ -18,6 +18,7 @@ from orchestration.console.output import print_fields, say
 from orchestration.console.output import print_json as print_json
 from orchestration.console.output import print_table as print_table
 from orchestration.errors import InvalidRequestError
+from orchestration.generation.weights import lacks_weights, provide_weights
 from orchestration.toml_files import read_toml
 
 LakeUri = Annotated[
@@ -56,7 +57,10 @@ def _opened(uri: str) -> Lake:
 def spec_from(source: str, lake: str | None = None) -> GenerationSpec:
     """The spec that `source` means: a TOML file, a preset, or (with a lake) a registered NAME, NAME@V or NAME@ALIAS."""
     if source.endswith(".toml") or Path(source).is_file():
-        spec = parse_spec(read_toml(Path(source)))
+        fields = read_toml(Path(source))
+        if lake is not None and lacks_weights(fields):
+            provide_weights(open_lake(lake), fields)
+        spec = parse_spec(fields)
         if spec.advice is not None:
             say(spec.advice, err=True)
         return spec
@@ -66,7 +70,10 @@ def spec_from(source: str, lake: str | None = None) -> GenerationSpec:
         raise InvalidRequestError(
             f"spec = {source!r}: neither a TOML file nor a preset; give a file or one of {', '.join(list_presets())}"
         )
-    return parse_spec(open_lake(lake).params.get(source).spec)
+    opened = open_lake(lake)
+    registered = opened.params.get(source).spec
+    provide_weights(opened, registered)
+    return parse_spec(registered)
 
 
 def version_shown(version: Version) -> str:

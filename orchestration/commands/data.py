@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import timedelta
+from functools import partial
 from itertools import islice
 from typing import Annotated, Any
 
@@ -206,7 +207,7 @@ def heal(
         report = heal_dataset(
             opened.store,
             manifest,
-            recompute,
+            partial(recompute, lake_uri=opened.store.uri),
             opened.system,
             options=options,
             progress=lambda done, _all: advance(done, ""),

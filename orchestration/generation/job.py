@@ -40,6 +40,7 @@ from orchestration.cluster.session import cluster_facts, compute_cores
 from orchestration.console.progress import console
 from orchestration.errors import InvalidRequestError
 from orchestration.generation.pool import Made, Shard, ShardTasks
+from orchestration.generation.weights import provide_weights
 from orchestration.generation.worker import ShardWorker, synthetic_source
 from orchestration.runs.lease import RunLease, acquire
 from orchestration.runs.signals import Stop
@@ -145,6 +146,7 @@ def run_generation(
     """
     lake.check_writable()
     spec = parse_spec(request.params.spec)
+    provide_weights(lake, request.params.spec)
     check_acceptance(spec)
     source = synthetic_source(spec, request.seed, request.shard_sequences)
     sequences = math.ceil(request.tokens / spec.seq_len)

@@ -12,6 +12,7 @@ from datalake.events import log_event
 from datalake.shards.source import shard_key
 from generator import GENERATOR_VERSION, GenerationSpec, generate_batch, parse_spec
 from orchestration.folders import prepare_folders
+from orchestration.generation.weights import provide_weights
 from orchestration.telemetry import start_telemetry
 
 
@@ -26,6 +27,7 @@ class ShardWorker:
         self._title = title
         if run is not None:
             start_telemetry(run, actor=title)
+        provide_weights(lake, source.spec)
         self._spec = parse_spec(source.spec)
 
     def __repr__(self) -> str:

@@ -58,7 +58,7 @@ def train_here(
                 on_event(event)
 
         lease = None if run_lease.finished else run_lease.run.lease
-        repairer = make_repairer(damage, show)
+        repairer = make_repairer(damage, show, lake.store.uri)
         logged = with_step_metrics(show, config.log_every)
         result = run_training(
             config, lake, run, threads=threads, on_event=logged, stop=run_lease.stopping, lease=lease, repairer=repairer

@@ -61,7 +61,7 @@ def _worker(job: dict[str, Any]) -> None:
     context = ray.train.get_context()
     rank, world = context.get_world_rank(), context.get_world_size()
     queue, live = job["queue"], job["live"]
-    repairer = make_repairer(job["damage"], EventSender(queue))
+    repairer = make_repairer(job["damage"], EventSender(queue), job["lake_uri"])
     lake = repairer.open(job["lake_uri"])
     start_telemetry(job["run"], rank=rank)
     config = TrainConfig.model_validate(job["config"])

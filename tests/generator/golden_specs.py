@@ -34,7 +34,7 @@ SPECS: dict[str, dict[str, Any]] = {
     "eca": {"family": "eca", "stride": 2},
     "iid": {"family": "iid", "colors": 5},
 }
-PRESETS = ("paper", "tiny")
+PRESETS = ("paper", "tiny", "lattice-small")
 
 
 def digest(spec: Any) -> str:

@@ -6,7 +6,7 @@ from generator import SpecError, check_acceptance, list_presets, load_preset, pr
 
 
 def test_the_presets_are_these():
-    assert list_presets() == ["code", "math", "paper", "tiny", "volume", "web-text"]
+    assert list_presets() == ["code", "lattice-small", "math", "paper", "tiny", "volume", "web-text"]
 
 
 @pytest.mark.parametrize("name", list_presets())
