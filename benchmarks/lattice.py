@@ -20,7 +20,7 @@ BASE: dict[str, Any] = {
     "batch": 8,
     "micro_batches": 4,
     "time": [64, 64],
-    "segment": 8,
+    "segment": 4,
     "optimizer": {"name": "adamw8bit", "weight_decay": 0.0},
 }
 TOY: dict[str, Any] = {"lattice": {**BASE["lattice"], "size": [5, 5, 5], "types": 125}, "time": [16, 16], "batch": 4}
@@ -89,7 +89,7 @@ def main() -> None:
             print(json.dumps({"feature": feature, **row}))
             continue
         size = {name: round(value / 1e6) for name, value in row["bytes"].items()}
-        rest = ", ".join(f"{name} {size[name]}" for name in ("parameters", "gradients", "moments", "activations"))
+        rest = ", ".join(f"{name} {size[name]}" for name in size if name not in ("peak", "reserved"))
         seconds, gigaflops = sum(row["cpu_seconds"].values()), row["bmm"]["flops_per_cpu_s"] / 1e9
         print(
             f"{feature:18s} peak {size['peak']:5d} MB ({rest})  {seconds:7.2f} CPU-s an update, "

@@ -39,10 +39,10 @@ def products_per_cell(config: LatticeConfig) -> int:
 def measure_updates(config: LatticeTrainConfig, updates: int = 1, device: str | None = None) -> dict[str, Any]:
     """Run ``updates`` updates (after one to warm up) of a fresh lattice, and tell what they took.
 
-    ``bytes``: parameters, gradients, moments, peak (all, above what the process had before), activations (the peak's
-    rest); ``reserved`` on CUDA. ``seconds`` (and ``cpu_seconds``) by part, mean of an update: pass (forward
-    and backward), clip, update. ``cell_updates`` of one update, ``cell_updates_per_s``, and ``flops_per_s`` of all
-    matrix products, those that are done again included.
+    ``bytes``: parameters, gradients, moments, peak_pass and peak_update (all that the process holds more than before),
+    peak (the larger), activations (the rest of peak_pass); ``reserved`` on CUDA. ``seconds`` and ``cpu_seconds`` by
+    part, mean of an update: pass (forward and backward), clip, update. ``cell_updates`` of one update,
+    ``cell_updates_per_s``, and ``flops_per_s`` of all matrix products, those that are done again included.
     """
     place = pick_device(device)
     precision = resolve_precision(config.precision, place)
@@ -59,21 +59,24 @@ def measure_updates(config: LatticeTrainConfig, updates: int = 1, device: str | 
     for number in range(updates + 1):
         if number == 1:
             seconds, counted = {part: [0.0, 0.0] for part in seconds}, 0
-            _reset_peak(place)
+        _reset_peak(place)
         with _timed(seconds["pass"], place):
             loss, cells = run_samples(config, model, target, pool, number, range(config.batch), precision, False)
         losses.append(loss / config.batch)
         counted += cells
+        size["peak_pass"] = _peak(place) - before
         size["gradients"] = _bytes(p.grad for p in model.parameters() if p.grad is not None)
         with _timed(seconds["clip"], place):
             clip_gradients(model, config.optimizer.grad_clip or math.inf)
+        _reset_peak(place)
         with _timed(seconds["update"], place):
             optimizer.step()
             optimizer.zero_grad()
+        size["peak_update"] = _peak(place) - before
     states = (value for _, _, state in optimizer.states() for value in state.values())
     size["moments"] = _bytes(value for value in states if isinstance(value, Tensor) and value.ndim)
-    size["peak"] = _peak(place) - before
-    size["activations"] = size["peak"] - size["parameters"] - size["gradients"] - size["moments"]
+    size["peak"] = max(size["peak_pass"], size["peak_update"])
+    size["activations"] = size["peak_pass"] - size["parameters"] - size["gradients"] - size["moments"]
     if place.type == "cuda":
         size["reserved"] = torch.cuda.max_memory_reserved(place)
     passes = 4 if config.recompute else 3  # forward, perhaps again, and two products backward for each
