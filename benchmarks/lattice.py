@@ -18,17 +18,17 @@ BASE: dict[str, Any] = {
     "target": {"kind": "growth", "shapes": 8},
     "steps": 1,
     "batch": 8,
-    "micro_batches": 4,
+    "micro_batches": 8,
     "time": [64, 64],
     "segment": 4,
-    "optimizer": {"name": "adamw8bit", "weight_decay": 0.0},
+    "optimizer": {"name": "adamw", "weight_decay": 0.0},
 }
 TOY: dict[str, Any] = {"lattice": {**BASE["lattice"], "size": [5, 5, 5], "types": 125}, "time": [16, 16], "batch": 4}
 # Each feature the other way round than in BASE.
 FEATURES: dict[str, dict[str, Any]] = {
-    "all on": {},
+    "base": {},
     "bf16": {"precision": "bf16"},
-    "float32 moments": {"optimizer": {"name": "adamw", "weight_decay": 0.0}},
+    "8-bit moments": {"optimizer": {"name": "adamw8bit", "weight_decay": 0.0}},
     "no recomputation": {"recompute": False},
     "states offloaded": {"offload": True},
     "2 micro-batches": {"micro_batches": 2},
@@ -47,7 +47,7 @@ def config_of(toy: bool, changes: dict[str, Any]) -> dict[str, Any]:
 
 
 def lattice_row(
-    toy: bool = False, feature: str = "all on", updates: int = 1, device: str | None = None
+    toy: bool = False, feature: str = "base", updates: int = 1, device: str | None = None
 ) -> dict[str, Any]:
     """`measure_updates` of one feature and `bmm_speed` at its shapes, in this process."""
     from trainer.lattice.measure import bmm_speed, measure_updates
@@ -66,14 +66,14 @@ def lattice_row(
 def epoch(toy: bool = False, device: str | None = None) -> dict[str, Any]:
     """Seconds of an epoch (128 updates) and peak bytes, from a few updates: what `make gpu` asks."""
     updates = 2 if toy else 8
-    row = lattice_row(toy, "all on", updates, device)
+    row = lattice_row(toy, "base", updates, device)
     return {"seconds": EPOCH * sum(row["seconds"].values()), "peak_bytes": row["bytes"]["peak"], **row}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--toy", action="store_true", help="5×5×5, T = 16: seconds on any machine")
-    parser.add_argument("--features", action="store_true", help="a row for each feature, not only for all of them on")
+    parser.add_argument("--features", action="store_true", help="a row for each feature, not only the base")
     parser.add_argument("--updates", type=int, default=1)
     parser.add_argument("--feature", choices=FEATURES, help="one row, as JSON, in this process")
     parser.add_argument("--json", action="store_true")
@@ -81,7 +81,7 @@ def main() -> None:
     if told.feature:
         print(json.dumps(lattice_row(told.toy, told.feature, told.updates)))
         return
-    for feature in FEATURES if told.features else ["all on"]:
+    for feature in FEATURES if told.features else ["base"]:
         more = ["--toy"] if told.toy else []
         command = [sys.executable, "-m", "benchmarks.lattice", "--feature", feature, *more, f"--updates={told.updates}"]
         row = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
