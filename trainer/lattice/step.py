@@ -90,7 +90,7 @@ class Kept(NamedTuple):
     parts: list[Made]
 
 
-def look(padded: Tensor, index: Tensor) -> Tensor:
+def rows_at(padded: Tensor, index: Tensor) -> Tensor:
     """Rows ``index`` (any shape) of ``padded``: [*index, *row]."""
     return padded.index_select(0, index.reshape(-1)).view(*index.shape, *padded.shape[1:])
 
@@ -167,7 +167,7 @@ def step(
     changes, parts = [], []
     for part in s.chunks(state_NBC.device):
         rows, g = s.rows_of(part), part.stop - part.start
-        seen = look(x_hat, wiring.gather[rows]).view(g, s.rows, s.channels)
+        seen = rows_at(x_hat, wiring.gather[rows]).view(g, s.rows, s.channels)
         own = state_NBC[rows].reshape(g, s.members * s.batch, s.channels).to(seen.dtype)
         change, made = delta(config.norm, whole, w, part, seen, own, s)
         changes.append(change)
@@ -203,12 +203,12 @@ def step_back(
     ledger.begin_step()
     for number, part in enumerate(s.chunks(grad_after.device)):
         rows, g = s.rows_of(part), part.stop - part.start
-        seen = look(kept.x_hat, wiring.gather[rows]).view(g, s.rows, s.channels)
+        seen = rows_at(kept.x_hat, wiring.gather[rows]).view(g, s.rows, s.channels)
         out = grad_change[rows].reshape(g, s.members * s.batch, s.channels).to(dtype)
         d_seen, d_own = delta_back(config.norm, whole, w, part, kept.parts[number], seen, out, s, ledger.page(number))
         grad_seen[rows.start * POSITIONS : rows.stop * POSITIONS] = d_seen.view(-1, s.batch, s.channels)
         grad_own[rows] = d_own.view(-1, s.batch, s.channels)
-    grad_hat = look(grad_seen, wiring.scatter).sum(1).to(grad_after.dtype)
+    grad_hat = rows_at(grad_seen, wiring.scatter).sum(1).to(grad_after.dtype)
     back = normalise_back(config.norm, grad_hat, kept.state, kept.mean, kept.scale)
     return back.add_(grad_own).add_(grad_after)
 
