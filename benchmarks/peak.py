@@ -10,7 +10,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from generator.nca.simd import LANES, constant, dot_plain, dot_vnni
+from generator.nca.simd import LANES, choose_dot, constant
 
 CHAINS = 12
 
@@ -21,8 +21,7 @@ def _dot_chains(_typing: Any, _seed: Any, _rounds: Any) -> tuple[Any, Callable[.
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         del sig
-        features = str(context.codegen().magic_tuple()[2])
-        dot = dot_vnni if "+avx512vnni" in features else dot_plain
+        dot, _ = choose_dot(context)
         lane = ir.VectorType(ir.IntType(32), LANES)
         value = builder.insert_element(constant(ir.IntType(32), 3, LANES), args[0], ir.Constant(ir.IntType(32), 0))
         entry, loop, done = builder.block, builder.append_basic_block("loop"), builder.append_basic_block("done")

@@ -1,7 +1,9 @@
 """The two inner loops of a cell update as portable LLVM vector code, for numba.
 
 Loop vectorisers do not find these forms; written as vectors, LLVM lowers them to whatever the CPU has (AVX-512, AVX2,
-SSE, NEON). Where AVX-512 VNNI is present the four-byte dot product uses it. All sizes are literals of the kernel.
+SSE, NEON). The four-byte dot product is the instruction that the CPU has for it (VNNI; on Arm usdot and sdot), else the
+pair of multiply-adds of AVX2, else that of SSE2: chosen when a kernel is compiled, from LLVM's features of the target.
+All sizes are literals of the kernel.
 """
 
 from collections.abc import Callable
@@ -41,6 +43,15 @@ def _clamp(builder: Any, value: Any, low: int, high: int) -> Any:
         limit = constant(kind, bound, lanes)
         value = builder.select(builder.icmp_signed(order, value, limit), value, limit)
     return value
+
+
+def _to_bytes(context: Any, builder: Any, value: Any) -> Any:
+    """16 int16 clamped to 0 .. 255, as bytes: one instruction on x86, where LLVM makes three of the clamp."""
+    byte_type = ir.VectorType(_I8, LANES)
+    if not on_x86(str(context.codegen().magic_tuple()[0])):
+        return builder.trunc(_clamp(builder, value, 0, 255), byte_type)
+    sides = (_shuffle(builder, value, list(range(first, first + 8))) for first in (0, 8))
+    return _call(builder, "llvm.x86.sse2.packuswb.128", byte_type, *sides)
 
 
 def _load(builder: Any, pointer: Any) -> Any:
@@ -155,13 +166,84 @@ def hidden_units(
                 at = builder.add(row, ir.Constant(_I64, chunk * LANES))
                 value = _load(builder, _pointer(context, builder, sig.args[0], tables_, at, row_type))
                 total = value if total is None else builder.add(total, value)
-            value = _clamp(builder, builder.ashr(total, constant(_I16, shift, LANES)), 0, 255)
-            bytes_ = builder.trunc(value, ir.VectorType(_I8, LANES))
+            bytes_ = _to_bytes(context, builder, builder.ashr(total, constant(_I16, shift, LANES)))
             at = builder.add(builder.mul(cell_, ir.Constant(_I64, LANES)), ir.Constant(_I64, chunk * cells * LANES))
             builder.store(bytes_, _pointer(context, builder, sig.args[3], out_, at, bytes_.type), align=1)
         return context.get_dummy_value()
 
     return signature, codegen
+
+
+def choose_dot(context: Any) -> tuple[Callable[..., Any], bool]:
+    """(the four-byte dot product for the CPU that ``context`` compiles for, whether it can shift its sums left free of
+    charge, as its argument ``shift`` says)."""
+    triple, _, features = (str(part) for part in context.codegen().magic_tuple()[:3])
+    if "+avx512vnni" in features:
+        return dot_vnni, False
+    if "+avx2" in features:
+        return dot_avx2, True
+    if on_x86(triple):
+        return dot_sse2, True
+    return dot_plain, False
+
+
+def on_x86(triple: str) -> bool:
+    """Whether a target has SSE2: all 64-bit x86 processors do."""
+    return triple.startswith("x86_64")
+
+
+def _call(builder: Any, name: str, result: ir.Type, *operands: Any) -> Any:
+    kind = ir.FunctionType(result, [operand.type for operand in operands])
+    return builder.call(cgutils.get_or_insert_function(builder.module, kind, name), operands)
+
+
+def _by_parts(builder: Any, lanes: int, act: Callable[..., Any], *vectors: Any) -> Any:
+    """``act`` on each ``lanes`` lanes of vectors of one length, put together again."""
+    parts = []
+    for first in range(0, vectors[0].type.count, lanes):
+        parts.append(act(*(_shuffle(builder, vector, list(range(first, first + lanes))) for vector in vectors)))
+    while len(parts) > 1:
+        parts = [_join(builder, low, high) for low, high in zip(parts[::2], parts[1::2], strict=True)]
+    return parts[0]
+
+
+def _join(builder: Any, low: Any, high: Any) -> Any:
+    count = 2 * low.type.count
+    return builder.shuffle_vector(low, high, ir.Constant(ir.VectorType(_I32, count), list(range(count))))
+
+
+def dot_avx2(builder: Any, total: Any, bytes_: Any, weights: Any, shift: int = 0) -> Any:
+    """As `dot_plain`: pairs of byte products fit int16 (2 * 255 * 62), so the saturating sum of two never saturates.
+
+    ``shift`` 0 to 8 multiplies what is added to ``total`` by a power of two.
+    """
+    octets, halves, words = (ir.VectorType(*each) for each in ((_I8, 32), (_I16, 16), (_I32, 8)))
+
+    def part(total_: Any, low: Any, high: Any) -> Any:
+        sides = [builder.bitcast(side, octets) for side in (low, high)]
+        pairs = _call(builder, "llvm.x86.avx2.pmadd.ub.sw", halves, *sides)
+        return builder.add(
+            total_, _call(builder, "llvm.x86.avx2.pmadd.wd", words, pairs, constant(_I16, 1 << shift, 16))
+        )
+
+    return _by_parts(builder, 8, part, total, bytes_, weights)
+
+
+def dot_sse2(builder: Any, total: Any, bytes_: Any, weights: Any, shift: int = 0) -> Any:
+    """As `dot_plain`: even and odd bytes as int16, each multiplied and added in pairs. ``shift`` as in `dot_avx2`."""
+    halves, words = ir.VectorType(_I16, 8), ir.VectorType(_I32, 4)
+
+    def part(total_: Any, low: Any, high: Any) -> Any:
+        eight = constant(_I16, 8, 8)
+        low, high = (builder.bitcast(side, halves) for side in (low, high))
+        for odd in (False, True):
+            left = builder.lshr(low, eight) if odd else builder.and_(low, constant(_I16, 255, 8))
+            right = builder.ashr(high if odd else builder.shl(high, eight), eight)
+            right = builder.shl(right, constant(_I16, shift, 8)) if shift else right
+            total_ = builder.add(total_, _call(builder, "llvm.x86.sse2.pmadd.wd", words, left, right))
+        return total_
+
+    return _by_parts(builder, 4, part, total, bytes_, weights)
 
 
 def dot_vnni(builder: Any, total: Any, bytes_: Any, weights: Any) -> Any:
@@ -207,8 +289,9 @@ def next_colors(
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         hidden_, weights_, now_, noise_, out_, cell_, _ = args
-        features = str(context.codegen().magic_tuple()[2])
-        dot = dot_vnni if "+avx512vnni" in features else dot_plain
+        dot, shifts = choose_dot(context)
+        shift = color_bits if shifts else 0
+        options = {"shift": shift} if shifts else {}
         lane_type = ir.VectorType(_I32, LANES)
         quads = []
         for chunk in range(chunks):
@@ -225,18 +308,23 @@ def next_colors(
             if noisy:
                 at = builder.add(cell_, ir.Constant(_I64, color * cells))
                 logit = _load(builder, _pointer(context, builder, sig.args[3], noise_, at, lane_type))
+                logit = builder.shl(logit, constant(_I32, shift, LANES)) if shift else logit
             else:
                 logit = constant(_I32, 0, LANES)
+            if shifts:  # the code's low bits lie where no product reaches, so the sum can begin with them
+                logit = builder.add(logit, constant(_I32, colors - 1 - color, LANES))
             for number, quad in enumerate(quads):
                 at = ir.Constant(_I64, color * len(quads) + number)
                 weight = _load(builder, _pointer(context, builder, sig.args[1], weights_, at, _I32))
-                logit = dot(builder, logit, quad, _splat(builder, weight, LANES))
+                logit = dot(builder, logit, quad, _splat(builder, weight, LANES), **options)
             if color_now is not None:
                 same = builder.icmp_signed("==", color_now, constant(_I32, color, LANES))
-                bias = builder.select(same, constant(_I32, identity, LANES), constant(_I32, 0, LANES))
+                bias = builder.select(same, constant(_I32, identity << shift, LANES), constant(_I32, 0, LANES))
                 logit = builder.add(logit, bias)
-            coded = builder.shl(logit, constant(_I32, color_bits, LANES))
-            coded = builder.or_(coded, constant(_I32, colors - 1 - color, LANES))
+            coded = logit
+            if not shifts:
+                coded = builder.shl(logit, constant(_I32, color_bits, LANES))
+                coded = builder.or_(coded, constant(_I32, colors - 1 - color, LANES))
             best = coded if best is None else builder.select(builder.icmp_signed(">", coded, best), coded, best)
         rank = builder.and_(best, constant(_I32, (1 << color_bits) - 1, LANES))
         color_next = builder.sub(constant(_I32, colors - 1, LANES), rank)

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import platform
 import subprocess
 import sys
 
@@ -45,13 +46,16 @@ def test_numba_equals_the_reference(fields):
     assert_equal(spec, (1 << 62) + 12345, ids, np.array([0, 1, 9, 32_000, 3]), "numba")
 
 
-def test_the_kernel_without_vector_extensions_gives_the_same_tokens(tmp_path):
+@pytest.mark.parametrize("cpu", [("generic", ""), ("haswell", "+avx,+avx2,+fma,+bmi,+bmi2")], ids=lambda cpu: cpu[0])
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="names of x86 processors")
+def test_the_kernel_for_older_processors_gives_the_same_tokens(cpu, tmp_path):
     code = (
         "import hashlib, numpy as np; from generator import parse_spec; from generator.families import nca; "
         "made = nca.simulate(parse_spec({'compat': True}), 3, np.arange(5), np.zeros(5, np.int64), 'numba'); "
         "print(hashlib.sha256(made.tokens.tobytes()).hexdigest())"
     )
-    plain = {**os.environ, "NUMBA_CPU_NAME": "generic", "NUMBA_CACHE_DIR": str(tmp_path)}
+    older = {"NUMBA_CPU_NAME": cpu[0], "NUMBA_CPU_FEATURES": cpu[1], "NUMBA_CACHE_DIR": str(tmp_path)}
+    plain = {**os.environ, **older}
     done = subprocess.run([sys.executable, "-c", code], env=plain, capture_output=True, text=True, check=True)
     tokens = nca.simulate(parse_spec({"compat": True}), 3, np.arange(5), np.zeros(5, np.int64), "reference").tokens
     assert done.stdout.strip() == hashlib.sha256(tokens.tobytes()).hexdigest()

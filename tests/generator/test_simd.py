@@ -1,0 +1,80 @@
+"""Every form of the four-byte dot product that this machine can run gives the same sums, at the extremes too."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numba
+import numpy as np
+import pytest
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
+
+from generator.nca.simd import LANES, choose_dot, dot_avx2, dot_plain, dot_sse2, on_x86
+
+
+def compiled_dot(dot: Any, options: dict[str, int]) -> Any:
+    """f(total int32 [16], bytes uint8 [64], weights int8 [64], out int32 [16]) by one form of the product."""
+
+    @intrinsic
+    def apply(_typing, total, bytes_, weights, out):
+        def codegen(context, builder, sig, args):
+            kind = ir.VectorType(ir.IntType(32), LANES)
+            places = [
+                builder.bitcast(context.make_array(of)(context, builder, arg).data, kind.as_pointer())
+                for of, arg in zip(sig.args, args, strict=True)
+            ]
+            loaded = [builder.load(place, align=1) for place in places[:3]]
+            builder.store(dot(builder, *loaded, **options), places[3], align=1)
+            return context.get_dummy_value()
+
+        return types.void(total, bytes_, weights, out), codegen
+
+    @numba.njit
+    def run(total, bytes_, weights, out):
+        apply(total, bytes_, weights, out)
+
+    return run
+
+
+def target() -> tuple[str, str]:
+    triple, _, features = (str(part) for part in numba.core.registry.cpu_target.target_context.codegen().magic_tuple())
+    return triple, features
+
+
+def forms() -> list[Any]:
+    triple, features = target()
+    found = [(dot_plain, 0)]
+    if on_x86(triple):
+        found += [(dot_sse2, 0), (dot_sse2, 8)]
+    if "+avx2" in features:
+        found += [(dot_avx2, 0), (dot_avx2, 4), (dot_avx2, 8)]
+    return found
+
+
+@pytest.mark.parametrize(("dot", "shift"), forms())
+def test_a_form_equals_numpy(dot, shift):
+    run = compiled_dot(dot, {"shift": shift} if shift else {})
+    random = np.random.Generator(np.random.Philox(1))
+    for turn in range(50):
+        bytes_ = random.integers(0, 256, 64).astype(np.uint8) if turn else np.full(64, 255, np.uint8)
+        weights = random.integers(-62, 63, 64).astype(np.int8) if turn > 1 else np.full(64, 62 - 124 * turn, np.int8)
+        total = random.integers(-(1 << 20), 1 << 20, LANES).astype(np.int32)
+        out = np.zeros(LANES, np.int32)
+        run(total, bytes_, weights, out)
+        products = (bytes_.astype(np.int32) * weights.astype(np.int32)).reshape(LANES, 4).sum(1)
+        assert (out == total + (products << shift)).all()
+
+
+def test_this_machine_uses_the_best_that_it_has():
+    class Context:
+        @staticmethod
+        def codegen():
+            return numba.core.registry.cpu_target.target_context.codegen()
+
+    dot, shifts = choose_dot(Context())
+    _, features = target()
+    if "+avx512vnni" not in features and "+avx2" in features:
+        assert dot is dot_avx2
+        assert shifts
