@@ -149,6 +149,12 @@ def test_a_field_that_is_none_would_be_found():
         kubernetes_validate.validate(server, KUBERNETES, strict=True)
 
 
+@pytest.mark.parametrize("name", ["generate", "train"])
+def test_the_single_files_are_what_kustomize_makes(name):
+    documents = tuple(yaml.safe_load_all((ROOT / "infra" / "ray" / f"rayjob-{name}.yaml").read_text()))
+    assert documents == built(f"jobs/{name}"), f"kubectl kustomize infra/k8s/jobs/{name} makes it anew"
+
+
 @pytest.mark.parametrize("name", JOBS)
 def test_a_job_runs_a_command_that_we_understand(name):
     job = of_kind(built(f"jobs/{name}"), "RayJob")

@@ -66,7 +66,7 @@ def retire_router(kind: Kind, tag: str, out: type[BaseModel]) -> APIRouter:
             check=precondition(None if if_match == "*" else if_match, None, says),
         )
         version: Version = outcome.version
-        return _told(answer(request, out.model_validate(version), etag=version_tag(version)), outcome.replayed)
+        return _with_replay(answer(request, out.model_validate(version), etag=version_tag(version)), outcome.replayed)
 
     return router
 
@@ -87,10 +87,10 @@ def delete_run(
     asked = change_request(idempotency_key, who.id, ["runs", "delete", name, force, message])
     lease = unowned(lake, name, wait=False).state["lease"]
     _, _, replayed = retire_run(lake, name, message, over=lease, force=force, request=asked)
-    return _told(answer(request, run_state(lake, name)), replayed)
+    return _with_replay(answer(request, run_state(lake, name)), replayed)
 
 
-def _told(response: Response, replayed: bool) -> Response:
+def _with_replay(response: Response, replayed: bool) -> Response:
     if replayed:
         response.headers[REPLAYED] = "true"
     return response
