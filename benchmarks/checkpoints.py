@@ -23,7 +23,7 @@ from datalake import Lake
 from datalake.clock import System
 from datalake.store.local import LocalStore
 from orchestration.corpus.add import add_corpus, stdlib_files
-from trainer import Batch, local_batches, parse_config, run_training
+from trainer import Batch, TrainJob, local_batches, parse_config, run_training
 
 SLOW = ("checkpoints/", "runs/")
 
@@ -73,7 +73,7 @@ def pauses(lake: Lake, steps: int, every: int, threads: int | None) -> tuple[lis
             except StopIteration:
                 return
 
-    run_training(parse_config(fields), lake, "run", batches_factory=timed, on_event=watch, threads=threads)
+    run_training(TrainJob(parse_config(fields), lake, "run", batches=timed), on_event=watch, threads=threads)
     lost = [asked[step] - ended[step - 1] for step in range(every, steps, every)]
     return lost, statistics.median(end - start for start, end in zip(asked[1:], ended[1:], strict=False))
 

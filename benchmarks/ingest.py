@@ -34,7 +34,7 @@ from benchmarks.lake import machine
 from datalake import Lake, Manifest, Plan, Source, content_digest, digest_of, shard_layout, write_shard
 from orchestration.cluster.session import local_cores, ray_session
 from orchestration.training.ray_data import ray_data_batches
-from trainer import Batch, BatchesFactory, TrainDataset, local_batches, parse_config, run_training
+from trainer import Batch, BatchesFactory, Ranks, TrainDataset, TrainJob, local_batches, parse_config, run_training
 
 SEQ_LEN = 256
 ROWS = 8192
@@ -93,12 +93,8 @@ def worker(job: dict[str, Any]) -> None:
                         stop.set()
 
             run_training(
-                config,
-                lake,
-                f"world-{world}-{way.replace(' ', '-')}-{number}",
-                batches_factory=WAYS[way],
-                rank=rank,
-                world=world,
+                TrainJob(config, lake, f"world-{world}-{way.replace(' ', '-')}-{number}", batches=WAYS[way]),
+                Ranks.here(rank, world),
                 threads=threads,
                 on_event=watch,
                 stop=stop,

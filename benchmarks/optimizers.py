@@ -16,7 +16,7 @@ from typing import Any
 
 from datalake import Lake
 from orchestration.corpus.add import add_corpus, stdlib_files
-from trainer import load_metrics, parse_config, run_training
+from trainer import TrainJob, load_metrics, parse_config, run_training
 
 RATES = {"adamw": (1e-3, 2e-3, 3e-3, 4e-3), "muon": (4e-3, 8e-3, 1.6e-2, 3.2e-2)}
 SEQ_LEN = 128
@@ -57,7 +57,7 @@ def train(lake: Lake, optimizer: str, lr: float, steps: int, threads: int | None
         "checkpoint_every": steps,
     }
     run = f"{optimizer}-{lr:g}"
-    run_training(parse_config(fields), lake, run, threads=threads)
+    run_training(TrainJob(parse_config(fields), lake, run), threads=threads)
     evals = [record for record in load_metrics(lake, run) if "eval" in record]
     tokens = BATCH * (SEQ_LEN - 1)
     return Arm(optimizer, lr, tuple((row["step"] * tokens, row["eval"]["stdlib-heldout@1"]["loss"]) for row in evals))

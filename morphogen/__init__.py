@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from orchestration.errors import OrchestrationError as OrchestrationError
     from orchestration.experiment.config.load import load_experiment as load_experiment
     from orchestration.experiment.run.runner import run_experiment as run_experiment
+    from trainer import Ranks as Ranks
+    from trainer import TrainJob as TrainJob
     from trainer import run_training as run_training
     from trainer.carry_over import joint_attention as joint_attention
     from trainer.carry_over import transfer as transfer
@@ -51,7 +53,9 @@ _HOMES = {
     "OrchestrationError": "orchestration.errors",
     "Plan": "datalake",
     "PlanSource": "datalake",
+    "Ranks": "trainer",
     "TrainConfig": "trainer.config",
+    "TrainJob": "trainer",
     "TrainerError": "trainer.errors",
     "check_acceptance": "generator",
     "decode_tokens": "generator",

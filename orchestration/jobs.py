@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from datalake import DamagePolicy, Lake
+from datalake import DamagePolicy, Lake, Repairer
 from datalake.runs.repository import retired_error
 from orchestration.console.progress import console, stage
 from orchestration.errors import ExperimentError, InvalidRequestError
@@ -31,9 +31,8 @@ if TYPE_CHECKING:
     from orchestration.pipeline.config import PipelineConfig
     from orchestration.tune.settings import TuneSettings
     from orchestration.tune.tuning import TuneResult
-    from trainer import TrainConfig, TrainResult
+    from trainer import TrainJob, TrainResult
     from trainer.lattice.train_config import LatticeTrainConfig
-    from trainer.parallel import Parallel
 
 
 @contextmanager
@@ -73,15 +72,11 @@ def generate_run(lake: Lake, request: GenerateRequest, run: str | None) -> dict[
 
 
 def train_run(
-    lake: Lake,
-    config: TrainConfig,
-    run: str,
+    training: TrainJob,
     *,
     workers: int | None = None,
     gpu: bool | None = None,
-    parallel: Parallel = "ddp",
     ray: bool = True,
-    damage: DamagePolicy | None = None,
     live: LiveRequest | None = None,
     wandb: str | None = None,
 ) -> TrainResult:
@@ -91,8 +86,8 @@ def train_run(
 
     with (
         job() as stop,
-        wandb_listening(wandb, run, console.print) if wandb else nullcontext(lambda _event: None) as logged,
-        training_display(f"train {run}", config.steps) as shown,
+        wandb_listening(wandb, training.run, console.print) if wandb else nullcontext(lambda _event: None) as logged,
+        training_display(f"train {training.run}", training.config.steps) as shown,
     ):
 
         def on_event(event: dict[str, Any]) -> None:
@@ -102,20 +97,19 @@ def train_run(
         if not ray:
             from orchestration.training.local import train_here
 
-            return train_here(lake, config, run, on_event=on_event, damage=damage, stop=stop)
+            return train_here(training, on_event=on_event, stop=stop)
         from orchestration.cluster.session import ray_session
         from orchestration.live.job import train_live
         from orchestration.training.ray_train import cpus_of_training, default_workers
 
         with ray_session(cpus_of_training(workers, 0 if live is None else live.actors or 1)):
-            count, on_gpu = default_workers(config, workers, gpu)
+            count, on_gpu = default_workers(training.config, workers, gpu)
             return train_live(
-                *(lake, config, live, run),
+                training,
+                live,
                 workers=count,
                 use_gpu=on_gpu,
-                parallel=parallel,
                 on_event=on_event,
-                damage=damage,
                 stop=stop,
                 settings={"live": live.model_dump(mode="json") if live else None, "wandb": wandb},
             )
@@ -225,12 +219,13 @@ def _generate(lake: Lake, run: str, config: dict[str, Any], settings: dict[str, 
 
 def _train(lake: Lake, run: str, config: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
     from orchestration.live.config import parse_live
-    from trainer import parse_config
+    from trainer import TrainJob, parse_config
 
-    damage = DamagePolicy(**settings.pop("damage", {}))
-    live = settings.pop("live", None)
+    repairer = Repairer(DamagePolicy(**settings.pop("damage", {})))
+    live, parallel = settings.pop("live", None), settings.pop("parallel", "ddp")
     request = None if live is None else parse_live(live)
-    result = train_run(lake, parse_config(config), run, damage=damage, live=request, **settings)
+    training = TrainJob(parse_config(config), lake, run, parallel, repairer=repairer)
+    result = train_run(training, live=request, **settings)
     return {"run": run, **report_live(result, None, as_json=False)}
 
 

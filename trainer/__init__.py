@@ -17,8 +17,10 @@ from trainer.config import (
 from trainer.data import Batch, BatchesFactory, TrainDataset, local_batches
 from trainer.errors import TrainerError
 from trainer.evaluate import evaluate, unigram_entropy
+from trainer.job import TrainJob
 from trainer.loop import run_training
 from trainer.model import Llama
+from trainer.ranks import Ranks
 from trainer.record import TrainResult, load_metrics
 
 __all__ = [
@@ -29,9 +31,11 @@ __all__ = [
     "ModelConfig",
     "ModelShape",
     "OptimizerConfig",
+    "Ranks",
     "ScheduleConfig",
     "TrainConfig",
     "TrainDataset",
+    "TrainJob",
     "TrainResult",
     "TrainerError",
     "TransferConfig",

@@ -7,6 +7,7 @@ checkpoint is lost with it and logged again, to the same bits, by the attempt th
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -22,7 +23,7 @@ def encode_records(records: Iterable[Record]) -> bytes:
 class Interval:
     """Throughput between two records; time spent on evaluation and checkpoints is left out by ``reset``."""
 
-    def __init__(self, clock: Callable[[], float]) -> None:
+    def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
         self._clock = clock
         self.reset()
 

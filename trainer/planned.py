@@ -25,7 +25,7 @@ class PlannedData(Protocol):
         ...
 
 
-def wait_for_commit(planned: PlannedData, ranks: Ranks, stop: threading.Event | None) -> dict[str, Any] | None:
+def wait_for_commit(planned: PlannedData, ranks: Ranks, stop: threading.Event) -> dict[str, Any] | None:
     """Wait until the dataset is committed, so that nothing published names a version that is not; its facts.
 
     None if rank 0 was asked to stop first. Rank 0 looks; the others hear of it often enough for no collective to time
@@ -33,7 +33,7 @@ def wait_for_commit(planned: PlannedData, ranks: Ranks, stop: threading.Event | 
     """
 
     def poll() -> tuple[bool, dict[str, Any] | None]:
-        if stop is not None and stop.is_set():
+        if stop.is_set():
             return True, None
         facts = planned.commit_facts()
         return facts is not None, facts

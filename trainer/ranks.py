@@ -16,6 +16,7 @@ import torch
 import torch.distributed as dist
 
 from trainer.errors import ConfigError, RankError, RankZeroError
+from trainer.precision import pick_device
 
 T = TypeVar("T")
 # How long a rank that has uploaded its part of a checkpoint waits for the slowest one.
@@ -30,6 +31,11 @@ class Ranks:
     world: int
     device: torch.device
     group: Any = None
+
+    @classmethod
+    def here(cls, rank: int = 0, world: int = 1, device: str | None = None) -> Ranks:
+        """This process as one of ``world`` (by default alone), on ``device`` (CUDA by default where there is one)."""
+        return cls(rank, world, pick_device(device))
 
     def check(self) -> None:
         """ConfigError unless torch.distributed, initialised by the caller, agrees with (rank, world)."""

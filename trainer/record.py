@@ -65,7 +65,7 @@ class TrainResult:
 
 @dataclass
 class RunRecord:
-    """One attempt's hold on a run. ``step`` is that of the last good checkpoint (0: none).
+    """One attempt at a run. ``step`` is that of the last good checkpoint (0: none).
 
     Of the checkpoints it keeps all, or the ``keep_last`` newest and those at multiples of ``keep_every`` steps.
     ``limit`` bounds their files.

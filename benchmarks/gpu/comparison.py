@@ -21,8 +21,7 @@ from benchmarks.gpu.report import Report
 from datalake import Lake, Manifest, Source, content_digest, shard_layout, write_shard
 from datalake.canonical import digest_of
 from generator import generate_batch, load_preset, parse_spec
-from trainer import parse_config
-from trainer.loop import run_training
+from trainer import Ranks, TrainJob, parse_config, run_training
 
 SHARD = 4096
 SEQ_LEN = 512
@@ -57,7 +56,7 @@ def run(report: Report) -> None:
                 | fields
             )
             began = time.monotonic()
-            result = run_training(config, lake, name, device="cpu" if toy else None)
+            result = run_training(TrainJob(config, lake, name), Ranks.here(device="cpu" if toy else None))
             return result, time.monotonic() - began
 
         pilot = 2 if toy else PILOT_STEPS

@@ -29,7 +29,7 @@ from datalake.store.interface import Store
 from datalake.store.wait import RetryDeadline, RetryingStore
 
 OnDamage = Literal["heal", "wait", "fail"]
-Tell = Callable[[dict[str, Any]], None]
+LogEvent = Callable[[dict[str, Any]], None]
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class Repairer:
     ``recompute`` makes shards again (None: nothing can be healed). ``log_event`` gets an event for each use,
     from whichever thread met it, whose "event" is one of "repair" (and what a ``Repair`` says), "waiting" (reason),
     "waited" (seconds, reason), "cache_off" (reason).
-    Picklable if its callables are. Two are equal if they keep the same policy for the same hold on a run.
+    Picklable if its callables are. Two are equal if they keep the same policy under the same lease of a run.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class Repairer:
         policy: DamagePolicy | None = None,
         recompute: Recompute | None = None,
         system: System | None = None,
-        log_event: Tell | None = None,
+        log_event: LogEvent | None = None,
         run: Run | None = None,
     ) -> None:
         self.policy = policy or DamagePolicy()

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from datalake import DamagePolicy
+from datalake import DamagePolicy, Repairer
 from datalake.maintenance.damage_policy import OnDamage
 from orchestration.commands.common import (
     DEFAULT_LAKE,
@@ -105,7 +105,7 @@ def train(
 ) -> None:
     """Train (or resume, or show the finished) run described by CONFIG.toml."""
     from orchestration.runs.names import default_run_name, say_if_new
-    from trainer import parse_config
+    from trainer import TrainJob, parse_config
     from trainer.extend import extend_run
     from trainer.foreign import with_init
 
@@ -125,8 +125,8 @@ def train(
         say_if_new(opened, run, config_file.stem, config)
     if live_report is not None:
         check_output(live_report, "live-report")
-    how: dict[str, Any] = {"workers": workers, "gpu": gpu, "parallel": parallel, "ray": not no_ray, "wandb": wandb}
-    result = train_run(opened, config, run, damage=damage, live=request, **how)
+    training = TrainJob(config, opened, run, parallel, repairer=Repairer(damage))
+    result = train_run(training, workers=workers, gpu=gpu, ray=not no_ray, live=request, wandb=wandb)
     print_summary({"run": run, **report_live(result, live_report, as_json)}, as_json)
 
 

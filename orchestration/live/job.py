@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import ray
@@ -26,21 +27,14 @@ from orchestration.live.feed import FeedJob, LiveFeed
 from orchestration.live.schedule import steps_per_task
 from orchestration.live.stream import LiveStream, ask
 from orchestration.training.ray_train import train_on_ray
-from trainer import TrainConfig, TrainDataset, TrainResult
+from trainer import TrainConfig, TrainDataset, TrainJob, TrainResult
 from trainer.inputs import open_inputs
 
 FEED_RESTARTS = 3
 
 
 def train_live(
-    lake: Lake,
-    config: TrainConfig,
-    request: LiveRequest | None,
-    run: str,
-    *,
-    workers: int = 2,
-    use_gpu: bool = False,
-    **how: Any,
+    job: TrainJob, request: LiveRequest | None, *, workers: int = 2, use_gpu: bool = False, **how: Any
 ) -> TrainResult:
     """``train_on_ray`` (with ``how``) that makes one of the datasets meanwhile, as ``request`` says.
 
@@ -48,9 +42,11 @@ def train_live(
     it is ``train_on_ray``. Raises what ``train_on_ray`` and ``run_generation`` do.
     """
     if request is None:
-        return train_on_ray(lake, config, run, workers=workers, use_gpu=use_gpu, **how)
-    with live_stream(lake, config, request, run, workers=workers, use_gpu=use_gpu) as stream:
-        return train_on_ray(lake, config, run, workers=workers, use_gpu=use_gpu, live=stream, **how)
+        return train_on_ray(job, workers=workers, use_gpu=use_gpu, **how)
+    with live_stream(job.lake, job.config, request, job.run, workers=workers, use_gpu=use_gpu) as stream:
+        if stream is not None:
+            job = replace(job, planned=stream, batches=stream.batches)
+        return train_on_ray(job, workers=workers, use_gpu=use_gpu, **how)
 
 
 @contextmanager

@@ -23,7 +23,7 @@ from orchestration.pipeline.demo_report import Arm, write_report
 from orchestration.runs.names import default_run_name
 from orchestration.runs.signals import Stop
 from orchestration.training.ray_train import train_on_ray
-from trainer import parse_config
+from trainer import TrainJob, parse_config
 
 # 4 colours on a 6×6 torus: 256 patch tokens, 11 tokens a frame, 23 frames to infer the rule from. The band leaves out
 # rules that freeze (nothing to infer) and those that look like noise (nothing to learn for a model of this size).
@@ -154,6 +154,6 @@ def _train(lake: Lake, settings: DemoSettings, name: str, fields: dict[str, Any]
     # Another size of demo in the same lake is another run; the same demo finds its own run and resumes it.
     run = default_run_name(f"demo-{name}", config)
     with training_display(f"train {name}", config.steps) as on_event:
-        result = train_on_ray(lake, config, run, workers=settings.workers, on_event=on_event, stop=stop)
+        result = train_on_ray(TrainJob(config, lake, run), workers=settings.workers, on_event=on_event, stop=stop)
     console.print(f"model {result.model}  run {run}")
     return Arm(name, run, config, result)

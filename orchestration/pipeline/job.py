@@ -25,7 +25,7 @@ from orchestration.pipeline.config import PRE, PipelineConfig
 from orchestration.runs.lease import RunLease, acquire
 from orchestration.runs.signals import Stop
 from orchestration.training.ray_train import default_workers, train_on_ray
-from trainer import TrainResult
+from trainer import TrainJob, TrainResult
 
 KIND = "pipeline"
 
@@ -158,7 +158,7 @@ class _Pipeline:
                 shown(event)
 
             result = train_on_ray(
-                *(self._lake, config, child),
+                TrainJob(config, self._lake, child),
                 workers=workers,
                 use_gpu=gpu,
                 on_event=on_event,

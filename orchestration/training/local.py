@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
-from datalake import DamagePolicy, Lake
 from datalake.errors import RunFencedError, RunHeldError
 from datalake.reading.node_cache import check_cache_settings
 from orchestration.cluster.session import local_cores
@@ -16,35 +15,32 @@ from orchestration.runs.lease import acquire, await_owner
 from orchestration.runs.owner import this_process
 from orchestration.runs.signals import Stop
 from orchestration.telemetry import with_step_metrics
-from trainer import TrainConfig, TrainResult, run_training
+from trainer import TrainJob, TrainResult, run_training
 from trainer.inputs import open_inputs
 
 
 def train_here(
-    lake: Lake,
-    config: TrainConfig,
-    run: str,
+    job: TrainJob,
     *,
     on_event: Callable[[dict[str, Any]], None] | None = None,
-    damage: DamagePolicy | None = None,
     stop: Stop | None = None,
     parent: str | None = None,
     threads: int | None = None,
 ) -> TrainResult:
-    """Run (or resume, or return the finished) training ``run`` on ``threads`` CPU threads (None: torch's own number).
+    """Run (or resume, or return the finished) training ``job`` on ``threads`` CPU threads (None: torch's own number).
 
     Raises what ``run_training`` and ``acquire`` raise, and JobStopped once ``stop`` or a request in the
     lake has ended it.
     """
+    config, lake, run = job.config, job.lake, job.run
     lake.check_writable()
     check_cache_settings(lake.store)
-    damage = damage or DamagePolicy()
     inputs = open_inputs(config, lake).describe()
     resources = {"cpus": local_cores(), "driver": this_process()["host"]}
     with acquire(
         *(lake, run, "train", config.model_dump(mode="json"), inputs),
         stop=stop,
-        settings={"ray": False, "damage": asdict(damage)},
+        settings={"ray": False, "damage": asdict(job.repairer.policy)},
         resources=resources,
         parent=parent,
     ) as run_lease:
@@ -58,11 +54,9 @@ def train_here(
                 on_event(event)
 
         lease = None if run_lease.finished else run_lease.run.lease
-        repairer = make_repairer(damage, show, lake.store.uri)
+        owned = replace(job, lease=lease, repairer=make_repairer(job.repairer.policy, show, lake.store.uri))
         logged = with_step_metrics(show, config.log_every)
-        result = run_training(
-            config, lake, run, threads=threads, on_event=logged, stop=run_lease.stopping, lease=lease, repairer=repairer
-        )
+        result = run_training(owned, threads=threads, on_event=logged, stop=run_lease.stopping)
         if result.status == "stopped":
             run_lease.check()
             raise run_lease.stop.error(run, f"is at step {result.step} of {config.steps}")
@@ -70,16 +64,14 @@ def train_here(
 
 
 def train_when_free(
-    lake: Lake,
-    config: TrainConfig,
-    run: str,
+    job: TrainJob,
     *,
     stop: Stop,
     threads: int | None = None,
     on_event: Callable[[dict[str, Any]], None] | None = None,
 ) -> TrainResult:
-    """``train_here``, once nobody else works on ``run``: several jobs may want the same run, and one trains it."""
+    """``train_here``, once nobody else works on its run: several jobs may want the same run, and one trains it."""
     while True:
-        await_owner(lake, run, stop)
+        await_owner(job.lake, job.run, stop)
         with suppress(RunHeldError, RunFencedError):  # somebody was quicker
-            return train_here(lake, config, run, stop=stop, threads=threads, on_event=on_event)
+            return train_here(job, stop=stop, threads=threads, on_event=on_event)

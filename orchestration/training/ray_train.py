@@ -9,7 +9,7 @@ from __future__ import annotations
 import tempfile
 import threading
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any, Protocol
 
 import ray
@@ -18,7 +18,7 @@ from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 
-from datalake import DamagePolicy, Lake
+from datalake import Lake
 from datalake.errors import DatalakeError, NotFoundError
 from datalake.reading.node_cache import check_cache_settings
 from generator.errors import GeneratorError
@@ -34,11 +34,10 @@ from orchestration.telemetry import start_telemetry, with_step_metrics
 from orchestration.training.events import EventQueue, EventSender, OnEvent
 from orchestration.training.ray_data import ray_data_batches
 from orchestration.training.stop_watcher import watching
-from trainer import TrainConfig, TrainResult, run_training
+from trainer import Ranks, TrainConfig, TrainJob, TrainResult, run_training
 from trainer.data import BatchesFactory
 from trainer.errors import TrainerError
 from trainer.inputs import open_inputs
-from trainer.parallel import Parallel
 from trainer.planned import PlannedData
 
 ATTEMPTS = 4
@@ -55,39 +54,30 @@ class LiveData(PlannedData, Protocol):
         ...
 
 
-def _worker(job: dict[str, Any]) -> None:
+def _worker(handed: dict[str, Any]) -> None:
     """One rank. A named error is the user's to mend: it goes to the queue of events before the worker dies of it."""
     prepare_folders()
+    job: TrainJob = handed["job"]
+    queue = handed["queue"]
     context = ray.train.get_context()
-    rank, world = context.get_world_rank(), context.get_world_size()
-    queue, live = job["queue"], job["live"]
-    repairer = make_repairer(job["damage"], EventSender(queue), job["lake_uri"])
-    lake = repairer.open(job["lake_uri"])
-    start_telemetry(job["run"], rank=rank)
-    config = TrainConfig.model_validate(job["config"])
+    ranks = Ranks.here(context.get_world_rank(), context.get_world_size())
+    start_telemetry(job.run, rank=ranks.rank)
+    sender = EventSender(queue)
     try:
-        with watching(Lake.open(job["lake_uri"]), job["run"], job["lease"], rank) as stop:
+        with watching(job.lake, job.run, job.lease or "", ranks.rank) as stop:
             result = run_training(
-                config,
-                lake,
-                job["run"],
-                batches_factory=live.batches if live else ray_data_batches,
-                planned=live,
-                rank=rank,
-                world=world,
-                parallel=job["parallel"],
+                replace(job, repairer=make_repairer(job.repairer.policy, sender, job.lake.store.uri)),
+                ranks,
                 threads=max(1, local_cores() // context.get_local_world_size()),
-                on_event=with_step_metrics(EventSender(queue), config.log_every) if rank == 0 else None,
+                on_event=with_step_metrics(sender, job.config.log_every) if ranks.rank == 0 else None,
                 stop=stop,
-                repairer=repairer,
-                lease=job["lease"],
             )
     except Exception as error:
         named = _named(error)
         if named is not None:
             ray.get(queue.fail.remote(named))
         raise
-    if rank == 0:
+    if ranks.rank == 0:
         ray.get(queue.finish.remote(result.to_record()))
 
 
@@ -101,31 +91,25 @@ def _named(error: Exception) -> Exception | None:
 
 
 def train_on_ray(
-    lake: Lake,
-    config: TrainConfig,
-    run: str,
+    job: TrainJob,
     *,
     workers: int = 2,
     use_gpu: bool = False,
-    parallel: Parallel = "ddp",
     on_event: OnEvent | None = None,
-    damage: DamagePolicy | None = None,
-    live: LiveData | None = None,
     stop: Stop | None = None,
     parent: str | None = None,
     settings: Mapping[str, Any] | None = None,
 ) -> TrainResult:
-    """Run (or resume, or return the finished) training `run` on `workers` workers. Ray must be initialised.
+    """Run (or resume, or return the finished) training `job` on `workers` workers. Ray must be initialised.
 
-    Each worker holds the whole model, or with `parallel` = "fsdp" its share of every tensor's rows.
-    `damage` says what a lost shard or an absent store leads to; it is the job's, no part of what names the run. With
-    `live`, one of the datasets is being made meanwhile, and batches come from its stream. `settings` are kept in the
-    record beside this function's own, for whoever resumes the run.
+    Batches come through Ray Data, or from the stream of a planned dataset. `settings` are kept in the record beside
+    this function's own, for whoever resumes the run.
 
     Raises InvalidRequestError if the cluster can never hold the workers, the worker's own named error if it had one,
     TrainingFailedError after ATTEMPTS deaths of workers, JobStopped once `stop` or a request in the lake has ended it,
     and what `acquire` raises.
     """
+    config, lake, run = job.config, job.lake, job.run
     if workers < 1 or config.batch_sequences % workers:
         raise InvalidRequestError(
             f"workers = {workers}: batch_sequences = {config.batch_sequences} is not a multiple of it; "
@@ -136,23 +120,24 @@ def train_on_ray(
         return recorded
     lake.check_writable()
     check_cache_settings(lake.store)
-    damage = damage or DamagePolicy()
     # What is wrong with the inputs is known before any worker starts, and so is what the cluster cannot hold.
-    inputs = open_inputs(config, lake, live.dataset if live else None).describe()
+    inputs = open_inputs(config, lake, job.planned.dataset if job.planned else None).describe()
     demand = demand_of_workers(workers, use_gpu)
     require(demand, stop)
     fields = config.model_dump(mode="json")
-    own = {"workers": workers, "gpu": use_gpu, "parallel": parallel, "ray": True, "damage": asdict(damage)}
+    own: dict[str, Any] = {"workers": workers, "gpu": use_gpu, "parallel": job.parallel, "ray": True}
     with acquire(
         *(lake, run, "train", fields, inputs),
         stop=stop,
-        settings={**(settings or {}), **own},
+        settings={**(settings or {}), **own, "damage": asdict(job.repairer.policy)},
         resources=cluster_facts(),
         parent=parent,
     ) as run_lease:
         scaling = ScalingConfig(num_workers=workers, use_gpu=use_gpu)
-        job = {"damage": damage, "live": live, "parallel": parallel}
-        return _Training(lake, config, run_lease, scaling, demand, job, on_event or (lambda _event: None)).run()
+        owned = replace(job, lease=run_lease.run.lease)
+        if job.planned is None:
+            owned = replace(owned, batches=ray_data_batches)
+        return _Training(owned, run_lease, scaling, demand, on_event or (lambda _event: None)).run()
 
 
 class _Training:
@@ -160,24 +145,15 @@ class _Training:
 
     def __init__(
         self,
-        lake: Lake,
-        config: TrainConfig,
+        job: TrainJob,
         run_lease: RunLease,
         scaling: ScalingConfig,
         demand: Demand,
-        job: dict[str, Any],
         on_event: OnEvent,
     ) -> None:
-        self._config, self._run_lease, self._scaling, self._on_event = config, run_lease, scaling, on_event
+        self._job, self._run_lease, self._scaling, self._on_event = job, run_lease, scaling, on_event
         self._demand = demand
         self._queue: Any = None
-        self._job = {
-            "lake_uri": lake.store.uri,
-            "config": config.model_dump(mode="json"),
-            "run": run_lease.run.name,
-            "lease": run_lease.run.lease,
-            **job,
-        }
         self._step = 0
         self._stepping = False
         self._events: Any = None
@@ -213,7 +189,7 @@ class _Training:
         self._stepping = asked = False
         self._queue, self._events = ray.remote(num_cpus=0)(EventQueue).remote(self._run_lease.run.name), None
         with tempfile.TemporaryDirectory(prefix="morphogen-ray-train-", ignore_cleanup_errors=True) as scratch:
-            fit, notice = _Fit(self._job | {"queue": self._queue}, self._scaling, scratch), WaitNotice(self._demand)
+            fit, notice = _Fit(self._job, self._queue, self._scaling, scratch), WaitNotice(self._demand)
             while fit.is_alive():
                 fit.join(POLL_S)
                 self._show_events()
@@ -230,7 +206,9 @@ class _Training:
         return fit.failure
 
     def _stopped(self) -> JobStopped:
-        return self._run_lease.stop.error(self._run_lease.run.name, f"is at step {self._step} of {self._config.steps}")
+        return self._run_lease.stop.error(
+            self._run_lease.run.name, f"is at step {self._step} of {self._job.config.steps}"
+        )
 
     def _show_events(self) -> None:
         self._events = self._events or self._queue.drain.remote()
@@ -247,7 +225,7 @@ class _Training:
                 self._stepping = True
                 self._step = event["step"]
                 loss = f"loss {event['loss']:.4f}" if kind == "step" else ""
-                self._run_lease.advance(self._step, self._config.steps, "steps", loss)
+                self._run_lease.advance(self._step, self._job.config.steps, "steps", loss)
             elif kind == "skipped_checkpoint":
                 self._run_lease.fault(kind, step=event["step"], problem=event["problem"])
             self._on_event(event)
@@ -256,15 +234,15 @@ class _Training:
 class _Fit(threading.Thread):
     """Ray Train's `fit` beside the main thread, which stays free for signals; Ray would handle SIGINT its own way."""
 
-    def __init__(self, job: dict[str, Any], scaling: ScalingConfig, scratch: str) -> None:
-        super().__init__(name=f"fit {job['run']}", daemon=True)
+    def __init__(self, job: TrainJob, queue: Any, scaling: ScalingConfig, scratch: str) -> None:
+        super().__init__(name=f"fit {job.run}", daemon=True)
         self.failure: Exception | None = None
         self._trainer = TorchTrainer(
             _worker,
-            train_loop_config=job,
+            train_loop_config={"job": job, "queue": queue},
             scaling_config=scaling,
             # Attempts are counted here and not by Ray, which would also repeat the user's own mistakes.
-            run_config=RunConfig(name=job["run"], storage_path=scratch, failure_config=FailureConfig(max_failures=0)),
+            run_config=RunConfig(name=job.run, storage_path=scratch, failure_config=FailureConfig(max_failures=0)),
         )
         self.start()
 

@@ -23,7 +23,7 @@ from orchestration.training.local import train_when_free
 from orchestration.training.stop_watcher import Parent, following
 from orchestration.tune.settings import TuneSettings
 from orchestration.tune.space import Values, spec_at
-from trainer import TrainConfig, TrainResult, parse_config
+from trainer import TrainConfig, TrainJob, TrainResult, parse_config
 from trainer.errors import TrainerError
 
 SHARD_SEQUENCES = 1024
@@ -176,8 +176,8 @@ class Proxy:
     ) -> TrainResult:
         """The run's result; JobStopped at a rung, and where the tuning itself is stopped."""
         with following(self._lake, self._job.parent, stop):
-            threads = self._job.settings.threads
-            return train_when_free(self._lake, config, run, stop=stop, threads=threads, on_event=watch)
+            training = TrainJob(config, self._lake, run)
+            return train_when_free(training, stop=stop, threads=self._job.settings.threads, on_event=watch)
 
     def _config(
         self, steps: int, data: str, heldout: str, sequences: int, *, eval_every: int, transfer: Any = None

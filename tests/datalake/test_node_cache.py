@@ -31,7 +31,7 @@ from datalake.store.s3 import S3Store
 from orchestration.training.local import train_here
 from tests.datalake.helpers import SEQ_LEN, make_manifest, make_tokens
 from tests.other_user import as_nobody, on_a_tiny_disk, open_folder, without_call
-from trainer import TrainConfig
+from trainer import TrainConfig, TrainJob
 
 ROW = 2 * SEQ_LEN
 FILE = 32 * ROW + 32  # a full shard's rows and the trailer
@@ -281,7 +281,7 @@ def test_a_training_refuses_settings_that_mean_nothing_before_it_begins(
             environment.delenv("MORPHOGEN_CACHE", raising=False)
             environment.setenv(name, value)
             with pytest.raises(LakePathError, match=f"{name} = '{value}'"):
-                train_here(lake, config, "r")
+                train_here(TrainJob(config, lake, "r"))
     assert lake.runs.list() == []
 
 

@@ -30,7 +30,7 @@ from datalake.store.open import open_store
 from generator import GENERATOR_VERSION, generate_batch, parse_spec
 from orchestration.generation.recompute import recompute
 from orchestration.runs.view import view_runs
-from trainer import load_metrics, parse_config, run_training
+from trainer import TrainJob, load_metrics, parse_config, run_training
 
 OLD = Path(__file__).resolve().parents[1] / "golden" / "lake-v0"
 GRACE_TOKEN = "mg_e2df1272b8c4_05431e4fcfd7417f22756b0da5b50b2f8419285804103a300f0fa00cf9450ea6"
@@ -163,12 +163,12 @@ def test_a_lost_shard_is_healed_byte_for_byte(lake: Lake) -> None:
 def test_stopped_runs_go_on_and_finished_ones_stay(lake: Lake) -> None:
     language = lake.runs.get("language")
     assert (language.status, language.checkpoints[-1].step) == ("stopped", 10)
-    result = run_training(parse_config(language.state["config"]), lake, "language", threads=1)
+    result = run_training(TrainJob(parse_config(language.state["config"]), lake, "language"), threads=1)
     assert (result.status, result.step, result.model) == ("finished", 30, "talk@1")
     assert [row["step"] for row in load_metrics(lake, "language") if "loss" in row] == list(range(1, 31))
     assert lineage(lake, "talk")["parents"][0]["model"]["ref"] == "small@1"
     finished = lake.runs.get("pre").state
-    again = run_training(parse_config(finished["config"]), lake, "pre", threads=1)
+    again = run_training(TrainJob(parse_config(finished["config"]), lake, "pre"), threads=1)
     assert again.to_record() == finished["result"]
     assert lake.runs.get("pre").state == finished
 
@@ -180,7 +180,7 @@ def test_a_run_begun_while_its_data_was_made_goes_on_with_the_data_made(lake: La
     assert add_rows(lake, "stream", request["params"], request["seed"], rows) == "stream@1"
     reached = live.checkpoints[-1].step
     events: list[dict] = []
-    result = run_training(parse_config(live.state["config"]), lake, "live", threads=1, on_event=events.append)
+    result = run_training(TrainJob(parse_config(live.state["config"]), lake, "live"), threads=1, on_event=events.append)
     assert (result.status, result.model) == ("finished", "live-model@1")
     assert next(event["step"] for event in events if event["event"] == "step") == reached + 1
 

@@ -13,7 +13,7 @@ from huggingface_hub import DatasetCard, ModelCard
 from datalake import DatasetReader, Lake
 from orchestration.cli import main
 from tests.trainer.lake_data import SEQ_LEN, add_dataset, patterned, tiny_config, tiny_lake
-from trainer import run_training
+from trainer import TrainJob, run_training
 
 
 def run(*arguments: str | Path) -> int:
@@ -26,9 +26,9 @@ def run(*arguments: str | Path) -> int:
 def lake(tmp_path_factory: pytest.TempPathFactory) -> Lake:
     lake = tiny_lake(tmp_path_factory.mktemp("cards") / "lake")
     add_dataset(lake, "text", patterned(12), kind="text", tokenizer="bytes", end_of_text=0)
-    run_training(tiny_config(steps=2, schedule={}, publish="first"), lake, "first-run", threads=1)
+    run_training(TrainJob(tiny_config(steps=2, schedule={}, publish="first"), lake, "first-run"), threads=1)
     then = {"data": [{"dataset": "text@1"}], "transfer": {"source": "first@1"}, "publish": "second", "eval": ["held@1"]}
-    run_training(tiny_config(steps=2, schedule={}, **then), lake, "second-run", threads=1)
+    run_training(TrainJob(tiny_config(steps=2, schedule={}, **then), lake, "second-run"), threads=1)
     return lake
 
 

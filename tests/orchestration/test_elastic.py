@@ -15,7 +15,7 @@ from orchestration.training.ray_train import train_on_ray
 from tests.faults.processes import end
 from tests.faults.rows import FOLDER, PACE, global_batches, read_seen, watch
 from tests.ray_fixtures import TINY_SPEC
-from trainer import load_metrics, parse_config
+from trainer import TrainJob, load_metrics, parse_config
 from trainer.inputs import open_inputs
 
 BATCH, SEQUENCES, STEPS = 12, 100, 60  # an epoch ends inside every eighth or ninth batch
@@ -69,9 +69,9 @@ def test_a_change_of_workers_changes_no_batch(ray_cluster, tmp_path, monkeypatch
 
         if until < STEPS:
             with pytest.raises(TrainingFailedError):
-                train_on_ray(lake, config, "elastic", workers=world, on_event=kill_at)
+                train_on_ray(TrainJob(config, lake, "elastic"), workers=world, on_event=kill_at)
         else:
-            assert train_on_ray(lake, config, "elastic", workers=world).status == "finished"
+            assert train_on_ray(TrainJob(config, lake, "elastic"), workers=world).status == "finished"
 
     seen = read_seen(rows)
     plan = open_inputs(config, lake).plan

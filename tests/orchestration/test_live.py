@@ -18,7 +18,7 @@ from orchestration.live.config import LiveRequest
 from orchestration.live.job import live_stream
 from orchestration.live.stream import ask
 from tests.ray_fixtures import TINY_SPEC
-from trainer import load_metrics, local_batches, parse_config, run_training
+from trainer import TrainJob, load_metrics, local_batches, parse_config, run_training
 from trainer.inputs import open_inputs
 
 SEQ_LEN = TINY_SPEC["seq_len"]
@@ -59,7 +59,7 @@ def offline(ray_cluster, tmp_path_factory):  # noqa: ARG001 - the jobs need it r
     lake = new_lake(tmp_path_factory.mktemp("offline"))
     request = GenerateRequest(lake.params.get("tiny@1"), SEQUENCES * SEQ_LEN, seed=5, shard_sequences=SHARD, actors=1)
     run_generation(lake, request)
-    return lake, run_training(parse_config(CONFIG), lake, "run", threads=1)
+    return lake, run_training(TrainJob(parse_config(CONFIG), lake, "run"), threads=1)
 
 
 def train(lake, run="run", on_step=lambda _step: None, request=REQUEST):
@@ -72,9 +72,9 @@ def train(lake, run="run", on_step=lambda _step: None, request=REQUEST):
 
     with live_stream(lake, config, request, run) as stream:
         if stream is None:
-            return run_training(config, lake, run, threads=1, on_event=watch)
+            return run_training(TrainJob(config, lake, run), threads=1, on_event=watch)
         return run_training(
-            config, lake, run, batches_factory=stream.batches, planned=stream, threads=1, on_event=watch
+            TrainJob(config, lake, run, batches=stream.batches, planned=stream), threads=1, on_event=watch
         )
 
 

@@ -14,7 +14,7 @@ from orchestration.training.ray_train import train_on_ray
 from tests.orchestration.test_live import CONFIG, REQUEST, SEQ_LEN, SEQUENCES, SHARD, curve, new_lake
 from tests.orchestration.test_train_job import kill_one_training_worker
 from tests.ray_fixtures import toml_of
-from trainer import parse_config
+from trainer import TrainJob, parse_config
 
 STEPS = 300
 
@@ -37,7 +37,7 @@ def test_two_workers_live_with_a_worker_and_then_the_feed_killed_are_two_workers
     offline, live = new_lake(tmp_path / "offline"), new_lake(tmp_path / "live")
     request = GenerateRequest(offline.params.get("tiny@1"), LONG.tokens, seed=5, shard_sequences=SHARD)
     run_generation(offline, request)
-    expected = train_on_ray(offline, config, "run", workers=2)
+    expected = train_on_ray(TrainJob(config, offline, "run"), workers=2)
     events, strikes = [], [kill_one_training_worker, kill_the_feed]
 
     def kill(event):
@@ -47,7 +47,7 @@ def test_two_workers_live_with_a_worker_and_then_the_feed_killed_are_two_workers
         if event["event"] == "checkpoint" and strikes and losses + len(strikes) == 2:
             strikes.pop(0)(ray_cluster)
 
-    result = train_live(live, config, LONG, "run", workers=2, on_event=kill)
+    result = train_live(TrainJob(config, live, "run"), LONG, workers=2, on_event=kill)
     assert sum(event["event"] == "worker_lost" for event in events) >= 2
     assert curve(live) == curve(offline)
     assert [step for step, *_ in curve(live)] == list(range(1, STEPS + 1))

@@ -18,7 +18,7 @@ from orchestration.errors import EvaluationError
 from orchestration.evaluation.pass_at_k import Problem, judge, read_problems
 from orchestration.evaluation.sandbox import Limits
 from tests.trainer.lake_data import add_dataset, patterned, tiny_config, tiny_lake
-from trainer import run_training
+from trainer import TrainJob, run_training
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -41,7 +41,7 @@ def lake(tmp_path_factory: pytest.TempPathFactory) -> Lake:
         (folder / "text" / f"{number}.txt").open("a").write(f"{number}\n")
     add_corpus(lake, "text", folder / "text", seq_len=64, heldout_fraction=0.3)
     add_corpus(lake, "pieces", folder / "text", seq_len=64, heldout_fraction=0.3, tokenizer="bpe:257")
-    run_training(tiny_config(steps=2, publish="tiny"), lake, "tiny", threads=1)
+    run_training(TrainJob(tiny_config(steps=2, publish="tiny"), lake, "tiny"), threads=1)
     config = tiny_config(
         data=[{"dataset": "text@1"}],
         eval=["text-heldout@1"],
@@ -50,7 +50,7 @@ def lake(tmp_path_factory: pytest.TempPathFactory) -> Lake:
         checkpoint_every=200,
         publish="counter",
     )
-    run_training(config, lake, "counter", threads=1)
+    run_training(TrainJob(config, lake, "counter"), threads=1)
     return lake
 
 
@@ -201,7 +201,9 @@ def test_a_task_of_one_s_own_on_the_exported_model(lake: Lake, tmp_path: Path, c
 def test_imported_text_without_byte_counts_has_no_bits_per_byte(tmp_path: Path, capsys) -> None:
     lake = tiny_lake(tmp_path / "lake")
     add_dataset(lake, "imported", patterned(10, seed=3), kind="text", byte_counts=False)
-    run_training(tiny_config(steps=1, schedule={}, eval=["imported@1"], publish="tiny"), lake, "run", threads=1)
+    run_training(
+        TrainJob(tiny_config(steps=1, schedule={}, eval=["imported@1"], publish="tiny"), lake, "run"), threads=1
+    )
     found = evaluate(lake, capsys, "tiny@1", "--data", "imported@1")["data"]["imported@1"]
     assert "bits_per_byte" not in found
     assert "gate" not in found

@@ -18,13 +18,13 @@ from orchestration.corpus.add import add_corpus
 from orchestration.corpus.tokenizers import ByteTokenizer, TextTokenizer, load_tokenizer, train_bpe
 from orchestration.evaluation.hf_export import tokenizer_files
 from tests.trainer.lake_data import open_files, tiny_config, tiny_lake
-from trainer import hf_layout, run_training
+from trainer import TrainJob, hf_layout, run_training
 
 
 @pytest.fixture(scope="module")
 def lake(tmp_path_factory: pytest.TempPathFactory) -> Lake:
     lake = tiny_lake(tmp_path_factory.mktemp("export") / "lake")
-    run_training(tiny_config(steps=2, eval=[], publish="tiny"), lake, "run", threads=1)
+    run_training(TrainJob(tiny_config(steps=2, eval=[], publish="tiny"), lake, "run"), threads=1)
     return lake
 
 
@@ -68,7 +68,7 @@ def test_the_tokenizer_behind_the_model_comes_with_it(lake: Lake, tmp_path: Path
         name = kind.replace(":", "-")
         add_corpus(lake, name, tmp_path / "text", tokenizer=kind, seq_len=24, heldout_fraction=0.3)
         config = tiny_config(data=[{"dataset": f"{name}@1"}], steps=1, schedule={}, eval=[], publish=name)
-        run_training(config, lake, name, threads=1)
+        run_training(TrainJob(config, lake, name), threads=1)
         assert export(lake, name, tmp_path / name) == 0
         theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / name)
         ours = load_tokenizer(lake.store, lake.datasets.manifest(f"{name}@1").source.spec)

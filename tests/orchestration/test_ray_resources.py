@@ -15,7 +15,7 @@ from orchestration.runs.signals import Stop
 from orchestration.training.ray_train import default_workers, train_on_ray
 from tests.ray_fixtures import TINY_SPEC
 from tests.trainer.lake_data import tiny_lake
-from trainer import parse_config
+from trainer import TrainJob, parse_config
 
 CONFIG = {
     "model": {"depth": 1, "dim": 16, "heads": 2},
@@ -72,13 +72,13 @@ def generation(**changes):
 
 
 def training(**changes):
-    return lambda lake: train_on_ray(lake, parse_config(CONFIG), "run", **changes)
+    return lambda lake: train_on_ray(TrainJob(parse_config(CONFIG), lake, "run"), **changes)
 
 
 def live(lake):
     request = LiveRequest(params="tiny@1", tokens=16 * TINY_SPEC["seq_len"], actors=3)
     config = parse_config(CONFIG | {"data": [{"dataset": "tiny@1"}], "batch_sequences": 4})
-    train_live(lake, config, request, "run", workers=4)
+    train_live(TrainJob(config, lake, "run"), request, workers=4)
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ from orchestration.training import stop_watcher
 from orchestration.training.local import train_here
 from orchestration.training.stop_watcher import Parent, following
 from tests.trainer.lake_data import tiny_lake
-from trainer import load_metrics, parse_config
+from trainer import TrainJob, load_metrics, parse_config
 
 STEPS = 900
 LONG = 3000  # under way for as long as two other drivers need to start
@@ -59,7 +59,7 @@ def undisturbed(tmp_path_factory):
 def train_undisturbed(lake, config):
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # as in the processes below: more would only wait for each other
-    train_here(lake, parse_config(tomllib.loads(config)), "whole")
+    train_here(TrainJob(parse_config(tomllib.loads(config)), lake, "whole"))
     torch.set_num_threads(threads)
 
 

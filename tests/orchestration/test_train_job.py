@@ -10,7 +10,7 @@ import time
 import numpy as np
 import pytest
 
-from datalake import DamagePolicy, Lake
+from datalake import DamagePolicy, Lake, Repairer
 from datalake.errors import CorruptShardError
 from generator import parse_spec
 from orchestration.errors import InvalidRequestError
@@ -18,7 +18,7 @@ from orchestration.generation.job import GenerateRequest, run_generation
 from orchestration.training.ray_train import train_on_ray
 from orchestration.training.step_rows import load_steps
 from tests.ray_fixtures import TINY_SPEC, inline_toml
-from trainer import load_metrics, parse_config, run_training
+from trainer import TrainJob, load_metrics, parse_config, run_training
 from trainer.inputs import open_inputs
 
 # 40 sequences in batches of 4: an epoch ends every 10 steps, between two checkpoints. There are enough steps for a
@@ -74,7 +74,7 @@ def damaged_copy(lake, folder, shards):
 
 @pytest.fixture(scope="module")
 def undisturbed(lake):
-    result = train_on_ray(lake, parse_config(CONFIG), "undisturbed", workers=2)
+    result = train_on_ray(TrainJob(parse_config(CONFIG), lake, "undisturbed"), workers=2)
     assert result.status == "finished"
     return result
 
@@ -82,10 +82,10 @@ def undisturbed(lake):
 @pytest.mark.soak
 def test_workers_that_share_the_model_s_rows_train_alike(lake):
     config = parse_config({**CONFIG, "steps": 4})
-    shared = train_on_ray(lake, config, "shared", workers=2, parallel="fsdp")
+    shared = train_on_ray(TrainJob(config, lake, "shared", parallel="fsdp"), workers=2)
     assert shared.facts["parallel"] == "fsdp"
     assert lake.runs.get("shared").state["settings"]["parallel"] == "fsdp"
-    run_training(config, lake, "alone")
+    run_training(TrainJob(config, lake, "alone"))
     assert [loss for _, loss in losses(lake, "shared")] == pytest.approx(
         [loss for _, loss in losses(lake, "alone")], rel=1e-2
     )
@@ -103,7 +103,7 @@ def test_neither_a_killed_worker_nor_lost_shards_change_a_bit(lake, undisturbed,
             kill_one_training_worker(ray_cluster)
 
     damaged, lost = damaged_copy(lake, tmp_path / "damaged", [0, 2])
-    disturbed = train_on_ray(damaged, config, "disturbed", workers=2, on_event=kill_once)
+    disturbed = train_on_ray(TrainJob(config, damaged, "disturbed"), workers=2, on_event=kill_once)
     assert killed
     resumes = [event["step"] for event in events if event["event"] == "resume"]
     assert resumes, "the second attempt went on from a checkpoint"
@@ -119,7 +119,9 @@ def test_neither_a_killed_worker_nor_lost_shards_change_a_bit(lake, undisturbed,
         damaged.models.get(disturbed.model).files["model.safetensors"]
         == lake.models.get(undisturbed.model).files["model.safetensors"]
     )
-    assert train_on_ray(damaged, config, "disturbed", workers=2) == disturbed, "a finished run is not run again"
+    assert train_on_ray(TrainJob(config, damaged, "disturbed"), workers=2) == disturbed, (
+        "a finished run is not run again"
+    )
 
 
 @pytest.mark.soak
@@ -140,20 +142,22 @@ def test_sigterm_to_the_driver_delivers_a_checkpoint_of_both_workers(lake, undis
     run = lake.runs.get("term")
     assert run.status == "stopped"
     assert 0 < run.checkpoints[-1].step < STEPS
-    again = train_on_ray(lake, parse_config(CONFIG), "term", workers=2)
+    again = train_on_ray(TrainJob(parse_config(CONFIG), lake, "term"), workers=2)
     assert (again.evals, lake.runs.get("term").state["attempts"]) == (undisturbed.evals, 2)
     assert losses(lake, "term") == losses(lake, "undisturbed")
 
 
 def test_workers_that_do_not_divide_the_batch_are_refused(lake):
     with pytest.raises(InvalidRequestError, match="workers = 3"):
-        train_on_ray(lake, parse_config(CONFIG), "uneven", workers=3)
+        train_on_ray(TrainJob(parse_config(CONFIG), lake, "uneven"), workers=3)
 
 
 def test_a_corrupt_shard_ends_training_with_its_name(lake, tmp_path):
     copy, (key,) = damaged_copy(lake, tmp_path / "lake", [1])
     with pytest.raises(CorruptShardError, match=key) as raised:
-        train_on_ray(copy, parse_config(CONFIG), "corrupt", workers=1, damage=DamagePolicy("fail"))
+        train_on_ray(
+            TrainJob(parse_config(CONFIG), copy, "corrupt", repairer=Repairer(DamagePolicy("fail"))), workers=1
+        )
     assert len(str(raised.value).splitlines()) == 1
     assert copy.runs.get("corrupt").status != "finished"
 

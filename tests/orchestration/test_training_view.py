@@ -19,14 +19,14 @@ from orchestration.cli import main
 from orchestration.console.training import TrainingView, training_display
 from tests.ray_fixtures import toml_of
 from tests.trainer.lake_data import tiny_config, tiny_lake
-from trainer import run_training, wandb_run
+from trainer import TrainJob, run_training, wandb_run
 
 
 @pytest.fixture(scope="module")
 def events(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     lake = tiny_lake(tmp_path_factory.mktemp("view") / "lake")
     seen: list[dict[str, Any]] = []
-    run_training(tiny_config(steps=6, eval_every=3), lake, "seen", threads=1, on_event=seen.append)
+    run_training(TrainJob(tiny_config(steps=6, eval_every=3), lake, "seen"), threads=1, on_event=seen.append)
     return seen
 
 

@@ -7,7 +7,7 @@ import torch
 
 from datalake import Lake
 from tests.trainer.lake_data import tiny_config, tiny_lake
-from trainer import TrainResult, run_training
+from trainer import TrainJob, TrainResult, run_training
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -25,4 +25,4 @@ def lake(tmp_path: Path) -> Lake:
 def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Lake, TrainResult]:
     """The run "whole" of ``tiny_config()``, never interrupted."""
     lake = tiny_lake(tmp_path_factory.mktemp("whole") / "lake")
-    return lake, run_training(tiny_config(publish="tiny"), lake, "whole", threads=1)
+    return lake, run_training(TrainJob(tiny_config(publish="tiny"), lake, "whole"), threads=1)

@@ -13,7 +13,7 @@ from hypothesis.extra import numpy as hnp
 
 from datalake import Lake
 from tests.trainer.lake_data import SEQ_LEN, VOCAB, add_dataset, patterned, tiny_config, tiny_lake
-from trainer import Llama, ModelConfig, TrainDataset, evaluate, run_training, unigram_entropy
+from trainer import Llama, ModelConfig, TrainDataset, TrainJob, evaluate, run_training, unigram_entropy
 from trainer.evaluate import bucket_edges
 from trainer.ranks import Ranks
 
@@ -93,7 +93,7 @@ def test_gate_passes_once_the_rule_is_inferred_in_context(tmp_path: Path) -> Non
         eval_every=1000,
         log_every=50,
     )
-    scores = run_training(config, lake, "learns", threads=1).evals["held@1"]
+    scores = run_training(TrainJob(config, lake, "learns"), threads=1).evals["held@1"]
     assert scores["gate"]["passed"], scores["gate"]
     losses = [bucket["loss"] for bucket in scores["curve"]]
     assert losses[-1] < 0.2 * losses[0]

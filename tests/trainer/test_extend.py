@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from datalake import Lake
 from datalake.errors import NotFoundError, RunConflictError
 from tests.trainer.lake_data import add_dataset, curve, patterned, tiny_config, tiny_lake
-from trainer import TrainConfig, load_metrics, parse_config, run_training
+from trainer import TrainConfig, TrainJob, load_metrics, parse_config, run_training
 from trainer.errors import CheckpointError, ConfigError
 from trainer.extend import extend_run
 from trainer.foreign import with_init
@@ -34,20 +34,20 @@ WHOLE: dict[str, Any] = {
 @pytest.fixture(scope="module")
 def lake(tmp_path_factory: pytest.TempPathFactory) -> Lake:
     lake = tiny_lake(tmp_path_factory.mktemp("extend") / "lake")
-    run_training(tiny_config(**WHOLE), lake, "run", threads=1)
+    run_training(TrainJob(tiny_config(**WHOLE), lake, "run"), threads=1)
     return lake
 
 
 @pytest.mark.parametrize("after", ["constant", "restart"])
 def test_an_extended_run_is_the_run_that_was_planned_so_from_the_start(lake: Lake, after: str) -> None:
-    run_training(tiny_config(**WHOLE), lake, after, threads=1)
+    run_training(TrainJob(tiny_config(**WHOLE), lake, after), threads=1)
     longer = tiny_config(**{**WHOLE, "steps": 13, "schedule": {"warmup_steps": 2, "after": after}})
     extended = extend_run(lake, after, longer)
     assert (extended.schedule.steps, extended.schedule.after, extended.horizon) == (8, after, 8)
     assert extend_run(lake, after, longer) == extended, "twice is once"
-    result = run_training(extended, lake, after, threads=1)
+    result = run_training(TrainJob(extended, lake, after), threads=1)
     assert (result.status, result.step) == ("finished", 13)
-    planned = run_training(extended, lake, f"planned-{after}", threads=1)
+    planned = run_training(TrainJob(extended, lake, f"planned-{after}"), threads=1)
     assert curve(load_metrics(lake, after)) == curve(load_metrics(lake, f"planned-{after}"))
     assert result.evals == planned.evals
     rates = [learning_rate(extended, step) for step in range(13)]
@@ -84,7 +84,7 @@ def test_without_extending_field_and_both_values_are_named(lake: Lake) -> None:
         ({"seed": 3, "steps": 9}, r"seed = 0, not 3; steps = 8, not 9"),
     ):
         with pytest.raises(RunConflictError, match=says):
-            run_training(tiny_config(**{**WHOLE, **changes}), lake, "run", threads=1)
+            run_training(TrainJob(tiny_config(**{**WHOLE, **changes}), lake, "run"), threads=1)
     with pytest.raises(NotFoundError, match="no run named 'nobody'"):
         extend_run(lake, "nobody", tiny_config(**WHOLE))
     lake.runs.start("at-work", "train", tiny_config(**WHOLE).model_dump(mode="json"), {})
@@ -106,7 +106,7 @@ def table(**changes: Any) -> dict[str, Any]:
 
 def begun(lake: Lake, run: str, init: str, **changes: Any) -> TrainConfig:
     config = parse_config(with_init(table(init=init, **changes), lake))
-    run_training(config, lake, run, threads=1)
+    run_training(TrainJob(config, lake, run), threads=1)
     return config
 
 

@@ -15,7 +15,7 @@ from safetensors.torch import load
 from datalake import Lake, Run, lineage
 from datalake.errors import CorruptShardError, InvalidNameError, NotFoundError, RunConflictError
 from tests.trainer.lake_data import SEQ_LEN, add_dataset, curve, eval_curve, machine, patterned, tiny_config
-from trainer import Batch, TrainResult, hf_layout, load_metrics, local_batches, run_training
+from trainer import Batch, Ranks, TrainJob, TrainResult, hf_layout, load_metrics, local_batches, run_training
 from trainer.errors import ConfigError, DivergedError, PlanMismatchError, TransferError
 from trainer.precision import resolve_precision
 
@@ -51,7 +51,7 @@ def test_golden_losses(whole: tuple[Lake, TrainResult]) -> None:
 def test_a_finished_run_returns_its_result_at_once(whole: tuple[Lake, TrainResult]) -> None:
     lake, result = whole
     events: list[dict] = []
-    again = run_training(tiny_config(publish="tiny"), lake, "whole", on_event=events.append)
+    again = run_training(TrainJob(tiny_config(publish="tiny"), lake, "whole"), on_event=events.append)
     assert again == result
     assert events == []
     assert len(lake.models.history("tiny")) == 1
@@ -60,7 +60,7 @@ def test_a_finished_run_returns_its_result_at_once(whole: tuple[Lake, TrainResul
 def test_a_name_belongs_to_one_configuration(whole: tuple[Lake, TrainResult]) -> None:
     lake, _ = whole
     with pytest.raises(RunConflictError, match="run 'whole' exists with another config"):
-        run_training(tiny_config(publish="tiny", seed=1), lake, "whole")
+        run_training(TrainJob(tiny_config(publish="tiny", seed=1), lake, "whole"))
 
 
 def test_published_model_is_the_trained_one(whole: tuple[Lake, TrainResult]) -> None:
@@ -79,12 +79,12 @@ def test_published_model_is_the_trained_one(whole: tuple[Lake, TrainResult]) -> 
 
 
 def test_transfer_is_recorded_and_changes_only_what_moved(lake: Lake) -> None:
-    run_training(tiny_config(publish="pre"), lake, "pre", threads=1)
+    run_training(TrainJob(tiny_config(publish="pre"), lake, "pre"), threads=1)
     add_dataset(lake, "text", patterned(20, seed=3, vocab=50), kind="text", vocab=50)
     text = {"data": [{"dataset": "text@1"}], "eval": [], "seed": 5, "steps": 2, "optimizer": {"lr": 1e-12}}
-    scratch = run_training(tiny_config(**text, publish="scratch"), lake, "scratch", threads=1)
+    scratch = run_training(TrainJob(tiny_config(**text, publish="scratch"), lake, "scratch"), threads=1)
     arm = tiny_config(**text, publish="arm", transfer={"source": "pre@1", "what": "attn"})
-    moved_arm = run_training(arm, lake, "arm", threads=1)
+    moved_arm = run_training(TrainJob(arm, lake, "arm"), threads=1)
     pre, base, arm_weights = (
         load(lake.models.open_file(f"{name}@1", hf_layout.WEIGHTS)) for name in ("pre", "scratch", "arm")
     )
@@ -97,7 +97,7 @@ def test_transfer_is_recorded_and_changes_only_what_moved(lake: Lake) -> None:
 
     wide = tiny_config(**text, model={"depth": 2, "dim": 32, "heads": 2}, transfer={"source": "pre@1", "what": "all"})
     with pytest.raises(TransferError, match="in the target; give both models the same dim"):
-        run_training(wide, lake, "wide")
+        run_training(TrainJob(wide, lake, "wide"))
     assert "wide" not in lake.runs.list()
 
 
@@ -108,10 +108,10 @@ def test_stop_checkpoints_and_the_next_call_goes_on(lake: Lake, whole: tuple[Lak
         if event["event"] == "step" and event["step"] == 7:
             stop.set()
 
-    stopped = run_training(tiny_config(publish="tiny"), lake, "run", stop=stop, on_event=stop_at_7, threads=1)
+    stopped = run_training(TrainJob(tiny_config(publish="tiny"), lake, "run"), stop=stop, on_event=stop_at_7, threads=1)
     assert (stopped.status, stopped.step, stopped.model) == ("stopped", 8, None)
     events: list[dict] = []
-    finished = run_training(tiny_config(publish="tiny"), lake, "run", on_event=events.append, threads=1)
+    finished = run_training(TrainJob(tiny_config(publish="tiny"), lake, "run"), on_event=events.append, threads=1)
     assert [event["step"] for event in events if event["event"] == "resume"] == [8]
     assert curve(load_metrics(lake, "run")) == curve(load_metrics(whole[0], "whole"))
     assert replace(finished, run="whole") == whole[1]
@@ -141,14 +141,14 @@ def test_a_batch_that_the_plan_does_not_name_is_refused(lake: Lake) -> None:
         ("thin", thin, r"tokens have shape \[3, 24\] for 4 rows"),
     ):
         with pytest.raises(PlanMismatchError, match=says):
-            run_training(tiny_config(), lake, name, batches_factory=factory, threads=1)
+            run_training(TrainJob(tiny_config(), lake, name, batches=factory), threads=1)
         assert lake.runs.get(name).status == "failed"
 
 
 def test_divergence_stops_and_keeps_the_last_good_checkpoint(lake: Lake) -> None:
     config = tiny_config(optimizer={"lr": 1e30, "grad_clip": None}, schedule={"warmup_steps": 0}, checkpoint_every=1)
     with pytest.raises(DivergedError, match=r"lower optimizer.lr") as caught:
-        run_training(config, lake, "run", threads=1)
+        run_training(TrainJob(config, lake, "run"), threads=1)
     assert "\n" not in str(caught.value)
     run = lake.runs.get("run")
     assert run.status == "failed"
@@ -166,7 +166,7 @@ def test_a_damaged_checkpoint_is_skipped_and_said(lake: Lake, whole: tuple[Lake,
         if event["event"] == "step" and event["step"] == 8:
             stop.set()
 
-    run_training(tiny_config(publish="tiny"), lake, "run", stop=stop, on_event=stop_at_8, threads=1)
+    run_training(TrainJob(tiny_config(publish="tiny"), lake, "run"), stop=stop, on_event=stop_at_8, threads=1)
     newest = lake.runs.get("run").checkpoints[-1]
     key = f"{newest.key_prefix}/model.safetensors"
     data = lake.store.get(key)
@@ -174,7 +174,7 @@ def test_a_damaged_checkpoint_is_skipped_and_said(lake: Lake, whole: tuple[Lake,
     if damage != "gone":
         lake.store.put_if_absent(key, data[:-10] if damage == "cut" else data[:-1] + bytes([data[-1] ^ 1]))
     events: list[dict] = []
-    run_training(tiny_config(publish="tiny"), lake, "run", on_event=events.append, threads=1)
+    run_training(TrainJob(tiny_config(publish="tiny"), lake, "run"), on_event=events.append, threads=1)
     skipped = [event for event in events if event["event"] == "skipped_checkpoint"]
     assert [event["step"] for event in skipped] == [newest.step]
     assert "model.safetensors" in skipped[0]["problem"]
@@ -188,7 +188,7 @@ def test_a_corrupt_shard_is_refused(lake: Lake) -> None:
     data[len(data) // 2] ^= 1
     lake.store.replace(key, bytes(data))
     with pytest.raises(CorruptShardError, match=key):
-        run_training(tiny_config(), lake, "run", threads=1)
+        run_training(TrainJob(tiny_config(), lake, "run"), threads=1)
 
 
 def test_inputs_that_do_not_fit_leave_nothing_behind(lake: Lake) -> None:
@@ -202,9 +202,9 @@ def test_inputs_that_do_not_fit_leave_nothing_behind(lake: Lake) -> None:
         ({"publish": "no name"}, InvalidNameError, "publish: model 'no name'"),
     ):
         with pytest.raises(error, match=says):
-            run_training(tiny_config(**changes), lake, "run")
+            run_training(TrainJob(tiny_config(**changes), lake, "run"))
     with pytest.raises(ConfigError, match=r"torch.distributed is not initialised"):
-        run_training(tiny_config(), lake, "run", world=2)
+        run_training(TrainJob(tiny_config(), lake, "run"), Ranks.here(0, 2))
     assert list(lake.runs.list()) == []
 
 
@@ -218,7 +218,7 @@ def test_mixture_reads_every_source_as_the_plan_says(lake: Lake) -> None:
             yield batch
 
     config = tiny_config(data=[{"dataset": "train@1", "weight": 3.0}, {"dataset": "more@1", "weight": 1.0}], eval=[])
-    run_training(config, lake, "run", batches_factory=spy, threads=1)
+    run_training(TrainJob(config, lake, "run", batches=spy), threads=1)
     sources = np.concatenate(seen)[:, 0]
     assert len(sources) == 14 * 4
     assert (sources == 1).sum() == 14
@@ -226,7 +226,7 @@ def test_mixture_reads_every_source_as_the_plan_says(lake: Lake) -> None:
 
 def test_settings_are_as_before(lake: Lake) -> None:
     before = (torch.get_num_threads(), torch.are_deterministic_algorithms_enabled(), torch.get_rng_state())
-    run_training(tiny_config(steps=2), lake, "run", threads=1)
+    run_training(TrainJob(tiny_config(steps=2), lake, "run"), threads=1)
     after = (torch.get_num_threads(), torch.are_deterministic_algorithms_enabled(), torch.get_rng_state())
     assert before[:2] == after[:2]
     assert torch.equal(before[2], after[2])
@@ -241,7 +241,7 @@ def test_readers_end_with_the_run(lake: Lake) -> None:
             raise Gone
 
     with pytest.raises(Gone):
-        run_training(tiny_config(), lake, "run", on_event=leave, threads=1)
+        run_training(TrainJob(tiny_config(), lake, "run"), on_event=leave, threads=1)
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("batches-")]
 
 
@@ -249,9 +249,9 @@ def test_bf16_is_as_repeatable(lake: Lake) -> None:
     stop = threading.Event()
     stop.set()
     config = tiny_config(precision="bf16", steps=4)
-    run_training(config, lake, "whole", threads=1)
+    run_training(TrainJob(config, lake, "whole"), threads=1)
     for _ in range(4):
-        run_training(config, lake, "pieces", stop=stop, threads=1)
+        run_training(TrainJob(config, lake, "pieces"), stop=stop, threads=1)
     assert curve(load_metrics(lake, "pieces")) == curve(load_metrics(lake, "whole"))
     run: Run = lake.runs.get("pieces")
     assert [(a.step, b.step) for a, b in pairwise(run.checkpoints)] == [(1, 2), (2, 3), (3, 4)]

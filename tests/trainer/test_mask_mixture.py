@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from datalake import Plan, PlanSource
 from tests.trainer.lake_data import add_dataset, patterned, tiny_config, tiny_lake
-from trainer import run_training
+from trainer import TrainJob, run_training
 from trainer.config import DataConfig
 from trainer.errors import ConfigError
 from trainer.mask import TargetMasks, frame_tokens, target_mask
@@ -105,15 +105,19 @@ def test_a_mask_that_leaves_nothing_is_refused_before_the_first_step(tmp_path: P
     ):
         for mask in ("first_frame", "first_frame+delimiters"):
             with pytest.raises(ConfigError, match=says):
-                run_training(tiny_config(**{"eval": [], **changes, "loss_mask": mask}), lake, "run", threads=1)
+                run_training(
+                    TrainJob(tiny_config(**{"eval": [], **changes, "loss_mask": mask}), lake, "run"), threads=1
+                )
     assert lake.runs.list() == []
-    run_training(tiny_config(data=[{"dataset": "framed@1"}], eval=[], steps=1, schedule={}), lake, "run", threads=1)
+    run_training(
+        TrainJob(tiny_config(data=[{"dataset": "framed@1"}], eval=[], steps=1, schedule={}), lake, "run"), threads=1
+    )
 
 
 def test_an_evaluation_of_rows_that_stand_for_no_bytes_has_no_bits_per_byte(tmp_path: Path) -> None:
     lake = tiny_lake(tmp_path / "lake")
     add_dataset(lake, "ends", np.zeros((4, 24), dtype="<u2"), kind="text", no_bytes=True)
-    result = run_training(tiny_config(eval=["ends@1"], steps=1, schedule={}), lake, "run", threads=1)
+    result = run_training(TrainJob(tiny_config(eval=["ends@1"], steps=1, schedule={}), lake, "run"), threads=1)
     assert result.evals["ends@1"]["bytes"] == 0
     assert "bits_per_byte" not in result.evals["ends@1"]
 
@@ -122,5 +126,5 @@ def test_a_folder_for_curves_that_takes_no_files_is_refused(tmp_path: Path) -> N
     lake = tiny_lake(tmp_path / "lake")
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match=r"tensorboard = .*no files can be made in .*leave tensorboard out"):
-        run_training(tiny_config(tensorboard=str(tmp_path / "file" / "curves")), lake, "run", threads=1)
+        run_training(TrainJob(tiny_config(tensorboard=str(tmp_path / "file" / "curves")), lake, "run"), threads=1)
     assert lake.runs.list() == []

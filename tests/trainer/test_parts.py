@@ -19,7 +19,7 @@ from orchestration.evaluation.models import held_out, open_dataset, open_model
 from tests.limit_proxy import limit_proxy
 from tests.s3server import S3Server
 from tests.trainer.lake_data import add_dataset, curve, patterned, tiny_config, tiny_lake
-from trainer import TrainConfig, load_metrics, run_training
+from trainer import TrainConfig, TrainJob, load_metrics, run_training
 from trainer.tensor_files import VARIABLE
 
 LIMIT = 150_000
@@ -49,15 +49,15 @@ def train_and_kill(lake: Lake, run: str, kill_at: int) -> None:
             raise Killed
 
     with pytest.raises(Killed):
-        run_training(config(), lake, run, on_event=killing, threads=1)
-    run_training(config(), lake, run, threads=1)
+        run_training(TrainJob(config(), lake, run), on_event=killing, threads=1)
+    run_training(TrainJob(config(), lake, run), threads=1)
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Lake:
     """A lake whose run and model are in single files."""
     lake = tiny_lake(tmp_path_factory.mktemp("whole") / "lake")
-    run_training(config(), lake, "run", threads=1)
+    run_training(TrainJob(config(), lake, "run"), threads=1)
     return lake
 
 
@@ -103,7 +103,7 @@ def test_a_store_that_takes_little_in_one_request(
 
         carried = {"transfer": {"source": "wide@1", "what": "all"}, "publish": None, "steps": 2, "eval": []}
         for where in (lake, whole):
-            run_training(config(**carried), where, "carried", threads=1)
+            run_training(TrainJob(config(**carried), where, "carried"), threads=1)
         assert curve(load_metrics(lake, "carried")) == curve(load_metrics(whole, "carried"))
 
 
@@ -117,7 +117,7 @@ def test_a_tensor_larger_than_the_limit_is_cut_in_checkpoints_and_named_in_model
         lake = Lake.open("s3://lake/cut")
         add_dataset(lake, "train", patterned(22))
         with pytest.raises(ObjectTooLargeError, match=r"model-files/wide/.*the store takes no 49\d+ bytes"):
-            run_training(config(eval=[], steps=1, schedule={}), lake, "run", threads=1)
+            run_training(TrainJob(config(eval=[], steps=1, schedule={}), lake, "run"), threads=1)
         assert [checkpoint.step for checkpoint in lake.runs.get("run").checkpoints] == [1]
 
 

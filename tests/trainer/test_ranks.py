@@ -15,7 +15,7 @@ import torch.multiprocessing as mp
 
 from datalake import Lake
 from tests.trainer.lake_data import add_dataset, curve, eval_curve, patterned, tiny_config, tiny_lake
-from trainer import TrainResult, load_metrics, run_training
+from trainer import Ranks, TrainJob, TrainResult, load_metrics, run_training
 from trainer.inputs import open_inputs
 from trainer.parallel import Parallel
 
@@ -60,9 +60,9 @@ def train(
 
     config = tiny_config(**{"publish": "tiny", **changes})
     lake = Lake.open(lake_uri)
-    place: dict[str, Any] = {"rank": rank, "world": world, "parallel": parallel}
+    job = TrainJob(config, lake, run, parallel, batches=spying)
     with contextlib.suppress(Killed):
-        run_training(config, lake, run, **place, batches_factory=spying, on_event=watch, threads=1)
+        run_training(job, Ranks.here(rank, world), on_event=watch, threads=1)
     return rows
 
 

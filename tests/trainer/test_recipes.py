@@ -8,7 +8,7 @@ import pytest
 
 from datalake import Lake
 from tests.trainer.lake_data import add_dataset, curve, eval_curve, machine, patterned, tiny_config, tiny_lake
-from trainer import TrainConfig, load_metrics, run_training
+from trainer import TrainConfig, TrainJob, load_metrics, run_training
 from trainer.errors import DivergedError
 
 GOLDEN = Path(__file__).with_name("golden_recipes.json")
@@ -58,7 +58,7 @@ def prepare(path: Path) -> Lake:
     """A lake with ``pre@1`` to start from and ``framed@1``."""
     lake = tiny_lake(path)
     add_dataset(lake, "framed", patterned(16, seed=2), **FRAMED)
-    run_training(tiny_config(publish="pre", steps=6, eval=[]), lake, "pre", threads=1)
+    run_training(TrainJob(tiny_config(publish="pre", steps=6, eval=[]), lake, "pre"), threads=1)
     return lake
 
 
@@ -69,13 +69,13 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Lake:
 
 @pytest.fixture(scope="module")
 def everything_whole(prepared: Lake) -> Lake:
-    run_training(everything(), prepared, "whole", threads=1)
+    run_training(TrainJob(everything(), prepared, "whole"), threads=1)
     return prepared
 
 
 def losses(lake: Lake, recipe: str) -> list[float]:
     config = tiny_config(**RECIPES[recipe], steps=50, eval=[], checkpoint_every=50)
-    run_training(config, lake, f"recipe-{recipe}", threads=1)
+    run_training(TrainJob(config, lake, f"recipe-{recipe}"), threads=1)
     return [row[1] for row in curve(load_metrics(lake, f"recipe-{recipe}"))]
 
 
@@ -103,8 +103,8 @@ def test_everything_killed_after_any_step(everything_whole: Lake, kill_at: int) 
             raise Killed
 
     with pytest.raises(Killed):
-        run_training(everything(), lake, run, on_event=watch, threads=1)
-    run_training(everything(), lake, run, threads=1)
+        run_training(TrainJob(everything(), lake, run), on_event=watch, threads=1)
+    run_training(TrainJob(everything(), lake, run), threads=1)
     found, expected = load_metrics(lake, run), load_metrics(lake, "whole")
     assert curve(found) == curve(expected)
     assert eval_curve(found) == eval_curve(expected)
@@ -142,7 +142,7 @@ def test_old_checkpoints_go_and_the_curve_stays(everything_whole: Lake) -> None:
 
 def test_permanent_checkpoints_stay(prepared: Lake) -> None:
     config = tiny_config(steps=13, eval=[], checkpoint_every=2, keep_last=1, keep_every=4)
-    run_training(config, prepared, "permanent", threads=1)
+    run_training(TrainJob(config, prepared, "permanent"), threads=1)
     assert [checkpoint.step for checkpoint in prepared.runs.get("permanent").checkpoints] == [4, 8, 12, 13]
 
 
@@ -155,7 +155,7 @@ def test_a_loss_that_leaps_keeps_the_checkpoint(prepared: Lake) -> None:
         spike_nats=0.05,
     )
     with pytest.raises(DivergedError, match=r"is more than spike_nats = 0\.05 above its recent mean"):
-        run_training(config, prepared, "leaps", threads=1)
+        run_training(TrainJob(config, prepared, "leaps"), threads=1)
     run = prepared.runs.get("leaps")
     assert run.status == "failed"
     assert run.checkpoints[-1].step >= 18
@@ -163,7 +163,7 @@ def test_a_loss_that_leaps_keeps_the_checkpoint(prepared: Lake) -> None:
 
 def test_event_files(prepared: Lake, tmp_path: Path) -> None:
     config = tiny_config(steps=3, tensorboard=str(tmp_path / "events"))
-    run_training(config, prepared, "watched", threads=1)
+    run_training(TrainJob(config, prepared, "watched"), threads=1)
     [written] = (tmp_path / "events" / "watched").iterdir()
     data = written.read_bytes()
     assert b"train/loss" in data

@@ -12,7 +12,7 @@ import torch
 
 from datalake import Lake
 from tests.trainer.lake_data import curve, eval_curve, tiny_config, tiny_lake
-from trainer import TrainResult, load_metrics, run_training
+from trainer import TrainJob, TrainResult, load_metrics, run_training
 
 CONFIG = tiny_config(publish="tiny")
 
@@ -53,8 +53,8 @@ def test_killed_after_any_step(tmp_path: Path, whole: tuple[Lake, TrainResult], 
 
     killed: list[int] = []
     with pytest.raises(Killed):
-        run_training(CONFIG, lake, "run", on_event=watch, threads=1)
-    run_training(CONFIG, lake, "run", on_event=watch, threads=1)
+        run_training(TrainJob(CONFIG, lake, "run"), on_event=watch, threads=1)
+    run_training(TrainJob(CONFIG, lake, "run"), on_event=watch, threads=1)
     assert sorted(drawn) == list(range(1, 15))
     assert lake.runs.get("run").state["attempts"] == 2
     assert_same(lake, "run", whole)
@@ -68,8 +68,8 @@ def test_killed_between_last_checkpoint_and_result(tmp_path: Path, whole: tuple[
             raise Killed
 
     with pytest.raises(Killed):
-        run_training(CONFIG, lake, "run", on_event=kill, threads=1)
-    result = run_training(CONFIG, lake, "run", threads=1)
+        run_training(TrainJob(CONFIG, lake, "run"), on_event=kill, threads=1)
+    result = run_training(TrainJob(CONFIG, lake, "run"), threads=1)
     assert result.evals == whole[1].evals
     assert_same(lake, "run", whole)
 
@@ -78,7 +78,7 @@ SIGKILLED = """
 import os, signal, sys, time
 from datalake import Lake
 from tests.trainer.test_resume import CONFIG
-from trainer import run_training
+from trainer import TrainJob, run_training
 
 lake, step, in_flight = Lake.open(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
 
@@ -94,7 +94,7 @@ def kill(event):
         os.kill(os.getpid(), signal.SIGKILL)
 
 lake.store.put_if_absent = put
-run_training(CONFIG, lake, "run", on_event=kill, threads=1)
+run_training(TrainJob(CONFIG, lake, "run"), on_event=kill, threads=1)
 """
 
 
@@ -111,5 +111,5 @@ def test_sigkilled_across_an_epoch_edge(tmp_path: Path, whole: tuple[Lake, Train
         )
         assert ended.returncode == -signal.SIGKILL
     assert [checkpoint.step for checkpoint in lake.runs.get("run").checkpoints] == [3, 6]
-    run_training(CONFIG, lake, "run", threads=1)
+    run_training(TrainJob(CONFIG, lake, "run"), threads=1)
     assert_same(lake, "run", whole)

@@ -13,7 +13,7 @@ from datalake.clock import System
 from datalake.errors import CorruptObjectError, RunFencedError, StoreUnavailableError
 from datalake.store.local import LocalStore
 from tests.trainer.lake_data import curve, tiny_config, tiny_lake
-from trainer import TrainResult, load_metrics, run_training
+from trainer import TrainJob, TrainResult, load_metrics, run_training
 from trainer.errors import DivergedError
 
 CONFIG = tiny_config(publish="tiny")
@@ -56,7 +56,7 @@ def test_steps_go_on_while_a_checkpoint_is_on_its_way(tmp_path: Path, whole: tup
             taken.set()
 
     lake = watched(tmp_path / "lake", before)
-    run_training(CONFIG, lake, "run", on_event=watch, threads=1)
+    run_training(TrainJob(CONFIG, lake, "run"), on_event=watch, threads=1)
     assert seen.index(("checkpoint", 3)) > seen.index(("step", 5))
     assert [step for kind, step in seen if kind == "checkpoint"] == [3, 6, 9, 12, 14]
     written = lake.store.written  # type: ignore[attr-defined]
@@ -78,10 +78,10 @@ def test_what_went_wrong_is_raised_and_nothing_is_named(
 
     lake = watched(tmp_path / "lake", before)
     with pytest.raises(StoreUnavailableError if problem == "refused" else CorruptObjectError):
-        run_training(CONFIG, lake, "run", threads=1)
+        run_training(TrainJob(CONFIG, lake, "run"), threads=1)
     assert [checkpoint.step for checkpoint in lake.runs.get("run").checkpoints] == [3]
     healthy = Lake.open(lake.uri)
-    run_training(CONFIG, healthy, "run", threads=1)
+    run_training(TrainJob(CONFIG, healthy, "run"), threads=1)
     assert curve(load_metrics(healthy, "run")) == curve(load_metrics(whole[0], "whole"))
 
 
@@ -97,12 +97,12 @@ def test_stopping_and_diverging_wait_for_what_is_on_its_way(tmp_path: Path) -> N
             stop.set()
 
     lake = watched(tmp_path / "lake", before)
-    stopped = run_training(CONFIG, lake, "run", stop=stop, on_event=stop_at_4, threads=1)
+    stopped = run_training(TrainJob(CONFIG, lake, "run"), stop=stop, on_event=stop_at_4, threads=1)
     assert (stopped.status, stopped.step) == ("stopped", 5)
     assert [checkpoint.step for checkpoint in lake.runs.get("run").checkpoints] == [3, 5]
     leaps = {"optimizer": {"lr": 1e30, "grad_clip": None}, "schedule": {}, "checkpoint_every": 1}
     with pytest.raises(DivergedError) as caught:
-        run_training(tiny_config(**leaps), lake, "leaps", threads=1)
+        run_training(TrainJob(tiny_config(**leaps), lake, "leaps"), threads=1)
     kept = lake.runs.get("leaps").checkpoints[-1].step if lake.runs.get("leaps").checkpoints else 0
     assert f"the checkpoint at step {kept} is kept" in str(caught.value) or "weight" in str(caught.value)
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("checkpoint-")]
@@ -123,5 +123,5 @@ def test_a_run_taken_over_meanwhile_names_nothing_more(tmp_path: Path) -> None:
 
     lake = watched(tmp_path / "lake", before)
     with pytest.raises(RunFencedError, match="run 'run' belongs to another process now"):
-        run_training(CONFIG, lake, "run", on_event=take_over, threads=1)
+        run_training(TrainJob(CONFIG, lake, "run"), on_event=take_over, threads=1)
     assert lake.runs.get("run").checkpoints == ()

@@ -31,7 +31,7 @@ from orchestration.training.events import EventQueue
 from orchestration.training.local import train_here
 from orchestration.training.ray_train import finished_result
 from orchestration.training.stop_watcher import Parent, following
-from trainer import TrainConfig, TrainResult
+from trainer import TrainConfig, TrainJob, TrainResult
 
 # Events of one run, which are there to be looked at, at most this often.
 EVENT_S = 0.5
@@ -88,9 +88,9 @@ class ArmWorker:
                 last = now
                 events.push.remote({"run": run, "step": event["step"]})
 
-        parsed, stop = TrainConfig.model_validate(config), Stop()
+        job, stop = TrainJob(TrainConfig.model_validate(config), self._lake, run), Stop()
         with following(self._lake, self._parent, stop):
-            result = train_here(*(self._lake, parsed, run), threads=self._threads, on_event=log_event, stop=stop)
+            result = train_here(job, threads=self._threads, on_event=log_event, stop=stop)
         return result.to_record()
 
     def call(self, function: Callable[..., Any], *arguments: Any) -> Any:

@@ -19,7 +19,7 @@ from datalake.store.retry import RetryPolicy
 from datalake.store.s3 import S3Store
 from tests.s3server import S3Server
 from tests.trainer.lake_data import SEQ_LEN, add_dataset, patterned, tiny_config, tiny_lake
-from trainer import load_metrics, run_training
+from trainer import Ranks, TrainJob, load_metrics, run_training
 
 ROWS = 60
 CONFIG = tiny_config(steps=16)
@@ -39,7 +39,7 @@ def fill(lake: Lake, kind: str = "synthetic") -> Lake:
 
 
 def losses(lake: Lake, repairer: Repairer | None = None, on_event: Any = None) -> list[float]:
-    run_training(CONFIG, lake, "r", device="cpu", threads=1, repairer=repairer, on_event=on_event)
+    run_training(TrainJob(CONFIG, lake, "r", repairer=repairer), Ranks.here(device="cpu"), threads=1, on_event=on_event)
     return [record["loss"] for record in load_metrics(lake, "r") if "loss" in record]
 
 

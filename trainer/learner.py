@@ -1,0 +1,158 @@
+"""What training changes, and one update of it: the weights, their optimiser, their running average, the loss guard."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+from datalake import Lake
+from trainer import checkpoint
+from trainer.accumulate import accumulate
+from trainer.average import Average
+from trainer.data import Batch, check_batch
+from trainer.documents import DocumentNumbers
+from trainer.evaluate import evaluate
+from trainer.guard import LossGuard
+from trainer.hardware import flops_per_token, peak_flops
+from trainer.hf_layout import load_pieces
+from trainer.inputs import Inputs
+from trainer.job import TrainJob
+from trainer.mask import TargetMasks, dataset_mask
+from trainer.metrics import Interval, Record
+from trainer.model import Llama, count_parameters
+from trainer.optim import Optimizer
+from trainer.parallel import clip_gradients, over_ranks, place_model
+from trainer.precision import Precision, resolve_precision, seed_step
+from trainer.published import Weights
+from trainer.ranks import Ranks
+from trainer.rates import learning_rate, rates_at
+from trainer.transfer import transfer
+
+Evals = dict[str, Any]
+
+
+class Learner:
+    """The state of one rank. Every rank makes the same calls in the same order, ``begin`` first.
+
+    ``average`` swaps the averaged weights in for evaluation and publishing. Raises TransferError, and what the lake
+    raises where the weights to begin with cannot be read.
+    """
+
+    def __init__(self, job: TrainJob, lake: Lake, inputs: Inputs, ranks: Ranks) -> None:
+        config = job.config
+        self._config, self._inputs, self._ranks, self._parallel = config, inputs, ranks, job.parallel
+        self._shape = config.model.shape(inputs.vocab_size)
+        seed = config.seed if inputs.init is None else None  # all of its weights are about to be read
+        self.model = Llama(self._shape, seed, dropout=config.model.dropout, recompute=config.model.recompute)
+        self._moved = self._read_weights(lake)
+        place_model(self.model, job.parallel, ranks, config.model.compile)
+        anchors = {}
+        if config.transfer is not None and config.transfer.decay_toward == "source":
+            moved = set(self._moved)
+            anchors = {name: weight.detach().clone() for name, weight in self.model.named_parameters() if name in moved}
+        self.optimizer = Optimizer(self.model, config.optimizer, self._moved, anchors)
+        self.average = Average(self.model, config.average)
+        self._guard = LossGuard(config.spike_nats)
+        train_ends, self._eval_ends = inputs.document_ends(config)
+        self._documents = None if train_ends is None else DocumentNumbers(train_ends, ranks.device)
+        self._masks = TargetMasks(
+            inputs.plan, [dataset_mask(item.manifest, config.loss_mask) for item in inputs.train], ranks.device
+        )
+        self._max_norm = config.optimizer.grad_clip or math.inf
+        self._mixture_changes = {step for step, _ in inputs.plan.schedule}
+        self._batch_tokens = config.batch_sequences * (inputs.seq_len - 1)
+        self._flops, self._peak = flops_per_token(self._shape, inputs.seq_len - 1), peak_flops(ranks.device)
+        self._precision: Precision = "fp32"
+
+    def _read_weights(self, lake: Lake) -> list[str]:
+        """Read the weights that the config begins with; returns the names of those that were transferred."""
+        config, inputs = self._config, self._inputs
+        if config.transfer is not None and inputs.source is not None:
+            weights = Weights(lake, inputs.source)
+            return transfer(self.model, weights.shapes(), weights, config.transfer.what, config.seed)
+        if inputs.init is not None:
+            load_pieces(self.model, Weights(lake, inputs.init).pieces())
+        return []
+
+    def begin(self, files: Mapping[str, bytes] | None) -> tuple[int, Evals]:
+        """Load a checkpoint's files (None: a new run); returns the steps done and their last evaluations."""
+        self._precision = self._ranks.from_zero(lambda: resolve_precision(self._config.precision, self._ranks.device))
+        step, evals = 0, Evals()
+        if files is not None:
+            state = checkpoint.unpack(files, self.model, self.optimizer, self.average)
+            step, evals, self._precision = state["step"], state["evals"], state["precision"]
+            self._guard.load(state["guard"])
+        self._forward = over_ranks(self.model, self._ranks, self._precision)
+        return step, evals
+
+    def facts(self) -> dict[str, Any]:
+        """What a run's result says of its model, its groups of parameters, its precision and its cost."""
+        return {
+            "parameters": count_parameters(self.model),
+            "shape": self._shape.model_dump(),
+            "groups": self.optimizer.describe(),
+            "moved": self._moved,
+            "precision": self._precision,
+            "world": self._ranks.world,
+            "parallel": self._parallel if self._ranks.world > 1 else None,
+            "batch_tokens": self._batch_tokens,
+            "flops_per_token": self._flops,
+        }
+
+    def gradients(self, step: int, batch: Batch) -> tuple[float, float]:
+        """Compute the global gradient of step ``step``; returns this rank's sum of nats, and the gradient's norm.
+
+        PlanMismatchError if the batch is not what the plan says.
+        """
+        config, ranks = self._config, self._ranks
+        tokens_BT = check_batch(batch, self._inputs.plan, step, ranks.world, ranks.rank).to(ranks.device)
+        seed_step(config.seed, step, ranks.rank)
+        self.optimizer.set_rates(rates_at(config, self.optimizer.groups, step))
+        # Gradients are averaged over ranks, hence the factor ``world``.
+        scale, weights_BT = ranks.world / self._masks.count(step), self._masks.of(batch.rows)
+        documents_BT = None if self._documents is None else self._documents.of(tokens_BT, batch.rows)
+        batch_BT = (tokens_BT, weights_BT)
+        nats = accumulate(self._forward, *batch_BT, config.micro_batches, scale, self._precision, documents_BT)
+        self.optimizer.drop_frozen()
+        norm = clip_gradients(self.model, self._max_norm)
+        return float(nats), norm
+
+    def loss(self, step: int, nats: float) -> float:
+        """The loss of step ``step``, in nats per token that counts, from the sum of all ranks' nats."""
+        return nats / self._masks.count(step)
+
+    def update(self, step: int, loss: float, grad_norm: float, kept: Callable[[], int]) -> None:
+        """Apply the gradient of step ``step``. DivergedError if the guard refuses its loss; ``kept`` is asked then."""
+        if step in self._mixture_changes:
+            self._guard.forget()
+        self._guard.check(step + 1, loss, grad_norm, kept)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.average.update(step + 1, self._config.horizon)
+
+    def row(self, done: int, loss: float, grad_norm: float, interval: Interval) -> Record:
+        """The metrics record after ``done`` steps; ``interval`` starts anew."""
+        rate = learning_rate(self._config, done - 1)
+        row = {"step": done, "loss": loss, "lr": rate, "grad_norm": grad_norm, "tokens": done * self._batch_tokens}
+        row |= interval.rates(self._batch_tokens)
+        if self._peak is not None:
+            row["mfu"] = row["tokens_per_s"] * self._flops / (self._peak * self._ranks.world)
+        return row
+
+    def evaluate(self) -> Evals:
+        """What ``trainer.evaluate`` says of each held-out dataset, with the averaged weights where there are any."""
+        config, ranks = self._config, self._ranks
+        how = (config.eval_sequences, self._precision, ranks.device, ranks, config.loss_mask)
+        with self.average.swapped_in():
+            return {
+                held_out.ref: evaluate(self.model, held_out, *how, end)
+                for held_out, end in zip(self._inputs.eval, self._eval_ends, strict=True)
+            }
+
+    def snapshot(self, done: int, evals: Evals) -> Callable[[], checkpoint.Snapshot]:
+        """What takes this rank's part of a checkpoint after ``done`` steps."""
+        state = {"step": done, "evals": evals, "precision": self._precision, "plan": self._inputs.plan.digest}
+        state["guard"] = self._guard.state
+        return partial(checkpoint.snapshot, self.model, self.optimizer, self.average, state, self._ranks.rank)
