@@ -39,7 +39,8 @@ def fill(lake: Lake, kind: str = "synthetic") -> Lake:
 
 
 def losses(lake: Lake, repairer: Repairer | None = None, on_event: Any = None) -> list[float]:
-    run_training(TrainJob(CONFIG, lake, "r", repairer=repairer), Ranks.here(device="cpu"), threads=1, on_event=on_event)
+    job = TrainJob(CONFIG, lake, "r", repairer=repairer or Repairer())
+    run_training(job, Ranks.here(device="cpu"), threads=1, on_event=on_event)
     return [record["loss"] for record in load_metrics(lake, "r") if "loss" in record]
 
 
@@ -155,4 +156,4 @@ def test_a_repairer_can_be_pickled(tmp_path: Path) -> None:
     assert copy == repairer
     assert hash(copy) == hash(repairer)
     repairer.record_in(lake.runs.start("t", "train", {}, {}))
-    assert copy != repairer, "another attempt is another hold on the run"
+    assert copy != repairer, "another attempt has another lease"
