@@ -72,7 +72,14 @@ def generate(
     from orchestration.generation.job import GenerateRequest
 
     request = GenerateRequest(
-        *(registered, tokens, dataset, seed, shard_sequences, actors, backend, message),
+        registered,
+        tokens,
+        dataset=dataset,
+        seed=seed,
+        shard_sequences=shard_sequences,
+        actors=actors,
+        backend=backend,
+        message=message,
         cpus_per_actor=cpus_per_actor,
         gpus_per_actor=gpus_per_actor,
     )

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from itertools import chain, count
 from typing import Any
 
@@ -57,6 +57,7 @@ class GenerateRequest:
 
     params: ParameterVersion
     tokens: int
+    _: KW_ONLY
     dataset: str | None = None
     seed: int = 0
     shard_sequences: int = DEFAULT_SHARD_SEQUENCES
@@ -152,11 +153,10 @@ def run_generation(
     sequences = math.ceil(request.tokens / spec.seq_len)
     check_shard_size(sequences, request.shard_sequences, spec.seq_len, spec.vocab_size)
     layout = shard_layout(sequences, request.shard_sequences)
-    options = actor_options(request)
-    demand = demand_of_actor(request, options)
-    require(demand, stop)
-    with _hold(lake, request, run, stop, parent, options) as run_lease:
-        made = _make_shards(lake, source, layout, request, options, demand, run_lease, advance)
+    needs = ActorNeeds.of(request)
+    require(needs.demand, stop)
+    with _acquired(lake, request, needs, run, stop, parent) as run_lease:
+        made = _make_shards(lake, source, layout, request, needs, run_lease, advance)
         refs = [made[first][0] for first, _ in layout]
         manifest = Manifest.build(
             source,
@@ -176,13 +176,8 @@ def run_generation(
 
 
 @contextmanager
-def _hold(
-    lake: Lake,
-    request: GenerateRequest,
-    run: str | None,
-    stop: Stop | None,
-    parent: str | None,
-    options: dict[str, Any],
+def _acquired(
+    lake: Lake, request: GenerateRequest, needs: ActorNeeds, run: str | None, stop: Stop | None, parent: str | None
 ) -> Iterator[RunLease]:
     """The request's run; without a name, the first of its runs (-2, -3, …) that is neither worked on nor retired."""
     config = request.to_config()
@@ -191,7 +186,7 @@ def _hold(
     inputs = {"params": [request.params.ref], "spec_digest": request.params.digest}
     how = ("actors", "backend", "message", "cpus_per_actor", "gpus_per_actor")
     settings = {field: getattr(request, field) for field in how}
-    resources = {**cluster_facts(), "per_actor": options, "actors": room_for_actors(request, options)}
+    resources = {**cluster_facts(), "per_actor": needs.options, "actors": needs.room()}
     with ExitStack() as stack:
         for name in names:
             try:
@@ -212,42 +207,56 @@ def _hold(
         yield run_lease
 
 
-def actor_options(request: GenerateRequest) -> dict[str, Any]:
-    """CPUs and GPUs of one actor: a GPU where there are any, with its share of the CPUs for scoring, else a CPU."""
-    gpus = int(ray.cluster_resources().get("GPU", 0)) if request.backend in ("auto", "triton") else 0
-    if request.backend == "triton" and not gpus:
-        raise InvalidRequestError("backend = 'triton': this Ray has no GPU; use auto, or join a cluster that has some")
-    per_actor = request.gpus_per_actor if request.gpus_per_actor is not None else float(min(gpus, 1))
-    on_gpus = request.actors or (int(gpus / per_actor) if per_actor else 0)
-    shared = [compute_cores() // on_gpus] if gpus and on_gpus else [1]
-    if gpus and per_actor:  # nodes differ: no more than what each of those with GPUs can spare
-        shared += [int(node["CPU"] / max(1.0, node["GPU"] // per_actor)) for node in cluster_nodes() if node["GPU"]]
-    return {"num_cpus": request.cpus_per_actor or max(1, min(shared)), "num_gpus": per_actor}
+@dataclass(frozen=True)
+class ActorNeeds:
+    """What one generator actor takes of this Ray, found out once a job: ``cpus`` (threads) and ``gpus``.
 
+    ``actors`` is how many were asked for; None: as many as there is room for.
+    """
 
-def demand_of_actor(request: GenerateRequest, options: dict[str, Any]) -> Demand:
-    """What one actor needs, without which nothing is made; more of them only make it quicker."""
-    cpus, gpus = options["num_cpus"], options["num_gpus"]
-    if gpus and (request.gpus_per_actor is not None or request.backend == "triton"):
-        return Demand(
-            f"gpus_per_actor = {gpus:g}",
-            ({"CPU": cpus, "GPU": gpus},),
-            "lower --gpus-per-actor (0 uses the CPUs) or --cpus-per-actor, or join a cluster with such a node",
-        )
-    return Demand(
-        f"cpus_per_actor = {cpus}",
-        ({"CPU": cpus, "GPU": gpus},),
-        "lower --cpus-per-actor, or join a cluster with such a node",
-    )
+    cpus: int
+    gpus: float
+    actors: int | None
+    gpus_matter: bool
 
+    @classmethod
+    def of(cls, request: GenerateRequest) -> ActorNeeds:
+        """A GPU where there are any, with its share of the CPUs for scoring, else a CPU; or what ``request`` says."""
+        gpus = int(ray.cluster_resources().get("GPU", 0)) if request.backend in ("auto", "triton") else 0
+        if request.backend == "triton" and not gpus:
+            raise InvalidRequestError(
+                "backend = 'triton': this Ray has no GPU; use auto, or join a cluster that has some"
+            )
+        per_actor = request.gpus_per_actor if request.gpus_per_actor is not None else float(min(gpus, 1))
+        on_gpus = request.actors or (int(gpus / per_actor) if per_actor else 0)
+        shared = [compute_cores() // on_gpus] if gpus and on_gpus else [1]
+        if gpus and per_actor:  # nodes differ: no more than what each of those with GPUs can spare
+            shared += [int(node["CPU"] / max(1.0, node["GPU"] // per_actor)) for node in cluster_nodes() if node["GPU"]]
+        cpus = request.cpus_per_actor or max(1, min(shared))
+        return cls(cpus, per_actor, request.actors, request.gpus_per_actor is not None or request.backend == "triton")
 
-def room_for_actors(request: GenerateRequest, options: dict[str, Any]) -> int:
-    """How many actors there should be now: as asked, or as many as the cluster's GPUs, or else its CPUs, can hold."""
-    if request.actors:
-        return request.actors
-    if options["num_gpus"]:
-        return max(1, int(ray.cluster_resources().get("GPU", 0) / options["num_gpus"]))
-    return max(1, compute_cores() // options["num_cpus"])
+    @property
+    def options(self) -> dict[str, Any]:
+        """As Ray's options of an actor."""
+        return {"num_cpus": self.cpus, "num_gpus": self.gpus}
+
+    @property
+    def demand(self) -> Demand:
+        """What one actor needs, without which nothing is made; more of them only make it quicker."""
+        need = ({"CPU": float(self.cpus), "GPU": self.gpus},)
+        if self.gpus and self.gpus_matter:
+            advice = "lower --gpus-per-actor (0 uses the CPUs) or --cpus-per-actor, or join a cluster with such a node"
+            return Demand(f"gpus_per_actor = {self.gpus:g}", need, advice)
+        advice = "lower --cpus-per-actor, or join a cluster with such a node"
+        return Demand(f"cpus_per_actor = {self.cpus}", need, advice)
+
+    def room(self) -> int:
+        """How many actors there should be now: as asked, or as many as the cluster's GPUs, or else its CPUs, hold."""
+        if self.actors:
+            return self.actors
+        if self.gpus:
+            return max(1, int(ray.cluster_resources().get("GPU", 0) / self.gpus))
+        return max(1, compute_cores() // self.cpus)
 
 
 def _make_shards(
@@ -255,8 +264,7 @@ def _make_shards(
     source: Source,
     layout: Sequence[Shard],
     request: GenerateRequest,
-    options: dict[str, Any],
-    demand: Demand,
+    needs: ActorNeeds,
     run_lease: RunLease,
     advance: Callable[[float, str], None],
 ) -> dict[int, Made]:
@@ -264,11 +272,11 @@ def _make_shards(
     seq_len = request.params.spec["seq_len"]
     made: dict[int, Made] = {}
     tokens_done = 0
-    worker: Any = ray.remote(max_restarts=0, max_task_retries=0, **options)(ShardWorker)
+    worker: Any = ray.remote(max_restarts=0, max_task_retries=0, **needs.options)(ShardWorker)
 
     def make_actor(number: int) -> Any:
         title = f"{request.dataset_name} #{number}"
-        return worker.remote(lake, source, request.backend, options["num_cpus"], title, run_lease.run.name)
+        return worker.remote(lake, source, request.backend, needs.cpus, title, run_lease.run.name)
 
     def on_made(shard: Shard, result: Made) -> None:
         nonlocal tokens_done
@@ -285,8 +293,8 @@ def _make_shards(
 
     pool: ActorPool[Shard] = ActorPool(
         make_actor,
-        lambda: room_for_actors(request, options),
-        demand,
+        needs.room,
+        needs.demand,
         depth=IN_FLIGHT_PER_ACTOR,
         fault=run_lease.fault,
         on_size=lambda actors, shards: log_event("pool", logger="morphogen.generator", actors=actors, in_flight=shards),

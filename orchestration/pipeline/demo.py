@@ -112,7 +112,9 @@ def _generate(
     stop: Stop | None = None,
 ) -> DatasetVersion:
     tokens = sequences * params.spec["seq_len"]
-    request = GenerateRequest(params, tokens, dataset, seed, settings.shard_sequences, message="demo")
+    request = GenerateRequest(
+        params, tokens, dataset=dataset, seed=seed, shard_sequences=settings.shard_sequences, message="demo"
+    )
     with stage(f"generate {dataset}", tokens) as advance:
         result = run_generation(lake, request, advance, stop=stop)
     console.print(

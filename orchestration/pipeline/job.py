@@ -130,10 +130,15 @@ class _Pipeline:
         if self._children.get(name, {}).get("done"):  # committed; to read it all again is `data verify`'s work
             self._done += 1
             return self._children[name]["dataset"]
-        shards = self._config.generate.shard_sequences
         settings = self._settings
         request = GenerateRequest(
-            *(self._params, tokens, dataset, seed, shards, settings.actors, settings.backend),
+            self._params,
+            tokens,
+            dataset=dataset,
+            seed=seed,
+            shard_sequences=self._config.generate.shard_sequences,
+            actors=settings.actors,
+            backend=settings.backend,
             message=f"pipeline {self._run_lease.run.name}",
         )
         with self._stage(name) as child, stage(f"{name} {dataset}", tokens) as advance:

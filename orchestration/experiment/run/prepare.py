@@ -145,7 +145,14 @@ def prepare_synthetic(
         found = _find(lake, dataset, spec.digest, at, sequences)
         if found is None:
             wanted = sequences * spec.seq_len
-            request = GenerateRequest(params, wanted, dataset, at, SHARD_SEQUENCES, message="for an experiment")
+            request = GenerateRequest(
+                params,
+                wanted,
+                dataset=dataset,
+                seed=at,
+                shard_sequences=SHARD_SEQUENCES,
+                message="for an experiment",
+            )
             advance: Callable[[float, str], None]
             with stage(f"generate {title}{what}", wanted) as advance:
                 found = run_generation(lake, request, advance, stop=stop).dataset
