@@ -17,7 +17,7 @@ ARCHITECTURE = ROOT / "docs" / "architecture.md"
 FLOORS = """
 generator.errors generator.cache_folder generator.machine_code generator.philox generator.tables
 generator.spec generator.initial generator.family generator.tokens generator.toml_files
-generator.nca generator.families generator.score generator.cost generator.accept generator.pipeline
+generator.nca generator.lattice generator.families generator.score generator.cost generator.accept generator.pipeline
 generator.registry generator.batch generator.profile generator.presets generator
 
 datalake.errors datalake.clock datalake.events datalake.canonical datalake.names
