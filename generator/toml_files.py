@@ -10,11 +10,17 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from generator.errors import TomlError
 from generator.regular_files import read_bounded
 
 MAX_BYTES = 4 << 20  # settings are kilobytes; a parse costs tens of bytes for each of the file's
 MAX_DEPTH = 64
+MAX_NAMED = 20  # problems of one table
+
+# Parts of a place that pydantic adds for the members of a union.
+_INNER = ("str", "dict[str,any]")
 
 # The longer marks first: UTF-32's begins with UTF-16's.
 _OTHER_MARKS = {
@@ -73,3 +79,25 @@ def _deeper_than(table: dict[str, Any], depth: int) -> bool:
             if isinstance(value, dict | list)
         ]
     return bool(level)
+
+
+def problems_of(error: ValidationError, within: str = "") -> str:
+    """Return what pydantic found, one clause a problem; fields are named ``within.field`` where that is given."""
+    return "; ".join(_problem(item, within) for item in error.errors()[:MAX_NAMED]) + (
+        f"; and {error.error_count() - MAX_NAMED} more problems" if error.error_count() > MAX_NAMED else ""
+    )
+
+
+def _problem(item: Any, within: str) -> str:
+    parts = [str(part)[:80] for part in item["loc"] if part not in _INNER]
+    field = ".".join([within, *parts] if within else parts)
+    if item["type"] == "extra_forbidden":
+        return f"{field}: unknown field; remove it or check its spelling"
+    if item["type"] == "missing":
+        return f"{field}: missing; give it a value"
+    message = item["msg"].removeprefix("Value error, ")
+    if item["type"] == "value_error":
+        return message if not field or message.startswith(field) else f"{field}: {message}"
+    found = repr(item["input"])
+    shown = found if len(found) <= 80 else f"{found[:80]}…"
+    return f"{field} = {shown}: {message[0].lower()}{message[1:]}"

@@ -12,6 +12,7 @@ from typing import Any, Literal, Self
 from pydantic import Field, SerializerFunctionWrapHandler, ValidationError, model_serializer, model_validator
 
 from datalake.shards.tokens import MAX_VOCABULARY
+from generator.toml_files import problems_of
 from trainer.config_model import ConfigModel, Listed, without_unset
 from trainer.errors import ConfigError
 from trainer.mask import LossMask
@@ -155,17 +156,4 @@ def parse_config(mapping: Mapping[str, Any]) -> TrainConfig:
     try:
         return TrainConfig.model_validate(mapping)
     except ValidationError as error:
-        raise ConfigError("; ".join(problem_text(item) for item in error.errors())) from error
-
-
-def problem_text(item: Any) -> str:
-    """One clause about what pydantic found, an item of ``ValidationError.errors()``."""
-    field = ".".join(str(part) for part in item["loc"])
-    message = item["msg"].removeprefix("Value error, ")
-    if item["type"] == "extra_forbidden":
-        return f"{field}: unknown field; remove it or check its spelling"
-    if item["type"] == "missing":
-        return f"{field}: missing; give it a value"
-    if item["type"] == "value_error":
-        return f"{field + ': ' if field else ''}{message}"
-    return f"{field} = {item['input']!r}: {message[0].lower()}{message[1:]}"
+        raise ConfigError(problems_of(error)) from error

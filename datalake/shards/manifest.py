@@ -79,6 +79,12 @@ class Manifest(BaseModel):
         except ValidationError as error:
             raise ManifestError(f"these shards make no manifest: {_one_line(error)}") from error
 
+    @classmethod
+    def of(cls, planned: PlannedDataset, shards: Iterable[ShardRef], content_digest: str) -> Manifest:
+        """Return the manifest of ``planned`` now that its shards are there. Raises ManifestError if they leave gaps."""
+        sizes = {"seq_len": planned.seq_len, "vocab_size": planned.vocab_size}
+        return cls.build(planned.source, shards, content_digest=content_digest, **sizes)
+
     @model_validator(mode="after")
     def _adds_up(self) -> Manifest:
         expected = 0

@@ -23,6 +23,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from generator.regular_files import read_bounded
+from generator.toml_files import problems_of
 from orchestration.corpus.tokenizers import TextTokenizer
 from orchestration.errors import EvaluationError
 from orchestration.evaluation.sandbox import Limits, run_tests
@@ -103,10 +104,7 @@ def read_problems(path: Path) -> list[Problem]:
                     raise ValueError("is not a JSON object")
                 problems.append(Problem.model_validate({"id": str(number), **fields}))
             except ValidationError as error:
-                first = error.errors()[0]
-                where = ".".join(map(str, first["loc"]))
-                what = f"{where + ': ' if where else ''}{first['msg'].removeprefix('Value error, ')}"
-                raise EvaluationError(f"{path}, line {number}: {what}; mend the line") from error
+                raise EvaluationError(f"{path}, line {number}: {problems_of(error)}; mend the line") from error
             except (ValueError, RecursionError) as error:
                 raise EvaluationError(f"{path}, line {number}: {error}; mend the line") from error
     if not problems:

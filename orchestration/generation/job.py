@@ -41,7 +41,7 @@ from orchestration.console.progress import console
 from orchestration.errors import InvalidRequestError
 from orchestration.generation.pool import Made, Shard, ShardTasks
 from orchestration.generation.weights import provide_weights
-from orchestration.generation.worker import ShardWorker, synthetic_source
+from orchestration.generation.worker import ShardWorker, plan_dataset
 from orchestration.runs.lease import RunLease, acquire
 from orchestration.runs.signals import Stop
 
@@ -149,22 +149,16 @@ def run_generation(
     spec = parse_spec(request.params.spec)
     provide_weights(lake, request.params.spec)
     check_acceptance(spec)
-    source = synthetic_source(spec, request.seed, request.shard_sequences)
     sequences = math.ceil(request.tokens / spec.seq_len)
     check_shard_size(sequences, request.shard_sequences, spec.seq_len, spec.vocab_size)
+    planned = plan_dataset(spec, request.seed, sequences, request.shard_sequences)
     layout = shard_layout(sequences, request.shard_sequences)
     needs = ActorNeeds.of(request)
     require(needs.demand, stop)
     with _acquired(lake, request, needs, run, stop, parent) as run_lease:
-        made = _make_shards(lake, source, layout, request, needs, run_lease, advance)
+        made = _make_shards(lake, planned.source, layout, request, needs, run_lease, advance)
         refs = [made[first][0] for first, _ in layout]
-        manifest = Manifest.build(
-            source,
-            refs,
-            seq_len=spec.seq_len,
-            vocab_size=spec.vocab_size,
-            content_digest=_content_digest(lake, refs, run_lease),
-        )
+        manifest = Manifest.of(planned, refs, _content_digest(lake, refs, run_lease))
         dataset = lake.datasets.commit(
             request.dataset_name, manifest, params=request.params.ref, message=request.message
         )

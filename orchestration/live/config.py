@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from datalake.shards.source import MOST_SHARD_SEQUENCES
+from generator.toml_files import problems_of
 from orchestration.errors import InvalidRequestError
 
 # A shard no larger than the plan's block is used up soon after it is made; larger ones only need a larger buffer.
@@ -43,5 +44,4 @@ def parse_live(table: Mapping[str, Any] | None, **changes: Any) -> LiveRequest:
     try:
         return LiveRequest.model_validate(table)
     except ValidationError as error:
-        problems = (f"live.{'.'.join(map(str, item['loc']))}: {item['msg'].lower()}" for item in error.errors())
-        raise InvalidRequestError(f"{'; '.join(problems)}; mend the table [live]") from error
+        raise InvalidRequestError(f"{problems_of(error, 'live')}; mend the table [live]") from error

@@ -243,10 +243,7 @@ class LiveFeed:
         job, refs = self._job, list(self._refs.values())
         task: Any = ray.remote(content_digest).options(num_cpus=1, name="content digest")
         digest = await task.remote(job.lake.store, refs)
-        planned = job.planned
-        manifest = Manifest.build(
-            planned.source, refs, seq_len=planned.seq_len, vocab_size=planned.vocab_size, content_digest=digest
-        )
+        manifest = Manifest.of(job.planned, refs, digest)
         name, version = parse_ref(job.ref, "dataset")
         assert isinstance(version, int), "checked before the feed was started"
         await asyncio.to_thread(

@@ -21,7 +21,7 @@ from generator import check_acceptance, parse_spec
 from orchestration.cluster.resources import Demand, cluster_nodes, demand_of_workers, require
 from orchestration.cluster.session import compute_cores
 from orchestration.errors import InvalidRequestError
-from orchestration.generation.worker import synthetic_source
+from orchestration.generation.worker import plan_dataset
 from orchestration.live.config import LiveRequest
 from orchestration.live.feed import FeedJob, LiveFeed
 from orchestration.live.schedule import steps_per_task
@@ -61,12 +61,8 @@ def live_stream(
     ref = _planned_ref(config, request)
     params = lake.params.usable(request.params)
     spec = parse_spec(params.spec)
-    planned = PlannedDataset(
-        source=synthetic_source(spec, request.seed, request.shard_sequences),
-        sequences=math.ceil(request.tokens / spec.seq_len),
-        seq_len=spec.seq_len,
-        vocab_size=spec.vocab_size,
-    )
+    sequences = math.ceil(request.tokens / spec.seq_len)
+    planned = plan_dataset(spec, request.seed, sequences, request.shard_sequences)
     if is_committed(lake, ref, planned):
         yield None
         return

@@ -9,6 +9,7 @@ from pydantic import Field, ValidationError
 
 from datalake.shards.source import MOST_SHARD_SEQUENCES
 from generator import parse_spec
+from generator.toml_files import problems_of
 from orchestration.errors import InvalidRequestError
 from trainer import TrainConfig, parse_config
 from trainer.config_model import ConfigModel
@@ -79,8 +80,7 @@ def parse_pipeline(mapping: Mapping[str, Any], name: str) -> PipelineConfig:
     try:
         config = PipelineConfig.model_validate({"name": name, **mapping})
     except ValidationError as error:
-        problems = (f"{'.'.join(map(str, item['loc']))}: {item['msg'].lower()}" for item in error.errors())
-        raise InvalidRequestError(f"pipeline {name}: {'; '.join(problems)}; mend the file") from error
+        raise InvalidRequestError(f"pipeline {name}: {problems_of(error)}; mend the file") from error
     if config.baseline and config.language is None:
         raise InvalidRequestError(f"pipeline {name}: baseline = true needs [language]; add it or leave baseline out")
     if isinstance(config.params, Mapping):

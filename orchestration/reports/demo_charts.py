@@ -1,45 +1,12 @@
-"""The demo report's curves, and the points behind them."""
+"""Draw the demo report's curves."""
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from orchestration.reports.svg import ARMS, GATE, MARKERS, Point, drawing
-
-SMOOTHED = 7  # single batches differ by more than the arms do
-
-
-def training_points(records: Sequence[Mapping[str, Any]]) -> list[Point]:
-    """(tokens, training loss in nats) of a run's metric records, each the mean of ``SMOOTHED`` records around it."""
-    points = [(record["tokens"], record["loss"]) for record in records if "loss" in record]
-    reach = SMOOTHED // 2
-    windows = (points[max(0, at - reach) : at + reach + 1] for at in range(len(points)))
-    means = (sum(loss for _, loss in window) / len(window) for window in windows)
-    return [(tokens, mean) for (tokens, _), mean in zip(points, means, strict=True)]
-
-
-def heldout_points(records: Sequence[Mapping[str, Any]]) -> list[Point]:
-    """(tokens, held-out loss in nats) of a run's metric records; an evaluation has its step's tokens."""
-    training = [record for record in records if "loss" in record]
-    if not training:
-        return []
-    tokens_per_step = training[-1]["tokens"] / training[-1]["step"]
-    return [
-        (record["step"] * tokens_per_step, scores["loss"])
-        for record in records
-        if "eval" in record
-        for scores in record["eval"].values()
-    ]
-
-
-def tokens_to_reach(points: Sequence[Point], loss: float) -> float | None:
-    """Tokens at which a held-out curve first comes down to ``loss``, linearly interpolated; None if it never does."""
-    for (before, above), (after, below) in itertools.pairwise(points):
-        if above > loss >= below:
-            return before + (after - before) * (above - loss) / (above - below)
-    return points[0][0] if points and points[0][1] <= loss else None
+from orchestration.reports.curves import Point, heldout_points, training_points
+from orchestration.reports.svg import ARMS, GATE, MARKERS, drawing
 
 
 def loss_chart(curves: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:

@@ -7,15 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from orchestration.console.foreign import as_json, in_html, in_html_lines
-from orchestration.reports.demo_charts import (
-    SMOOTHED,
-    difference_chart,
-    gate_chart,
-    heldout_points,
-    loss_chart,
-    tokens_to_reach,
-    training_points,
-)
+from orchestration.reports.curves import SMOOTHED, heldout_points, tokens_to_reach, training_points
+from orchestration.reports.demo_charts import difference_chart, gate_chart, loss_chart
 from orchestration.reports.style import STYLE
 
 

@@ -16,8 +16,6 @@ from matplotlib.text import Text
 
 from orchestration.console.foreign import in_html, shown, shown_lines
 
-Point = tuple[float, float]
-
 # Each colour is drawn as a placeholder that the finished SVG swaps for a variable of the page's style sheet.
 INK, FAINT, LINE, GATE = "#010101", "#020202", "#030303", "#040404"
 ARMS = ("#050505", "#060606", "#070707", "#080808", "#090909", "#0a0a0a", "#0b0b0b", "#0c0c0c")
@@ -61,7 +59,7 @@ class Drawing:
         self.axes.set_axisbelow(True)
         self.svg = ""
 
-    def over_tokens(self, points: Sequence[Point], **style: Any) -> None:
+    def over_tokens(self, points: Sequence[tuple[float, float]], **style: Any) -> None:
         """A line of (tokens, value), drawn over millions of tokens."""
         self.axes.plot([tokens / 1e6 for tokens, _ in points], [value for _, value in points], **style)
 

@@ -16,7 +16,7 @@ from datalake import DatasetVersion, Lake, Manifest, content_digest, shard_layou
 from generator import GenerationSpec, check_acceptance
 from generator.errors import GeneratorError
 from orchestration.errors import JobStopped
-from orchestration.generation.worker import ShardWorker, synthetic_source
+from orchestration.generation.worker import ShardWorker, plan_dataset
 from orchestration.runs.names import default_run_name
 from orchestration.runs.signals import Stop
 from orchestration.training.local import train_when_free
@@ -207,16 +207,10 @@ class Proxy:
 
 def generate_here(lake: Lake, spec: GenerationSpec, seed: int, sequences: int, threads: int) -> DatasetVersion:
     """A dataset made in this process, whose kernels stay warm: a proxy's is too small to be worth a pool."""
-    source = synthetic_source(spec, seed, SHARD_SEQUENCES)
-    worker = ShardWorker(lake, source, "auto", threads)
+    planned = plan_dataset(spec, seed, sequences, SHARD_SEQUENCES)
+    worker = ShardWorker(lake, planned.source, "auto", threads)
     refs = [worker.make(first, rows)[0] for first, rows in shard_layout(sequences, SHARD_SEQUENCES)]
-    manifest = Manifest.build(
-        source,
-        refs,
-        seq_len=spec.seq_len,
-        vocab_size=spec.vocab_size,
-        content_digest=content_digest(lake.store, refs),
-    )
+    manifest = Manifest.of(planned, refs, content_digest(lake.store, refs))
     name = f"{spec.family}-{spec.digest[:12]}-s{seed}"
     return lake.datasets.commit(name, manifest, message="for a proxy")
 

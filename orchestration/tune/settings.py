@@ -7,6 +7,7 @@ from typing import Any
 
 from pydantic import Field, ValidationError
 
+from generator.toml_files import problems_of
 from orchestration.errors import InvalidRequestError
 from orchestration.tune.space import DEFAULT_SPACE, Space, check_space
 from trainer.config import parse_config
@@ -64,8 +65,7 @@ def parse_settings(mapping: Mapping[str, Any]) -> TuneSettings:
         stand_in = {"data": [{"dataset": "target@1"}], "model": settings.model}
         parse_config(settings.train | stand_in | {"transfer": {"source": "proxy@1", "what": settings.what}})
     except ValidationError as error:
-        problems = (f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())
-        raise InvalidRequestError(f"settings: {'; '.join(problems)}; mend them") from error
+        raise InvalidRequestError(f"settings: {problems_of(error)}; mend them") from error
     except ConfigError as error:
         raise InvalidRequestError(f"settings: {error}") from error
     if len(settings.seeds) < 2 or len({*settings.seeds}) < len(settings.seeds) or settings.seed in settings.seeds:

@@ -69,7 +69,7 @@ def test_the_page_is_whole_and_says_the_numbers():
     [
         (None, r"no table \[live\]"),
         ({"params": "p@1"}, "live.tokens: field required"),
-        ({"params": "p@1", "tokens": 0}, "live.tokens: input should be greater than or equal to 1"),
+        ({"params": "p@1", "tokens": 0}, "live.tokens = 0: input should be greater than or equal to 1"),
         ({"params": "p@1", "tokens": 1, "shards": 2}, "live.shards: extra inputs are not permitted"),
     ],
 )

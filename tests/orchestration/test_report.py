@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from orchestration.pipeline.demo_report import verdict
-from orchestration.reports.demo_charts import heldout_points, tokens_to_reach, training_points
+from orchestration.reports.curves import heldout_points, tokens_to_reach, training_points
 from orchestration.reports.demo_page import ReportPage, render
 from orchestration.reports.picture import trajectory_sheet
 

@@ -7,7 +7,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
 
-from trainer.config import problem_text
+from generator.toml_files import problems_of
 from trainer.config_model import ConfigModel
 from trainer.errors import ConfigError
 from trainer.lattice.config import LatticeConfig
@@ -119,4 +119,4 @@ def parse_lattice_config(mapping: Mapping[str, Any]) -> LatticeTrainConfig:
     try:
         return LatticeTrainConfig.model_validate(mapping)
     except ValidationError as error:
-        raise ConfigError("; ".join(problem_text(item) for item in error.errors())) from error
+        raise ConfigError(problems_of(error)) from error

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 
 import numpy as np
 
 from orchestration.experiment.result import ArmResult, Cost, CurvePoint, ResultModel
+from orchestration.reports.curves import tokens_to_reach
 
 UNITS = ("tokens", "flops", "seconds")
 
@@ -45,21 +45,6 @@ def area(curve: Sequence[CurvePoint]) -> float:
     return float(np.trapezoid(losses, tokens) / (tokens[-1] - tokens[0]))
 
 
-def tokens_to_reach(curve: Sequence[CurvePoint], loss: float) -> float | None:
-    """Tokens at which the curve first comes down to ``loss``, linear between evaluations; None if it never does.
-
-    A curve that is there at its first evaluation gives that evaluation's tokens: nothing is known of before.
-    """
-    if not curve:
-        return None
-    if curve[0].loss <= loss:
-        return float(curve[0].tokens)
-    for before, after in itertools.pairwise(curve):
-        if before.loss > loss >= after.loss:
-            return before.tokens + (after.tokens - before.tokens) * (before.loss - loss) / (before.loss - after.loss)
-    return None
-
-
 def seconds_at(curve: Sequence[CurvePoint], whole: Cost, tokens: float) -> float:
     """Seconds trained when ``tokens`` were seen: between the curve's times, or in proportion where it has none."""
     if any(point.seconds is None for point in curve):
@@ -76,7 +61,7 @@ def reaches(arm: ArmResult, baseline: ArmResult) -> list[Reach]:
         return []
     nothing = Cost(tokens=0, flops=0.0, seconds=0.0)
     mine, theirs = arm.pre or nothing, baseline.pre or nothing
-    tokens = tokens_to_reach(arm.curve, baseline.final_loss)
+    tokens = tokens_to_reach([(point.tokens, point.loss) for point in arm.curve], baseline.final_loss)
     spent = {
         "tokens": tokens,
         "flops": None if tokens is None else arm.language.flops * tokens / arm.language.tokens,

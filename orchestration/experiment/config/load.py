@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from datalake import sha256_hex
+from generator.toml_files import problems_of
 from orchestration.errors import ExperimentError, InvalidRequestError
 from orchestration.experiment.config.configs import check_configs
 from orchestration.experiment.config.file import ExperimentFile
@@ -34,18 +35,6 @@ def parse_experiment(table: Mapping[str, Any], folder: Path = Path(), file_diges
     try:
         file = ExperimentFile.model_validate({**table, "folder": folder, "file_digest": file_digest})
     except ValidationError as error:
-        raise ExperimentError("; ".join(_problem(item) for item in error.errors())) from error
+        raise ExperimentError(problems_of(error)) from error
     check_configs(file)
     return file
-
-
-def _problem(item: Any) -> str:
-    field = ".".join(str(part) for part in item["loc"] if part not in ("str", "dict[str,any]"))
-    if item["type"] == "value_error":
-        message = item["msg"].removeprefix("Value error, ")
-        return f"{field}: {message}" if field and not message.startswith(field) else message
-    if item["type"] == "extra_forbidden":
-        return f"{field}: unknown field; remove it or check its spelling"
-    if item["type"] == "missing":
-        return f"{field}: missing; give it a value"
-    return f"{field} = {item['input']!r}: {item['msg'][0].lower()}{item['msg'][1:]}; change it"

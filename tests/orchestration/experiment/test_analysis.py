@@ -8,10 +8,11 @@ from scipy import stats
 
 from orchestration.experiment.analysis.analyse import analyse
 from orchestration.experiment.analysis.compare import comparisons
-from orchestration.experiment.analysis.curves import area, reaches, tokens_to_reach
+from orchestration.experiment.analysis.curves import area, reaches
 from orchestration.experiment.analysis.pairs import partner, short_labels
 from orchestration.experiment.analysis.statistics import minimum_detectable_effect
 from orchestration.experiment.result import Arm, Cost, CurvePoint
+from orchestration.reports.curves import tokens_to_reach
 from tests.orchestration.experiment.builder import PRE_TOKENS, TOKENS, arm_result, experiment, spoil
 
 EXPERIMENTS = 100
@@ -146,7 +147,7 @@ def curve(*losses):
     ],
 )
 def test_tokens_to_a_loss_are_interpolated_and_may_be_never(losses, target, tokens):
-    assert tokens_to_reach(curve(*losses), target) == tokens
+    assert tokens_to_reach([(point.tokens, point.loss) for point in curve(*losses)], target) == tokens
 
 
 def test_area_is_the_mean_loss_over_tokens():
