@@ -13,7 +13,7 @@ from orchestration.cli import main
 from orchestration.runs.owner import this_process
 from tests.ray_fixtures import TINY_SPEC, toml_of
 from tests.trainer.lake_data import tiny_config, tiny_lake
-from trainer import run_training
+from trainer import TrainJob, run_training
 
 Call = Callable[..., tuple[int, str, str]]
 
@@ -22,7 +22,7 @@ Call = Callable[..., tuple[int, str, str]]
 def lake(tmp_path: Path) -> Lake:
     """``train@1``, from which run "run" made ``tiny@1``; ``held@1``; and parameters ``rules@1``, which made nothing."""
     opened = tiny_lake(tmp_path / "lake")
-    run_training(tiny_config(steps=2, eval=[], publish="tiny"), opened, "run", threads=1)
+    run_training(TrainJob(tiny_config(steps=2, eval=[], publish="tiny"), opened, "run"), threads=1)
     opened.params.put("rules", TINY_SPEC)
     return opened
 

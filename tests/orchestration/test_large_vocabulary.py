@@ -22,7 +22,7 @@ from orchestration.corpus.tokenizers import load_tokenizer
 from orchestration.live.stream import FedRows
 from orchestration.training.step_rows import load_steps
 from tests.trainer.lake_data import curve, open_files, tiny_config
-from trainer import Llama, hf_layout, load_metrics, run_training
+from trainer import Llama, TrainJob, hf_layout, load_metrics, run_training
 from trainer.config import ModelConfig
 from trainer.errors import ConfigError
 from trainer.inputs import open_inputs
@@ -86,11 +86,11 @@ def test_it_trains_resumes_publishes_exports_and_evaluates(lake: Lake, tmp_path:
     assert b"gr\xc3\xb6\xc3\x9fe say 1 2 3 4\n" in text.spell(tokens_NT.ravel())
     assert manifest.text_bytes == int(text.token_bytes[tokens_NT[:, 1:]].sum())
 
-    run_training(config(), lake, "whole", threads=1)
+    run_training(TrainJob(config(), lake, "whole"), threads=1)
     stop = threading.Event()
-    stopped = run_training(config(), lake, "run", threads=1, stop=stop, on_event=lambda _: stop.set())
+    stopped = run_training(TrainJob(config(), lake, "run"), threads=1, stop=stop, on_event=lambda _: stop.set())
     assert (stopped.status, stopped.step) == ("stopped", 1)
-    result = run_training(config(), lake, "run", threads=1)
+    result = run_training(TrainJob(config(), lake, "run"), threads=1)
     assert curve(load_metrics(lake, "run")) == curve(load_metrics(lake, "whole"))
     scores = result.evals["wide-heldout@1"]
     assert scores["loss"] == pytest.approx(np.log(VOCAB), rel=0.1)

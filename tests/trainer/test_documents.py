@@ -13,8 +13,8 @@ from datalake import Lake
 from orchestration.corpus.add import add_corpus
 from orchestration.evaluation.models import held_out, open_dataset, open_model
 from tests.trainer.lake_data import add_dataset, patterned, tiny_config
+from trainer import TrainJob, run_training
 from trainer import model as model_module
-from trainer import run_training
 from trainer.config import ModelConfig, parse_config
 from trainer.documents import document_mask, numbered
 from trainer.errors import ConfigError
@@ -105,8 +105,8 @@ def test_a_run_by_document_resumes_and_is_evaluated_the_same_way(tmp_path: Path)
     assert "end_of_text" not in causal.model_dump()["data"][0]
     assert parse_config(config.model_dump(mode="json")) == config
     assert open_inputs(config, lake).document_ends(config) == ([256, None], [256])
-    result = run_training(config, lake, "run", threads=1)
-    losses = result.evals["text-heldout@1"]["loss"], run_training(causal, lake, "causal", threads=1).evals
+    result = run_training(TrainJob(config, lake, "run"), threads=1)
+    losses = result.evals["text-heldout@1"]["loss"], run_training(TrainJob(causal, lake, "causal"), threads=1).evals
     assert losses[0] != losses[1]["text-heldout@1"]["loss"]
     opened = open_model(lake, "tiny@1", device="cpu", precision="fp32")
     found = held_out(opened, [open_dataset(lake, opened, "text-heldout@1")], 256, lambda *_: None)
