@@ -15,7 +15,7 @@ ARCHITECTURE = ROOT / "docs" / "architecture.md"
 # From the ground up. An entry is a package, a room or a module, and stands for all below it that is not listed itself;
 # it imports what stands before it, and what it stands for. `docs/architecture.md` shows the same lines.
 FLOORS = """
-generator.errors generator.cache_folder generator.machine_code generator.philox generator.tables
+generator.errors generator.regular_files generator.cache_folder generator.machine_code generator.philox generator.tables
 generator.spec generator.initial generator.family generator.tokens generator.toml_files
 generator.nca generator.lattice generator.families generator.score generator.cost generator.accept generator.pipeline
 generator.registry generator.batch generator.profile generator.presets generator
@@ -26,8 +26,8 @@ datalake.registry datalake.runs datalake.lake datalake.maintenance datalake
 
 trainer
 
-orchestration.errors orchestration.folders orchestration.toml_files orchestration.telemetry
-orchestration.console orchestration.reports orchestration.runs orchestration.cluster
+orchestration.errors orchestration.folders orchestration.toml_files
+orchestration.console orchestration.telemetry orchestration.reports orchestration.runs orchestration.cluster
 orchestration.generation orchestration.corpus orchestration.evaluation
 orchestration.training orchestration.live
 orchestration.pipeline orchestration.experiment orchestration.tune
