@@ -29,7 +29,7 @@ trainer
 orchestration.errors orchestration.folders orchestration.toml_files
 orchestration.console orchestration.telemetry orchestration.reports orchestration.runs orchestration.cluster
 orchestration.generation orchestration.corpus orchestration.evaluation
-orchestration.training orchestration.live
+orchestration.training orchestration.live orchestration.lattice
 orchestration.pipeline orchestration.experiment orchestration.tune
 orchestration.jobs orchestration.serve orchestration.commands orchestration.cli orchestration
 
