@@ -33,6 +33,7 @@ LONGEST = (
 )
 
 
+@pytest.hookimpl(tryfirst=True)  # before the plugin reads the marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Group tests for the two processes of `make test`: a file stays on one, and so does `serve` with its servers."""
     groups = {}

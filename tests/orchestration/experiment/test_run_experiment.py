@@ -107,8 +107,31 @@ def owner_of(lake, run):
         return None
 
 
+def least_file(folder: Path) -> Path:
+    """Two arms at a stated rate: one pre-pre-training and two trainings."""
+    path = small_file(folder)
+    text = path.read_text().replace('["adamw", "muon"]', '["adamw"]').replace("[optimizers.muon]\nlr = 1e9\n", "")
+    path.write_text(text[: text.index("[sweep]")] + text[text.index("[power]") :])
+    return path
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.usefixtures("ray_cluster")
+def test_every_arm_is_trained_once_and_again_nothing(tmp_path):
+    lake, file = Lake.open(str(tmp_path / "lake")), load_experiment(least_file(tmp_path))
+    result = run_experiment(lake, file)
+    assert [(arm.arm.factors["pre"], arm.status) for arm in result.arms] == [("none", "finished"), ("nca", "finished")]
+    assert set(attempts(lake).values()) == {1}
+    for arm in result.arms:
+        assert [point.step for point in arm.curve] == [5, 10, 15, 20]
+        assert arm.config == lake.runs.get(arm.run).state["config"]
+    assert run_experiment(lake, file).arms == result.arms
+    assert set(attempts(lake).values()) == {1}
+
+
+@pytest.mark.soak
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("make_file", [small_file, pytest.param(toy_file, marks=pytest.mark.soak)])
+@pytest.mark.parametrize("make_file", [small_file, toy_file])
 def test_of_two_processes_one_is_killed_and_the_other_has_every_arm_once(
     ray_cluster, s3_lake_uri, morphogen, tmp_path, make_file
 ):
