@@ -11,7 +11,7 @@ demo: setup
 
 # Two processes, whatever the machine: two clusters of Ray and two S3 servers are what two cores and 24 GiB bear.
 test: setup
-	$(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 soak: setup
 	$(BIN)/python -m pytest -m soak

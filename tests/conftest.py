@@ -23,7 +23,7 @@ LONGEST = (
     "orchestration/experiment/test_run_experiment.py",
     "orchestration/test_live.py",
     "e2e/test_ray_job.py",
-    "serve",
+    "trainer/test_ranks.py",
     "generator/test_backends.py",
     "trainer/test_sharded.py",
     "trainer/test_recipes.py",
@@ -33,16 +33,11 @@ LONGEST = (
 )
 
 
-@pytest.hookimpl(tryfirst=True)  # before the plugin reads the marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Group tests for the two processes of `make test`: a file stays on one, and so does `serve` with its servers."""
-    groups = {}
-    for item in items:
-        file = item.path.relative_to(Path(__file__).parent)
-        groups[item] = file.parts[0] if file.parts[0] == "serve" else file.as_posix()
-        item.add_marker(pytest.mark.xdist_group(groups[item]))
+    """Begin with the files that take longest."""
     order = {name: number for number, name in enumerate(LONGEST)}
-    items.sort(key=lambda item: order.get(groups[item], len(order)))
+    here = Path(__file__).parent
+    items.sort(key=lambda item: order.get(item.path.relative_to(here).as_posix(), len(order)))
 
 
 @pytest.fixture(scope="session", autouse=True)
