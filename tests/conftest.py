@@ -18,7 +18,6 @@ _numbers = itertools.count(1)
 # The files that take longest, by measurement: of two processes neither should begin one of them last.
 LONGEST = (
     "orchestration/test_generate_job.py",
-    "e2e/test_demo.py",
     "orchestration/test_train_job.py",
     "orchestration/experiment/test_run_experiment.py",
     "orchestration/test_live.py",

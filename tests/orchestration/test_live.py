@@ -109,6 +109,7 @@ def test_live_is_offline_to_the_bit(tmp_path, offline):
     assert train(lake) == result, "a finished run is not run again"
 
 
+@pytest.mark.soak
 def test_killed_in_the_middle_with_a_generator_too_it_resumes_to_the_same_bits(tmp_path, offline, ray_cluster):
     from ray.util.state import list_actors
 

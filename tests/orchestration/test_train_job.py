@@ -152,6 +152,7 @@ def test_workers_that_do_not_divide_the_batch_are_refused(lake):
         train_on_ray(TrainJob(parse_config(CONFIG), lake, "uneven"), workers=3)
 
 
+@pytest.mark.soak  # tests/faults/lake/test_training_heals.py has what damage leads to without workers
 def test_a_corrupt_shard_ends_training_with_its_name(lake, tmp_path):
     copy, (key,) = damaged_copy(lake, tmp_path / "lake", [1])
     with pytest.raises(CorruptShardError, match=key) as raised:
