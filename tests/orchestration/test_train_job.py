@@ -91,6 +91,8 @@ def test_workers_that_share_the_model_s_rows_train_alike(lake):
     )
 
 
+@pytest.mark.soak  # two starts of Ray Train and a recovery: minutes on two cores
+@pytest.mark.timeout(900)
 def test_neither_a_killed_worker_nor_lost_shards_change_a_bit(lake, undisturbed, ray_cluster, tmp_path):
     config = parse_config(CONFIG)
     killed = []

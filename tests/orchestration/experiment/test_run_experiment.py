@@ -115,6 +115,7 @@ def least_file(folder: Path) -> Path:
     return path
 
 
+@pytest.mark.soak  # three trainings start
 @pytest.mark.timeout(600)
 @pytest.mark.usefixtures("ray_cluster")
 def test_every_arm_is_trained_once_and_again_nothing(tmp_path):
