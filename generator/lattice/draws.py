@@ -7,7 +7,8 @@ import numpy as np
 
 from generator import philox
 from generator.lattice.spec import LatticeSpec
-from generator.lattice.weights import POSITIONS, Network
+from generator.lattice.weights import Network
+from generator.lattice.wiring import POSITIONS
 
 UNIT = 32  # 1 in units of a state
 
@@ -72,27 +73,3 @@ def fires(spec: LatticeSpec, seed: int, ids_N: np.ndarray, attempts_N: np.ndarra
     words = philox.words(seed, philox.NOISE, ids_N, attempts_N, spec.cells, first=4 * blocks * step)
     below = round(spec.fire * 2**32)
     return np.ones(words.shape, bool) if below == 2**32 else words < np.uint32(below)
-
-
-def neighbours(spec: LatticeSpec) -> np.ndarray:
-    """The cell seen at each of seven positions, int64 [cells, 7], `cells` where there is none: own, then down and up
-    along each axis; as `trainer.lattice.neighbours` has it."""
-    index = np.arange(spec.cells).reshape(spec.grid)
-    seen = [index]
-    for axis in range(3):
-        for shift in (1, -1):
-            rolled = np.roll(index, shift, axis=axis)
-            if spec.boundary == "zero":
-                edge: list[slice | int] = [slice(None)] * 3
-                edge[axis] = 0 if shift == 1 else -1
-                rolled[tuple(edge)] = spec.cells
-            seen.append(rolled)
-    return np.stack(seen, axis=-1).reshape(spec.cells, POSITIONS)
-
-
-def types_of(spec: LatticeSpec, types: int) -> np.ndarray:
-    """The set of weights of each cell, int64 [cells]: runs of nearly equal length, of cells or of (x, y) columns."""
-    x, y, z = spec.grid
-    if spec.layout == "columns":
-        return np.repeat(np.arange(x * y) * types // (x * y), z)
-    return np.arange(spec.cells) * types // spec.cells

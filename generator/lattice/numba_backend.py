@@ -2,10 +2,11 @@
 
 import numpy as np
 
-from generator.lattice.draws import draw, neighbours, types_of
+from generator.lattice.draws import draw
 from generator.lattice.numba_kernel import build_kernel
 from generator.lattice.spec import LatticeSpec
 from generator.lattice.weights import Network
+from generator.lattice.wiring import neighbour_cells, type_of_cells
 
 ORDER = ("w_in", "b_in", "w_gate", "gain", "shift", "w_read", "b_read", "w_up", "b_up", "w_down", "b_down")
 
@@ -23,8 +24,8 @@ def simulate_frames(
         np.uint64(seed),
         np.ascontiguousarray(ids_N, dtype=np.int64),
         np.ascontiguousarray(attempts_N, dtype=np.int64),
-        neighbours(spec),
-        types_of(spec, network.types),
+        neighbour_cells(spec.grid, spec.boundary, nobody=spec.cells),
+        type_of_cells(spec.grid, spec.layout, network.types),
         np.uint64(round(spec.fire * 2**32)),
         (spec.burn_in, spec.stride, spec.bits),
         np.array([2.0**-shift for shift in shifts], dtype=np.float32),

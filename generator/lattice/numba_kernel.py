@@ -14,7 +14,7 @@ import numba
 import numpy as np
 
 from generator import philox
-from generator.lattice.weights import POSITIONS
+from generator.lattice.wiring import POSITIONS
 from generator.machine_code import compiled
 
 _LOW = np.uint64(0xFFFFFFFF)

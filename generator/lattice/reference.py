@@ -6,9 +6,10 @@ States are whole numbers in units of 1/32 from -127 to 127; normalised states, a
 
 import numpy as np
 
-from generator.lattice.draws import Draws, draw, fires, neighbours, types_of
+from generator.lattice.draws import Draws, draw, fires
 from generator.lattice.spec import LatticeSpec
-from generator.lattice.weights import POSITIONS, Network
+from generator.lattice.weights import Network
+from generator.lattice.wiring import POSITIONS, neighbour_cells, type_of_cells
 
 MOST = 127
 TOP = 96  # 6 in units of 1/16
@@ -74,7 +75,8 @@ def simulate_frames(
     drawn = draw(spec, network, seed, ids_N, attempts_N)
     frames = np.empty((len(ids_N), spec.frames, spec.cells), dtype=np.uint8)
     states = np.zeros((len(ids_N), spec.cells, network.channels), dtype=np.int64)
-    around, w = neighbours(spec), weights_of_cells(network, types_of(spec, network.types))
+    around = neighbour_cells(spec.grid, spec.boundary, nobody=spec.cells)
+    w = weights_of_cells(network, type_of_cells(spec.grid, spec.layout, network.types))
     for step in range(spec.steps + 1):
         frame, between = divmod(step - spec.burn_in, spec.stride)
         if frame >= 0 and between == 0:

@@ -4,6 +4,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
+from generator.lattice.wiring import Boundary, Layout
 from generator.spec import GridSpec
 
 MAX_UPDATES = 1 << 26
@@ -23,8 +24,8 @@ class LatticeSpec(GridSpec):
     grid: tuple[int, ...] = Field(default=(12, 12, 8), min_length=3, max_length=3)
     colors: int = Field(default=2, ge=2, le=256)
     patch: tuple[int, ...] = Field(default=(2, 2, 2), min_length=3, max_length=3)  # type: ignore[assignment]
-    boundary: Literal["torus", "zero"] = "zero"
-    layout: Literal["blocks", "columns"] = "blocks"
+    boundary: Boundary = "zero"
+    layout: Layout = "blocks"
     fire: float = Field(default=0.5, gt=0.0, le=1.0)
     burn_in: int = Field(default=0, ge=0, le=10_000)
     stride: int = Field(default=1, ge=1, le=1_000)

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 
 from generator.errors import SpecError, WeightsError
+from generator.lattice.wiring import POSITIONS
 
 FORMAT = "1"
-POSITIONS = 7
 MOST_HEADER = 1 << 20
 _TYPES: dict[str, Any] = {"I8": np.dtype("<i1"), "I32": np.dtype("<i4")}
 EXACT = 1 << 24

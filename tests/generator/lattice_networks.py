@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from generator.lattice.weights import FORMAT, POSITIONS
+from generator.lattice.weights import FORMAT
+from generator.lattice.wiring import POSITIONS
 
 
 def network_file(

@@ -21,8 +21,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from generator.lattice.wiring import POSITIONS
 from trainer.init import normal
-from trainer.lattice.config import POSITIONS, LatticeConfig
+from trainer.lattice.config import LatticeConfig
 from trainer.lattice.neighbours import type_of_cells, wire
 
 TOP = 6.0  # of relu6: linear, and clipped on both sides, which whole numbers can do

@@ -7,10 +7,10 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
+from generator.lattice.wiring import Boundary, Layout
 from trainer.config_model import ConfigModel
 
 MAX_CELLS = 1 << 16
-POSITIONS = 7  # a cell and its six von Neumann neighbours
 
 Sides = tuple[int, int, int]
 
@@ -38,14 +38,14 @@ class LatticeConfig(ConfigModel):
     """
 
     size: Sides = (15, 15, 11)
-    boundary: Literal["torus", "zero"] = "torus"
+    boundary: Boundary = "torus"
     channels: int = Field(default=32, ge=4, le=256)
     visible: int = Field(default=1, ge=1, le=16)
     goal: int = Field(default=4, ge=1, le=32)
     hidden: int = Field(default=128, ge=4, le=1024)
     feed: int = Field(default=96, ge=1, le=1024)
     types: int = Field(default=1, ge=1)
-    layout: Literal["blocks", "columns"] = "blocks"
+    layout: Layout = "blocks"
     rank: int = Field(default=0, ge=0, le=16)
     fire: float = Field(default=0.5, gt=0, le=1)
     norm: Literal["layer", "shift"] = "layer"

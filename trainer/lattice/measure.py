@@ -16,8 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from generator.lattice.wiring import POSITIONS
 from trainer.lattice.cell import Lattice
-from trainer.lattice.config import POSITIONS, LatticeConfig
+from trainer.lattice.config import LatticeConfig
 from trainer.lattice.pool import Pool
 from trainer.lattice.sampling import run_samples, torch_dtype
 from trainer.lattice.step import Shape

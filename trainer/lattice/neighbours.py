@@ -12,7 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trainer.lattice.config import POSITIONS, LatticeConfig
+from generator.lattice import wiring
+from generator.lattice.wiring import POSITIONS
+from trainer.lattice.config import LatticeConfig
 
 # Own position first; then down and up along x, y, z, so that 2k-1 and 2k face each other.
 OPPOSITE = (0, 2, 1, 4, 3, 6, 5)
@@ -45,27 +47,17 @@ class Neighbours:
         return Neighbours(order, row_of, gather, scatter, self.groups, self.members)
 
 
-def type_of_cells(config: LatticeConfig) -> np.ndarray:
-    """The type of each cell, int64 [cells], x slowest: ``layout``'s runs of nearly equal length."""
-    x, y, z = config.size
-    if config.layout == "columns":
-        return np.repeat(np.arange(x * y) * config.types // (x * y), z)
-    return np.arange(config.cells) * config.types // config.cells
-
-
 def neighbour_cells(config: LatticeConfig) -> np.ndarray:
     """The cell at each position of each cell, int64 [cells, 7]; -1 beyond a zero boundary and where links are cut."""
-    index = np.arange(config.cells).reshape(config.size)
-    seen = [index]
-    for axis in range(3):
-        for shift in (1, -1):  # the cell below, then the one above
-            rolled = np.roll(index, shift, axis=axis)
-            if config.boundary == "zero":
-                edge: list[slice | int] = [slice(None)] * 3
-                edge[axis] = 0 if shift == 1 else -1
-                rolled[tuple(edge)] = -1
-            seen.append(rolled if config.links else np.full_like(index, -1))
-    return np.stack(seen, axis=-1).reshape(config.cells, POSITIONS)
+    cells = wiring.neighbour_cells(config.size, config.boundary, nobody=-1)
+    if not config.links:
+        cells[:, 1:] = -1
+    return cells
+
+
+def type_of_cells(config: LatticeConfig) -> np.ndarray:
+    """The type of each cell, int64 [cells], x slowest."""
+    return wiring.type_of_cells(config.size, config.layout, config.types)
 
 
 def wire(config: LatticeConfig) -> Neighbours:

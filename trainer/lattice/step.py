@@ -17,8 +17,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import hardtanh, pad
 
+from generator.lattice.wiring import POSITIONS
 from trainer.lattice.cell import TOP, Effective
-from trainer.lattice.config import POSITIONS, LatticeConfig
+from trainer.lattice.config import LatticeConfig
 from trainer.lattice.ledger import Ledger
 from trainer.lattice.neighbours import Neighbours
 from trainer.lattice.norm import normalise, normalise_back

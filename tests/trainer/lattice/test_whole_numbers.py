@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from generator.lattice import reference, weights
-from generator.lattice.draws import UNIT, neighbours, types_of
+from generator.lattice.draws import UNIT
 from generator.lattice.spec import LatticeSpec
+from generator.lattice.wiring import neighbour_cells, type_of_cells
 from trainer.lattice.cell import Lattice
 from trainer.lattice.config import LatticeConfig
 from trainer.lattice.inject import Injection
@@ -46,7 +47,8 @@ def test_the_trainers_rollout_is_the_generators(seed, layout):
 
     network = weights.parse(bytes(whole_file(model)))
     spec = LatticeSpec(weights="0" * 64, grid=config.size, patch=(1, 1, 1), layout=layout, boundary="zero")
-    around, w = neighbours(spec), reference.weights_of_cells(network, types_of(spec, network.types))
+    around = neighbour_cells(spec.grid, spec.boundary, nobody=spec.cells)
+    w = reference.weights_of_cells(network, type_of_cells(spec.grid, spec.layout, network.types))
     nothing = (np.zeros(7 * network.gate, np.int64), np.zeros(network.channels, np.int64))
     for volume in range(VOLUMES):
         state = np.zeros((config.cells, config.channels), dtype=np.int64)
