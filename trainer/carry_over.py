@@ -12,12 +12,11 @@ from pathlib import Path
 from typing import TypeAlias
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from datalake import Lake
-from trainer import hf_layout
-from trainer.errors import TransferError
+from trainer.errors import CheckpointError, TransferError
+from trainer.foreign import open_weights
 from trainer.published import Weights
 from trainer.transfer import transferable
 
@@ -110,12 +109,8 @@ def _tensors(source: str | Path | Mapping[str, Tensor], lake: Lake | str | None)
 
 def _folder(folder: Path) -> Iterator[tuple[str, Tensor]]:
     try:
-        names = {path.name for path in folder.iterdir()}
-        for name in hf_layout.weight_names(names, (folder / hf_layout.INDEX).read_bytes):
-            with safe_open(folder / name, framework="pt") as file:
-                for key in file.keys():  # noqa: SIM118 - it is no mapping
-                    yield key, file.get_tensor(key)
-    except (OSError, SafetensorError) as error:
+        yield from open_weights(folder, {path.name for path in folder.iterdir()}).items()
+    except (OSError, CheckpointError) as error:
         raise TransferError(
             f"source {str(folder)!r} cannot be read ({error}): give a folder with model.safetensors, or NAME@V and lake"
         ) from error

@@ -7,7 +7,7 @@ on any machine, its workers read what the lake has, and its lineage names it.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -73,8 +73,7 @@ def import_folder(lake: Lake, folder: Path) -> ModelVersion:
             raise CheckpointError(
                 f"{pickled[0]} is a pickle, which can run code when it is read; save the model as safetensors"
             )
-        files = hf_layout.weight_names(names, lambda: _small(folder / hf_layout.INDEX))
-        tensors = _fitting(_open(folder, files), shape)
+        tensors = _fitting(open_weights(folder, names), shape)
     except OSError as error:
         raise ConfigError(
             f"init = {str(folder)!r}: cannot be read ({error.strerror or error}); give a folder with config.json and "
@@ -93,10 +92,13 @@ def _small(path: Path) -> bytes:
     return data
 
 
-def _open(folder: Path, files: list[str]) -> dict[str, Tensor]:
-    """Every tensor by name, each a view of its file's pages."""
+def open_weights(folder: Path, names: Collection[str]) -> dict[str, Tensor]:
+    """Every tensor of a folder with files ``names``, by name, each a view of its file's pages.
+
+    Raises CheckpointError for files that are no safetensors, OSError for what cannot be read.
+    """
     tensors: dict[str, Tensor] = {}
-    for name in files:
+    for name in hf_layout.weight_names(names, lambda: _small(folder / hf_layout.INDEX)):
         open_regular(folder / name).close()  # the library would wait for a pipe without end
         try:
             with safe_open(folder / name, framework="pt") as opened:

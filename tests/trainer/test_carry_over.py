@@ -1,5 +1,7 @@
 """Weights of ours in others' modules: Hugging Face's as they are, a module with joint projections through a map."""
 
+import os
+
 import pytest
 import torch
 from torch import nn
@@ -89,3 +91,9 @@ def test_a_source_that_is_none_is_named(tmp_path):
         morphogen.transfer(tmp_path / "nothing", llama(1))
     with pytest.raises(Exception, match="model"):
         morphogen.transfer("nothing@1", llama(1), lake=str(tmp_path / "lake"))
+
+
+def test_a_folder_with_a_pipe_for_weights_is_refused_and_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "model.safetensors")
+    with pytest.raises(TransferError, match="Not a regular file"):
+        morphogen.transfer(tmp_path, llama(1))
