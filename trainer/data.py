@@ -12,7 +12,7 @@ import threading
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -22,6 +22,8 @@ from datalake.shards.tokens import widest
 from trainer.errors import PlanMismatchError, PlannedDataError
 
 PREFETCH_BATCHES = 4
+
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -142,10 +144,25 @@ def local_batches(
 ) -> Iterator[Batch]:
     """Read straight from the store, up to ``PREFETCH_BATCHES`` ahead in a thread that ends with the iterator."""
     readers = [dataset.reader() for dataset in datasets]
-    ready: queue.Queue[Batch | BaseException] = queue.Queue(PREFETCH_BATCHES)
+
+    def batches() -> Iterator[Batch]:
+        for step in range(start_step, steps):
+            if (step - start_step) % PREFETCH_BATCHES == 0:  # so that shards come side by side, not in turn
+                prefetch(plan, range(step, min(step + PREFETCH_BATCHES, steps)), world, rank, readers)
+            yield read_batch(plan, step, world, rank, readers)
+
+    yield from made_ahead(batches(), PREFETCH_BATCHES, f"batches-{rank}")
+
+
+def made_ahead(items: Iterator[Item], most: int, name: str) -> Iterator[Item]:
+    """Yield ``items``, made up to ``most`` ahead in a thread called ``name`` that ends with this iterator.
+
+    What making an item raises is raised where the item would have come.
+    """
+    ready: queue.Queue[Item | _End] = queue.Queue(most)
     closed = threading.Event()
 
-    def put(item: Batch | BaseException) -> None:
+    def put(item: Item | _End) -> None:
         while not closed.is_set():
             try:
                 ready.put(item, timeout=0.1)
@@ -153,25 +170,34 @@ def local_batches(
             except queue.Full:
                 continue
 
-    def read() -> None:
+    def make() -> None:
         try:
-            for step in range(start_step, steps):
+            for item in items:
+                put(item)
                 if closed.is_set():
                     return
-                if (step - start_step) % PREFETCH_BATCHES == 0:  # so that shards come side by side, not in turn
-                    prefetch(plan, range(step, min(step + PREFETCH_BATCHES, steps)), world, rank, readers)
-                put(read_batch(plan, step, world, rank, readers))
         except BaseException as error:  # noqa: BLE001  (handed to the consumer, who raises it)
-            put(error)
+            put(_End(error))
+        else:
+            put(_End(None))
 
-    thread = threading.Thread(target=read, name=f"batches-{rank}", daemon=True)
+    thread = threading.Thread(target=make, name=name, daemon=True)
     thread.start()
     try:
-        for _ in range(start_step, steps):
+        while True:
             item = ready.get()
-            if isinstance(item, BaseException):
-                raise item
+            if isinstance(item, _End):
+                if item.error is not None:
+                    raise item.error
+                return
             yield item
     finally:
         closed.set()
         thread.join()
+
+
+@dataclass(frozen=True)
+class _End:
+    """What comes after the last item; ``error`` is what ended them early."""
+
+    error: BaseException | None

@@ -20,6 +20,7 @@ import pyarrow as pa
 from benchmarks.gpu.report import Report
 from datalake import Lake, Manifest, Source, content_digest, shard_layout, write_shard
 from datalake.canonical import digest_of
+from datalake.shards.shard_format import tokens_of
 from generator import generate_batch, load_preset, parse_spec
 from trainer import Ranks, TrainJob, parse_config, run_training
 
@@ -88,9 +89,7 @@ def _automata(lake: Lake, rows: int, toy: bool) -> str:
     fields = {"grid": [6, 6], "colors": 4} if toy else load_preset("code").model_dump(mode="json")
     spec = parse_spec(fields | {"seq_len": SEQ_LEN})
     table = generate_batch(spec, 0, 0, rows, backend="numba" if toy else "auto")
-    column = table.column("tokens").combine_chunks()
-    tokens = np.frombuffer(column.buffers()[1], "<u2").reshape(rows, SEQ_LEN)
-    return _commit(lake, "automata", tokens, spec.vocab_size, spec.model_dump(mode="json"))
+    return _commit(lake, "automata", tokens_of(table, spec.token_dtype), spec.vocab_size, spec.model_dump(mode="json"))
 
 
 def _library(lake: Lake, rows: int) -> tuple[str, str]:

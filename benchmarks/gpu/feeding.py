@@ -6,21 +6,22 @@ what a step takes beside the one whose rows lie ready.
 
 from __future__ import annotations
 
-import queue
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
+from itertools import chain, count
 
 import numpy as np
 import torch
 
 from benchmarks.gpu.report import Report
 from benchmarks.trainer import TINY, Manner, Size, ours, size
+from datalake.shards.shard_format import tokens_of
 from generator import generate_batch, load_preset, parse_spec
 from generator.batch import choose_backend, thread_count
 from generator.registry import GenerationSpec
+from trainer.data import made_ahead
 from trainer.map_datasets import NcaDataset
 from trainer.precision import resolve_precision
 
@@ -93,9 +94,7 @@ def _ready(spec: GenerationSpec, each: Size) -> Iterator[torch.Tensor]:
 
 def _tokens(spec: GenerationSpec, first: int, rows: int, backend: str, threads: int | None) -> torch.Tensor:
     table = generate_batch(spec, 0, first, rows, backend=backend, threads=threads)
-    column = table.column("tokens").combine_chunks()
-    values = np.frombuffer(column.buffers()[1], "<u2").reshape(-1, spec.seq_len)
-    return torch.from_numpy(values.astype(np.int64))
+    return torch.from_numpy(tokens_of(table, spec.token_dtype).astype(np.int64))
 
 
 def _workers(spec: GenerationSpec, each: Size, toy: bool) -> Iterator[torch.Tensor]:
@@ -116,33 +115,6 @@ def _workers(spec: GenerationSpec, each: Size, toy: bool) -> Iterator[torch.Tens
 
 def _beside(spec: GenerationSpec, each: Size) -> Iterator[torch.Tensor]:
     """A thread that makes 64 batches at a time on the backend that `auto` picks, while the model trains."""
-    ready: queue.Queue[torch.Tensor | BaseException] = queue.Queue(64 * AHEAD)
-    over = threading.Event()
-    backend = choose_backend("auto")
-
-    def make() -> None:
-        first, rows = 0, 64 * each.batch
-        try:
-            while not over.is_set():
-                for tokens in _tokens(spec, first, rows, backend, None).split(each.batch):
-                    while not over.is_set():
-                        try:
-                            ready.put(tokens, timeout=0.1)
-                            break
-                        except queue.Full:
-                            continue
-                first += rows
-        except BaseException as error:  # noqa: BLE001 - whatever it is, the reader raises it
-            ready.put(error)
-
-    thread = threading.Thread(target=make, daemon=True)
-    thread.start()
-    try:
-        while True:
-            item = ready.get()
-            if isinstance(item, BaseException):
-                raise item
-            yield item
-    finally:
-        over.set()
-        thread.join()
+    backend, rows = choose_backend("auto"), 64 * each.batch
+    made = (_tokens(spec, first, rows, backend, None).split(each.batch) for first in count(0, rows))
+    yield from made_ahead(chain.from_iterable(made), 64 * AHEAD, "rows")
