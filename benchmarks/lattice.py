@@ -23,7 +23,12 @@ BASE: dict[str, Any] = {
     "segment": 4,
     "optimizer": {"name": "adamw", "weight_decay": 0.0},
 }
-TOY: dict[str, Any] = {"lattice": {**BASE["lattice"], "size": [5, 5, 5], "types": 125}, "time": [16, 16], "batch": 4}
+TOY: dict[str, Any] = {
+    "lattice": {**BASE["lattice"], "size": [5, 5, 5], "types": 125},
+    "time": [16, 16],
+    "batch": 4,
+    "micro_batches": 4,
+}
 # Each feature the other way round than in BASE.
 FEATURES: dict[str, dict[str, Any]] = {
     "base": {},
