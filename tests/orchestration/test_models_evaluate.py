@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from datalake import Lake
 from orchestration.cli import main
@@ -20,14 +18,7 @@ from orchestration.evaluation.sandbox import Limits
 from tests.trainer.lake_data import add_dataset, patterned, tiny_config, tiny_lake
 from trainer import TrainJob, run_training
 
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Small matrices gain nothing from a second thread, and lose much where the other core is busy."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
