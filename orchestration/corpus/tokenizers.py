@@ -9,6 +9,9 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from queue import Full, Queue
 from typing import Any, Protocol
 
 import numpy as np
@@ -227,9 +230,52 @@ def train_bpe(documents: Iterable[bytes], vocab_size: int) -> BpeTokenizer:
         show_progress=False,
     )
     texts = (text for document in documents for text in _trainable(document.decode()))
-    tokenizer.train_from_iterator(texts, trainer)
+    _train(tokenizer, trainer, texts)
     tokenizer.add_special_tokens([END_OF_TEXT])
     return BpeTokenizer(tokenizer.to_str().encode())
+
+
+def _train(tokenizer: Tokenizer, trainer: trainers.Trainer, texts: Iterator[str]) -> None:
+    """Train with the texts taken in this thread: the library's own threads take turns at an iterator that they are
+    given, and Python ends in a segmentation fault where it leads to one of Cython's generators, as Parquet's does."""
+    handed: Queue[list[str] | None] = Queue(4)
+    complete = False
+
+    def taken() -> list[str]:
+        batch = handed.get()
+        if batch is None and not complete:
+            raise InterruptedError  # so that no merges are learnt of what nobody will ask for
+        return batch or []
+
+    with ThreadPoolExecutor(1) as pool:
+        training = pool.submit(tokenizer.train_from_iterator, iter(taken, []), trainer)
+
+        def give(batch: list[str] | None) -> None:
+            while not training.done():
+                with suppress(Full):
+                    handed.put(batch, timeout=1)
+                    return
+
+        try:
+            for batch in _batches(texts):
+                give(batch)
+            complete = True
+        finally:
+            give(None)
+        training.result()
+
+
+def _batches(texts: Iterator[str], characters: int = 1 << 20) -> Iterator[list[str]]:
+    batch: list[str] = []
+    held = 0
+    for text in texts:
+        batch.append(text)
+        held += len(text) + 64
+        if held >= characters:
+            yield batch
+            batch, held = [], 0
+    if batch:
+        yield batch
 
 
 # A merge rewrites a whole word, so the work on one grows with the square of its length. Longer runs of letters, digits,

@@ -144,6 +144,16 @@ def test_the_packing_is_part_of_what_a_corpus_is(lake, tmp_path):
         add_corpus(lake, "cut", path, packing="tight")
 
 
+def test_a_tokenizer_is_trained_from_parquet_as_from_lines(lake, tmp_path):
+    texts = [text * 300 for text in TEXTS]  # enough for the library's threads to take turns
+    digests = set()
+    for kind in ("jsonl", "parquet"):
+        write_records(tmp_path / kind, kind, texts)
+        added = add_corpus(lake, kind, tmp_path / kind, tokenizer="bpe:300", seq_len=16, heldout_fraction=0)
+        digests.add(added.tokenizer_digest)
+    assert len(digests) == 1
+
+
 @pytest.mark.usefixtures("ray_cluster")
 def test_ray_gives_the_same_bytes_and_the_same_errors(lake, tmp_path):
     from orchestration.cluster.map import ray_map
