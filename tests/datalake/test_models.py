@@ -74,8 +74,8 @@ def test_lineage_reaches_the_parameters_through_parents(lake_uri: str) -> None:
     (parent,) = tree["parents"]
     assert (parent["model"]["ref"], parent["run"]["status"]) == ("pre@1", "finished")
     assert parent["datasets"][0]["ref"] == "synthetic@1"
-    assert parent["datasets"][0]["params"] == {"ref": "code@1", "digest": params.digest}
-    assert parent["params"] == [{"ref": "code@1", "digest": params.digest}]
+    assert parent["datasets"][0]["params"] == {"ref": "code@1", "digest": params.digest, "retired": False}
+    assert parent["params"] == [{"ref": "code@1", "digest": params.digest, "retired": False}]
     assert parent["spec_digests"] == [params.digest]
     assert parent["parents"] == []
 

@@ -26,9 +26,9 @@ class Seen(NamedTuple):
     pid: int
 
 
-def watch(loop: ModuleType) -> None:
-    """Make this process's step loop write down each batch that it accepts, and take its time over it."""
-    accept = loop.check_batch
+def watch(learner: ModuleType) -> None:
+    """Make this process's learner write down each batch that it accepts, and take its time over it."""
+    accept = learner.check_batch
     file = os.open(Path(os.environ[FOLDER]) / f"{os.getpid()}.jsonl", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
 
     def check_batch(batch: Any, plan: Any, step: int, world: int, rank: int) -> Any:
@@ -38,7 +38,7 @@ def watch(loop: ModuleType) -> None:
         time.sleep(float(os.environ.get(PACE, "0")))
         return tokens
 
-    loop.check_batch = check_batch  # type: ignore[attr-defined]
+    learner.check_batch = check_batch  # type: ignore[attr-defined]
 
 
 def read_seen(folder: Path) -> list[Seen]:

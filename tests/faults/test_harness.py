@@ -73,7 +73,7 @@ def test_a_process_of_a_schedule_exits_when_told(tmp_path: Path) -> None:
 
 def test_the_step_loop_is_watched_from_outside(tmp_path: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": f"{INSIDE}{os.pathsep}{ROOT}", FOLDER: str(tmp_path)}
-    program = "import trainer.loop, trainer.data; assert trainer.loop.check_batch is not trainer.data.check_batch"
+    program = "import trainer.learner, trainer.data; assert trainer.learner.check_batch is not trainer.data.check_batch"
     subprocess.run([sys.executable, "-c", program], env=environment, check=True)
     assert len(list(tmp_path.glob("*.jsonl"))) == 1
 

@@ -8,6 +8,8 @@ import pytest
 from generator import SpecError, decode_tokens, generate_batch, parse_spec
 from generator.errors import RangeError
 from generator.family import FAMILIES
+from generator.lattice.weights import provide
+from tests.generator.lattice_networks import network_file
 
 BASE = {"family": "nca", "grid": [6, 6], "colors": 3, "hidden": 8, "seq_len": 150, "band": {"low": 0.15, "high": 0.9}}
 SPECS = {
@@ -17,6 +19,7 @@ SPECS = {
     "eca": {"family": "eca", "grid": [24], "patch": 4, "seq_len": 100},
     "shuffled": {"family": "shuffled", "base": BASE},
     "iid": {"family": "iid", "grid": [6, 6], "colors": 3, "seq_len": 150},
+    "lattice": {"family": "lattice", "weights": provide(network_file(0)), "grid": [4, 4, 4], "seq_len": 150},
 }
 
 

@@ -71,8 +71,8 @@ def generation(**changes):
     return lambda lake: run_generation(lake, GenerateRequest(lake.params.get("tiny@1"), 1024, **changes))
 
 
-def training(**changes):
-    return lambda lake: train_on_ray(TrainJob(parse_config(CONFIG), lake, "run"), **changes)
+def training(parallel="ddp", **changes):
+    return lambda lake: train_on_ray(TrainJob(parse_config(CONFIG), lake, "run", parallel=parallel), **changes)
 
 
 def live(lake):

@@ -19,10 +19,10 @@ def _exit_when_told() -> None:
 
 
 class _WatchTheLoop(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    """Once the step loop's module is imported, wraps the check through which every batch passes."""
+    """Once the learner's module is imported, wraps the check through which every batch passes."""
 
     def find_spec(self, name, *_):
-        if name != "trainer.loop":
+        if name != "trainer.learner":
             return None
         sys.meta_path.remove(self)
         found = importlib.util.find_spec(name)

@@ -1,6 +1,7 @@
 """Deliberate sabotage of an experiment is caught, and the arm, the check and the value are named."""
 
 import copy
+import re
 
 import pytest
 
@@ -167,7 +168,8 @@ def test_sabotage_of_one_arm_is_caught_and_named(name):
     effects = {problem.effect for problem in problems}
     worst = next((effect for effect in ("refused", "incomplete", "void") if effect in effects), None)
     assert verdicts == {worst} if worst else "better" in verdicts
-    assert all(str(problem) in to_markdown(spoiled, analysis).replace("\\|", "|") for problem in problems)
+    report = re.sub(r"\\(.)", r"\1", to_markdown(spoiled, analysis))
+    assert all(str(problem) in report for problem in problems)
 
 
 @pytest.mark.parametrize("check", EQUAL)
