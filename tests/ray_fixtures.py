@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import socket
@@ -57,12 +58,17 @@ def ray_cluster(s3_server: S3Server) -> Iterator[Cluster]:
 def _start() -> Any:
     """Start the session's Ray: on a machine that is busy with other things it may take longer than Ray gives itself."""
     import ray
+    from ray._private.parameter import RayParams
 
     from orchestration.cluster.session import START_TIMEOUT, whole_start
 
     for left in (2, 1, 0):
+        # The port through which jobs are submitted is fixed, and `init` takes no other: of the two sessions that share
+        # a machine under xdist, the second would have no agent for them.
+        with_port = functools.partialmethod(RayParams.__init__, dashboard_agent_listen_port=free_port())
         try:
-            with whole_start():
+            with whole_start(), pytest.MonkeyPatch.context() as patch:
+                patch.setattr(RayParams, "__init__", with_port)
                 return ray.init(
                     address="local",
                     num_cpus=6,
