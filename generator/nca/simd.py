@@ -25,7 +25,8 @@ def _pointer(context: Any, builder: Any, array_type: Any, array: Any, index: Any
     return builder.bitcast(builder.gep(data, [index]), kind.as_pointer())
 
 
-def _splat(builder: Any, scalar: Any, lanes: int) -> Any:
+def splat(builder: Any, scalar: Any, lanes: int) -> Any:
+    """A vector whose `lanes` lanes are all `scalar`."""
     vector_type = ir.VectorType(scalar.type, lanes)
     one = builder.insert_element(ir.Constant(vector_type, ir.Undefined), scalar, ir.Constant(_I32, 0))
     mask = ir.Constant(ir.VectorType(_I32, lanes), [0] * lanes)
@@ -84,9 +85,9 @@ def fold_row(
             weight = builder.sext(_load(builder, _pointer(context, builder, sig.args[2], conv_, at, _I16)), _I32)
             at = ir.Constant(_I64, e * padded)
             layer = builder.sext(_load(builder, _pointer(context, builder, sig.args[4], first_, at, narrow)), wide)
-            total = builder.add(total, builder.mul(layer, _splat(builder, weight, padded)))
+            total = builder.add(total, builder.mul(layer, splat(builder, weight, padded)))
         total = builder.trunc(builder.ashr(total, constant(_I32, shift, padded)), narrow)
-        total = builder.add(total, _splat(builder, extra_, padded))
+        total = builder.add(total, splat(builder, extra_, padded))
         builder.store(total, _pointer(context, builder, sig.args[0], rows_, to_, narrow), align=1)
         return context.get_dummy_value()
 
@@ -316,7 +317,7 @@ def next_colors(
             for number, quad in enumerate(quads):
                 at = ir.Constant(_I64, color * len(quads) + number)
                 weight = _load(builder, _pointer(context, builder, sig.args[1], weights_, at, _I32))
-                logit = dot(builder, logit, quad, _splat(builder, weight, LANES), **options)
+                logit = dot(builder, logit, quad, splat(builder, weight, LANES), **options)
             if color_now is not None:
                 same = builder.icmp_signed("==", color_now, constant(_I32, color, LANES))
                 bias = builder.select(same, constant(_I32, identity << shift, LANES), constant(_I32, 0, LANES))

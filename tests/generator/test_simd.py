@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import numba
@@ -11,6 +12,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
+from benchmarks.peak import CHAINS, dot_chains
 from generator.nca.simd import LANES, choose_dot, dot_avx2, dot_plain, dot_sse2, on_x86
 
 
@@ -78,3 +80,12 @@ def test_this_machine_uses_the_best_that_it_has():
     if "+avx512vnni" not in features and "+avx2" in features:
         assert dot is dot_avx2
         assert shifts
+
+
+@pytest.mark.skipif(not on_x86(target()[0]), reason="counts instructions of x86")
+def test_the_measured_peak_multiplies_in_every_round():
+    run = dot_chains(CHAINS[0])
+    assembly = "\n".join(run.inspect_asm().values())
+    products = re.findall(r"\bv?(?:pmaddwd|pmaddubsw|pdpbusd)\b", assembly)
+    assert len(products) >= CHAINS[0], "the compiler has moved the products out of the loop"
+    assert run(1, 2) != run(1, 3)
