@@ -94,7 +94,7 @@ def check_batch(batch: Batch, plan: Plan, step: int, world: int, rank: int) -> t
 
 
 @contextmanager
-def closing_batches(batches: Iterator[Batch]) -> Iterator[Iterator[Batch]]:
+def closing_batches(batches: Iterator[Item]) -> Iterator[Iterator[Item]]:
     """Close the stream on the way out, if it can be closed, so that no reader outlives the loop."""
     try:
         yield batches
@@ -103,7 +103,7 @@ def closing_batches(batches: Iterator[Batch]) -> Iterator[Iterator[Batch]]:
             batches.close()
 
 
-def next_batch(batches: Iterator[Batch], step: int) -> Batch:
+def next_batch(batches: Iterator[Item], step: int) -> Item:
     """The next batch; PlanMismatchError when the stream ends before ``step``."""
     try:
         return next(batches)

@@ -1,9 +1,10 @@
-"""What training changes, and one update of it: the weights, their optimiser, their running average, the loss guard."""
+"""What training a language model changes, and one update of it: weights, optimiser, running average, loss guard."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
@@ -24,24 +25,27 @@ from trainer.metrics import Interval, Record
 from trainer.model import Llama, count_parameters
 from trainer.optim import Optimizer
 from trainer.parallel import clip_gradients, over_ranks, place_model
+from trainer.planned import wait_for_commit
 from trainer.precision import Precision, resolve_precision, seed_step
+from trainer.publish import publish
 from trainer.published import Weights
 from trainer.ranks import Ranks
 from trainer.rates import learning_rate, rates_at
+from trainer.tensor_files import FileLimit
 from trainer.transfer import transfer
 
 Evals = dict[str, Any]
 
 
-class Learner:
-    """The state of one rank. Every rank makes the same calls in the same order, ``begin`` first.
+class TextLearner:
+    """The state of one rank that trains ``job`` on ``inputs``; see ``trainer.loop.Learner``.
 
-    ``average`` swaps the averaged weights in for evaluation and publishing. Raises TransferError, and what the lake
-    raises where the weights to begin with cannot be read.
+    Raises TransferError, and what the lake raises where the weights to begin with cannot be read.
     """
 
     def __init__(self, job: TrainJob, lake: Lake, inputs: Inputs, ranks: Ranks) -> None:
         config = job.config
+        self._job, self._lake = job, lake
         self._config, self._inputs, self._ranks, self._parallel = config, inputs, ranks, job.parallel
         self._shape = config.model.shape(inputs.vocab_size)
         seed = config.seed if inputs.init is None else None  # all of its weights are about to be read
@@ -76,6 +80,11 @@ class Learner:
             load_pieces(self.model, Weights(lake, inputs.init).pieces())
         return []
 
+    @property
+    def evaluates(self) -> bool:
+        """Whether there are held-out datasets."""
+        return bool(self._inputs.eval)
+
     def begin(self, files: Mapping[str, bytes] | None) -> tuple[int, Evals]:
         """Load a checkpoint's files (None: a new run); returns the steps done and their last evaluations."""
         self._precision = self._ranks.from_zero(lambda: resolve_precision(self._config.precision, self._ranks.device))
@@ -100,6 +109,15 @@ class Learner:
             "batch_tokens": self._batch_tokens,
             "flops_per_token": self._flops,
         }
+
+    def warnings(self) -> list[str]:
+        """None: what cannot be is refused."""
+        return []
+
+    def batches(self, start: int) -> Iterator[Batch]:
+        """The plan's rows of this rank, from step ``start`` on, by the job's batches factory."""
+        steps, ranks = self._config.steps, self._ranks
+        return self._job.batches(self._inputs.plan, start, steps, ranks.world, ranks.rank, self._inputs.train)
 
     def gradients(self, step: int, batch: Batch) -> tuple[float, float]:
         """Compute the global gradient of step ``step``; returns this rank's sum of nats, and the gradient's norm.
@@ -156,3 +174,17 @@ class Learner:
         state = {"step": done, "evals": evals, "precision": self._precision, "plan": self._inputs.plan.digest}
         state["guard"] = self._guard.state
         return partial(checkpoint.snapshot, self.model, self.optimizer, self.average, state, self._ranks.rank)
+
+    def complete(self, stop: threading.Event) -> dict[str, Any] | None:
+        """Wait for the commit of a dataset that is made meanwhile; its facts as ``live``, None if stopped first."""
+        if self._job.planned is None:
+            return {}
+        live = wait_for_commit(self._job.planned, self._ranks, stop)
+        return None if live is None else {"live": live}
+
+    def publish(self, evals: Evals, limit: FileLimit) -> str | None:
+        """Publish the averaged weights, or the weights, with ``evals`` as their scores."""
+        if (name := self._config.publish) is None:
+            return None
+        with self.average.swapped_in():
+            return publish(name, self._lake, self._job.run, self._inputs, self.model, evals, self._ranks, limit)

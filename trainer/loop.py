@@ -1,5 +1,6 @@
-"""The step loop, top to bottom: open the data, open the run, build the model, resume, step, evaluate, keep, publish.
+"""The step loop, top to bottom: open the data, open the run, build the learner, resume, step, evaluate, keep, publish.
 
+``run_steps`` drives whatever is a ``Learner``: a language model (``run_training``) or a lattice (``trainer.lattice``).
 It runs alone in one process or as one of ``world`` ranks whose process group the caller has initialised. All that it
 does is a function of (config, dataset digests, step), so killing it anywhere and calling it again continues to the same
 bits (on CPU, with as many ranks).
@@ -8,23 +9,99 @@ bits (on CPU, with as many ranks).
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Protocol, TypeVar
 
+from trainer.checkpoint import Snapshot
 from trainer.data import closing_batches, next_batch
 from trainer.inputs import open_inputs
 from trainer.job import TrainJob
-from trainer.learner import Learner
+from trainer.learner import TextLearner
 from trainer.metrics import Interval, Record
-from trainer.planned import wait_for_commit
 from trainer.precision import exact
-from trainer.publish import publish
 from trainer.ranks import Ranks
 from trainer.record import RunRecord, TrainResult
 from trainer.saving import saving
-from trainer.tensorboard import listening
+from trainer.tensor_files import FileLimit
+from trainer.tensorboard import OnEvent, listening
 
-OnEvent = Callable[[dict[str, Any]], None]
+BatchT = TypeVar("BatchT")
+
+
+class LoopConfig(Protocol):
+    """What the loop itself reads of a run's configuration; see ``TrainConfig``."""
+
+    @property
+    def steps(self) -> int: ...
+
+    @property
+    def log_every(self) -> int: ...
+
+    @property
+    def eval_every(self) -> int: ...
+
+    @property
+    def checkpoint_every(self) -> int: ...
+
+
+class Learner(Protocol[BatchT]):
+    """The state of one rank, and one update of it. Every rank makes the same calls in the same order, ``begin`` first.
+
+    A step's number counts the updates made before it: the first is 0.
+    """
+
+    @property
+    def evaluates(self) -> bool:
+        """Whether there is anything to evaluate."""
+        ...
+
+    def begin(self, files: Mapping[str, bytes] | None) -> tuple[int, dict[str, Any]]:
+        """Load a checkpoint's files (None: a new run); returns the steps done and their last evaluations."""
+        ...
+
+    def facts(self) -> dict[str, Any]:
+        """What a run's result says of the model and its training, JSON-able."""
+        ...
+
+    def warnings(self) -> list[str]:
+        """What the user should know before the first step."""
+        ...
+
+    def batches(self, start: int) -> Iterator[BatchT]:
+        """This rank's share of each step's data, from step ``start`` on; closed when the loop ends."""
+        ...
+
+    def gradients(self, step: int, batch: BatchT) -> tuple[float, float]:
+        """Compute the global gradient of ``step``; returns this rank's sum of losses, and the gradient's norm."""
+        ...
+
+    def loss(self, step: int, total: float) -> float:
+        """The mean loss of ``step``, from the sum of all ranks' sums."""
+        ...
+
+    def update(self, step: int, loss: float, grad_norm: float, kept: Callable[[], int]) -> None:
+        """Apply the gradient. DivergedError if the guard refuses the loss; ``kept`` then gives the last checkpoint."""
+        ...
+
+    def row(self, done: int, loss: float, grad_norm: float, interval: Interval) -> Record:
+        """The metrics record after ``done`` steps; ``interval`` starts anew."""
+        ...
+
+    def evaluate(self) -> dict[str, Any]:
+        """Scores by what they were taken on."""
+        ...
+
+    def snapshot(self, done: int, evals: dict[str, Any]) -> Callable[[], Snapshot]:
+        """What takes this rank's part of a checkpoint after ``done`` steps."""
+        ...
+
+    def complete(self, stop: threading.Event) -> dict[str, Any] | None:
+        """Wait for what must be true before the run may end; more facts, or None if it was asked to stop first."""
+        ...
+
+    def publish(self, evals: dict[str, Any], limit: FileLimit) -> str | None:
+        """Publish the model where the config says so; "NAME@VERSION", the same one when done again."""
+        ...
 
 
 def run_training(
@@ -57,21 +134,28 @@ def run_training(
     job.config.check_world(ranks.world)
     tensorboard = job.config.tensorboard if ranks.rank == 0 else None
     with exact(ranks.device, threads), listening(on_event, tensorboard, job.run) as notify:
-        return _train(job, ranks, notify, stop or threading.Event())
+        config, lake = job.config, job.repairer.retrying(job.lake)
+
+        # What goes in: datasets, plan, model. Nothing is written before all of it is known to fit together.
+        inputs = open_inputs(config, lake, job.planned.dataset if job.planned else None, job.repairer)
+        learner = TextLearner(job, lake, inputs, ranks)
+        record = RunRecord.open(lake, job.run, config, inputs, ranks, job.lease)
+        if record.result is None:
+            job.repairer.record_in(record.run)
+        return run_steps(config, learner, record, notify, stop or threading.Event())
 
 
-def _train(job: TrainJob, ranks: Ranks, on_event: OnEvent, stop: threading.Event) -> TrainResult:
-    config, lake = job.config, job.repairer.retrying(job.lake)
+def run_steps(
+    config: LoopConfig, learner: Learner[Any], record: RunRecord, on_event: OnEvent, stop: threading.Event
+) -> TrainResult:
+    """Drive ``learner`` from wherever the run of ``record`` is to its end; see ``run_training``.
 
-    # What goes in: datasets, plan, model. Nothing is written before all of it is known to fit together.
-    inputs = open_inputs(config, lake, job.planned.dataset if job.planned else None, job.repairer)
-    learner = Learner(job, lake, inputs, ranks)
-
-    # Where the run is: new, under way or finished. Rank 0 finds out, all ranks load the same checkpoint.
-    record = RunRecord.open(lake, job.run, config, inputs, ranks, job.lease)
+    A finished run's recorded result is returned at once. All ranks of ``record`` call this alike.
+    """
+    # Where the run is: new, under way or finished. Rank 0 found out, all ranks load the same checkpoint.
     if record.result is not None:
         return record.result
-    job.repairer.record_in(record.run)
+    ranks, name = record.ranks, record.run.name
     for skipped in record.skipped:
         on_event({"event": "skipped_checkpoint", **skipped})
     files = record.load()
@@ -80,21 +164,22 @@ def _train(job: TrainJob, ranks: Ranks, on_event: OnEvent, stop: threading.Event
         on_event({"event": "resume", "step": start})
     facts = learner.facts()
     on_event({"event": "start", "step": start, "steps": config.steps, **facts})
+    for message in learner.warnings():
+        on_event({"event": "warning", "message": message})
 
     pending: list[Record] = []  # since the last checkpoint
     interval = Interval()
-    begun = start < config.steps
-    stream = job.batches(inputs.plan, start, config.steps, ranks.world, ranks.rank, inputs.train) if begun else iter(())
+    stream = learner.batches(start) if start < config.steps else iter(())
     with record.noting_failure(), closing_batches(stream) as batches, saving(record, on_event) as saver:
         for step in range(start, config.steps):
-            # One step: the plan's rows, forward, backward, the global loss, the guard, the update.
+            # One step: its data, forward, backward, the global loss, the guard, the update.
             with interval.waiting():
                 batch = next_batch(batches, step)
-            nats, grad_norm = learner.gradients(step, batch)
-            total_nats, stopping, failed = ranks.sum([nats, stop.is_set(), saver.failed()])
+            loss_sum, grad_norm = learner.gradients(step, batch)
+            total, stopping, failed = ranks.sum([loss_sum, stop.is_set(), saver.failed()])
             if failed:
                 saver.wait()
-            loss = learner.loss(step, total_nats)
+            loss = learner.loss(step, total)
             learner.update(step, loss, grad_norm, saver.kept)
 
             done = step + 1
@@ -102,7 +187,7 @@ def _train(job: TrainJob, ranks: Ranks, on_event: OnEvent, stop: threading.Event
             if done % config.log_every == 0 or last:
                 pending.append(learner.row(done, loss, grad_norm, interval))
                 on_event({"event": "step", "steps": config.steps, **pending[-1]})
-            if inputs.eval and (done % config.eval_every == 0 or last):
+            if learner.evaluates and (done % config.eval_every == 0 or last):
                 evals = learner.evaluate()
                 pending.append({"step": done, "eval": evals})
                 for ref, scores in evals.items():
@@ -114,19 +199,16 @@ def _train(job: TrainJob, ranks: Ranks, on_event: OnEvent, stop: threading.Event
                 interval.reset()
             if stopping and not last:
                 saver.wait()
-                return TrainResult("stopped", job.run, done, evals, None, facts)
+                return TrainResult("stopped", name, done, evals, None, facts)
 
-    if job.planned is not None:
-        facts["live"] = wait_for_commit(job.planned, ranks, stop)
-        if facts["live"] is None:
-            return TrainResult("stopped", job.run, config.steps, evals, None, facts)
+    more = learner.complete(stop)
+    if more is None:
+        return TrainResult("stopped", name, config.steps, evals, None, facts)
 
     # The end, which may be reached straight from a checkpoint: publishing and recording are both idempotent.
-    published = None
-    if (name := config.publish) is not None:
-        with learner.average.swapped_in():
-            published = publish(name, lake, job.run, inputs, learner.model, evals, ranks, record.limit)
-    result = TrainResult("finished", job.run, config.steps, evals, published, facts)
+    facts |= more
+    published = learner.publish(evals, record.limit)
+    result = TrainResult("finished", name, config.steps, evals, published, facts)
     record.finish(result)
     on_event({"event": "finished", "result": result.to_record()})
     return result

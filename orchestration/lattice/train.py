@@ -10,6 +10,7 @@ from orchestration.cluster.session import local_cores
 from orchestration.runs.lease import acquire
 from orchestration.runs.owner import this_process
 from orchestration.runs.signals import Stop
+from trainer.lattice.learner import LatticeJob
 from trainer.lattice.loop import KIND, LatticeInputs, run_lattice
 from trainer.lattice.targets import make_target
 from trainer.lattice.train_config import LatticeTrainConfig
@@ -43,8 +44,8 @@ def train_lattice(
                 run_lease.fault("skipped_checkpoint", step=event["step"], problem=event["problem"])
             on_event(event)
 
-        lease = None if run_lease.finished else run_lease.run.lease
-        result = run_lattice(config, lake, run, threads=threads, on_event=show, stop=run_lease.stopping, lease=lease)
+        job = LatticeJob(config, lake, run, None if run_lease.finished else run_lease.run.lease)
+        result = run_lattice(job, threads=threads, on_event=show, stop=run_lease.stopping)
         if result.status == "stopped":
             run_lease.check()
             raise run_lease.stop.error(run, f"is at step {result.step} of {config.steps}")

@@ -18,11 +18,13 @@ from tests.trainer.lattice.lattices import RUN, run_config
 from trainer import load_metrics
 from trainer.errors import ConfigError, DivergedError
 from trainer.lattice.evaluate import evaluate_lattice
+from trainer.lattice.learner import LatticeJob
 from trainer.lattice.loop import run_lattice
 from trainer.lattice.publish import open_lattice
 from trainer.lattice.targets import make_target
 from trainer.lattice.train_config import parse_lattice_config
 from trainer.lattice.whole_file import WHOLE
+from trainer.ranks import Ranks
 
 
 class Killed(BaseException):
@@ -36,7 +38,7 @@ def rows(lake: Lake, run: str) -> list[dict]:
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory) -> tuple[Lake, dict]:
     lake = Lake.open(str(tmp_path_factory.mktemp("lattice")))
-    result = run_lattice(run_config(), lake, "whole", threads=1)
+    result = run_lattice(LatticeJob(run_config(), lake, "whole"), threads=1)
     return lake, result.to_record()
 
 
@@ -49,10 +51,10 @@ def test_a_run_killed_at_every_step_is_the_run_never_killed(whole):
                 raise Killed
 
         try:
-            run_lattice(run_config(), lake, "killed", threads=1, on_event=kill)
+            run_lattice(LatticeJob(run_config(), lake, "killed"), threads=1, on_event=kill)
         except Killed:
             continue
-    result = run_lattice(run_config(), lake, "killed", threads=1)
+    result = run_lattice(LatticeJob(run_config(), lake, "killed"), threads=1)
     assert result.evals == expected["evals"]
     assert rows(lake, "killed") == rows(lake, "whole")
     assert len([row for row in rows(lake, "whole") if "loss" in row]) == 10
@@ -82,8 +84,8 @@ def pair(rank: int, port: int, uri: str) -> None:
             raise Killed
 
     with contextlib.suppress(Killed):
-        run_lattice(run_config(), Lake.open(uri), "pair", rank=rank, world=2, threads=1, on_event=kill)
-    run_lattice(run_config(), Lake.open(uri), "pair", rank=rank, world=2, threads=1)
+        run_lattice(LatticeJob(run_config(), Lake.open(uri), "pair"), Ranks.here(rank, 2), threads=1, on_event=kill)
+    run_lattice(LatticeJob(run_config(), Lake.open(uri), "pair"), Ranks.here(rank, 2), threads=1)
     dist.destroy_process_group()
 
 
@@ -105,7 +107,7 @@ def test_accumulated_pieces_and_kept_activations_give_the_same_losses(tmp_path):
     changes = {"quantise_fraction": 0.0, "steps": 4, "publish": None, "eval_every": 9}
     losses = []
     for name, more in (("a", {}), ("b", {"micro_batches": 3}), ("c", {"recompute": False}), ("d", {"segment": 8})):
-        run_lattice(run_config(**changes, **more), lake, name, threads=1)
+        run_lattice(LatticeJob(run_config(**changes, **more), lake, name), threads=1)
         losses.append([row["loss"] for row in rows(lake, name) if "loss" in row])
     for others in losses[1:]:
         assert others == pytest.approx(losses[0], rel=1e-4)
@@ -115,7 +117,7 @@ def test_a_surface_run_warns_of_its_light_cone(tmp_path):
     lattice = {**RUN["lattice"], "types": 16, "layout": "columns", "fire": 1.0, "last_scale": 0.3}
     config = run_config(lattice=lattice, target={"kind": "surface"}, time=[2, 2], steps=2, pool=None, publish=None)
     events: list[dict] = []
-    run_lattice(config, Lake.open(str(tmp_path)), "surface", threads=1, on_event=events.append)
+    run_lattice(LatticeJob(config, Lake.open(str(tmp_path)), "surface"), threads=1, on_event=events.append)
     (warning,) = [event for event in events if event["event"] == "warning"]
     assert "needs 3 steps to reach" in warning["message"]
 
@@ -123,7 +125,7 @@ def test_a_surface_run_warns_of_its_light_cone(tmp_path):
 def test_a_run_that_diverges_says_so(tmp_path):
     config = run_config(optimizer={"lr": 1e30, "grad_clip": None}, quantise_fraction=0.0, publish=None)
     with pytest.raises(DivergedError):
-        run_lattice(config, Lake.open(str(tmp_path)), "diverges", threads=1)
+        run_lattice(LatticeJob(config, Lake.open(str(tmp_path)), "diverges"), threads=1)
 
 
 @pytest.mark.parametrize(
@@ -156,5 +158,5 @@ def test_configs_that_cannot_be_are_refused(changes, said):
 def test_a_run_that_cannot_be_begins_nothing(tmp_path: Path, changes, said):
     lake = Lake.open(str(tmp_path))
     with pytest.raises(Exception, match=said):
-        run_lattice(run_config(**changes), lake, "never", threads=1)
+        run_lattice(LatticeJob(run_config(**changes), lake, "never"), threads=1)
     assert list(lake.runs.list()) == []
