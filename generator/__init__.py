@@ -6,7 +6,7 @@ The NumPy reference defines the answer; every other backend equals it bit for bi
 
 from generator.accept import Acceptance
 from generator.batch import check_acceptance, generate_batch, generate_rows, measure_acceptance
-from generator.errors import BackendError, BandError, GeneratorError, RangeError, ScoreDefinitionError, SpecError
+from generator.errors import BackendError, BandError, GeneratorError, RangeError, SpecError
 from generator.presets import list_presets, load_preset, preset_text
 from generator.profile import profile_spec
 from generator.registry import GenerationSpec, parse_spec
@@ -23,7 +23,6 @@ __all__ = [
     "GenerationSpec",
     "GeneratorError",
     "RangeError",
-    "ScoreDefinitionError",
     "SpecError",
     "check_acceptance",
     "decode_tokens",

@@ -1,7 +1,7 @@
 """From (spec, seed, first, count) to an Arrow table, on as many threads as asked.
 
 Threads take short runs of sequence ids; each simulates, scores and redraws what fails its band until its run is full.
-Simulation and zlib both release the GIL, so one thread scores while another simulates.
+Simulation and scoring both release the GIL, so one thread scores while another simulates.
 """
 
 import os

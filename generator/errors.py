@@ -21,10 +21,6 @@ class BandError(GeneratorError):
     """The spec's rules (nearly) never score inside its band."""
 
 
-class ScoreDefinitionError(GeneratorError):
-    """This machine's zlib compresses differently, so scores here would not be the scores elsewhere."""
-
-
 class BackendError(GeneratorError, ValueError):
     """The backend asked for is unknown, not installed, or has no device."""
 

@@ -5,28 +5,64 @@ the bytes before. `gzip-int32-v1-normalized` = (r - r_const) / (r_iid - r_const)
 zeros and r_iid the mean score of as many tokens drawn uniformly from the alphabet.
 """
 
+import threading
 import zlib
 from functools import lru_cache
 
 import numpy as np
 
 from generator import philox
-from generator.errors import ScoreDefinitionError
 from generator.spec import BaseSpec
 
 GZIP_WBITS = 31
 IID_SAMPLES = 64
 
+# So many rows a process scores by zlib before it turns to the kernel, which is quicker by a half: to load the kernel
+# takes as long as zlib takes for 10,000 rows, to compile it, once a machine, as long as for 200,000.
+ROWS_BY_ZLIB = 100_000
+
+
+class _RowCounter:
+    """Counts rows over all threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self.rows = 0
+
+    def add(self, rows: int) -> int:
+        """Add to the count and return what it was before."""
+        with self._lock:
+            before = self.rows
+            self.rows += rows
+            return before
+
+
+_scored = _RowCounter()
+
 
 def gzip_sizes(content_NS: np.ndarray) -> np.ndarray:
-    """Bytes of gzip level 9 of each row [N, S] as little-endian int32; int64 [N]. The GIL is free while zlib works."""
+    """Bytes of gzip level 9 of each row [N, S] as little-endian int32; int64 [N]. The GIL is free meanwhile."""
     rows = np.ascontiguousarray(content_NS, dtype="<i4")
-    return np.array([len(zlib.compress(row, 9, wbits=GZIP_WBITS)) for row in rows], dtype=np.int64)
+    return byte_sizes(rows.view(np.uint8).reshape(len(rows), 4 * rows.shape[1]))
+
+
+def byte_sizes(rows_NB: np.ndarray) -> np.ndarray:
+    """Bytes of gzip level 9 of each row of bytes, uint8 [N, B]; int64 [N]: as madler's zlib has them, whatever zlib
+    this Python is linked with."""
+    if zlib_defines_scores() and _scored.add(len(rows_NB)) < ROWS_BY_ZLIB:
+        return zlib_sizes(rows_NB)
+    from generator.gzip_kernel import stream_sizes  # takes seconds to compile where that was never done
+
+    return stream_sizes(rows_NB)
+
+
+def zlib_sizes(rows_NB: np.ndarray) -> np.ndarray:
+    """``byte_sizes`` by this Python's zlib."""
+    return np.array([len(zlib.compress(row, 9, wbits=GZIP_WBITS)) for row in rows_NB], dtype=np.int64)
 
 
 def score_content(spec: BaseSpec, content_NS: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Scores `gzip-int32-v1` and `gzip-int32-v1-normalized`, float64 [N] each, of content int32 [N, score_tokens]."""
-    check_zlib()
     ratio_N = gzip_sizes(content_NS) / (4.0 * content_NS.shape[1])
     flat, noise = reference_scores(content_NS.shape[1], spec.alphabet)
     return ratio_N, (ratio_N - flat) / (noise - flat)
@@ -62,12 +98,6 @@ def probe_content() -> list[np.ndarray]:
 
 
 @lru_cache(maxsize=1)
-def check_zlib() -> None:
-    """ScoreDefinitionError unless this machine's zlib gives the sizes that define the scores."""
-    found = tuple(int(gzip_sizes(a)[0]) for a in probe_content())
-    if found != PROBE_SIZES:
-        raise ScoreDefinitionError(
-            f"zlib {zlib.ZLIB_RUNTIME_VERSION}: gzip level 9 gives sizes {found} for the probe arrays; expected "
-            f"{PROBE_SIZES} (madler zlib 1.2.11 to 1.3.1), so scores would differ; use a Python linked to that zlib, "
-            "not to zlib-ng or another fork"
-        )
+def zlib_defines_scores() -> bool:
+    """Whether this Python's zlib gives the sizes that define the scores; zlib-ng and other forks give others."""
+    return tuple(int(zlib_sizes(a.view(np.uint8))[0]) for a in probe_content()) == PROBE_SIZES

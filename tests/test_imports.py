@@ -17,7 +17,8 @@ ARCHITECTURE = ROOT / "docs" / "architecture.md"
 FLOORS = """
 generator.errors generator.regular_files generator.cache_folder generator.machine_code generator.philox generator.tables
 generator.spec generator.initial generator.family generator.tokens generator.toml_files
-generator.nca generator.lattice generator.families generator.score generator.cost generator.accept generator.pipeline
+generator.nca generator.lattice generator.families generator.gzip_trees generator.gzip_kernel
+generator.score generator.cost generator.accept generator.pipeline
 generator.registry generator.batch generator.profile generator.presets generator
 
 datalake.errors datalake.clock datalake.events datalake.canonical datalake.names

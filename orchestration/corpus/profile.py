@@ -5,7 +5,6 @@ The paper (arXiv 2603.10055) finds that the best band depends on the text: the c
 
 from __future__ import annotations
 
-import zlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +12,7 @@ import numpy as np
 
 from datalake import DatasetReader, Lake
 from generator import list_presets, load_preset
-from generator.score import GZIP_WBITS, gzip_sizes, reference_scores
+from generator.score import byte_sizes, gzip_sizes, reference_scores
 from orchestration.corpus.tokenizers import load_tokenizer
 from orchestration.errors import CorpusError
 
@@ -60,7 +59,7 @@ def profile_corpus(lake: Lake, reference: str) -> CorpusProfile:
         first = stretch * (manifest.sequences - length) // max(1, stretches - 1)
         tokens_NT = reader.rows(np.arange(first, first + length))
         text = b"".join(tokenizer.decode(tokens_NT.ravel()))
-        ratios.append(len(zlib.compress(text, 9, wbits=GZIP_WBITS)) / len(text))
+        ratios.append(int(byte_sizes(np.frombuffer(text, np.uint8)[None])[0]) / len(text))
         scored.append(gzip_sizes(tokens_NT[:, :SCORED_TOKENS]) / (4.0 * SCORED_TOKENS))
     ratio_N = np.concatenate(scored)
     flat, noise = reference_scores(SCORED_TOKENS, manifest.vocab_size)

@@ -1,0 +1,285 @@
+"""The size of a gzip stream at level 9 without the stream: what madler's zlib would write, counted by a numba kernel.
+
+The rules are those of its `deflate` (RFC 1951; memory level 8, 32 KiB window) at every point where another choice would
+give another size: which strings count as matches, when a better one at the next byte is waited for, where a block ends,
+how a Huffman tree breaks ties, which of a block's three forms is the shortest.
+
+It is faster because the search is another one with the same answer. zlib walks the chain of all strings whose first
+three bytes hash alike, most recent first, and keeps the first that is longest. Where no longer chain than it follows is
+met, that is the most recent of the longest strings: found among those that share four bytes, and only if there is none,
+among those that share three. Both chains hang on the bytes alone, so they are linked before anything is parsed.
+"""
+
+# mypy: disable-error-code="no-untyped-def,call-arg,var-annotated"
+# Types are numba's to infer, and an intrinsic is called without its typing context.
+
+import inspect
+import zlib
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numba
+import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
+
+from generator import gzip_trees
+from generator.gzip_trees import (
+    CODES,
+    DISTANCE_CODE,
+    DISTANCES,
+    END_OF_BLOCK,
+    LENGTH_CODE,
+    LITERALS,
+    MAX_MATCH,
+    TREE_SIZE,
+    WINDOW,
+    end_block,
+    get,
+    put,
+)
+from generator.machine_code import compiled
+
+MIN_LOOKAHEAD = 262
+MAX_DISTANCE = WINDOW - MIN_LOOKAHEAD
+TOO_FAR = 4096  # a match of three bytes that lies farther back costs more than three literals
+LONGEST_CHAIN = 4096
+GOOD_LENGTH = 32  # with such a match in hand a quarter of the chain is followed
+BLOCK_SYMBOLS = (1 << 14) - 1
+CONTAINER_BYTES = 18
+PADDING = 512  # bytes behind the data that a comparison may read
+HASHES, QUAD_BITS = 1 << 15, 13
+
+_I16, _I32, _I64 = (ir.IntType(bits) for bits in (16, 32, 64))
+
+
+def _loader(kind: ir.IntType) -> Any:
+    """load(data uint8, at): the unsigned little-endian integer that begins at byte `at`, unchecked."""
+
+    @intrinsic
+    def load(_typing: Any, data: Any, _at: Any) -> tuple[Any, Callable[..., Any]]:
+        def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+            start = context.make_array(sig.args[0])(context, builder, args[0]).data
+            place = builder.bitcast(builder.gep(start, [args[1]]), kind.as_pointer())
+            value = builder.load(place, align=1)
+            return value if kind is _I64 else builder.zext(value, _I64)
+
+        return types.uint64(data, types.int64), codegen
+
+    return load
+
+
+_load64, _load32 = _loader(_I64), _loader(_I32)
+
+
+@intrinsic
+def _trailing_zeros(_typing: Any, _value: Any) -> tuple[Any, Callable[..., Any]]:
+    """Trailing zero bits of a number that is not zero."""
+
+    def codegen(_context: Any, builder: Any, _sig: Any, args: Any) -> Any:
+        return builder.cttz(args[0], ir.Constant(ir.IntType(1), 1))
+
+    return types.int64(types.uint64), codegen
+
+
+class Scratch(NamedTuple):
+    """Working memory of one running kernel. `head3`, `head4`: the last place of each hash; `prev3`, `prev4`: for each
+    place, the one before of the same hash (0: none); `depth`: how many there are before it on `prev3`."""
+
+    data: np.ndarray
+    head3: np.ndarray
+    head4: np.ndarray
+    prev3: np.ndarray
+    prev4: np.ndarray
+    depth: np.ndarray
+    literal: np.ndarray
+    distance: np.ndarray
+    codes: np.ndarray
+    literal_length: np.ndarray
+    distance_length: np.ndarray
+    code_length: np.ndarray
+    heap: np.ndarray
+    order: np.ndarray
+    parent: np.ndarray
+    per_length: np.ndarray
+
+
+def allocate(length: int) -> Scratch:
+    """Zeroed arrays for rows of `length` bytes; threads need one each."""
+    places = [np.zeros(length + 1, np.int32) for _ in range(3)]
+    counts = [np.zeros(size, np.int32) for size in (LITERALS, DISTANCES, CODES)]
+    lengths = [np.zeros(size, np.int32) for size in (LITERALS, DISTANCES, CODES)]
+    trees = [np.zeros(size, np.int32) for size in (TREE_SIZE, TREE_SIZE, TREE_SIZE, 16)]
+    heads = [np.zeros(size, np.int32) for size in (HASHES, 1 << QUAD_BITS)]
+    return Scratch(np.zeros(length + PADDING, np.uint8), *heads, *places, *counts, *lengths, *trees)
+
+
+@numba.njit(nogil=True, inline="never")
+def _link(data, length, offset, s):
+    """Chain all places of a row. Heads hold places plus `offset`, which grows from row to row: older ones are none."""
+    head3, head4, prev3, prev4, depth = s.head3, s.head4, s.prev3, s.prev4, s.depth
+    for i in range(length - 2):
+        x = _load32(data, i)
+        at = np.int64((x << 10) ^ ((x >> 3) & 0x1FE0) ^ ((x >> 16) & 0xFF)) & (HASHES - 1)
+        before = max(0, get(head3, at) - offset)
+        put(prev3, i, before)
+        put(head3, at, i + offset)
+        put(depth, i, get(depth, before) + 1)  # a start of a chain counts as one or two, which only errs upward
+        at = np.int64((x * np.uint64(2654435761)) >> np.uint64(32 - QUAD_BITS)) & ((1 << QUAD_BITS) - 1)
+        before = max(0, get(head4, at) - offset)
+        put(prev4, i, before)
+        put(head4, at, i + offset)
+
+
+@numba.njit(nogil=True, inline="always")
+def _common(data, one, other, most):
+    """How many bytes from two places on are equal, at most `most`."""
+    k = 0
+    while k < most:
+        unlike = _load64(data, one + k) ^ _load64(data, other + k)
+        if unlike != 0:
+            k += _trailing_zeros(unlike) >> 3
+            break
+        k += 8
+    return min(k, most)
+
+
+@numba.njit(nogil=True, inline="never")
+def _follow(data, prev3, i, best, most, farthest, chain):
+    """(length, place) by zlib's own walk, at most `chain` strings long."""
+    found, at = 0, get(prev3, i)
+    while True:
+        k = _common(data, at, i, most)
+        if k > best:
+            found, best = at, k
+            if best >= most:
+                break
+        at = get(prev3, at)
+        chain -= 1
+        if at <= farthest or chain == 0:
+            break
+    return best, found
+
+
+@numba.njit(nogil=True, inline="always")
+def _longest(data, i, known, most, prev3, prev4, depth):
+    """(length, place) of the match that zlib would take at `i`; `known` and any place where none is longer."""
+    head = get(prev3, i)
+    if head == 0 or i - head > MAX_DISTANCE:
+        return known, 0
+    farthest = max(i - MAX_DISTANCE, 0)
+    chain = LONGEST_CHAIN >> 2 if known >= GOOD_LENGTH else LONGEST_CHAIN
+    if get(depth, i) > chain:
+        return _follow(data, prev3, i, known, most, farthest, chain)
+    # The most recent string may lie as far back as the window allows, the ones behind it one byte less.
+    farthest -= head == farthest
+    best, found = max(known, 3), 0
+    ours = _load64(data, i)
+    at = get(prev4, i)
+    while at > farthest:
+        unlike = _load64(data, at) ^ ours
+        k = 0
+        if unlike == 0:
+            if best < 8 or _load64(data, at + best - 7) == _load64(data, i + best - 7):
+                k = _common(data, at, i, most)
+        elif best < 8:
+            k = min(_trailing_zeros(unlike) >> 3, most)
+        if k > best:
+            found, best = at, k
+            if best >= most:
+                break
+        at = get(prev4, at)
+    if found:
+        return best, found
+    if known < 3:
+        at = head
+        while at > farthest:
+            if ((_load32(data, at) ^ ours) & 0xFFFFFF) == 0:
+                return 3, at
+            at = get(prev3, at)
+    return known, 0
+
+
+@numba.njit(nogil=True, inline="never")
+def _stream_bytes(data, length, offset, s):
+    """Bytes of the gzip stream of data[:length]."""
+    _link(data, length, offset, s)
+    literal, distance, prev3, prev4, depth = s.literal, s.distance, s.prev3, s.prev4, s.depth
+    bits = block_start = base = symbols = i = 0
+    filled = min(length, 2 * WINDOW)
+    match, place, waiting = 2, 0, False
+    while True:
+        # zlib's buffer is two windows; when the second is nearly read, the first is dropped, and with it the chance to
+        # store a block that began there.
+        if filled - i < MIN_LOOKAHEAD:
+            if i - base >= WINDOW + MAX_DISTANCE:
+                base += WINDOW
+            filled = min(length, base + 2 * WINDOW)
+            if i == length:
+                break
+        known, known_place = match, place
+        match = 2
+        most = min(MAX_MATCH, length - i)
+        if known < most and most >= 3:
+            match, place = _longest(data, i, known, most, prev3, prev4, depth)
+            if match == 3 and i - place > TOO_FAR:
+                match = 2
+        if known >= 3 and match <= known:
+            at = END_OF_BLOCK + 1 + get(LENGTH_CODE, known)
+            put(literal, at, get(literal, at) + 1)
+            at = get(DISTANCE_CODE, i - 1 - known_place)
+            put(distance, at, get(distance, at) + 1)
+            i += known - 1
+            match, waiting = 2, False
+            symbols += 1
+            if symbols == BLOCK_SYMBOLS:
+                bits = end_block(bits, i - block_start, block_start >= base, s)
+                block_start, symbols = i, 0
+        else:
+            if waiting:
+                at = get(data, i - 1)
+                put(literal, at, get(literal, at) + 1)
+                symbols += 1
+                if symbols == BLOCK_SYMBOLS:
+                    bits = end_block(bits, i - block_start, block_start >= base, s)
+                    block_start, symbols = i, 0
+            waiting = True
+            i += 1
+    if waiting:
+        literal[data[length - 1]] += 1
+    bits = end_block(bits, length - block_start, block_start >= base, s)
+    return CONTAINER_BYTES + ((bits + 7) >> 3)
+
+
+def _build() -> Callable[..., int]:
+    # Numba renews its disk cache when this file changes or a value that the function encloses does: this one stands for
+    # the other file whose contents end up in the machine code.
+    sources = zlib.crc32(inspect.getsource(gzip_trees).encode())
+
+    def sizes(rows_NB, sizes_N, s):
+        """Write the size of each row's stream: rows uint8 [N, B], sizes int64 [N]."""
+        data, length = s.data, rows_NB.shape[1]
+        offset = (1 << 31) - 1
+        for n in range(rows_NB.shape[0]):
+            if offset + length >= (1 << 31) - 1:
+                offset = 1
+                s.head3[:] = 0
+                s.head4[:] = 0
+            for k in range(length):
+                data[k] = rows_NB[n, k]
+            sizes_N[n] = _stream_bytes(data, length, offset, s)
+            offset += length + 1
+        return sources
+
+    return compiled(sizes, boundscheck=False)
+
+
+_run = _build()
+
+
+def stream_sizes(rows_NB: np.ndarray) -> np.ndarray:
+    """Bytes of gzip level 9 of each row, uint8 [N, B]; int64 [N]. B < 2**30. The GIL is free meanwhile."""
+    sizes_N = np.empty(len(rows_NB), np.int64)
+    _run(np.ascontiguousarray(rows_NB), sizes_N, allocate(rows_NB.shape[1]))
+    return sizes_N

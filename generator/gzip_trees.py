@@ -1,0 +1,262 @@
+"""The bits of a deflate block, to the last tie: Huffman trees as madler's zlib builds them, and its choice of a form.
+
+Among equal frequencies its heap takes the shallower node, and of equals in both the one that lies nearer: which symbol
+gets which length hangs on that, and on the lengths hangs how many bits the lengths themselves take.
+"""
+
+# mypy: disable-error-code="no-untyped-def,call-arg,var-annotated"
+# Types are numba's to infer, and an intrinsic is called without its typing context.
+
+from collections.abc import Callable
+from typing import Any
+
+import numba
+import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
+
+LITERALS, DISTANCES, CODES, END_OF_BLOCK = 286, 30, 19, 256
+WINDOW = 1 << 15
+MAX_MATCH = 258
+_HEAP = 2 * LITERALS + 1
+TREE_SIZE = _HEAP + 1
+
+# A node of a heap is its frequency, its depth and its number in one integer; keys compare without the number.
+_FREQUENCY, _DEPTH, _NUMBER = 15, 10, (1 << 10) - 1
+_DEPTHS = ((1 << _FREQUENCY) - 1) & ~_NUMBER
+
+_I64 = ir.IntType(64)
+
+
+@intrinsic
+def get(_typing: Any, array: Any, _at: Any) -> tuple[Any, Callable[..., Any]]:
+    """array[at] as int64; no negative indices, so no test for them."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        start = context.make_array(sig.args[0])(context, builder, args[0]).data
+        value = builder.load(builder.gep(start, [args[1]]))
+        return (builder.sext if sig.args[0].dtype.signed else builder.zext)(value, _I64)
+
+    return types.int64(array, types.int64), codegen
+
+
+@intrinsic
+def put(_typing: Any, array: Any, _at: Any, _value: Any) -> tuple[Any, Callable[..., Any]]:
+    """array[at] = value, by its low bits; no negative indices."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        start = context.make_array(sig.args[0])(context, builder, args[0]).data
+        bits = ir.IntType(sig.args[0].dtype.bitwidth)
+        builder.store(builder.trunc(args[2], bits), builder.gep(start, [args[1]]))
+        return context.get_dummy_value()
+
+    return types.void(array, types.int64, types.int64), codegen
+
+
+def _tables() -> tuple[np.ndarray, ...]:
+    """(code of each length, code of each distance, fixed code lengths, extra bits of literals, of distances): RFC 1951,
+    section 3.2.5 and 3.2.6."""
+    length_extra = [0] * 8 + [bits for bits in range(1, 6) for _ in range(4)] + [0]
+    length_code = np.zeros(MAX_MATCH + 1, np.int32)
+    length_code[3:MAX_MATCH] = np.repeat(np.arange(28), [1 << bits for bits in length_extra[:28]])[: MAX_MATCH - 3]
+    length_code[MAX_MATCH] = 28
+    distance_extra = [0, 0, *(bits for bits in range(14) for _ in range(2))]
+    distance_code = np.zeros(WINDOW + 1, np.int32)
+    distance_code[1:] = np.repeat(np.arange(DISTANCES), [1 << bits for bits in distance_extra])
+    fixed = np.repeat([8, 9, 7, 8], [144, 112, 24, 6]).astype(np.int32)
+    literal_extra = np.array([0] * (END_OF_BLOCK + 1) + length_extra, np.int32)
+    return length_code, distance_code, fixed, literal_extra, np.array(distance_extra, np.int32)
+
+
+LENGTH_CODE, DISTANCE_CODE, _FIXED, _LITERAL_EXTRA, _DISTANCE_EXTRA = _tables()
+_CODE_ORDER = np.array([16, 17, 18, 0, 8, 7, 9, 6, 10, 5, 11, 4, 12, 3, 13, 2, 14, 1, 15], np.int32)
+
+
+@numba.njit(nogil=True, inline="always")
+def _sift(heap, size, start, value):
+    """Put `value` into the place `start`, or below it, where both of its sons are no less."""
+    at, son = start, start << 1
+    while son < size:
+        left, right = get(heap, son), get(heap, son + 1)
+        second = right <= (left | _NUMBER)
+        least = right if second else left
+        if value <= (least | _NUMBER):
+            break
+        put(heap, at, least)
+        at = son + second
+        son = at << 1
+    if son == size:
+        least = get(heap, son)
+        if value > (least | _NUMBER):
+            put(heap, at, least)
+            at = son
+    put(heap, at, value)
+
+
+@numba.njit(nogil=True, inline="always")
+def _sift_last(heap, size, value):
+    """`_sift` from the root for what was the last leaf: it goes far down, so it is sought from below."""
+    at, son = 1, 2
+    while son < size:
+        left, right = get(heap, son), get(heap, son + 1)
+        second = right <= (left | _NUMBER)
+        put(heap, at, right if second else left)
+        at = son + second
+        son = at << 1
+    if son == size:
+        put(heap, at, get(heap, son))
+        at = son
+    while at > 1:
+        above = get(heap, at >> 1)
+        if value > (above | _NUMBER):
+            break
+        put(heap, at, above)
+        at >>= 1
+    put(heap, at, value)
+
+
+@numba.njit(nogil=True, inline="never")
+def _code_lengths(frequency, symbols, longest, heap, order, parent, length, count):
+    """Write the code length of each of `symbols`; returns (last symbol with a code, bits of all codes sent)."""
+    size, last = 0, -1
+    for n in range(symbols):
+        put(length, n, 0)
+        often = get(frequency, n)
+        put(heap, size + 1, (often << _FREQUENCY) | n)
+        some = often != 0
+        size += some
+        last = n if some else last
+    bits = 0
+    while size < 2:  # a tree has two codes at least; those that are not needed are never sent
+        if last < 2:
+            last += 1
+            n = last
+        else:
+            n = 0
+        size += 1
+        put(heap, size, (1 << _FREQUENCY) | n)
+        bits -= 1
+    for start in range(size >> 1, 0, -1):
+        _sift(heap, size, start, get(heap, start))
+    node, at = symbols, _HEAP
+    while True:
+        first = get(heap, 1)
+        size -= 1
+        _sift_last(heap, size, get(heap, size + 1))
+        second = get(heap, 1)
+        at -= 2
+        put(order, at + 1, first)
+        put(order, at, second)
+        put(parent, first & _NUMBER, node)
+        put(parent, second & _NUMBER, node)
+        depth = max(first & _DEPTHS, second & _DEPTHS) + (1 << _DEPTH)
+        joined = (((first >> _FREQUENCY) + (second >> _FREQUENCY)) << _FREQUENCY) | depth | node
+        if size < 2:
+            break
+        node += 1
+        _sift(heap, size, 1, joined)
+
+    # From the root down, a node's place in `parent` takes its own depth in the tree.
+    for n in range(16):
+        put(count, n, 0)
+    put(parent, node, 0)
+    over = 0
+    for place in range(at, _HEAP):
+        entry = get(order, place)
+        n = entry & _NUMBER
+        long = get(parent, get(parent, n)) + 1
+        if long > longest:
+            long = longest
+            over += 1
+        put(parent, n, long)
+        if n < symbols:
+            put(count, long, get(count, long) + 1)
+            put(length, n, long)
+            bits += (entry >> _FREQUENCY) * long
+    if over > 0:
+        while over > 0:
+            long = longest - 1
+            while get(count, long) == 0:
+                long -= 1
+            put(count, long, get(count, long) - 1)
+            put(count, long + 1, get(count, long + 1) + 2)
+            put(count, longest, get(count, longest) - 1)
+            over -= 2
+        place = _HEAP
+        for long in range(longest, 0, -1):
+            left = get(count, long)
+            while left != 0:
+                place -= 1
+                entry = get(order, place)
+                n = entry & _NUMBER
+                if n < symbols:
+                    bits += (long - get(length, n)) * (entry >> _FREQUENCY)
+                    put(length, n, long)
+                    left -= 1
+    return last, bits
+
+
+@numba.njit(nogil=True, inline="never")
+def _count_codes(length, last, codes):
+    """Add to `codes` how often each symbol of the code-length code is sent for these lengths."""
+    before, following, run = -1, get(length, 0), 0
+    most, least = (138, 3) if following == 0 else (7, 4)
+    for n in range(last + 1):
+        current = following
+        following = get(length, n + 1) if n < last else -1
+        run += 1
+        if run < most and current == following:
+            continue
+        if run < least:
+            codes[current] += run
+        elif current != 0:
+            codes[current] += current != before
+            codes[16] += 1
+        elif run <= 10:
+            codes[17] += 1
+        else:
+            codes[18] += 1
+        before, run = current, 0
+        if following == 0:
+            most, least = 138, 3
+        elif current == following:
+            most, least = 6, 3
+        else:
+            most, least = 7, 4
+
+
+@numba.njit(nogil=True, inline="never")
+def end_block(bits, stored, may_store, s):
+    """Bits of the stream after a block of `stored` bytes that begins at `bits`; clears the counts."""
+    literal, distance, codes = s.literal, s.distance, s.codes
+    literal[END_OF_BLOCK] = 1
+    extra = fixed = np.int32(0)
+    for n in range(LITERALS):
+        fixed += literal[n] * _FIXED[n]
+        extra += literal[n] * _LITERAL_EXTRA[n]
+    for n in range(DISTANCES):
+        fixed += distance[n] * np.int32(5)
+        extra += distance[n] * _DISTANCE_EXTRA[n]
+    fixed += extra
+    last, dynamic = _code_lengths(literal, LITERALS, 15, s.heap, s.order, s.parent, s.literal_length, s.per_length)
+    for n in range(CODES):
+        codes[n] = 0
+    _count_codes(s.literal_length, last, codes)
+    last, more = _code_lengths(distance, DISTANCES, 15, s.heap, s.order, s.parent, s.distance_length, s.per_length)
+    _count_codes(s.distance_length, last, codes)
+    dynamic += more + extra
+    more = _code_lengths(codes, CODES, 7, s.heap, s.order, s.parent, s.code_length, s.per_length)[1]
+    dynamic += more + 2 * codes[16] + 3 * codes[17] + 7 * codes[18]
+    sent = CODES
+    while sent > 4 and s.code_length[_CODE_ORDER[sent - 1]] == 0:
+        sent -= 1
+    dynamic += 3 * sent + 14
+    for n in range(LITERALS):
+        literal[n] = 0
+    for n in range(DISTANCES):
+        distance[n] = 0
+    dynamic_bytes, fixed_bytes = (dynamic + 10) >> 3, (fixed + 10) >> 3
+    if stored + 4 <= min(dynamic_bytes, fixed_bytes) and may_store:
+        return ((bits + 10) >> 3 << 3) + 32 + 8 * stored
+    return bits + 3 + (fixed if fixed_bytes <= dynamic_bytes else dynamic)
