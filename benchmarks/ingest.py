@@ -32,7 +32,8 @@ from ray.train.torch import TorchTrainer
 
 from benchmarks.lake import machine
 from datalake import Lake, Manifest, Plan, Source, content_digest, digest_of, shard_layout, write_shard
-from orchestration.cluster.session import local_cores, ray_session
+from orchestration.cluster.cores import local_cores
+from orchestration.cluster.session import ray_session
 from orchestration.training.ray_data import ray_data_batches
 from trainer import Batch, BatchesFactory, Ranks, TrainDataset, TrainJob, local_batches, parse_config, run_training
 

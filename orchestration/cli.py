@@ -17,6 +17,7 @@ from generator.errors import GeneratorError
 from orchestration.commands import (
     corpus,
     data,
+    doctor,
     experiment,
     jobs,
     lake,
@@ -50,7 +51,7 @@ app.add_typer(runs.app, name="runs", help="Runs: list, show, follow, stop, resum
 app.add_typer(serve.tokens_app, name="tokens", help="Access tokens of the HTTP API: create, list, revoke.")
 COMMANDS: list[Callable[..., None]] = [
     *(look.preview, look.profile, jobs.generate, jobs.train, jobs.demo, pipeline.pipeline),
-    *(lake.lineage, lake.probe, serve.serve, experiment.experiment, tune.tune),
+    *(lake.lineage, lake.probe, doctor.doctor, serve.serve, experiment.experiment, tune.tune),
 ]
 for command in COMMANDS:
     app.command()(command)

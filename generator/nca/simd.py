@@ -12,6 +12,7 @@ from typing import Any
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
+from numba.core.registry import cpu_target
 from numba.extending import intrinsic
 
 LANES = 16
@@ -186,6 +187,12 @@ def choose_dot(context: Any) -> tuple[Callable[..., Any], bool]:
     if on_x86(triple):
         return dot_sse2, True
     return dot_plain, False
+
+
+def kernel_name() -> str:
+    """What the dot products of this machine's kernels are made of, for people."""
+    dot, _ = choose_dot(cpu_target.target_context)
+    return {dot_vnni: "AVX-512 VNNI", dot_avx2: "AVX2", dot_sse2: "SSE2"}.get(dot, "portable vector code")
 
 
 def on_x86(triple: str) -> bool:

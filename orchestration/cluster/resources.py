@@ -20,7 +20,7 @@ from ray.autoscaler.v2.sdk import get_cluster_status
 from ray.autoscaler.v2.utils import is_autoscaler_v2
 
 from orchestration.cluster.address import cluster_address
-from orchestration.cluster.session import local_cores
+from orchestration.cluster.cores import local_cores
 from orchestration.console.progress import console
 from orchestration.errors import InvalidRequestError, JobStopped
 from orchestration.runs.signals import Stop, seconds_setting

@@ -26,13 +26,12 @@ from ray._raylet import GcsClient  # type: ignore[attr-defined]  # compiled
 from ray.exceptions import RayError
 
 from orchestration.cluster.address import cannot_join, check_head, cluster_address
+from orchestration.cluster.cores import local_cores
 from orchestration.cluster.head import Head, await_cluster, joined_head, leave_without_head
 from orchestration.cluster.submitted import inside_ray_job
 from orchestration.console.progress import console
 from orchestration.errors import ClusterLostError
 from orchestration.folders import ray_folder
-
-CGROUP_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 
 OUR_PACKAGES = ("generator", "datalake", "trainer", "orchestration")
 
@@ -59,16 +58,6 @@ _ENVIRONMENT = {
     # A job that stops leaves tasks behind; Ray would print the trace of each whose end nobody asked for.
     "RAY_IGNORE_UNHANDLED_ERRORS": "1",
 }
-
-
-def local_cores() -> int:
-    """Cores this process may use: its CPU affinity, or less where a container's quota (cgroup v2) allows less."""
-    cores = len(os.sched_getaffinity(0))
-    try:
-        quota, period = CGROUP_QUOTA.read_text().split()
-    except (OSError, ValueError):
-        return cores
-    return cores if quota == "max" else max(1, min(cores, int(quota) // int(period)))
 
 
 def compute_cores() -> int:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from datalake import Lake
-from orchestration.cluster.session import local_cores
+from orchestration.cluster.cores import local_cores
 from orchestration.runs.lease import acquire
 from orchestration.runs.owner import this_process
 from orchestration.runs.signals import Stop

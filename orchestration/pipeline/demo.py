@@ -14,7 +14,7 @@ from typing import Any
 from datalake import Lake
 from datalake.registry.datasets import DatasetVersion
 from generator import measure_acceptance, parse_spec
-from orchestration.cluster.session import local_cores
+from orchestration.cluster.cores import local_cores
 from orchestration.console.progress import console, corpus_stages, stage
 from orchestration.console.training import training_display
 from orchestration.corpus.add import add_corpus, stdlib_files

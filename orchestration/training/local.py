@@ -9,7 +9,7 @@ from typing import Any
 
 from datalake.errors import RunFencedError, RunHeldError
 from datalake.reading.node_cache import check_cache_settings
-from orchestration.cluster.session import local_cores
+from orchestration.cluster.cores import local_cores
 from orchestration.generation.recompute import make_repairer
 from orchestration.runs.lease import acquire, await_owner
 from orchestration.runs.owner import this_process

@@ -22,9 +22,10 @@ from datalake import Lake
 from datalake.errors import DatalakeError, NotFoundError
 from datalake.reading.node_cache import check_cache_settings
 from generator.errors import GeneratorError
+from orchestration.cluster.cores import local_cores
 from orchestration.cluster.head import await_cluster, check_cluster
 from orchestration.cluster.resources import Demand, WaitNotice, cluster_nodes, demand_of_workers, fits, require
-from orchestration.cluster.session import cluster_facts, local_cores
+from orchestration.cluster.session import cluster_facts
 from orchestration.errors import InvalidRequestError, JobStopped, OrchestrationError, TrainingFailedError
 from orchestration.folders import prepare_folders
 from orchestration.generation.recompute import make_repairer

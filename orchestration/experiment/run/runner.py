@@ -16,7 +16,8 @@ from typing import Any
 
 from datalake import Lake
 from datalake.errors import RunHeldError
-from orchestration.cluster.session import cluster_facts, local_cores
+from orchestration.cluster.cores import local_cores
+from orchestration.cluster.session import cluster_facts
 from orchestration.console.progress import console
 from orchestration.errors import ExperimentError, JobStopped
 from orchestration.experiment.analysis.statistics import minimum_detectable_effect

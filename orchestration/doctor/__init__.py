@@ -1,0 +1,1 @@
+"""What `morphogen doctor` looks at on this machine, in the lake and in the cluster."""
