@@ -126,7 +126,9 @@ def _add_clock(add: Add, written: datetime | None, began: datetime, ended: datet
 def _add_leases(add: Add, lake: Lake) -> None:
     """Runs that are being worked on, and those whose owner is gone."""
     until = time.monotonic() + LOOK_S
-    held, lost, seen, cut = [], [], 0, ""
+    held: list[tuple[str, str]] = []
+    lost: list[tuple[str, str]] = []
+    seen, cut = 0, ""
     for name in lake.runs.names():
         if time.monotonic() > until:
             cut = f", of the first {seen:,} runs"
