@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from orchestration.experiment.analysis.analyse import Analysis
     from orchestration.experiment.config.file import ExperimentFile
     from orchestration.experiment.result import ExperimentResult
-    from orchestration.generation.job import GenerateRequest
+    from orchestration.generation.request import GenerateRequest
     from orchestration.live.config import LiveRequest
     from orchestration.pipeline.config import PipelineConfig
     from orchestration.tune.settings import TuneSettings
@@ -59,15 +59,20 @@ def job() -> Iterator[Stop]:
             raise typer.Exit(stop.exit_code) from None
 
 
-def generate_run(lake: Lake, request: GenerateRequest, run: str | None) -> dict[str, Any]:
-    """Generate with progress shown; returns what is to be printed."""
-    from orchestration.cluster.session import ray_session
-    from orchestration.generation.job import run_generation
-
+def generate_run(lake: Lake, request: GenerateRequest, run: str | None, *, ray: bool = True) -> dict[str, Any]:
+    """Generate with progress shown, on Ray or in this process; returns what is to be printed."""
     started = time.monotonic()
-    cpus = (request.actors or 1) * (request.cpus_per_actor or 1)
-    with job() as stop, ray_session(cpus), stage(f"generate {request.params.ref}", request.tokens) as advance:
-        result = run_generation(lake, request, advance, run=run, stop=stop)
+    with ExitStack() as stack:
+        stop = stack.enter_context(job())
+        if ray:
+            from orchestration.cluster.session import ray_session
+            from orchestration.generation.job import run_generation as make
+
+            stack.enter_context(ray_session((request.actors or 1) * (request.cpus_per_actor or 1)))
+        else:
+            from orchestration.generation.local import generate_here as make
+        advance = stack.enter_context(stage(f"generate {request.params.ref}", request.tokens))
+        result = make(lake, request, advance, run=run, stop=stop)
     return {**result.to_record(), "seconds": round(time.monotonic() - started, 2)}
 
 
@@ -141,12 +146,16 @@ def report_live(result: TrainResult, report: Path | None, as_json: bool) -> dict
 
 def pipeline_run(lake: Lake, config: PipelineConfig, run: str | None, settings: dict[str, Any]) -> dict[str, Any]:
     """Run a pipeline with progress shown; returns its result."""
-    from orchestration.cluster.session import ray_session
     from orchestration.pipeline.job import PipelineSettings, run_pipeline
-    from orchestration.training.ray_train import cpus_of_training
 
     how = PipelineSettings(**settings)
-    with job() as stop, ray_session(max(how.actors or 1, cpus_of_training(how.workers))):
+    with ExitStack() as stack:
+        stop = stack.enter_context(job())
+        if how.ray:
+            from orchestration.cluster.session import ray_session
+            from orchestration.training.ray_train import cpus_of_training
+
+            stack.enter_context(ray_session(max(how.actors or 1, cpus_of_training(how.workers))))
         return run_pipeline(lake, config, run, settings=how, stop=stop)
 
 
@@ -211,10 +220,11 @@ def resume_run(lake: Lake, run: str, state: State, changes: State) -> dict[str, 
 
 
 def _generate(lake: Lake, run: str, config: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
-    from orchestration.generation.job import GenerateRequest
+    from orchestration.generation.request import GenerateRequest
 
     params = lake.params.usable(config["params"])
-    return generate_run(lake, GenerateRequest(**{**config, **settings, "params": params}), run)
+    on_ray = settings.pop("ray", True) or settings.get("actors") is not None  # asked for now: those are Ray's
+    return generate_run(lake, GenerateRequest(**{**config, **settings, "params": params}), run, ray=on_ray)
 
 
 def _train(lake: Lake, run: str, config: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from orchestration.commands.common import (
 )
 from orchestration.errors import InvalidRequestError
 from orchestration.folders import check_output
+from orchestration.generation.request import GenerateRequest
 from orchestration.jobs import generate_run, job, report_live, train_run
 from orchestration.live.config import LiveRequest, parse_live
 from orchestration.toml_files import read_toml
@@ -61,16 +62,14 @@ def generate(
         str, typer.Option(help="auto, numba, triton (one GPU per actor), reference; same bytes.")
     ] = "auto",
     run: Annotated[str | None, typer.Option(help="Run name; made of the request's digest by default.")] = None,
+    no_ray: Annotated[bool, typer.Option("--no-ray", help="In this process, on this machine's cores.")] = False,
     message: Message = "",
     lake: LakeUri = DEFAULT_LAKE,
     as_json: AsJson = False,
 ) -> None:
-    """Generate a dataset version on Ray; what the lake already holds is not made again."""
+    """Generate a dataset version; what the lake already holds is not made again."""
     opened = open_lake(lake, to_write=True)
     registered = opened.params.usable(params)
-    # Ray takes seconds to import: everything that a typo could spoil has been checked before.
-    from orchestration.generation.job import GenerateRequest
-
     request = GenerateRequest(
         registered,
         tokens,
@@ -83,7 +82,7 @@ def generate(
         cpus_per_actor=cpus_per_actor,
         gpus_per_actor=gpus_per_actor,
     )
-    print_summary(generate_run(opened, request, run), as_json)
+    print_summary(generate_run(opened, request, run, ray=not no_ray), as_json)
 
 
 def train(

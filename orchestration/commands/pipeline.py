@@ -22,6 +22,7 @@ def pipeline(
     backend: Annotated[str, typer.Option(help="Generator: auto, numba, triton, reference; same bytes.")] = "auto",
     workers: Annotated[int | None, typer.Option(min=1, help="DDP workers; by default one per GPU, or two.")] = None,
     gpu: Annotated[bool | None, typer.Option("--gpu/--no-gpu", help="One GPU per worker; if there are any.")] = None,
+    no_ray: Annotated[bool, typer.Option("--no-ray", help="In this process, on this machine's cores.")] = False,
     lake: LakeUri = DEFAULT_LAKE,
     as_json: AsJson = False,
 ) -> None:
@@ -29,7 +30,7 @@ def pipeline(
     from orchestration.pipeline.config import parse_pipeline
 
     config = parse_pipeline(read_toml(file), file.stem)
-    settings = {"actors": actors, "backend": backend, "workers": workers, "gpu": gpu}
+    settings = {"actors": actors, "backend": backend, "workers": workers, "gpu": gpu, "ray": not no_ray}
     print_pipeline(pipeline_run(open_lake(lake, to_write=True), config, run, settings), as_json)
 
 

@@ -30,7 +30,7 @@ class Finding:
     def to_record(self) -> dict[str, Any]:
         """JSON-able, without what looks like a secret."""
         told = {"what": self.what, "status": self.status, "found": self.found, "advice": self.advice}
-        return _told({**told, "facts": dict(self.facts)})
+        return _masked({**told, "facts": dict(self.facts)})
 
 
 Add = Callable[[Finding], None]
@@ -103,9 +103,9 @@ def without_secrets(text: str) -> str:
     return text
 
 
-def _told(value: Any) -> Any:
+def _masked(value: Any) -> Any:
     if isinstance(value, str):
         return without_secrets(value)
     if isinstance(value, Mapping):
-        return {name: _told(inner) for name, inner in value.items()}
-    return [_told(inner) for inner in value] if isinstance(value, list | tuple) else value
+        return {name: _masked(inner) for name, inner in value.items()}
+    return [_masked(inner) for inner in value] if isinstance(value, list | tuple) else value

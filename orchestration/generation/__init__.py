@@ -1,1 +1,1 @@
-"""Generation of datasets on Ray: the job, its actor pool, its workers, and recomputation of lost shards."""
+"""Generation of datasets, on Ray or on this machine's cores: jobs, workers, and recomputation of lost shards."""

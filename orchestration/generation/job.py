@@ -7,11 +7,8 @@ race write the same bytes. Only the commit makes anything visible; the run's rec
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import KW_ONLY, dataclass
-from itertools import chain, count
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import ray
@@ -19,20 +16,12 @@ from ray.exceptions import RayTaskError
 
 from datalake import (
     Lake,
-    Manifest,
     ShardRef,
     Source,
     content_digest,
-    digest_of,
     shard_layout,
 )
-from datalake.errors import RetiredError, RunHeldError
 from datalake.events import log_event
-from datalake.registry.datasets import DatasetVersion
-from datalake.registry.params import ParameterVersion
-from datalake.shards.shards import check_shard_size
-from datalake.shards.source import MOST_SHARD_SEQUENCES
-from generator import check_acceptance, parse_spec
 from orchestration.cluster.head import check_cluster
 from orchestration.cluster.pool import POLL_S, ActorPool, named_cause
 from orchestration.cluster.resources import Demand, cluster_nodes, require
@@ -40,91 +29,16 @@ from orchestration.cluster.session import cluster_facts, compute_cores
 from orchestration.console.progress import console
 from orchestration.errors import InvalidRequestError
 from orchestration.generation.pool import Made, Shard, ShardTasks
-from orchestration.generation.weights import provide_weights
-from orchestration.generation.worker import ShardWorker, plan_dataset
-from orchestration.runs.lease import RunLease, acquire
+from orchestration.generation.record import GenerateResult, acquire_run, commit_shards
+from orchestration.generation.request import GenerateRequest, plan_request
+from orchestration.generation.worker import ShardWorker
+from orchestration.runs.lease import RunLease
 from orchestration.runs.signals import Stop
 
 DEFAULT_SHARD_SEQUENCES = 4096
 
 # One shard in work and one waiting per actor keep it busy; more would only hold results in memory.
 IN_FLIGHT_PER_ACTOR = 2
-
-
-@dataclass(frozen=True)
-class GenerateRequest:
-    """What `generate` was asked for; `tokens` is rounded up to whole sequences, and the set lends its name."""
-
-    params: ParameterVersion
-    tokens: int
-    _: KW_ONLY
-    dataset: str | None = None
-    seed: int = 0
-    shard_sequences: int = DEFAULT_SHARD_SEQUENCES
-    actors: int | None = None
-    backend: str = "auto"
-    message: str = ""
-    cpus_per_actor: int | None = None
-    gpus_per_actor: float | None = None
-
-    @property
-    def dataset_name(self) -> str:
-        return self.dataset or self.params.name
-
-    def to_config(self) -> dict[str, Any]:
-        """What fixes the result, as JSON; the rest is how."""
-        return {
-            "params": self.params.ref,
-            "tokens": self.tokens,
-            "dataset": self.dataset_name,
-            "seed": self.seed,
-            "shard_sequences": self.shard_sequences,
-        }
-
-    def __post_init__(self) -> None:
-        for field, low, high in (
-            ("tokens", 1, 2**62),
-            ("shard_sequences", 1, MOST_SHARD_SEQUENCES),
-            ("seed", 0, 2**63 - 1),
-        ):
-            value = getattr(self, field)
-            if not low <= value <= high:
-                raise InvalidRequestError(f"{field} = {value}: expected {low} to {high}; give another value")
-        if self.actors is not None and self.actors < 1:
-            raise InvalidRequestError(f"actors = {self.actors}: expected at least 1; leave it out to use every core")
-        if self.cpus_per_actor is not None and self.cpus_per_actor < 1:
-            raise InvalidRequestError(f"cpus_per_actor = {self.cpus_per_actor}: expected at least 1; leave it out")
-        if self.gpus_per_actor is not None and not (self.gpus_per_actor >= 0 and math.isfinite(self.gpus_per_actor)):
-            raise InvalidRequestError(f"gpus_per_actor = {self.gpus_per_actor}: expected 0 or more; leave it out")
-        if self.gpus_per_actor is not None and self.gpus_per_actor > 1 and self.gpus_per_actor % 1:
-            raise InvalidRequestError(
-                f"gpus_per_actor = {self.gpus_per_actor}: a part of a GPU or whole ones; give 0 to 1 or a whole number"
-            )
-
-
-@dataclass(frozen=True)
-class GenerateResult:
-    """The committed version, its manifest, how many shards were made now rather than found, and the run's name."""
-
-    dataset: DatasetVersion
-    manifest: Manifest
-    shards_written: int
-    shards_reused: int
-    run: str
-
-    def to_record(self) -> dict[str, Any]:
-        """JSON-able, as the command prints it and the run's record keeps it."""
-        return {
-            "run": self.run,
-            "dataset": self.dataset.ref,
-            "digest": self.manifest.digest,
-            "content_digest": self.manifest.content_digest,
-            "sequences": self.manifest.sequences,
-            "tokens": self.manifest.tokens,
-            "shards": len(self.manifest.shards),
-            "shards_written": self.shards_written,
-            "shards_reused": self.shards_reused,
-        }
 
 
 def run_generation(
@@ -146,59 +60,16 @@ def run_generation(
     JobStopped once `stop` or a request in the lake has ended it, and what `acquire` raises.
     """
     lake.check_writable()
-    spec = parse_spec(request.params.spec)
-    provide_weights(lake, request.params.spec)
-    check_acceptance(spec)
-    sequences = math.ceil(request.tokens / spec.seq_len)
-    check_shard_size(sequences, request.shard_sequences, spec.seq_len, spec.vocab_size)
-    planned = plan_dataset(spec, request.seed, sequences, request.shard_sequences)
-    layout = shard_layout(sequences, request.shard_sequences)
+    planned = plan_request(lake, request)
+    layout = shard_layout(planned.sequences, request.shard_sequences)
     needs = ActorNeeds.of(request)
     require(needs.demand, stop)
-    with _acquired(lake, request, needs, run, stop, parent) as run_lease:
+    resources = {**cluster_facts(), "per_actor": needs.options, "actors": needs.room()}
+    with acquire_run(lake, request, resources, run, stop, parent) as run_lease:
         made = _make_shards(lake, planned.source, layout, request, needs, run_lease, advance)
         refs = [made[first][0] for first, _ in layout]
-        manifest = Manifest.of(planned, refs, _content_digest(lake, refs, run_lease))
-        dataset = lake.datasets.commit(
-            request.dataset_name, manifest, params=request.params.ref, message=request.message
-        )
-        written = sum(new for _, new in made.values())
-        result = GenerateResult(dataset, manifest, written, len(refs) - written, run_lease.run.name)
-        if not run_lease.finished:
-            run_lease.run.finish(result.to_record())
-    return result
-
-
-@contextmanager
-def _acquired(
-    lake: Lake, request: GenerateRequest, needs: ActorNeeds, run: str | None, stop: Stop | None, parent: str | None
-) -> Iterator[RunLease]:
-    """The request's run; without a name, the first of its runs (-2, -3, …) that is neither worked on nor retired."""
-    config = request.to_config()
-    default = f"generate-{request.dataset_name[:100]}-{digest_of(config)[:8]}"
-    names = [run] if run else chain([default], (f"{default}-{number}" for number in count(2)))
-    inputs = {"params": [request.params.ref], "spec_digest": request.params.digest}
-    how = ("actors", "backend", "message", "cpus_per_actor", "gpus_per_actor")
-    settings = {field: getattr(request, field) for field in how}
-    resources = {**cluster_facts(), "per_actor": needs.options, "actors": needs.room()}
-    with ExitStack() as stack:
-        for name in names:
-            try:
-                run_lease = stack.enter_context(
-                    acquire(
-                        *(lake, name, "generate", config, inputs),
-                        stop=stop,
-                        settings=settings,
-                        resources=resources,
-                        parent=parent,
-                        wait=run is not None,
-                    )
-                )
-                break
-            except (RunHeldError, RetiredError):
-                if run is not None:
-                    raise
-        yield run_lease
+        content = _content_digest(lake, refs, run_lease)
+        return commit_shards(lake, request, planned, refs, content, sum(new for _, new in made.values()), run_lease)
 
 
 @dataclass(frozen=True)

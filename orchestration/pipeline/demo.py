@@ -18,7 +18,8 @@ from orchestration.cluster.cores import local_cores
 from orchestration.console.progress import console, corpus_stages, stage
 from orchestration.console.training import training_display
 from orchestration.corpus.add import add_corpus, stdlib_files
-from orchestration.generation.job import GenerateRequest, run_generation
+from orchestration.generation.job import run_generation
+from orchestration.generation.request import GenerateRequest
 from orchestration.pipeline.demo_report import Arm, write_report
 from orchestration.runs.names import default_run_name
 from orchestration.runs.signals import Stop

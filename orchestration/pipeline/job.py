@@ -16,15 +16,15 @@ from datalake import Lake, digest_of
 from datalake.errors import NotFoundError
 from datalake.registry.params import ParameterVersion
 from generator import parse_spec
-from orchestration.cluster.session import cluster_facts
+from orchestration.cluster.cores import local_cores
 from orchestration.console.progress import stage
 from orchestration.console.training import training_display
-from orchestration.errors import JobStopped
-from orchestration.generation.job import GenerateRequest, run_generation
+from orchestration.errors import InvalidRequestError, JobStopped
+from orchestration.generation.request import GenerateRequest
 from orchestration.pipeline.config import PRE, PipelineConfig
 from orchestration.runs.lease import RunLease, acquire
+from orchestration.runs.owner import this_process
 from orchestration.runs.signals import Stop
-from orchestration.training.ray_train import default_workers, train_on_ray
 from trainer import TrainJob, TrainResult
 
 KIND = "pipeline"
@@ -32,12 +32,21 @@ KIND = "pipeline"
 
 @dataclass(frozen=True)
 class PipelineSettings:
-    """What a pipeline runs on; may differ from one attempt to the next. None: from the cluster's resources."""
+    """What a pipeline runs on; may differ from one attempt to the next. None: from the cluster's resources.
+
+    Without ``ray`` all is done in this process, by this machine's cores, and there are no actors and no workers.
+    """
 
     actors: int | None = None
     backend: str = "auto"
     workers: int | None = None
     gpu: bool | None = None
+    ray: bool = True
+
+    def __post_init__(self) -> None:
+        for field in ("actors", "workers", "gpu"):
+            if not self.ray and (value := getattr(self, field)) is not None:
+                raise InvalidRequestError(f"{field} = {value}: without Ray there are none; leave it or --no-ray out")
 
 
 def run_pipeline(
@@ -48,7 +57,7 @@ def run_pipeline(
     settings: PipelineSettings | None = None,
     stop: Stop | None = None,
 ) -> dict[str, Any]:
-    """Run (or resume, or return the finished) pipeline; returns its record's result. Ray must be initialised.
+    """Run (or resume, or return the finished) pipeline; returns its record's result. Ray must be initialised, if used.
 
     The result names run, params, dataset, heldout, and for each training its run, model, step and evals. Raises what
     the stages raise, and JobStopped once `stop` or a request in the lake has ended it.
@@ -61,13 +70,22 @@ def run_pipeline(
         *(lake, name, KIND, fields, {"params": [params.ref], "spec_digest": params.digest}),
         stop=stop,
         settings=asdict(settings),
-        resources=cluster_facts(),
+        resources=_resources(settings),
     ) as run_lease:
         if run_lease.finished:
             return run_lease.run.state["result"]
         result = _Pipeline(lake, config, params, run_lease, settings).run()
         run_lease.run.finish(result)
     return result
+
+
+def _resources(settings: PipelineSettings) -> dict[str, Any]:
+    """What this attempt runs on, for the record."""
+    if not settings.ray:
+        return {"cpus": local_cores(), "driver": this_process()["host"]}
+    from orchestration.cluster.session import cluster_facts  # Ray takes seconds to import
+
+    return cluster_facts()
 
 
 def default_pipeline_run(config: PipelineConfig) -> str:
@@ -147,14 +165,17 @@ class _Pipeline:
                 self._progress(f"{name}: {done:,.0f} of {tokens:,} tokens")
                 advance(done, note)
 
+            if settings.ray:
+                from orchestration.generation.job import run_generation as make
+            else:
+                from orchestration.generation.local import generate_here as make
             parent = self._run_lease.run.name
-            result = run_generation(self._lake, request, show, run=child, stop=self._run_lease.stop, parent=parent)
+            result = make(self._lake, request, show, run=child, stop=self._run_lease.stop, parent=parent)
             self._made(name, child, dataset=result.dataset.ref, digest=result.manifest.digest)
         return result.dataset.ref
 
     def _train(self, name: str, dataset: str, heldout: str | None, model: str | None) -> TrainResult:
         config = self._config.training(name, dataset=dataset, heldout=heldout, model=model)
-        workers, gpu = default_workers(config, self._settings.workers, self._settings.gpu)
         with self._stage(name) as child, training_display(f"train {name}", config.steps) as shown:
 
             def on_event(event: dict[str, Any]) -> None:
@@ -162,14 +183,18 @@ class _Pipeline:
                     self._progress(f"{name}: step {event['step']:,} of {config.steps:,}, loss {event['loss']:.4f}")
                 shown(event)
 
-            result = train_on_ray(
-                TrainJob(config, self._lake, child),
-                workers=workers,
-                use_gpu=gpu,
-                on_event=on_event,
-                stop=self._run_lease.stop,
-                parent=self._run_lease.run.name,
-            )
+            training = TrainJob(config, self._lake, child)
+            how: dict[str, Any] = {"on_event": on_event, "stop": self._run_lease.stop}
+            how["parent"] = self._run_lease.run.name
+            if self._settings.ray:
+                from orchestration.training.ray_train import default_workers, train_on_ray
+
+                workers, gpu = default_workers(config, self._settings.workers, self._settings.gpu)
+                result = train_on_ray(training, workers=workers, use_gpu=gpu, **how)
+            else:
+                from orchestration.training.local import train_here
+
+                result = train_here(training, **how)
             self._made(name, child, model=result.model)
         return result
 

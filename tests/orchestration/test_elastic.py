@@ -9,7 +9,8 @@ import pytest
 from datalake import Lake
 from generator import parse_spec
 from orchestration.errors import TrainingFailedError
-from orchestration.generation.job import GenerateRequest, run_generation
+from orchestration.generation.job import run_generation
+from orchestration.generation.request import GenerateRequest
 from orchestration.training import ray_train as train_job
 from orchestration.training.ray_train import train_on_ray
 from tests.faults.processes import end

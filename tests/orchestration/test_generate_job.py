@@ -14,7 +14,9 @@ from datalake import DatasetReader, Lake
 from datalake.errors import ObjectTooLargeError
 from generator import generate_batch, parse_spec
 from orchestration.errors import InvalidRequestError
-from orchestration.generation.job import GenerateRequest, run_generation
+from orchestration.generation.job import run_generation
+from orchestration.generation.local import generate_here
+from orchestration.generation.request import GenerateRequest
 from tests.ray_fixtures import TINY_SPEC
 
 TOKENS = 700 * TINY_SPEC["seq_len"]
@@ -52,6 +54,13 @@ def test_the_tokens_do_not_depend_on_how_they_were_made(tmp_path, undisturbed, c
     if "shard_sequences" not in changes:
         assert result.manifest.shards == manifest.shards
         assert result.manifest.digest == manifest.digest
+
+
+def test_without_ray_the_dataset_is_the_same(tmp_path, undisturbed):
+    lake = Lake.open(str(tmp_path / "lake"))
+    params = lake.params.put("tiny", parse_spec(TINY_SPEC).model_dump(mode="json"))
+    result = generate_here(lake, GenerateRequest(params, **{**USUAL, "actors": None}))
+    assert result.manifest == undisturbed[0]
 
 
 def test_ray_counts_all_shards_of_a_dataset_under_one_name(tmp_path, ray_cluster):

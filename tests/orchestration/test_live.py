@@ -13,7 +13,8 @@ import pytest
 from datalake import Lake
 from generator import parse_spec
 from orchestration.errors import InvalidRequestError
-from orchestration.generation.job import GenerateRequest, run_generation
+from orchestration.generation.job import run_generation
+from orchestration.generation.request import GenerateRequest
 from orchestration.live.config import LiveRequest
 from orchestration.live.job import live_stream
 from orchestration.live.stream import ask

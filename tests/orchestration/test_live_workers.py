@@ -8,7 +8,8 @@ import signal
 
 import pytest
 
-from orchestration.generation.job import GenerateRequest, run_generation
+from orchestration.generation.job import run_generation
+from orchestration.generation.request import GenerateRequest
 from orchestration.live.job import train_live
 from orchestration.training.ray_train import train_on_ray
 from tests.orchestration.test_live import CONFIG, REQUEST, SEQ_LEN, SEQUENCES, SHARD, curve, new_lake

@@ -8,7 +8,8 @@ from generator import parse_spec
 from orchestration.cluster import resources as ray_resources
 from orchestration.cluster.resources import Demand, WaitNotice, autoscales, demand_of_workers, fits, require
 from orchestration.errors import InvalidRequestError, JobStopped
-from orchestration.generation.job import GenerateRequest, run_generation
+from orchestration.generation.job import run_generation
+from orchestration.generation.request import GenerateRequest
 from orchestration.live.config import LiveRequest
 from orchestration.live.job import train_live
 from orchestration.runs.signals import Stop

@@ -14,7 +14,8 @@ from datalake import DamagePolicy, Lake, Repairer
 from datalake.errors import CorruptShardError
 from generator import parse_spec
 from orchestration.errors import InvalidRequestError
-from orchestration.generation.job import GenerateRequest, run_generation
+from orchestration.generation.job import run_generation
+from orchestration.generation.request import GenerateRequest
 from orchestration.training.ray_train import train_on_ray
 from orchestration.training.step_rows import load_steps
 from tests.ray_fixtures import TINY_SPEC, inline_toml

@@ -21,7 +21,8 @@ from orchestration.errors import ExperimentError
 from orchestration.experiment.config.configs import NAME_DIGITS, Refs, data_level
 from orchestration.experiment.config.file import Corpus, ExperimentFile
 from orchestration.experiment.config.levels import mixed
-from orchestration.generation.job import GenerateRequest, run_generation
+from orchestration.generation.job import run_generation
+from orchestration.generation.request import GenerateRequest
 from orchestration.runs.signals import Stop
 from orchestration.toml_files import read_toml
 

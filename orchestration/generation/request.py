@@ -1,0 +1,82 @@
+"""What a generation is asked for, and what it will be before anything is made: without Ray."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import KW_ONLY, dataclass
+from typing import Any
+
+from datalake import Lake, PlannedDataset
+from datalake.registry.params import ParameterVersion
+from datalake.shards.shards import check_shard_size
+from datalake.shards.source import MOST_SHARD_SEQUENCES
+from generator import check_acceptance, parse_spec
+from orchestration.errors import InvalidRequestError
+from orchestration.generation.weights import provide_weights
+from orchestration.generation.worker import plan_dataset
+
+DEFAULT_SHARD_SEQUENCES = 4096
+
+
+@dataclass(frozen=True)
+class GenerateRequest:
+    """What `generate` was asked for; `tokens` is rounded up to whole sequences, and the set lends its name."""
+
+    params: ParameterVersion
+    tokens: int
+    _: KW_ONLY
+    dataset: str | None = None
+    seed: int = 0
+    shard_sequences: int = DEFAULT_SHARD_SEQUENCES
+    actors: int | None = None
+    backend: str = "auto"
+    message: str = ""
+    cpus_per_actor: int | None = None
+    gpus_per_actor: float | None = None
+
+    @property
+    def dataset_name(self) -> str:
+        return self.dataset or self.params.name
+
+    def to_config(self) -> dict[str, Any]:
+        """What fixes the result, as JSON; the rest is how."""
+        return {
+            "params": self.params.ref,
+            "tokens": self.tokens,
+            "dataset": self.dataset_name,
+            "seed": self.seed,
+            "shard_sequences": self.shard_sequences,
+        }
+
+    def __post_init__(self) -> None:
+        for field, low, high in (
+            ("tokens", 1, 2**62),
+            ("shard_sequences", 1, MOST_SHARD_SEQUENCES),
+            ("seed", 0, 2**63 - 1),
+        ):
+            value = getattr(self, field)
+            if not low <= value <= high:
+                raise InvalidRequestError(f"{field} = {value}: expected {low} to {high}; give another value")
+        if self.actors is not None and self.actors < 1:
+            raise InvalidRequestError(f"actors = {self.actors}: expected at least 1; leave it out to use every core")
+        if self.cpus_per_actor is not None and self.cpus_per_actor < 1:
+            raise InvalidRequestError(f"cpus_per_actor = {self.cpus_per_actor}: expected at least 1; leave it out")
+        if self.gpus_per_actor is not None and not (self.gpus_per_actor >= 0 and math.isfinite(self.gpus_per_actor)):
+            raise InvalidRequestError(f"gpus_per_actor = {self.gpus_per_actor}: expected 0 or more; leave it out")
+        if self.gpus_per_actor is not None and self.gpus_per_actor > 1 and self.gpus_per_actor % 1:
+            raise InvalidRequestError(
+                f"gpus_per_actor = {self.gpus_per_actor}: a part of a GPU or whole ones; give 0 to 1 or a whole number"
+            )
+
+
+def plan_request(lake: Lake, request: GenerateRequest) -> PlannedDataset:
+    """The dataset that ``request`` asks for, before any of it is made.
+
+    Raises BandError when the band is hardly met, WeightsError, and ObjectTooLargeError for shards too large to store.
+    """
+    spec = parse_spec(request.params.spec)
+    provide_weights(lake, request.params.spec)
+    check_acceptance(spec)
+    sequences = math.ceil(request.tokens / spec.seq_len)
+    check_shard_size(sequences, request.shard_sequences, spec.seq_len, spec.vocab_size)
+    return plan_dataset(spec, request.seed, sequences, request.shard_sequences)
