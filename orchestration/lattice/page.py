@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Mapping, Sequence
-from html import escape
 from typing import Any
 
-from orchestration.reports.style import STYLE
+from markupsafe import Markup
+
 from orchestration.reports.svg import ARMS, FAINT, drawing
+from orchestration.reports.templates import report
 from trainer.lattice.train_config import LatticeTrainConfig
 
 
@@ -31,23 +32,17 @@ def lattice_page(
         tiles += [(f"{scores['recovers'][-1]:.3f}", f"that long after damage ({scores['damaged']:.3f} right after it)")]
         tiles += [(f"{scores['constant']:.3f}", "the best answer that knows no code")]
     size = "×".join(map(str, config.lattice.size))
-    figures = [_over_time(name, scores), _losses(curve)]
-    encoded = base64.b64encode(picture).decode()
-    return f"""<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{escape(title)}</title><style>{STYLE}</style></head><body><main>
-<h1>{escape(title)}</h1>
-<p class="verdict">{name} {scores[name]:.3f} on a lattice of {size} cells, {config.lattice.types} sets of weights</p>
-<div class="tiles">{"".join(f"<div><b>{value}</b><span>{escape(what)}</span></div>" for value, what in tiles)}</div>
-<h2>Over time</h2>
-<div class="curves">{"".join(f"<div>{figure}</div>" for figure in figures)}</div>
-<h2>Slices of depth, side by side, over time</h2>
-<div class="sheet"><img alt="the lattice's visible channel over time" src="data:image/gif;base64,{encoded}"></div>
-</main></body></html>
-"""
+    return report(
+        "lattice.html",
+        title=title,
+        verdict=f"{name} {scores[name]:.3f} on a lattice of {size} cells, {config.lattice.types} sets of weights",
+        tiles=[("", *tile) for tile in tiles],
+        cards=[("", _over_time(name, scores), ""), ("", _losses(curve), "")],
+        picture=base64.b64encode(picture).decode(),
+    )
 
 
-def _over_time(name: str, scores: Mapping[str, Any]) -> str:
+def _over_time(name: str, scores: Mapping[str, Any]) -> Markup:
     with drawing(f"{name} by number of steps", name, "steps") as draw:
         values = scores["by_time"]
         draw.axes.plot(range(1, len(values) + 1), values, color=ARMS[0], label="from nothing")
@@ -63,7 +58,7 @@ def _over_time(name: str, scores: Mapping[str, Any]) -> str:
     return draw.svg
 
 
-def _losses(curve: Sequence[Mapping[str, Any]]) -> str:
+def _losses(curve: Sequence[Mapping[str, Any]]) -> Markup:
     with drawing("training loss by update", "loss", "updates") as draw:
         points = [(row["step"], row["loss"]) for row in curve if "loss" in row]
         draw.axes.semilogy([step for step, _ in points], [loss for _, loss in points], color=ARMS[0])

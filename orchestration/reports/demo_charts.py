@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from markupsafe import Markup
+
 from orchestration.reports.curves import Point, heldout_points, training_points
 from orchestration.reports.svg import ARMS, GATE, MARKERS, drawing
 
 
-def loss_chart(curves: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
+def loss_chart(curves: Mapping[str, Sequence[Mapping[str, Any]]]) -> Markup:
     """Training (faint) and held-out loss of every arm over text tokens."""
     with drawing("Training and held-out loss of every arm over tokens of text", "loss, nats per token") as draw:
         for (name, records), color, marker in zip(curves.items(), ARMS, MARKERS, strict=False):
@@ -20,7 +22,7 @@ def loss_chart(curves: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
     return draw.svg
 
 
-def difference_chart(curves: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
+def difference_chart(curves: Mapping[str, Sequence[Mapping[str, Any]]]) -> Markup:
     """Held-out loss of every other arm less the first one's, at the tokens where both were evaluated."""
     (first, *others) = curves
     baseline = dict(heldout_points(curves[first]))
@@ -34,7 +36,7 @@ def difference_chart(curves: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
     return draw.svg
 
 
-def gate_chart(records: Sequence[Mapping[str, Any]], entropy: float) -> str:
+def gate_chart(records: Sequence[Mapping[str, Any]], entropy: float) -> Markup:
     """The pre-pre-training's loss and the level that it has to get under."""
     alt = f"Loss of pre-pre-training over synthetic tokens, and the gate at {entropy:.2f} nats"
     with drawing(alt, "loss, nats per token") as draw:

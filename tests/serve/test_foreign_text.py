@@ -16,10 +16,10 @@ from datalake import Lake
 from orchestration.console.foreign import as_json, in_code, in_html, in_html_lines, in_markdown
 from orchestration.experiment.analysis.analyse import analyse
 from orchestration.experiment.report.markdown import to_markdown
+from orchestration.reports.run_charts import Series, curves
 from orchestration.reports.svg import drawing
 from orchestration.serve import create_app
 from orchestration.serve.logs import SafeFormatter
-from orchestration.serve.pages.draw_charts import Series, curves
 from orchestration.serve.pages.draw_lineage import Graph, Node, draw_graph
 from orchestration.serve.pages.overview import Overviews
 from tests.orchestration.console.test_hostile_text import HOSTILE, spoiled_lakes

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from orchestration.experiment.analysis.compare import Comparison
 from orchestration.experiment.analysis.pairs import short_labels
 from orchestration.experiment.result import ExperimentResult
+from orchestration.reports.templates import signed
 
 NAMED = 3
 
@@ -71,8 +72,3 @@ def _controls(better: Sequence[Comparison], against: Sequence[Comparison], names
     return [
         f"{names[label]} was not shown to beat its control {' or '.join(levels)}" for label, levels in unbeaten.items()
     ]
-
-
-def signed(value: float, digits: int = 4) -> str:
-    """With a sign, a minus of its own width."""
-    return f"{value:+.{digits}f}".replace("-", "−")

@@ -7,15 +7,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from markupsafe import Markup
 
 from orchestration.experiment.analysis.analyse import Analysis
 from orchestration.experiment.analysis.compare import Comparison, pairs_of
 from orchestration.experiment.analysis.pairs import arms_of
 from orchestration.experiment.result import ArmResult, ExperimentResult
-from orchestration.reports.svg import ARMS, FAINT, GATE, INK, MARKERS, Drawing, drawing
+from orchestration.reports.svg import ARMS, FAINT, GATE, INK, LINES, MARKERS, Drawing, drawing
 
 Names = Mapping[str, str]
-LINES = ("-", "--", ":", "-.")
 STEADY = 0.15  # the share of the tokens after which a loss curve has come into the picture's range
 
 
@@ -40,11 +40,11 @@ class Style:
         }
 
 
-def forest_chart(compared: Sequence[Comparison], names: Names, title: str) -> str:
+def forest_chart(compared: Sequence[Comparison], names: Names, title: str) -> Markup:
     """Every comparison's difference of final losses, with its deciding interval (thick) and the plain one (thin)."""
     shown = [each for each in compared if each.difference is not None]
     if not shown:
-        return ""
+        return Markup()
     with drawing(title, "", "difference of final loss, nats per token", 1.0 + 0.62 * len(shown)) as draw:
         draw.axes.axvline(0, color=INK, linewidth=1, zorder=0.5)
         for row, each in enumerate(shown):
@@ -81,7 +81,7 @@ def _interval(draw: Drawing, row: float, each: Comparison) -> None:
     )
 
 
-def loss_chart(result: ExperimentResult, members: Sequence[str], names: Names) -> str:
+def loss_chart(result: ExperimentResult, members: Sequence[str], names: Names) -> Markup:
     """Mean held-out loss over the seeds of each label, in a band from the lowest to the highest seed."""
     title = f"Held-out loss over tokens of {', '.join(names[label] for label in members)}; bands span the seeds"
     style, tail = Style(result), []
@@ -100,7 +100,7 @@ def loss_chart(result: ExperimentResult, members: Sequence[str], names: Names) -
             )
             tail.append(losses_ST[:, at >= STEADY * at[-1]])
         if not tail:
-            return ""
+            return Markup()
         low, high = min(part.min() for part in tail), max(part.max() for part in tail)
         margin = 0.06 * (high - low) or 0.1
         draw.axes.set_ylim(low - margin, high + margin)
@@ -117,11 +117,11 @@ def _stacked(arms: Sequence[ArmResult]) -> tuple[np.ndarray, np.ndarray]:
     return at, np.stack(losses)
 
 
-def difference_chart(result: ExperimentResult, compared: Sequence[Comparison], names: Names) -> str:
+def difference_chart(result: ExperimentResult, compared: Sequence[Comparison], names: Names) -> Markup:
     """Mean paired difference over tokens of comparisons with one baseline, with t intervals point by point."""
     shown = [each for each in compared if each.over_tokens]
     if not shown:
-        return ""
+        return Markup()
     title = f"Paired difference of held-out loss from {names[shown[0].reference]} over tokens; below zero is better"
     style = Style(result)
     seen: list[Mapping[str, str]] = []
@@ -148,12 +148,12 @@ def difference_chart(result: ExperimentResult, compared: Sequence[Comparison], n
     return draw.svg
 
 
-def in_context_chart(result: ExperimentResult, analysis: Analysis, names: Names) -> str:
+def in_context_chart(result: ExperimentResult, analysis: Analysis, names: Names) -> Markup:
     """Loss of the pre-pre-trained models on synthetic held-out data, by frame: it falls where rules are inferred."""
     shown = [each for each in analysis.arms if each.in_context]
     unique = {(tuple(each.in_context or ()), each.factors.get(result.treatment)): each for each in shown}
     if not unique:
-        return ""
+        return Markup()
     style = Style(result)
     seen: list[Mapping[str, str]] = []
     title = "Loss of the synthetic task by frame within a sequence, before language"
@@ -171,7 +171,7 @@ def in_context_chart(result: ExperimentResult, analysis: Analysis, names: Names)
     return draw.svg
 
 
-def panels(result: ExperimentResult, analysis: Analysis, names: Names) -> list[tuple[str, str, str]]:
+def panels(result: ExperimentResult, analysis: Analysis, names: Names) -> list[tuple[str, Markup, Markup]]:
     """(baseline's label, loss figure, difference figure) of each baseline and the arms that are compared with it."""
     by_reference: dict[str, list[Comparison]] = {}
     for each in analysis.comparisons:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from orchestration.experiment.analysis.analyse import Analysis
 from orchestration.experiment.analysis.compare import Comparison
 from orchestration.experiment.analysis.curves import UNITS, Reach
-from orchestration.experiment.report.markup import DASH, difference, duration, interval, number, quantity
+from orchestration.experiment.report.numbers import DASH, difference, duration, interval, number, quantity
 from orchestration.experiment.result import ExperimentResult
 
 Names = Mapping[str, str]

@@ -12,9 +12,9 @@ from fastapi import APIRouter, Query, Request, Response
 from markupsafe import Markup
 
 from datalake import Lake, Manifest, read_shard
+from orchestration.reports.run_charts import histogram
 from orchestration.serve.api.paging import Cursor, page_of_names
 from orchestration.serve.api.routing import Name, Selector, reference
-from orchestration.serve.pages.draw_charts import histogram
 from orchestration.serve.pages.draw_frames import Drawing, draw_sequence
 from orchestration.serve.pages.render import PageReader, or_note, render
 from orchestration.serve.pages.tables import spec_rows

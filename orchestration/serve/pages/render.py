@@ -14,17 +14,14 @@ from typing import Annotated, Any
 
 from fastapi import Depends, Request, Response
 from fastapi.responses import HTMLResponse
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
+from jinja2 import Environment
 
 from datalake.errors import DatalakeError
 from datalake.registry.access import AccessError
-from orchestration.console.foreign import in_html_lines, shown
+from orchestration.reports.templates import environment
 from orchestration.runs.view import progress_text, speed_text
 from orchestration.serve.auth import COOKIE, Principal, identify
 from orchestration.serve.settings import Served, ServedDep
-
-_TEMPLATES = Path(__file__).parents[1] / "templates"
 
 
 class LoginNeededError(AccessError):
@@ -43,19 +40,10 @@ PageReader = Annotated[Principal, Depends(page_reader)]
 
 
 @cache
-def _environment() -> Environment:
-    environment = Environment(
-        loader=FileSystemLoader(_TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
-        lstrip_blocks=True,
-    )  # fmt: skip
-    environment.finalize = lambda value: shown(value) if type(value) is str else value  # not what is markup already
-    environment.filters["lines"] = lambda text: Markup(in_html_lines(text))
-    environment.filters["number"] = lambda value: f"{value:,}"
-    environment.filters["size"] = _size
-    environment.filters["progress"] = progress_text
-    environment.filters["speed"] = speed_text
-    environment.filters["day"] = _day
-    return environment
+def _templates() -> Environment:
+    found = environment(Path(__file__).parents[1] / "templates")
+    found.filters |= {"size": _size, "progress": progress_text, "speed": speed_text, "day": _day}
+    return found
 
 
 def root_path(request: Request) -> str:
@@ -72,7 +60,7 @@ def render(request: Request, template: str, *, status: int = 200, **values: Any)
     """A page from ``templates/<template>``, with its Content-Security-Policy."""
     nonce = secrets.token_urlsafe(16)
     html = (
-        _environment()
+        _templates()
         .get_template(template)
         .render(
             nonce=nonce,

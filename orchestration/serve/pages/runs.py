@@ -8,11 +8,11 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 from markupsafe import Markup
 
+from orchestration.reports.run_charts import Series, curves
 from orchestration.serve.api.paging import Cursor, page_of_names
 from orchestration.serve.api.routing import Name
 from orchestration.serve.api.runs import run_state
 from orchestration.serve.api.schemas import RunOut
-from orchestration.serve.pages.draw_charts import Series, curves
 from orchestration.serve.pages.render import PageReader, or_note, render
 from orchestration.serve.pages.tables import flat_rows
 from orchestration.serve.settings import ServedDep
@@ -78,12 +78,12 @@ def split_records(records: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], 
     return training, held_out
 
 
-def loss_chart(training: list[dict[str, Any]], held_out: dict[str, list[Point]]) -> tuple[Markup, list[str]] | None:
-    """Training and held-out loss over steps, with the legend's names; None before the first record."""
+def loss_chart(training: list[dict[str, Any]], held_out: dict[str, list[Point]]) -> Markup | None:
+    """Training and held-out loss over steps; None before the first record."""
     every = max(1, math.ceil(len(training) / _POINTS))
     points = [(float(row["step"]), float(row["loss"])) for row in training[::every]]
     series = [Series("training", points)] if points else []
     series += [Series(f"held-out {ref}", points, marks=True) for ref, points in held_out.items()]
     if not series:
         return None
-    return curves(series, "Loss over steps", "step", "loss (nats per token)"), [one.name for one in series]
+    return curves(series, "Loss over steps", "step", "loss, nats per token")
