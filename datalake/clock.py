@@ -61,6 +61,10 @@ class System:
         """The clock's time as ISO 8601 UTC with milliseconds, such as ``2026-11-22T03:04:05.678Z``."""
         return self.clock().astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
+    def delay(self, attempt: int, base: float = 0.02, cap: float = 2.0) -> float:
+        """A random time in seconds, up to min(cap, base * 2**attempt) ("full jitter")."""
+        return self.jitter() * min(cap, base * 2.0 ** min(attempt, 16))
+
     def pause(self, attempt: int, base: float = 0.02, cap: float = 2.0) -> None:
-        """Sleep a random time up to min(cap, base * 2**attempt) seconds ("full jitter")."""
-        self.sleep(self.jitter() * min(cap, base * 2.0 ** min(attempt, 16)))
+        """Sleep for ``delay``."""
+        self.sleep(self.delay(attempt, base, cap))

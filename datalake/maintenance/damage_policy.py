@@ -26,7 +26,7 @@ from datalake.shards.manifest import Manifest
 from datalake.shards.shards import ShardRef, fetch_shard
 from datalake.shards.source import Source
 from datalake.store.interface import Store
-from datalake.store.wait import RetryDeadline, RetryingStore
+from datalake.store.retry import RetryDeadline
 
 OnDamage = Literal["heal", "wait", "fail"]
 LogEvent = Callable[[dict[str, Any]], None]
@@ -113,9 +113,11 @@ class Repairer:
 
     def retrying(self, lake: Lake) -> Lake:
         """Return the same lake, whose calls are repeated while its store does not answer."""
-        if not self._waits_for(lake.uri) or isinstance(lake.store, RetryingStore):
+        from datalake.store.s3 import S3Store  # boto3 takes long to import, and a local lake needs none
+
+        if not self._waits_for(lake.uri) or not isinstance(lake.store, S3Store):
             return lake
-        return Lake(RetryingStore(lake.store, self._deadline), lake.system)
+        return Lake(lake.store.within(self._deadline), lake.system)
 
     def reader(self, store: Store, manifest: Manifest) -> DatasetReader:
         """A reader of verified rows that treats damage as the policy says, through the node's cache if it has one."""

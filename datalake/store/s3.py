@@ -11,6 +11,7 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
@@ -25,7 +26,7 @@ from datalake.store.addresses import S3Address, parse_address
 from datalake.store.conformance import WriteGuard
 from datalake.store.content import Content, Pieces
 from datalake.store.interface import ObjectInfo, missing
-from datalake.store.retry import RetryBudget, RetryPolicy
+from datalake.store.retry import RetryBudget, RetryDeadline, RetryPolicy, repeat
 from datalake.store.s3_client import is_aws, make_client
 from datalake.store.s3_errors import (
     ABSENT,
@@ -61,6 +62,7 @@ class S3Store:
         self._region: str | None = None  # the bucket's, where the store said that it is another than the settings'
         self._system = system or System()
         self._retry = retry or RetryPolicy()
+        self._deadline: RetryDeadline | None = None
         self._reset()
 
     def _reset(self) -> None:
@@ -70,7 +72,9 @@ class S3Store:
         self._guard = WriteGuard()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in ("_bucket", "_prefix", "_region", "_system", "_retry")}
+        return {
+            name: getattr(self, name) for name in ("_bucket", "_prefix", "_region", "_system", "_retry", "_deadline")
+        }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -78,6 +82,12 @@ class S3Store:
 
     def __repr__(self) -> str:
         return f"S3Store({self.uri!r})"
+
+    def within(self, deadline: RetryDeadline) -> S3Store:
+        """The same store, whose calls go on being repeated within ``deadline`` while the server does not answer."""
+        store = object.__new__(S3Store)
+        store.__dict__ = self.__dict__ | {"_deadline": deadline}
+        return store
 
     @property
     def uri(self) -> str:
@@ -272,28 +282,34 @@ class S3Store:
         self, call: Callable[[], _T], key: str, attempts: int = 0, conditional: bool = False, size: int = 0
     ) -> _T:
         """Run ``call``, again if that may help, and translate what it raises at last. Never repeats a secret."""
-        attempts = attempts or self._retry.attempts
-        attempt, renewed = 0, False
-        while True:
+        policy = replace(self._retry, attempts=attempts) if attempts else self._retry
+        renewed = False
+
+        def renewing() -> _T:
+            nonlocal renewed
             client = self._client()
             try:
-                result = call()
+                return call()
+            except S3_FAILURES as error:
+                if renewed or not (is_ours(error) and has_newer_credentials(error)):
+                    raise
+                renewed = True
+                self._forget(client)
+                return call()
+
+        def note(attempt: int, error: Exception) -> None:
+            reason = code_of(error) or type(error).__name__
+            log_event("store_retry", level=logging.WARNING, key=key, attempt=attempt, reason=reason)
+
+        def ask() -> _T:
+            try:
+                return repeat(renewing, _asks_again, policy, self._budget, self._system, note)
             except S3_FAILURES as error:
                 if not is_ours(error):
                     raise
-                if has_newer_credentials(error) and not renewed:
-                    renewed = True
-                    self._forget(client)
-                    continue
-                attempt += 1
-                if not may_pass(error) or attempt >= attempts or not self._budget.take():
-                    raise self._named(error, key, conditional, size) from error
-                reason = code_of(error) or type(error).__name__
-            else:
-                self._budget.succeeded()
-                return result
-            log_event("store_retry", level=logging.WARNING, key=key, attempt=attempt, reason=reason)
-            self._system.pause(attempt - 1, self._retry.base, self._retry.cap)
+                raise self._named(error, key, conditional, size) from error
+
+        return self._deadline.retry_until(ask) if self._deadline else ask()
 
     def _named(self, error: Exception, key: str, conditional: bool, size: int) -> DatalakeError:
         return named_error(error, self._asked(key, conditional, size))
@@ -310,6 +326,10 @@ class S3Store:
             conditional=conditional,
             size=size,
         )
+
+
+def _asks_again(error: BaseException) -> bool:
+    return isinstance(error, S3_FAILURES) and is_ours(error) and may_pass(error)
 
 
 def _credentials() -> Any:
