@@ -1,7 +1,17 @@
-"""datalake writes, commits, plans.
+"""Bytes and truth: objects that are created once, and logs that order them. No torch, no Ray.
 
-Objects are created once and never changed; version logs order them; manifests name them.
-The plan turns (manifests, mixture, seed, step) into rows.
+    store/        objects on a local disk or S3: create if absent, retries, conformance
+    log/          version logs: numbered entries, each created if absent
+    shards/       Parquet files of sequences, and the manifests that name them
+    registry/     parameter sets, datasets, models, tokens of access
+    plan/         which rows which rank reads at which step
+    reading/      verified rows of a manifest, through a cache of the node
+    runs/         records, leases, heartbeats and checkpoints of runs
+    maintenance/  verify, heal, collect garbage, import, export, lineage
+
+The way of data: a table of rows becomes a shard (``shards``), its reference goes into a manifest, and
+``registry.datasets`` commits that as a version of a log. To read, ``plan`` turns (manifests, mixture, seed, step, rank)
+into row numbers, and ``reading`` fetches those rows and checks them against the manifest's digests.
 """
 
 from datalake.canonical import canonical_json, digest_of, sha256_hex

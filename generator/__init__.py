@@ -1,7 +1,16 @@
-"""generator draws, simulates, scores.
+"""Spec and indices in, sequences out: pure computation, no I/O, no Ray, no global state.
 
-Sequence ``i`` of a spec is a pure function of (spec, seed, i): no I/O, no Ray, no global state.
-The NumPy reference defines the answer; every other backend equals it bit for bit.
+Sequence ``i`` of a spec is a function of (spec, seed, i). The NumPy reference defines the answer; every other backend
+equals it bit for bit.
+
+    presets/   specs under a name, in TOML
+    families/  one file a family: dyck, shuffle-dyck, eca, nca, lattice, and the controls iid and shuffled
+    nca/       the automata: rules, reference, numba, SIMD and Triton kernels
+    lattice/   trained 3-D lattices in whole numbers
+
+The way of data: ``registry.parse_spec`` makes a spec; ``batch.generate_rows`` has the spec's family simulate candidates
+(``philox`` is all the randomness), ``tokens`` turns states into token ids, ``score`` and ``accept`` keep the sequences
+whose complexity lies in the spec's band, and the rows leave as a NumPy array or a table.
 """
 
 from generator.accept import Acceptance

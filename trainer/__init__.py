@@ -1,7 +1,15 @@
-"""trainer streams, steps, publishes.
+"""A model trained over the plan's rows, resumable at any step, with or without torch.distributed. No Ray.
 
-One readable step loop over the plan's batches, resumable at any step, with or without torch.distributed.
-What it publishes names the data, rules and parameters that made it.
+Flat, one idea a file; ``lattice/`` trains 3-D lattices by the same loop. The way of data through a run:
+
+    job, config, recipe       what is to be trained: one value
+    inputs, data, documents   datasets opened; the plan's rows as batches, refused when they are others
+    model, optim, transfer    weights, their groups and rates, what is carried over from another model
+    learner                   one update: forward, backward, the guard, the optimiser, the average
+    loop                      drives a learner: step, log, evaluate, save, publish
+    ranks, parallel, shards   several processes as one
+    saving, record            checkpoints beside the loop; the run's log
+    publish, hf_layout        a model version that names the data, rules and parameters that made it
 """
 
 from trainer.config import (

@@ -161,7 +161,7 @@ class DatasetReader:
         ref = self.manifest.shards[shard]
         rows = self.node_cache.rows(ref, self.manifest.seq_len, lambda: tokens_of(self._load(shard), dtype), dtype)
         if not self.node_cache.fills:  # rows that are not mapped take memory: keep as few as without a cache
-            self._tokens.capacity = self.cache_shards
+            self._tokens.resize(self.cache_shards)
         return rows
 
 

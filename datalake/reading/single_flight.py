@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Generic, TypeVar
+
+from cachetools import LRUCache
 
 _K = TypeVar("_K", bound=Hashable)
 _V = TypeVar("_V")
@@ -16,18 +17,31 @@ class SingleFlight(Generic[_K, _V]):
     """The ``capacity`` most recently used values of ``load``. A load that fails is raised to all who wait, not kept."""
 
     def __init__(self, load: Callable[[_K], _V], capacity: int, threads: int = 4) -> None:
-        self.capacity = capacity
         self._load = load
         self._threads = threads
         self._lock = threading.Lock()
-        self._values: OrderedDict[_K, _V] = OrderedDict()
+        self._values: LRUCache[_K, _V] = LRUCache(capacity)
         self._flying: dict[_K, Future[_V]] = {}
+
+    @property
+    def capacity(self) -> int:
+        """How many values are kept."""
+        return int(self._values.maxsize)
+
+    def resize(self, capacity: int) -> None:
+        """Keep ``capacity`` values from now on."""
+        with self._lock:
+            if capacity == self.capacity:
+                return
+            kept: LRUCache[_K, _V] = LRUCache(capacity)
+            for key in list(self._values)[-capacity:]:
+                kept[key] = self._values[key]
+            self._values = kept
 
     def get(self, key: _K) -> _V:
         """The value of ``key``: kept, loaded here, or by the thread that asked first. Raises what ``load`` raises."""
         with self._lock:
             if key in self._values:
-                self._values.move_to_end(key)
                 return self._values[key]
             future = self._flying.get(key)
             mine = future is None
@@ -44,8 +58,6 @@ class SingleFlight(Generic[_K, _V]):
             with self._lock:
                 del self._flying[key]
                 self._values[key] = value
-                while len(self._values) > self.capacity:
-                    self._values.popitem(last=False)
             future.set_result(value)
         return future.result()
 
@@ -53,8 +65,6 @@ class SingleFlight(Generic[_K, _V]):
         """The values of ``keys``, distinct and at most ``capacity`` of them; absent ones are loaded several at once."""
         with self._lock:  # the usual case, under one lock
             if all(key in self._values for key in keys):
-                for key in keys:
-                    self._values.move_to_end(key)
                 return [self._values[key] for key in keys]
         if len(keys) == 1:
             return [self.get(keys[0])]

@@ -15,12 +15,13 @@ import hmac
 import re
 import threading
 import time
-from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import takewhile
 from typing import Any, Literal, get_args
+
+from cachetools import LRUCache
 
 from datalake.clock import System
 from datalake.errors import DatalakeError, NotFoundError
@@ -179,8 +180,8 @@ class AccessControl:
         self._hashing = threading.Semaphore(2)  # guessing may cost two cores' time, never the server's memory
         self._records: dict[str, Record] = {}
         self._read_at = -float("inf")
-        self._verified: OrderedDict[bytes, None] = OrderedDict()
-        self._sessions: OrderedDict[str, tuple[float, bool]] = OrderedDict()  # looked at when; ended?
+        self._verified: LRUCache[bytes, bool] = LRUCache(_REMEMBERED)
+        self._sessions: LRUCache[str, tuple[float, bool]] = LRUCache(_REMEMBERED)  # looked at when; ended?
 
     def configured(self) -> bool:
         """Whether any token was ever made. Revoking the last one closes the API; it does not open it."""
@@ -257,9 +258,6 @@ class AccessControl:
     def _know_session(self, session_id: str, ended: bool) -> None:
         with self._lock:
             self._sessions[session_id] = (self._monotonic(), ended)
-            self._sessions.move_to_end(session_id)
-            while len(self._sessions) > _REMEMBERED:
-                self._sessions.popitem(last=False)
 
     def _record(self, token_id: str) -> Record | None:
         records = self._current()
@@ -279,16 +277,13 @@ class AccessControl:
         """Compare in constant time; what matched once is remembered by digest, since scrypt is meant to be slow."""
         seen = hashlib.sha256(f"{record['hash']}{text}".encode()).digest()
         with self._lock:
-            if seen in self._verified:
-                self._verified.move_to_end(seen)
+            if self._verified.get(seen):
                 return True
         with self._hashing:
             good = hmac.compare_digest(_hash(secret, record["salt"]), record["hash"])
         if good:
             with self._lock:
-                self._verified[seen] = None
-                while len(self._verified) > _REMEMBERED:
-                    self._verified.popitem(last=False)
+                self._verified[seen] = True
         return good
 
 

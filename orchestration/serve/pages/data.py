@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Annotated, Any
 
 import numpy as np
+from cachetools import LRUCache
 from fastapi import APIRouter, Query, Request, Response
 from markupsafe import Markup
 
@@ -30,7 +30,7 @@ _KEPT_HISTOGRAMS = 64
 _TITLES = {"score": "gzip-int32-v1 ratio", "score_normalized": "normalised gzip-int32-v1 ratio"}
 _BANDS = {"score": "gzip-int32-v1", "score_normalized": "gzip-int32-v1-normalized"}
 
-_charts: OrderedDict[str, Histograms] = OrderedDict()
+_charts: LRUCache[str, Histograms] = LRUCache(_KEPT_HISTOGRAMS)
 _charts_lock = threading.Lock()
 
 
@@ -164,8 +164,6 @@ def score_histograms(lake: Lake, manifest: Manifest) -> Histograms:
     made = Histograms(tuple(charts), len(chosen), len(shards))
     with _charts_lock:
         _charts[manifest.digest] = made
-        while len(_charts) > _KEPT_HISTOGRAMS:
-            _charts.popitem(last=False)
     return made
 
 
