@@ -163,7 +163,7 @@ def experiment_run(lake: Lake, file: ExperimentFile, report: Path | None = None)
     """Run an experiment with progress shown and write its report; what it came to, and what that shows."""
     from orchestration.cluster.session import ray_session
     from orchestration.experiment.analysis.analyse import analyse
-    from orchestration.experiment.report.write import write_report
+    from orchestration.experiment.report.page import write_report
     from orchestration.experiment.run.runner import run_experiment
 
     folder = report or Path(f"{file.name}-report")

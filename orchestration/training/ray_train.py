@@ -10,7 +10,7 @@ import tempfile
 import threading
 from collections.abc import Mapping
 from dataclasses import asdict, replace
-from typing import Any, Protocol
+from typing import Any
 
 import ray
 import ray.train
@@ -36,23 +36,12 @@ from orchestration.training.events import EventQueue, EventSender, OnEvent
 from orchestration.training.ray_data import ray_data_batches
 from orchestration.training.stop_watcher import watching
 from trainer import Ranks, TrainConfig, TrainJob, TrainResult, run_training
-from trainer.data import BatchesFactory
 from trainer.errors import TrainerError
 from trainer.inputs import open_inputs
-from trainer.planned import PlannedData
 
 ATTEMPTS = 4
 CPU_WORKERS = 2
 POLL_S = 0.5
-
-
-class LiveData(PlannedData, Protocol):
-    """A dataset that is made while the workers read it; picklable."""
-
-    @property
-    def batches(self) -> BatchesFactory:
-        """The step loop's batches factory: rows of this dataset as they are made, of the others from the lake."""
-        ...
 
 
 def _worker(handed: dict[str, Any]) -> None:

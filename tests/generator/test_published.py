@@ -8,11 +8,11 @@ import pytest
 
 from generator import generate_batch, load_preset, parse_spec
 from generator.families import nca
-from generator.nca.float_rule import float_weights, logits
 from generator.nca.reference import step_logits
 from generator.nca.rules import draw_cells, draw_rules, fold_tables
 from generator.score import gzip_sizes, score_content
 from generator.tokens import decode_tokens, encode_frames, frames_to_tokens, unigram_entropy_nats
+from tests.generator.float_rule import float_weights, logits
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 PAPER = parse_spec({"compat": True})

@@ -152,9 +152,3 @@ def _shapes(config: LatticeConfig) -> dict[str, tuple[int, ...]]:
             shapes[f"{name}_left"] = (config.cells, rows, config.rank)
             shapes[f"{name}_right"] = (config.cells, config.rank, columns)
     return shapes
-
-
-def parameters_per_cell(config: LatticeConfig) -> int:
-    """Numbers in one full set of weights."""
-    full = _shapes(config.model_copy(update={"types": 1, "rank": 0}))
-    return sum(math.prod(shape) for shape in full.values())

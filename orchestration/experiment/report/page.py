@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from markupsafe import Markup
 
+from orchestration.console.foreign import as_json
 from orchestration.experiment.analysis.analyse import Analysis
 from orchestration.experiment.analysis.compare import Comparison
 from orchestration.experiment.analysis.pairs import seeds_of, short_labels
@@ -142,3 +144,15 @@ def _configurations(result: ExperimentResult) -> list[tuple[str, str]]:
 
 def _json(value: object) -> str:
     return json.dumps(value, indent=2, ensure_ascii=False)
+
+
+def write_report(result: ExperimentResult, analysis: Analysis, folder: Path) -> tuple[Path, Path]:
+    """Write ``report.html`` and ``report.json`` ({"result", "analysis"}) into ``folder``, which is made if absent."""
+    page = render(result, analysis)
+    values = {"result": result.model_dump(mode="json"), "analysis": analysis.model_dump(mode="json")}
+    data = as_json(values, indent=2) + "\n"
+    folder.mkdir(parents=True, exist_ok=True)
+    html_path, json_path = folder / "report.html", folder / "report.json"
+    html_path.write_text(page, encoding="utf-8")
+    json_path.write_text(data, encoding="utf-8")
+    return html_path, json_path

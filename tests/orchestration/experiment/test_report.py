@@ -9,8 +9,7 @@ import pytest
 from orchestration.experiment.analysis.analyse import Analysis, analyse
 from orchestration.experiment.analysis.statistics import minimum_detectable_effect
 from orchestration.experiment.report.markdown import to_markdown
-from orchestration.experiment.report.page import render
-from orchestration.experiment.report.write import write_report
+from orchestration.experiment.report.page import render, write_report
 from orchestration.experiment.result import ExperimentResult
 from tests.orchestration.experiment.builder import experiment, spoil
 
