@@ -80,7 +80,7 @@ def repeat(
     ``on_retry(attempt, error)`` is told before each repetition.
     """
 
-    def told(state: RetryCallState) -> None:
+    def note(state: RetryCallState) -> None:
         error = state.outcome.exception() if state.outcome is not None else None
         assert isinstance(error, Exception), "called after a failure that may pass"
         on_retry(state.attempt_number, error)
@@ -90,7 +90,7 @@ def repeat(
         stop=stop_any(stop_after_attempt(policy.attempts), lambda _: not budget.take()),
         wait=lambda state: system.delay(state.attempt_number - 1, policy.base, policy.cap),
         sleep=system.sleep,
-        before_sleep=told,
+        before_sleep=note,
         reraise=True,
     )
     result = again(call)
