@@ -26,8 +26,10 @@ from datalake.maintenance.lineage import lineage
 from datalake.maintenance.verify import RateLimit, ShardProblem, VerifyOptions, VerifyReport, verify_dataset
 from datalake.names import check_name, parse_ref
 from datalake.plan.plan import Plan, PlanSource, Position
+from datalake.reading.computed import ComputedReader
 from datalake.reading.node_cache import NodeCache
 from datalake.reading.reader import DatasetReader
+from datalake.reading.row_reader import RowReader
 from datalake.registry.datasets import DatasetRepository, DatasetVersion
 from datalake.registry.models import ModelRepository, ModelVersion
 from datalake.registry.params import ParameterRegistry, ParameterVersion
@@ -35,8 +37,8 @@ from datalake.runs.checkpoints import Checkpoint, SkippedCheckpoint
 from datalake.runs.heartbeat import Heartbeat
 from datalake.runs.repository import RunRepository
 from datalake.runs.run import Run
+from datalake.shards.computed import RowGenerator
 from datalake.shards.manifest import Manifest, content_digest, load_manifest, save_manifest
-from datalake.shards.planned import PlannedDataset
 from datalake.shards.shards import ShardRef, read_shard, repair_shard, shard_ref_if_valid, write_shard
 from datalake.shards.source import Source, shard_key, shard_layout
 from datalake.store.conformance import Conformance, ProbeReport, read_conformance, record_conformance
@@ -47,6 +49,7 @@ from datalake.store.probe import probe_store
 __all__ = [
     "Change",
     "Checkpoint",
+    "ComputedReader",
     "Conformance",
     "DamagePolicy",
     "DatalakeError",
@@ -67,12 +70,13 @@ __all__ = [
     "ParameterVersion",
     "Plan",
     "PlanSource",
-    "PlannedDataset",
     "Position",
     "ProbeReport",
     "RateLimit",
     "Repair",
     "Repairer",
+    "RowGenerator",
+    "RowReader",
     "Run",
     "RunRepository",
     "ShardProblem",

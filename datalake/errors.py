@@ -76,6 +76,10 @@ class UnhealableError(DatalakeError):
     """A lost or corrupt shard cannot be computed again to the bytes that its manifest names."""
 
 
+class GeneratorVersionError(UnhealableError):
+    """Rows are to be computed by another version of the generator than the one that fixes them."""
+
+
 class ShardConflictError(DatalakeError):
     """The key of a shard about to be written holds other rows."""
 

@@ -58,3 +58,14 @@ class Lake:
     def runs(self) -> RunRepository:
         """Runs."""
         return RunRepository(self.store, self.system)
+
+
+@dataclass(frozen=True)
+class ModelFiles:
+    """The files of the models of the lake at ``uri``, which is opened only if one is asked for."""
+
+    uri: str
+
+    def __call__(self, sha256: str) -> bytes | None:
+        """See ``ModelRepository.find_file``."""
+        return Lake.open(self.uri).models.find_file(sha256)

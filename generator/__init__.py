@@ -15,14 +15,12 @@ whose complexity lies in the spec's band, and the rows leave as a NumPy array or
 
 from generator.accept import Acceptance
 from generator.batch import check_acceptance, generate_batch, generate_rows, measure_acceptance
+from generator.compute import GENERATOR_VERSION, SpecGenerator
 from generator.errors import BackendError, BandError, GeneratorError, RangeError, SpecError
 from generator.presets import list_presets, load_preset, preset_text
 from generator.profile import profile_spec
 from generator.registry import GenerationSpec, parse_spec
 from generator.tokens import decode_tokens, encode_frames, unigram_entropy_nats
-
-# Raised whenever any sequence of any spec would come out different.
-GENERATOR_VERSION = "1"
 
 __all__ = [
     "GENERATOR_VERSION",
@@ -33,6 +31,7 @@ __all__ = [
     "GeneratorError",
     "RangeError",
     "SpecError",
+    "SpecGenerator",
     "check_acceptance",
     "decode_tokens",
     "encode_frames",

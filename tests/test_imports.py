@@ -19,7 +19,7 @@ generator.errors generator.regular_files generator.cache_folder generator.machin
 generator.spec generator.initial generator.family generator.tokens generator.toml_files
 generator.nca generator.lattice generator.families generator.gzip_trees generator.gzip_kernel
 generator.score generator.cost generator.accept generator.pipeline
-generator.registry generator.batch generator.profile generator.presets generator
+generator.registry generator.batch generator.compute generator.profile generator.presets generator
 
 datalake.errors datalake.clock datalake.events datalake.canonical datalake.names
 datalake.store datalake.log datalake.shards datalake.plan datalake.reading

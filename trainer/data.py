@@ -17,9 +17,11 @@ from typing import Protocol, TypeVar
 import numpy as np
 import torch
 
-from datalake import DatasetReader, Manifest, Plan, PlannedDataset, Repairer, Store
+from datalake import Manifest, Plan, Repairer, RowReader, Store
+from datalake.lake import ModelFiles
 from datalake.shards.tokens import widest
-from trainer.errors import PlanMismatchError, PlannedDataError
+from generator import SpecGenerator
+from trainer.errors import PlanMismatchError
 
 PREFETCH_BATCHES = 4
 
@@ -38,28 +40,20 @@ class Batch:
 
 @dataclass(frozen=True)
 class TrainDataset:
-    """One source of the mixture: its reference "NAME@VERSION", its manifest (planned, while it is being
-    made), the store that holds its shards, the parameter version "NAME@VERSION" it was made by, if any, and the
-    repairer that knows what to do about damage."""
+    """One source of the mixture: its reference "NAME@VERSION", its manifest (computed, while its
+    shards are being made), the store that holds its shards, the parameter version "NAME@VERSION" it was made by, if
+    any, and the repairer that knows what to do about damage."""
 
     ref: str
-    manifest: Manifest | PlannedDataset
+    manifest: Manifest
     store: Store
     params: str | None = None
     repairer: Repairer = field(default_factory=Repairer)
 
-    @property
-    def committed(self) -> Manifest:
-        """The manifest; PlannedDataError while there is none."""
-        if isinstance(self.manifest, PlannedDataset):
-            raise PlannedDataError(
-                f"dataset {self.ref} is still being made: read it through the job that makes it, or later"
-            )
-        return self.manifest
-
-    def reader(self) -> DatasetReader:
-        """A fresh reader with its own cache; shards are checked against the manifest as they are fetched."""
-        return self.repairer.reader(self.store, self.committed)
+    def reader(self) -> RowReader:
+        """A fresh reader with its own cache: shards are checked against the manifest as they are fetched, the rows of a
+        computed dataset are made here. Raises GeneratorVersionError where they would be other rows."""
+        return self.repairer.reader(self.store, self.manifest, SpecGenerator(ModelFiles(self.store.uri)))
 
 
 class BatchesFactory(Protocol):
@@ -120,7 +114,7 @@ def _difference(expected_B2: np.ndarray, found_B2: np.ndarray) -> str:
     return f"row {at} is (source, row) {tuple(found_B2[at].tolist())}, the plan says {tuple(expected_B2[at].tolist())}"
 
 
-def read_batch(plan: Plan, step: int, world: int, rank: int, readers: Sequence[DatasetReader]) -> Batch:
+def read_batch(plan: Plan, step: int, world: int, rank: int, readers: Sequence[RowReader]) -> Batch:
     """Fetch one rank's rows of one step."""
     rows_B2 = plan.rank_rows(step, world, rank)
     dtype = widest(reader.dtype for reader in readers)
@@ -132,8 +126,8 @@ def read_batch(plan: Plan, step: int, world: int, rank: int, readers: Sequence[D
     return Batch(step, rows_B2, tokens_BT)
 
 
-def prefetch(plan: Plan, steps: range, world: int, rank: int, readers: Sequence[DatasetReader]) -> None:
-    """Have the shards at hand that one rank's rows of these steps lie in."""
+def prefetch(plan: Plan, steps: range, world: int, rank: int, readers: Sequence[RowReader]) -> None:
+    """Have at hand one rank's rows of these steps, or the shards that they lie in."""
     rows_N2 = np.concatenate([plan.rank_rows(step, world, rank) for step in steps])
     for source, reader in enumerate(readers):
         reader.prefetch(rows_N2[rows_N2[:, 0] == source, 1])

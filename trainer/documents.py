@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask
 
-from datalake import Manifest, PlannedDataset
+from datalake import Manifest
 from trainer.config import TrainConfig
 from trainer.data import TrainDataset
 from trainer.errors import ConfigError
@@ -86,7 +86,7 @@ def _end(dataset: TrainDataset, given: Mapping[str, int]) -> int | None:
     )
 
 
-def end_of_documents(manifest: Manifest | PlannedDataset) -> int | None:
+def end_of_documents(manifest: Manifest) -> int | None:
     """The token that ends a document wherever it stands in the dataset's rows; None where there is none known."""
     spec = manifest.source.spec
     if manifest.kind == "synthetic" or spec.get("special_tokens_in_text"):

@@ -15,10 +15,6 @@ class PlanMismatchError(TrainerError):
     """A batch arrived whose step or rows are not what the plan says."""
 
 
-class PlannedDataError(TrainerError):
-    """Rows were asked of a dataset version that is planned but not committed."""
-
-
 class TransferError(TrainerError):
     """Weights of the source model do not fit the target."""
 

@@ -67,7 +67,7 @@ def evaluate(
     frames ``frames``: the loss of each whole frame's content, which falls from frame to frame where rules are inferred
     in context.
     """
-    manifest = dataset.committed
+    manifest = dataset.manifest
     total = min(sequences, manifest.sequences)
     mine = np.arange(ranks.rank * total // ranks.world, (ranks.rank + 1) * total // ranks.world)
     text = manifest.kind == "text"

@@ -7,9 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from datalake import Lake, Manifest, ModelVersion, Plan, PlannedDataset, PlanSource, Repairer
+from datalake import Lake, Manifest, ModelVersion, Plan, PlanSource, Repairer
 from datalake.names import check_name
+from datalake.reading.computed import check_generator
 from datalake.shards.tokens import widest
+from generator import SpecGenerator
 from trainer.config import TrainConfig
 from trainer.data import TrainDataset
 from trainer.documents import document_ends
@@ -80,7 +82,8 @@ def open_inputs(
 
     ``planned`` is one of its training datasets that the lake does not have yet.
 
-    ConfigError when datasets do not fit each other or the model's vocabulary, RetiredError for what is retired.
+    ConfigError when datasets do not fit each other or the model's vocabulary, RetiredError for what is retired,
+    GeneratorVersionError for a dataset that another generator computes.
     """
     if config.publish is not None:  # or else a bad name would be found out after the last step
         check_name(config.publish, "publish: model")
@@ -159,7 +162,7 @@ def _check_init(config: TrainConfig, lake: Lake, init: ModelVersion, inputs: Inp
             )
 
 
-def tokenizer_of(manifest: Manifest | PlannedDataset) -> tuple[str, str] | None:
+def tokenizer_of(manifest: Manifest) -> tuple[str, str] | None:
     """(name, digest or "") of the tokenizer that made a dataset's tokens; None where none of ours did."""
     spec = manifest.source.spec
     return (str(spec["tokenizer"]), str(spec.get("tokenizer_digest", ""))) if "tokenizer" in spec else None
@@ -167,4 +170,6 @@ def tokenizer_of(manifest: Manifest | PlannedDataset) -> tuple[str, str] | None:
 
 def _open(lake: Lake, ref: str, repairer: Repairer) -> TrainDataset:
     version = lake.datasets.usable(ref)
-    return TrainDataset(version.ref, lake.datasets.manifest(version), lake.store, version.params, repairer)
+    manifest = lake.datasets.manifest(version)
+    check_generator(manifest, version.ref, SpecGenerator())
+    return TrainDataset(version.ref, manifest, lake.store, version.params, repairer)

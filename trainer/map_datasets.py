@@ -17,9 +17,18 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from datalake import DatasetReader, Lake, Manifest, digest_of
-from datalake.reading.node_cache import default_cache
-from generator import GENERATOR_VERSION, GenerationSpec, generate_rows, list_presets, load_preset, parse_spec
+from datalake import Lake, Manifest, Repairer, RowReader, digest_of
+from datalake.lake import ModelFiles
+from datalake.reading.computed import check_generator
+from generator import (
+    GENERATOR_VERSION,
+    GenerationSpec,
+    SpecGenerator,
+    generate_rows,
+    list_presets,
+    load_preset,
+    parse_spec,
+)
 from generator.errors import TomlError
 from generator.toml_files import read_toml
 from trainer.errors import ConfigError
@@ -152,10 +161,10 @@ class NcaDataset(RowDataset):
 class LakeDataset(RowDataset):
     """The rows of dataset ``ref`` (NAME, NAME@V or NAME@ALIAS) of the lake at ``uri``, verified as they are fetched.
 
-    On S3 they are read through the node's disk cache (``MORPHOGEN_CACHE``). The reference is resolved when the object
-    is made: later versions change nothing.
+    On S3 they are read through the node's disk cache (``MORPHOGEN_CACHE``); those of a computed dataset are made here.
+    The reference is resolved when the object is made: later versions change nothing.
 
-    Raises ConfigError, and what the lake raises for a bad address, reference or shard.
+    Raises ConfigError, and what the lake raises for a bad address, reference or shard, or another generator's rows.
     """
 
     def __init__(
@@ -171,10 +180,11 @@ class LakeDataset(RowDataset):
         version = lake.datasets.usable(ref)
         self.uri, self.ref = lake.uri, version.ref
         self.manifest: Manifest = lake.datasets.manifest(version)
+        check_generator(self.manifest, version.ref, SpecGenerator())
         self.seq_len, self.vocab_size = self.manifest.seq_len, self.manifest.vocab_size
         frame = frame_tokens(self.manifest.source.spec) if self.manifest.kind == "synthetic" else None
         super().__init__(self.manifest.sequences, frame=frame, dtype=dtype, labels=labels, loss_mask=loss_mask)
-        self._reader: tuple[int, DatasetReader] | None = None
+        self._reader: tuple[int, RowReader] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_reader": None}
@@ -183,7 +193,7 @@ class LakeDataset(RowDataset):
         # A forked process must not share its parent's connections and locks.
         if self._reader is None or self._reader[0] != os.getpid():
             store = Lake.open(self.uri).store
-            self._reader = (os.getpid(), DatasetReader(store, self.manifest, node_cache=default_cache(store)))
+            self._reader = (os.getpid(), Repairer().reader(store, self.manifest, SpecGenerator(ModelFiles(self.uri))))
         return self._reader[1].rows(indices_N)
 
     @property

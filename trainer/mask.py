@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from datalake import Manifest, Plan, PlannedDataset
+from datalake import Manifest, Plan
 
 LossMask = Literal["none", "first_frame", "first_frame+delimiters"]
 
@@ -47,7 +47,7 @@ def target_mask(seq_len: int, frame: int | None, mask: LossMask) -> np.ndarray:
     return counted_T
 
 
-def dataset_mask(manifest: Manifest | PlannedDataset, mask: LossMask) -> np.ndarray:
+def dataset_mask(manifest: Manifest, mask: LossMask) -> np.ndarray:
     """``target_mask`` of a dataset; text has no frames."""
     frame = frame_tokens(manifest.source.spec) if manifest.kind == "synthetic" else None
     return target_mask(manifest.seq_len, frame, mask)

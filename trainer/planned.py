@@ -10,7 +10,8 @@ from trainer.ranks import Ranks
 
 
 class PlannedData(Protocol):
-    """A training dataset whose manifest is a ``PlannedDataset``, whose rows the batches factory knows how to get."""
+    """A training dataset whose shards are being made, so that its manifest is still a computed one; the batches
+    factory knows how to get its rows."""
 
     @property
     def dataset(self) -> TrainDataset:

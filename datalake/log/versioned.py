@@ -123,15 +123,21 @@ class VersionedNames:
         entry = log.append_next(lambda head: change(Versions(head, log.entry)), message, request)
         return entry, Versions(entry, log.entry)
 
-    def find(self, name: str, versions: Versions, digest: str) -> Record | None:
-        """The newest record with ``digest`` of a version that is not retired, None if there is none."""
-        found = [record for record in versions.listed if record["digest"] == digest]
+    def find(
+        self, name: str, versions: Versions, digest: str, fits: Callable[[Record], bool] | None = None
+    ) -> Record | None:
+        """The newest record with ``digest`` of a version that is not retired, None if there is none.
+
+        With ``fits``, that it answers with True, of those marked with ``digest``, which is then no record's own.
+        """
+        is_it = fits or (lambda record: bool(record.get("digest") == digest))
+        found = [record for record in versions.listed if is_it(record)]
         newest = versions.entry.number if versions.entry else 0
         for key in self.store.list(self._mark(name, digest, "")):
             number = int(key.rpartition("/")[2].removesuffix(".json"))
             if number <= newest:  # else another writer is about to try it
                 record = self.log(name).entry(number).state.get("latest") or {}
-                found += [record] if record.get("digest") == digest else []
+                found += [record] if record and is_it(record) else []
         return next((record for record in reversed(found) if not versions.is_retired(record["version"])), None)
 
     def mark(self, name: str, versions: Versions, digest: str) -> None:

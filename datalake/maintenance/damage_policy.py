@@ -18,10 +18,13 @@ from datalake.clock import System
 from datalake.errors import CorruptShardError, DamagePolicyError, RunConflictError
 from datalake.events import log_event as log_event
 from datalake.lake import Lake
-from datalake.maintenance.healing import Healer, Recompute, Repair
+from datalake.maintenance.healing import Healer, Repair
+from datalake.reading.computed import ComputedReader
 from datalake.reading.node_cache import default_cache
 from datalake.reading.reader import DatasetReader, ShardRepair
+from datalake.reading.row_reader import RowReader
 from datalake.runs.run import Run
+from datalake.shards.computed import RowGenerator
 from datalake.shards.manifest import Manifest
 from datalake.shards.shards import ShardRef, fetch_shard
 from datalake.shards.source import Source
@@ -60,22 +63,22 @@ class DamagePolicy:
 class Repairer:
     """One process's part in keeping a job to its policy: opens the lake and its readers so that they do.
 
-    ``recompute`` makes shards again (None: nothing can be healed). ``log_event`` gets an event for each use,
-    from whichever thread met it, whose "event" is one of "repair" (and what a ``Repair`` says), "waiting" (reason),
-    "waited" (seconds, reason), "cache_off" (reason).
+    ``generator`` computes rows: of shards again, and those that are stored nowhere (None: neither can be had).
+    ``log_event`` gets an event for each use, from whichever thread met it, whose "event" is one of "repair" (and what a
+    ``Repair`` says), "waiting" (reason), "waited" (seconds, reason), "cache_off" (reason).
     Picklable if its callables are. Two are equal if they keep the same policy under the same lease of a run.
     """
 
     def __init__(
         self,
         policy: DamagePolicy | None = None,
-        recompute: Recompute | None = None,
+        generator: RowGenerator | None = None,
         system: System | None = None,
         log_event: LogEvent | None = None,
         run: Run | None = None,
     ) -> None:
         self.policy = policy or DamagePolicy()
-        self._recompute = recompute
+        self._generator = generator
         self._system = system or System()
         self._log_event = log_event
         self._run = run
@@ -84,16 +87,16 @@ class Repairer:
         self._lock = threading.RLock()  # recording a wait may have to wait
         self._deadline = RetryDeadline(self.policy.wait_seconds, self._system, self._waited)
         self._healer = Healer(
-            recompute,
+            generator,
             self._system,
             max_shards=self.policy.heal_shards,
             max_seconds=self.policy.heal_seconds,
             on_repair=self._repaired,
             already=self._healed,
-        ) if recompute else None  # fmt: skip
+        ) if generator else None  # fmt: skip
 
     def __reduce__(self) -> tuple[type[Repairer], tuple[Any, ...]]:
-        return Repairer, (self.policy, self._recompute, self._system, self._log_event, self._run)
+        return Repairer, (self.policy, self._generator, self._system, self._log_event, self._run)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Repairer) and self._identity == other._identity
@@ -103,7 +106,7 @@ class Repairer:
 
     @property
     def _identity(self) -> tuple[Any, ...]:
-        return self.policy, self._recompute, self._run and (self._run.name, self._run.lease)
+        return self.policy, self._generator, self._run and (self._run.name, self._run.lease)
 
     def open(self, uri: str) -> Lake:
         """``Lake.open`` that waits, and so does all that is done through the lake."""
@@ -119,8 +122,14 @@ class Repairer:
             return lake
         return Lake(lake.store.within(self._deadline), lake.system)
 
-    def reader(self, store: Store, manifest: Manifest) -> DatasetReader:
-        """A reader of verified rows that treats damage as the policy says, through the node's cache if it has one."""
+    def reader(self, store: Store, manifest: Manifest, generator: RowGenerator | None = None) -> RowReader:
+        """A reader of verified rows that treats damage as the policy says, through the node's cache if it has one.
+
+        The rows of a computed dataset come from this repairer's generator, or else ``generator``. Raises ManifestError
+        if there is none, GeneratorVersionError if it would make other rows.
+        """
+        if manifest.is_computed:
+            return ComputedReader(manifest, self._generator or generator)
         action = self.policy.on(manifest.kind)
         repair: ShardRepair | None = None
         if action == "heal" and self._healer is not None:

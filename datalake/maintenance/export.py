@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Literal
 
+from pyarrow import Table
+
 from datalake.errors import CorruptObjectError, LakePathError
-from datalake.shards.manifest import Manifest, Progress, read_shards
-from datalake.shards.shard_format import token_bytes, tokens_of
+from datalake.reading.tables import all_tables, layout_of
+from datalake.shards.computed import RowGenerator
+from datalake.shards.manifest import Manifest, Progress
+from datalake.shards.shard_format import encode_shard, token_bytes, tokens_of
 from datalake.shards.shards import fetch_shard
 from datalake.store.interface import Store
 
@@ -28,9 +32,16 @@ class ExportReport:
 
 
 def export_dataset(
-    store: Store, manifest: Manifest, folder: Path, format: Format, progress: Progress | None = None
+    store: Store,
+    manifest: Manifest,
+    folder: Path,
+    format: Format,
+    progress: Progress | None = None,
+    *,
+    generator: RowGenerator | None = None,
 ) -> ExportReport:
-    """Write a dataset into ``folder``, which must be new or empty. Every shard is verified on the way.
+    """Write a dataset into ``folder``, which must be new or empty. Every shard is verified on the way; those of a
+    computed dataset come from ``generator``.
 
     ``parquet``: the shards as they are, ``00000.parquet`` …; ``jsonl``: ``sequences.jsonl``, one row a line, tokens as
     a list; ``bin``: ``tokens.bin``, all tokens in sequence order as little-endian uint16 (uint32 where the
@@ -40,44 +51,69 @@ def export_dataset(
     """
     _make_folder(folder)
     write = {"parquet": _parquet, "jsonl": _jsonl, "bin": _bin}[format]
-    files = write(store, manifest, folder, progress or (lambda _done, _all: None))
+    source = _Rows(store, manifest, generator, progress or (lambda _done, _all: None))
+    files = write(source, folder)
     with _finished(folder / "manifest.json") as file:
         file.write(json.dumps(json.loads(manifest.canonical), indent=2).encode() + b"\n")
     files.append(folder / "manifest.json")
     return ExportReport(tuple(files), sum(path.stat().st_size for path in files))
 
 
-def _parquet(store: Store, manifest: Manifest, folder: Path, progress: Callable[[int, int], None]) -> list[Path]:
+@dataclass(frozen=True)
+class _Rows:
+    """What is exported, shard by shard, and who is told how far that is."""
+
+    store: Store
+    manifest: Manifest
+    generator: RowGenerator | None
+    progress: Progress
+
+    def tables(self) -> Iterator[Table]:
+        total = len(layout_of(self.manifest))
+        for done, table in enumerate(all_tables(self.store, self.manifest, self.generator), start=1):
+            yield table
+            self.progress(done, total)
+
+    def shards(self) -> Iterator[bytes]:
+        """The shards' files: as they are stored, or as they would be."""
+        if self.manifest.is_computed:
+            firsts = (first for first, _ in layout_of(self.manifest))
+            for first, table in zip(firsts, self.tables(), strict=True):
+                yield encode_shard(self.manifest.source, table, first)
+            return
+        for done, ref in enumerate(self.manifest.shards, start=1):
+            yield fetch_shard(self.store, ref)
+            self.progress(done, len(self.manifest.shards))
+
+
+def _parquet(source: _Rows, folder: Path) -> list[Path]:
     files = []
-    for number, ref in enumerate(manifest.shards):
+    for number, data in enumerate(source.shards()):
         files.append(folder / f"{number:05d}.parquet")
         with _finished(files[-1]) as file:
-            file.write(fetch_shard(store, ref))
-        progress(number + 1, len(manifest.shards))
+            file.write(data)
     return files
 
 
-def _jsonl(store: Store, manifest: Manifest, folder: Path, progress: Callable[[int, int], None]) -> list[Path]:
+def _jsonl(source: _Rows, folder: Path) -> list[Path]:
     path = folder / "sequences.jsonl"
     with _finished(path) as file:
-        for done, (_, table) in enumerate(read_shards(store, manifest.shards), start=1):
+        for table in source.tables():
             others = table.drop_columns(["tokens"]).to_pylist()
-            for row, tokens in zip(others, tokens_of(table, manifest.token_dtype), strict=True):
+            for row, tokens in zip(others, tokens_of(table, source.manifest.token_dtype), strict=True):
                 file.write(json.dumps({**row, "tokens": tokens.tolist()}, separators=(",", ":")).encode() + b"\n")
-            progress(done, len(manifest.shards))
     return [path]
 
 
-def _bin(store: Store, manifest: Manifest, folder: Path, progress: Callable[[int, int], None]) -> list[Path]:
-    path = folder / "tokens.bin"
+def _bin(source: _Rows, folder: Path) -> list[Path]:
+    path, manifest = folder / "tokens.bin", source.manifest
     digest = hashlib.sha256()
     with _finished(path) as file:
-        for done, (_, table) in enumerate(read_shards(store, manifest.shards), start=1):
+        for table in source.tables():
             tokens = token_bytes(table)
             digest.update(tokens)
             file.write(tokens)
-            progress(done, len(manifest.shards))
-        if digest.hexdigest() != manifest.content_digest:
+        if manifest.content_digest is not None and digest.hexdigest() != manifest.content_digest:
             raise CorruptObjectError(
                 f"manifest {manifest.key}: the tokens of its shards have digest {digest.hexdigest()}, it says "
                 f"{manifest.content_digest}: the manifest is wrong; make the dataset again"

@@ -2,7 +2,7 @@
 
 A synthetic shard is a pure function of its source and its range, so the manifest's digest decides whether what was
 computed is what was lost. Damaged bytes are kept under ``quarantine/``. A text shard cannot be computed; what is lost
-with it is named. How to compute is the caller's to say, since this package imports no generator.
+with it is named. The generator is the caller's to give, since this package imports none.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import pyarrow
-from pyarrow import Table
 
 from datalake.canonical import sha256_hex
 from datalake.clock import System
@@ -27,14 +26,12 @@ from datalake.errors import (
 )
 from datalake.events import log_event
 from datalake.maintenance.verify import Progress, ShardProblem, VerifyOptions, verify_dataset
+from datalake.shards.computed import RowGenerator, compute_table
 from datalake.shards.manifest import Manifest
 from datalake.shards.shard_format import encode_shard
 from datalake.shards.shards import ShardRef, fetch_shard, put_back
 from datalake.shards.source import Source
 from datalake.store.interface import Store
-
-Recompute = Callable[[Source, int, int], Table]
-"""``recompute(source, first, rows)``: the rows of one shard. Raises UnhealableError if it cannot make them."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +69,7 @@ class HealReport:
 def heal_dataset(
     store: Store,
     manifest: Manifest,
-    recompute: Recompute,
+    generator: RowGenerator,
     system: System,
     *,
     options: VerifyOptions | None = None,
@@ -93,7 +90,7 @@ def heal_dataset(
             continue
         ref = by_key[problem.key]
         try:
-            data = compute_shard(manifest.source, ref, recompute)
+            data = compute_shard(manifest.source, ref, generator)
         except UnhealableError as error:
             lost.append(ShardProblem(ref.key, f"{problem.problem}; {error}"))
             continue
@@ -104,7 +101,7 @@ def heal_dataset(
     return HealReport(report.checked, tuple(repaired), tuple(lost))
 
 
-def compute_shard(source: Source, ref: ShardRef, recompute: Recompute) -> bytes:
+def compute_shard(source: Source, ref: ShardRef, generator: RowGenerator) -> bytes:
     """The bytes of shard ``ref``, computed again. Raises UnhealableError if they are not what ``ref`` names."""
     last = ref.first + ref.rows - 1
     if source.kind != "synthetic":
@@ -112,7 +109,7 @@ def compute_shard(source: Source, ref: ShardRef, recompute: Recompute) -> bytes:
             f"sequences {ref.first} to {last} of this {source.kind} dataset cannot be computed: "
             f"put the object back from a copy of the lake, or add the same text again, which writes the same bytes"
         )
-    data = encode_shard(source, recompute(source, ref.first, ref.rows), ref.first)
+    data = encode_shard(source, compute_table(source, generator, ref.first, ref.rows), ref.first)
     if (found := sha256_hex(data)) != ref.sha256:
         raise UnhealableError(
             f"sequences {ref.first} to {last}, computed again, give a shard with SHA-256 {found}, the manifest names "
@@ -133,7 +130,7 @@ class Healer:
 
     def __init__(
         self,
-        recompute: Recompute,
+        generator: RowGenerator,
         system: System,
         *,
         max_shards: int = 16,
@@ -141,7 +138,7 @@ class Healer:
         on_repair: Callable[[Repair], None] = lambda _repair: None,
         already: Callable[[], Collection[str]] = frozenset,
     ) -> None:
-        self._settings = (recompute, system, max_shards, max_seconds, on_repair, already)
+        self._settings = (generator, system, max_shards, max_seconds, on_repair, already)
         self._lock = threading.Lock()
         self._healed: set[str] = set()
         self._seconds_left = max_seconds
@@ -151,7 +148,7 @@ class Healer:
 
     def heal(self, store: Store, source: Source, ref: ShardRef, error: CorruptShardError) -> bytes:
         """The right bytes of a shard whose reading failed with ``error``; raises ``error`` past the budget."""
-        recompute, system, max_shards, max_seconds, on_repair, already = self._settings
+        generator, system, max_shards, max_seconds, on_repair, already = self._settings
         with self._lock:  # one at a time: computing takes all the cores there are
             healed = self._healed.union(already())
             if ref.key in healed and (data := _mended(store, ref)) is not None:
@@ -165,7 +162,7 @@ class Healer:
                 ) from error
             began = system.monotonic()
             try:
-                data = compute_shard(source, ref, recompute)
+                data = compute_shard(source, ref, generator)
             except UnhealableError as reason:
                 raise type(error)(f"{error}; {reason}", key=error.key, expected=error.expected) from reason
             finally:
@@ -193,7 +190,7 @@ def _mended(store: Store, ref: ShardRef) -> bytes | None:
 
 
 def _rebuild(
-    recompute: Recompute,
+    generator: RowGenerator,
     system: System,
     max_shards: int,
     max_seconds: float,
@@ -201,5 +198,5 @@ def _rebuild(
     already: Callable[[], Collection[str]],
 ) -> Healer:
     return Healer(
-        recompute, system, max_shards=max_shards, max_seconds=max_seconds, on_repair=on_repair, already=already
+        generator, system, max_shards=max_shards, max_seconds=max_seconds, on_repair=on_repair, already=already
     )

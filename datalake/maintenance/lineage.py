@@ -12,7 +12,8 @@ def lineage(lake: Lake, ref: str) -> dict[str, Any]:
     """The tree behind a model version, as JSON: what ``NAME@V`` (or alias, or latest) was made from.
 
     Keys: ``model`` (ref, name, version, digest, created, files, retired), ``run`` (name, kind, status, config_digest,
-    inputs, attempts, retired; ``missing`` if its log is gone), ``datasets`` (ref, digest, content_digest, kind,
+    inputs, attempts, retired; ``missing`` if its log is gone), ``datasets`` (ref, digest, content_digest (None of
+    computed ones), identity, computed, kind,
     sequences, tokens, seed, generator, spec_digest, params, retired), ``spec_digests``, ``params`` (ref, digest,
     retired) and ``parents`` (the same tree for each model that weights came from). Raises NotFoundError if the model
     itself, or a dataset, parameter version or parent that it names, does not exist.
@@ -59,6 +60,8 @@ def _dataset(lake: Lake, ref: str) -> dict[str, Any]:
         "ref": version.ref,
         "digest": version.digest,
         "content_digest": manifest.content_digest,
+        "identity": manifest.identity,
+        "computed": manifest.is_computed,
         "kind": manifest.kind,
         "sequences": manifest.sequences,
         "tokens": manifest.tokens,

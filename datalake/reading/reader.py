@@ -31,7 +31,7 @@ class DatasetReader:
     threads that need the same shard wait for one fetch. A plan's window spans about 32 shards at the default sizes,
     so fewer cached shards mean reading shards again. With a ``node_cache``, tokens are fetched once per node and
     mapped from its disk. With ``repair``, such as ``Healer.heal``, a lost or corrupt shard is what that returns.
-    Picklable if ``repair`` is, without what is cached in memory.
+    Picklable if ``repair`` is, without what is cached in memory. Raises ManifestError for a computed dataset.
     """
 
     def __init__(
@@ -43,6 +43,8 @@ class DatasetReader:
         node_cache: NodeCache | None = None,
         repair: ShardRepair | None = None,
     ) -> None:
+        if manifest.is_computed:
+            raise ManifestError("this dataset is computed and has no shards to read: read it with a ComputedReader")
         self.store = store
         self.manifest = manifest
         self.cache_shards = max(1, cache_shards)

@@ -18,12 +18,19 @@ from datalake.store.interface import Store
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetVersion(Version):
-    """One immutable version of a dataset. ``digest`` is its manifest's; ``params`` the ``NAME@V`` it was made by."""
+    """One immutable version of a dataset. ``digest`` is its manifest's; ``params`` the ``NAME@V`` it was made by.
+
+    ``computed``: it names no shards, and its rows are computed where they are read. ``same_rows_as`` is an earlier
+    version of the same name with the same rows, if there was one that was not retired: one of them is stored, or was
+    written otherwise.
+    """
 
     kind: str
     params: str | None
     sequences: int
     tokens: int
+    computed: bool = False
+    same_rows_as: int | None = None
 
 
 class DatasetRepository(VersionedRepository[DatasetVersion]):
@@ -36,7 +43,7 @@ class DatasetRepository(VersionedRepository[DatasetVersion]):
     def commit(
         self, name: str, manifest: Manifest, params: str | None = None, message: str = "", version: int | None = None
     ) -> DatasetVersion:
-        """Make ``manifest`` the next version of ``name``, all its shards being in the store.
+        """Make ``manifest`` the next version of ``name``, all its shards (a computed dataset has none) in the store.
 
         If some version of ``name`` has this manifest already, that version is returned and nothing is stored: of
         commits that race with the same data, one version remains. Raises ManifestError naming a shard that is absent,
@@ -58,7 +65,9 @@ class DatasetRepository(VersionedRepository[DatasetVersion]):
             committed[:] = [there] if there else []
             if there:
                 return None
-            self.versioned.mark(name, versions, manifest.digest)
+            same = self.versioned.find(name, versions, manifest.identity, has_these_rows)
+            for digest in {manifest.digest, manifest.identity}:
+                self.versioned.mark(name, versions, digest)
             return versions.with_version(
                 {
                     **self.versioned.stamp(versions.count + 1, message),
@@ -67,8 +76,15 @@ class DatasetRepository(VersionedRepository[DatasetVersion]):
                     "params": params,
                     "sequences": manifest.sequences,
                     "tokens": manifest.tokens,
+                    # Said only where it is so: other records stay as older releases wrote and read them.
+                    **({"computed": True} if manifest.is_computed else {}),
+                    **({"same_rows_as": same["version"]} if same else {}),
                 }
             )
+
+        def has_these_rows(record: Record) -> bool:
+            same_size = record["sequences"] == manifest.sequences
+            return same_size and load_manifest(self._store, record["digest"]).identity == manifest.identity
 
         committed: list[Record] = []
         self.versioned.log(name)  # refuses a bad name before anything is written

@@ -132,6 +132,15 @@ class ModelRepository(VersionedRepository[ModelVersion]):
         reader.finish()
         return data
 
+    def find_file(self, sha256: str) -> bytes | None:
+        """The verified bytes of a file with that SHA-256 in any version of any model; None if there is none."""
+        for name in self.names():
+            for version in self.history(name):
+                for filename, facts in version.files.items():
+                    if facts["sha256"] == sha256:
+                        return self.open_file(version, filename)
+        return None
+
     def open_reader(self, version: ModelVersion | str, filename: str) -> ContentReader:
         """A file to be read once from front to back and right if ``finish`` says so; it is never held whole.
 

@@ -1,6 +1,8 @@
-"""The manifest: the immutable list of a dataset version's shards, stored under its own digest.
+"""The manifest: what a dataset version consists of, stored under its own digest.
 
-It holds no name and no time, so the same data has the same manifest whoever commits it, and racing commits agree.
+It lists the version's shards; or, in format 2, it names none, and says only what a synthetic dataset's rows are a
+function of: they are then computed where they are read. It holds no name and no time, so the same data has the same
+manifest whoever commits it, and racing commits agree.
 """
 
 from __future__ import annotations
@@ -16,9 +18,8 @@ import numpy as np
 from pyarrow import Table
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from datalake.canonical import canonical_json, sha256_hex
+from datalake.canonical import canonical_json, digest_of, sha256_hex
 from datalake.errors import CorruptObjectError, ManifestError
-from datalake.shards.planned import PlannedDataset
 from datalake.shards.shard_format import token_bytes
 from datalake.shards.shards import ShardRef, read_shard
 from datalake.shards.source import Source
@@ -27,18 +28,22 @@ from datalake.store.interface import Store, ensure_content
 
 Progress = Callable[[int, int], None]  # (shards done, shards in all)
 
+_STORED_ONLY = ("text_bytes", "content_digest", "shards", "left_out")
+
 
 class Manifest(BaseModel):
     """One dataset version's content. Row ``i`` of the dataset is sequence id ``i``, whatever the sharding.
 
     ``tokens`` = ``sequences`` * ``seq_len``; ``text_bytes`` is the UTF-8 size of what a text dataset represents;
     ``content_digest`` is the SHA-256 over all token bytes in sequence order. ``left_out`` counts the documents and
-    files that are not in it, by reason; it is stored only where something was lost.
+    files that are not in it, by reason; it is stored only where something was lost. ``format`` 2 has neither shards nor
+    a content digest: it is a computed dataset, or one that is still to be made, and its source's ``shard_sequences``
+    say how it would be cut.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    format: Literal[1] = 1
+    format: Literal[1, 2] = 1
     kind: Literal["synthetic", "text"]
     source: Source
     seq_len: int = Field(ge=1)
@@ -46,8 +51,8 @@ class Manifest(BaseModel):
     sequences: int = Field(ge=1)
     tokens: int = Field(ge=1)
     text_bytes: int | None = None
-    content_digest: str = Field(pattern="^[0-9a-f]{64}$")
-    shards: tuple[ShardRef, ...] = Field(min_length=1)
+    content_digest: str | None = Field(default=None, pattern="^[0-9a-f]{64}$")
+    shards: tuple[ShardRef, ...] = ()
     left_out: dict[str, int] | None = None
 
     @classmethod
@@ -80,13 +85,39 @@ class Manifest(BaseModel):
             raise ManifestError(f"these shards make no manifest: {_one_line(error)}") from error
 
     @classmethod
-    def of(cls, planned: PlannedDataset, shards: Iterable[ShardRef], content_digest: str) -> Manifest:
-        """Return the manifest of ``planned`` now that its shards are there. Raises ManifestError if they leave gaps."""
-        sizes = {"seq_len": planned.seq_len, "vocab_size": planned.vocab_size}
-        return cls.build(planned.source, shards, content_digest=content_digest, **sizes)
+    def computed(cls, source: Source, *, sequences: int, seq_len: int, vocab_size: int) -> Manifest:
+        """The manifest of rows that are not stored. Raises ManifestError if they cannot be computed."""
+        try:
+            return cls(
+                format=2,
+                kind=source.kind,
+                source=source,
+                seq_len=seq_len,
+                vocab_size=vocab_size,
+                sequences=sequences,
+                tokens=sequences * seq_len,
+            )
+        except ValidationError as error:
+            raise ManifestError(f"this makes no computed dataset: {_one_line(error)}") from error
+
+    def stored(self, shards: Iterable[ShardRef], content_digest: str) -> Manifest:
+        """The manifest of the same rows now that their shards are there. Raises ManifestError if they leave gaps."""
+        sizes = {"seq_len": self.seq_len, "vocab_size": self.vocab_size}
+        return type(self).build(self.source, shards, content_digest=content_digest, **sizes)
+
+    @property
+    def is_computed(self) -> bool:
+        """Whether the rows are computed where they are read, and not stored."""
+        return self.format == 2
 
     @model_validator(mode="after")
     def _adds_up(self) -> Manifest:
+        if self.kind != self.source.kind:
+            raise ValueError(f"kind {self.kind} of a {self.source.kind} source")
+        if self.is_computed:
+            return self._names_no_bytes()
+        if not self.shards or self.content_digest is None:
+            raise ValueError("format 1 has shards and a content digest")
         expected = 0
         for ref in self.shards:
             if ref.first != expected:
@@ -96,15 +127,23 @@ class Manifest(BaseModel):
             raise ValueError(
                 f"{self.sequences} sequences and {self.tokens} tokens, but the shards hold {expected} rows"
             )
-        if self.kind != self.source.kind:
-            raise ValueError(f"kind {self.kind} of a {self.source.kind} source")
+        return self
+
+    def _names_no_bytes(self) -> Manifest:
+        if self.kind != "synthetic":
+            raise ValueError(f"a source of kind {self.kind!r} is not computed: only synthetic data can be")
+        if any(getattr(self, field) for field in _STORED_ONLY):
+            raise ValueError(f"format 2 is computed: it has none of {', '.join(_STORED_ONLY)}")
+        if self.tokens != self.sequences * self.seq_len:
+            raise ValueError(f"{self.tokens} tokens, but {self.sequences} sequences of {self.seq_len}")
         return self
 
     @cached_property
     def canonical(self) -> bytes:
         """Canonical JSON, the bytes that are stored."""
         # Without what is None by default since it came later: manifests from before keep their digest.
-        return canonical_json(self.model_dump(mode="json", exclude={"left_out"} if self.left_out is None else None))
+        left = set(_STORED_ONLY) if self.is_computed else {"left_out"} if self.left_out is None else None
+        return canonical_json(self.model_dump(mode="json", exclude=left))
 
     @cached_property
     def digest(self) -> str:
@@ -113,13 +152,10 @@ class Manifest(BaseModel):
 
     @cached_property
     def identity(self) -> str:
-        """SHA-256 of what fixes the rows: for synthetic data as ``PlannedDataset.identity``, before they are made."""
+        """SHA-256 of what fixes the rows: of synthetic data the same whether they are stored or not."""
         if self.kind == "text":
             return self.digest
-        planned = PlannedDataset(
-            source=self.source, sequences=self.sequences, seq_len=self.seq_len, vocab_size=self.vocab_size
-        )
-        return planned.identity
+        return digest_of({"data": self.source.data_digest, "sequences": self.sequences})
 
     @property
     def token_dtype(self) -> np.dtype:

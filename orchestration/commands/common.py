@@ -12,13 +12,14 @@ from datalake import Lake
 from datalake.log.versioned import Version
 from datalake.store.addresses import expanded, parse_address
 from generator import GenerationSpec, parse_spec
+from generator.compute import lacks_weights
 from generator.presets import list_presets, load_preset
 from orchestration.cluster.submitted import inside_ray_job
 from orchestration.console.output import print_fields, say
 from orchestration.console.output import print_json as print_json
 from orchestration.console.output import print_table as print_table
 from orchestration.errors import InvalidRequestError
-from orchestration.generation.weights import lacks_weights, provide_weights
+from orchestration.generation.weights import provide_weights
 from orchestration.toml_files import read_toml
 
 LakeUri = Annotated[

@@ -6,8 +6,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import timedelta
-from functools import partial
-from itertools import islice
 from typing import Annotated, Any
 
 import numpy as np
@@ -24,11 +22,11 @@ from datalake import (
     VerifyOptions,
     digest_of,
     heal_dataset,
-    read_shard,
     verify_dataset,
 )
 from datalake.log import claims
 from datalake.maintenance.garbage import find_garbage, sweep
+from datalake.reading.tables import tables_of_rows
 from datalake.registry.datasets import DatasetVersion
 from generator import decode_tokens, parse_spec
 from generator.cache_folder import cache_folder
@@ -48,11 +46,12 @@ from orchestration.console.foreign import shown_lines
 from orchestration.console.output import SafeConsole, print_fields, print_line, result_console, say
 from orchestration.console.progress import console, stage
 from orchestration.corpus.tokenizers import load_tokenizer
-from orchestration.generation.recompute import recompute
+from orchestration.generation.recompute import lake_generator
 
 app = typer.Typer(no_args_is_help=True)
 app.command()(data_files.export)
 app.command("import")(data_files.import_)
+app.command()(data_files.materialize)
 app.command("delete")(delete_version("datasets"))
 
 Reference = data_files.Reference
@@ -67,11 +66,12 @@ def list_(lake: LakeUri = DEFAULT_LAKE, as_json: AsJson = False) -> None:
     if as_json:
         print_json([asdict(each) for each in latest])
         return
-    rows = [
-        (each.name, version_shown(each), each.sequences, each.tokens, each.params or "", each.created)
-        for each in latest
-    ]
+    rows = [(each.name, _kept(each), each.sequences, each.tokens, each.params or "", each.created) for each in latest]
     print_table(["dataset", "latest", "sequences", "tokens", "parameters", "created"], rows)
+
+
+def _kept(version: DatasetVersion) -> str:
+    return version_shown(version) + (" (computed)" if version.computed else "")
 
 
 @app.command()
@@ -86,6 +86,9 @@ def show(reference: Reference, lake: LakeUri = DEFAULT_LAKE, as_json: AsJson = F
         return
     about = {field: value for field, value in document.items() if field not in ("shards", "retired")}
     print_fields(about, title=f"{version.name}@{version_shown(version)}")
+    if manifest.is_computed:
+        say("no shards: its rows are computed where they are read (`morphogen data materialize` stores them)")
+        return
     shards = [(each.key, each.first, each.rows, each.bytes, each.sha256[:12]) for each in manifest.shards]
     print_table(["shard", "first", "rows", "bytes", "sha256"], shards)
 
@@ -97,6 +100,9 @@ def describe_dataset(version: DatasetVersion, manifest: Manifest) -> dict[str, A
         "version": version.version,
         "digest": manifest.digest,
         "content_digest": manifest.content_digest,
+        "identity": manifest.identity,
+        "computed": manifest.is_computed,
+        "same_rows_as": version.same_rows_as,
         "kind": manifest.kind,
         "sequences": manifest.sequences,
         "seq_len": manifest.seq_len,
@@ -123,7 +129,7 @@ def head(
     """Look at the first sequences: their tokens, scores and (for grids) frames."""
     opened = open_lake(lake)
     manifest = opened.datasets.manifest(opened.datasets.usable(reference))
-    rows = list(islice(_rows(opened.store, manifest), sequences))
+    rows = list(_rows(opened, manifest, sequences))
     if as_json:
         print_json([row | {"tokens": row["tokens"].tolist()} for row in rows])
         return
@@ -134,10 +140,10 @@ def head(
             print_line(line, console)
 
 
-def _rows(store: Store, manifest: Manifest) -> Iterator[dict[str, Any]]:
-    """The dataset's rows in order, `tokens` as the manifest's `token_dtype` [seq_len]."""
-    for shard in manifest.shards:
-        for row in read_shard(store, shard).to_pylist():
+def _rows(lake: Lake, manifest: Manifest, count: int) -> Iterator[dict[str, Any]]:
+    """The dataset's first rows, `tokens` as the manifest's `token_dtype` [seq_len]."""
+    for table in tables_of_rows(lake.store, manifest, 0, count, lake_generator(lake.store.uri)):
+        for row in table.to_pylist():
             yield row | {"tokens": np.frombuffer(row["tokens"], dtype=manifest.token_dtype)}
 
 
@@ -183,6 +189,8 @@ def verify(
         report = verify_dataset(opened.store, manifest, lambda done, _all: advance(done, ""), options=options)
     if as_json:
         print_json(asdict(report))
+    elif manifest.is_computed:
+        say("no shards to check: its rows are computed where they are read")
     else:
         skipped = f", {report.skipped} verified before" if report.skipped else ""
         say(f"{report.checked} shards checked{skipped}, {len(report.problems)} lost or corrupt")
@@ -207,7 +215,7 @@ def heal(
         report = heal_dataset(
             opened.store,
             manifest,
-            partial(recompute, lake_uri=opened.store.uri),
+            lake_generator(opened.store.uri),
             opened.system,
             options=options,
             progress=lambda done, _all: advance(done, ""),

@@ -11,9 +11,14 @@ import typer
 
 from datalake.maintenance.export import export_dataset
 from datalake.maintenance.importing import ImportOptions
-from orchestration.commands.common import DEFAULT_LAKE, AsJson, LakeUri, Message, open_lake, print_json
+from datalake.reading.computed import check_generator
+from datalake.reading.tables import layout_of
+from orchestration.commands.common import DEFAULT_LAKE, AsJson, LakeUri, Message, open_lake, print_json, print_summary
 from orchestration.console.output import say
 from orchestration.console.progress import stage
+from orchestration.generation.recompute import lake_generator
+from orchestration.generation.request import request_of
+from orchestration.jobs import generate_run
 from orchestration.reports.cards import README, UNKNOWN, check_license, dataset_card
 
 Reference = Annotated[str, typer.Argument(help="DATASET, DATASET@VERSION or DATASET@ALIAS.")]
@@ -54,12 +59,33 @@ def export(
     opened = open_lake(lake)
     version = opened.datasets.usable(reference)
     manifest = opened.datasets.manifest(version)
-    with stage(f"export {reference}", len(manifest.shards)) as advance:
+    generator = lake_generator(opened.store.uri)
+    check_generator(manifest, version.ref, generator)
+    with stage(f"export {reference}", len(layout_of(manifest))) as advance:
         report = export_dataset(
-            opened.store, manifest, folder, format.value, lambda done, _all: advance(done, format.value)
+            opened.store,
+            manifest,
+            folder,
+            format.value,
+            lambda done, _all: advance(done, format.value),
+            generator=generator,
         )
     (folder / README).write_bytes(dataset_card(version, manifest, format.value, license))
     say(f"{len(report.files)} files, {report.bytes:,} bytes and {README} in {folder}")
+
+
+def materialize(
+    reference: Reference,
+    actors: Annotated[
+        int | None, typer.Option(help="Generator actors; by default what the cluster has room for.")
+    ] = None,
+    run: Annotated[str | None, typer.Option(help="Run name; made of the request's digest by default.")] = None,
+    lake: LakeUri = DEFAULT_LAKE,
+    as_json: AsJson = False,
+) -> None:
+    """Write the shards of a computed version, as a job like `generate`: the next version, with the same rows."""
+    opened = open_lake(lake, to_write=True)
+    print_summary(generate_run(opened, request_of(opened, reference, actors), run), as_json)
 
 
 def import_(

@@ -20,7 +20,7 @@ from orchestration.commands.common import (
 )
 from orchestration.errors import InvalidRequestError
 from orchestration.folders import check_output
-from orchestration.generation.request import GenerateRequest
+from orchestration.generation.request import GenerateRequest, commit_computed
 from orchestration.jobs import generate_run, job, report_live, train_run
 from orchestration.live.config import LiveRequest, parse_live
 from orchestration.toml_files import read_toml
@@ -63,6 +63,9 @@ def generate(
     ] = "auto",
     run: Annotated[str | None, typer.Option(help="Run name; made of the request's digest by default.")] = None,
     no_ray: Annotated[bool, typer.Option("--no-ray", help="In this process, on this machine's cores.")] = False,
+    computed: Annotated[
+        bool, typer.Option("--computed", help="Make and store nothing: rows are computed where they are read.")
+    ] = False,
     message: Message = "",
     lake: LakeUri = DEFAULT_LAKE,
     as_json: AsJson = False,
@@ -70,6 +73,9 @@ def generate(
     """Generate a dataset version; what the lake already holds is not made again."""
     opened = open_lake(lake, to_write=True)
     registered = opened.params.usable(params)
+    how = {"actors": actors, "cpus-per-actor": cpus_per_actor, "gpus-per-actor": gpus_per_actor, "run": run}
+    if computed and (given := [name for name, value in how.items() if value is not None]):
+        raise InvalidRequestError(f"--{given[0]}: nothing is made for a computed dataset; leave it out")
     request = GenerateRequest(
         registered,
         tokens,
@@ -82,7 +88,13 @@ def generate(
         cpus_per_actor=cpus_per_actor,
         gpus_per_actor=gpus_per_actor,
     )
-    print_summary(generate_run(opened, request, run, ray=not no_ray), as_json)
+    if computed:
+        version, manifest = commit_computed(opened, request)
+        sizes = {"sequences": manifest.sequences, "tokens": manifest.tokens}
+        summary = {"dataset": version.ref, "digest": manifest.digest, "identity": manifest.identity, **sizes}
+        print_summary({**summary, "same_rows_as": version.same_rows_as}, as_json)
+    else:
+        print_summary(generate_run(opened, request, run, ray=not no_ray), as_json)
 
 
 def train(

@@ -95,7 +95,7 @@ def open_dataset(lake: Lake, opened: OpenModel, ref: str) -> TrainDataset:
                 f"dataset {version.ref}: is tokenised by {_named(theirs)}, {opened.version.ref} reads {_named(ours)}; "
                 "evaluate on text of the model's own tokenizer"
             )
-    return TrainDataset(version.ref, manifest, lake.store, version.params, make_repairer(lake_uri=lake.store.uri))
+    return TrainDataset(version.ref, manifest, lake.store, version.params, make_repairer(lake.store.uri))
 
 
 def held_out(

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import chain, count
 from typing import Any
 
-from datalake import Lake, Manifest, PlannedDataset, ShardRef, digest_of
+from datalake import Lake, Manifest, ShardRef, digest_of
 from datalake.errors import RetiredError, RunHeldError
 from datalake.registry.datasets import DatasetVersion
 from orchestration.generation.request import GenerateRequest
@@ -82,7 +82,7 @@ def acquire_run(
 def commit_shards(
     lake: Lake,
     request: GenerateRequest,
-    planned: PlannedDataset,
+    planned: Manifest,
     refs: list[ShardRef],
     content: str,
     written: int,
@@ -92,7 +92,7 @@ def commit_shards(
 
     ``content`` is the digest of all tokens.
     """
-    manifest = Manifest.of(planned, refs, content)
+    manifest = planned.stored(refs, content)
     dataset = lake.datasets.commit(request.dataset_name, manifest, params=request.params.ref, message=request.message)
     result = GenerateResult(dataset, manifest, written, len(refs) - written, run_lease.run.name)
     if not run_lease.finished:

@@ -6,11 +6,13 @@ import math
 from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
-from datalake import Lake, PlannedDataset
+from datalake import Lake, Manifest
+from datalake.reading.computed import check_generator
+from datalake.registry.datasets import DatasetVersion
 from datalake.registry.params import ParameterVersion
 from datalake.shards.shards import check_shard_size
 from datalake.shards.source import MOST_SHARD_SEQUENCES
-from generator import check_acceptance, parse_spec
+from generator import SpecGenerator, check_acceptance, parse_spec
 from orchestration.errors import InvalidRequestError
 from orchestration.generation.weights import provide_weights
 from orchestration.generation.worker import plan_dataset
@@ -69,8 +71,8 @@ class GenerateRequest:
             )
 
 
-def plan_request(lake: Lake, request: GenerateRequest) -> PlannedDataset:
-    """The dataset that ``request`` asks for, before any of it is made.
+def plan_request(lake: Lake, request: GenerateRequest) -> Manifest:
+    """The dataset that ``request`` asks for, before any of it is made: the manifest of the computed dataset.
 
     Raises BandError when the band is hardly met, WeightsError, and ObjectTooLargeError for shards too large to store.
     """
@@ -80,3 +82,47 @@ def plan_request(lake: Lake, request: GenerateRequest) -> PlannedDataset:
     sequences = math.ceil(request.tokens / spec.seq_len)
     check_shard_size(sequences, request.shard_sequences, spec.seq_len, spec.vocab_size)
     return plan_dataset(spec, request.seed, sequences, request.shard_sequences)
+
+
+def commit_computed(lake: Lake, request: GenerateRequest) -> tuple[DatasetVersion, Manifest]:
+    """Commit what ``request`` asks for as a computed dataset version: nothing is made. Raises as ``plan_request``."""
+    manifest = plan_request(lake, request)
+    message = request.message
+    return lake.datasets.commit(request.dataset_name, manifest, params=request.params.ref, message=message), manifest
+
+
+def request_of(lake: Lake, ref: str, actors: int | None = None) -> GenerateRequest:
+    """The generation that makes the shards of computed dataset version ``ref``.
+
+    Raises InvalidRequestError for a version that has shards, or no parameter set with its spec, GeneratorVersionError
+    where this generator would make other rows, RetiredError and NotFoundError.
+    """
+    version = lake.datasets.usable(ref)
+    manifest = lake.datasets.manifest(version)
+    if not manifest.is_computed:
+        raise InvalidRequestError(
+            f"dataset {version.ref}: is stored, in {len(manifest.shards)} shards; only a computed one is materialized"
+        )
+    check_generator(manifest, version.ref, SpecGenerator())
+    if version.params is None:
+        raise InvalidRequestError(
+            f"dataset {version.ref}: was committed without a parameter set; commit its spec (`morphogen params put`) "
+            "and generate from that"
+        )
+    params = lake.params.get(version.params)
+    source = manifest.source
+    if (found := parse_spec(params.spec).digest) != source.spec_digest:
+        raise InvalidRequestError(
+            f"dataset {version.ref}: its spec has SHA-256 {source.spec_digest}, that of {version.params} has {found}; "
+            "commit its spec (`morphogen params put`) and generate from that"
+        )
+    assert source.seed is not None, "a synthetic source has a seed"
+    return GenerateRequest(
+        params,
+        manifest.tokens,
+        dataset=version.name,
+        seed=source.seed,
+        shard_sequences=source.shard_sequences,
+        actors=actors,
+        message=f"materialized from {version.ref}",
+    )

@@ -7,7 +7,7 @@ import time
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from datalake import Lake, PlannedDataset, ShardRef, Source, repair_shard, shard_ref_if_valid
+from datalake import Lake, Manifest, ShardRef, Source, repair_shard, shard_ref_if_valid
 from datalake.events import log_event
 from datalake.shards.source import shard_key
 from generator import GENERATOR_VERSION, GenerationSpec, generate_batch, parse_spec
@@ -61,10 +61,10 @@ def _log_made(source: Source, table: pa.Table, first: int, seconds: float) -> No
     )
 
 
-def plan_dataset(spec: GenerationSpec, seed: int, sequences: int, shard_sequences: int) -> PlannedDataset:
-    """Say what a synthetic dataset will be, before any of it is made."""
+def plan_dataset(spec: GenerationSpec, seed: int, sequences: int, shard_sequences: int) -> Manifest:
+    """Say what a synthetic dataset will be, before any of it is made: the manifest of the computed dataset."""
     source = synthetic_source(spec, seed, shard_sequences)
-    return PlannedDataset(source=source, sequences=sequences, seq_len=spec.seq_len, vocab_size=spec.vocab_size)
+    return Manifest.computed(source, sequences=sequences, seq_len=spec.seq_len, vocab_size=spec.vocab_size)
 
 
 def synthetic_source(spec: GenerationSpec, seed: int, shard_sequences: int) -> Source:

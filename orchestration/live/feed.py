@@ -17,7 +17,7 @@ import numpy as np
 import ray
 from ray.exceptions import RayError, RayTaskError
 
-from datalake import Lake, Manifest, Plan, PlannedDataset, ShardRef, content_digest, read_shard
+from datalake import Lake, Manifest, Plan, ShardRef, content_digest, read_shard
 from datalake.events import log_event
 from datalake.names import parse_ref
 from datalake.shards.shard_format import tokens_of
@@ -50,7 +50,7 @@ class FeedJob:
     run: str
     ref: str
     params: str
-    planned: PlannedDataset
+    planned: Manifest
     plan: Plan
     source: int
     steps: int
@@ -243,7 +243,7 @@ class LiveFeed:
         job, refs = self._job, list(self._refs.values())
         task: Any = ray.remote(content_digest).options(num_cpus=1, name="content digest")
         digest = await task.remote(job.lake.store, refs)
-        manifest = Manifest.of(job.planned, refs, digest)
+        manifest = job.planned.stored(refs, digest)
         name, version = parse_ref(job.ref, "dataset")
         assert isinstance(version, int), "checked before the feed was started"
         await asyncio.to_thread(

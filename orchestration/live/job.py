@@ -14,7 +14,7 @@ from typing import Any
 
 import ray
 
-from datalake import Lake, PlannedDataset
+from datalake import Lake, Manifest
 from datalake.errors import NotFoundError
 from datalake.names import parse_ref
 from generator import check_acceptance, parse_spec
@@ -101,7 +101,7 @@ def live_stream(
         ray.kill(feed)  # and with it the actors that it owns
 
 
-def is_committed(lake: Lake, ref: str, planned: PlannedDataset) -> bool:
+def is_committed(lake: Lake, ref: str, planned: Manifest) -> bool:
     """Whether the lake has ``ref`` with the rows planned; InvalidRequestError if they cannot become ``ref``."""
     name, version = parse_ref(ref, "dataset")
     try:

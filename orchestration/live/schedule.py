@@ -12,7 +12,7 @@ from collections import deque
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from datalake import Plan, PlannedDataset
+from datalake import Manifest, Plan
 from orchestration.errors import InvalidRequestError
 
 P = TypeVar("P")
@@ -44,7 +44,7 @@ class Schedule(Generic[P]):
     ``taken`` have been taken by every rank.
     """
 
-    def __init__(self, plan: Plan, source: int, planned: PlannedDataset, steps: int, bound: int) -> None:
+    def __init__(self, plan: Plan, source: int, planned: Manifest, steps: int, bound: int) -> None:
         self.bound = bound
         self.taken = 0
         self.made: set[int] = set()
@@ -150,7 +150,7 @@ class Schedule(Generic[P]):
         return True
 
 
-def steps_per_task(plan: Plan, planned: PlannedDataset, shards_bound: int, batches_bound: int, token_bytes: int) -> int:
+def steps_per_task(plan: Plan, planned: Manifest, shards_bound: int, batches_bound: int, token_bytes: int) -> int:
     """Steps that one loading task takes: whatever they are, the shards they need and their batches fit the bounds.
 
     ``token_bytes`` is what a token takes in a batch, which may be of a mixture with wider tokens than the planned ones.
@@ -170,7 +170,7 @@ def steps_per_task(plan: Plan, planned: PlannedDataset, shards_bound: int, batch
     return steps
 
 
-def _shard_bytes(plan: Plan, planned: PlannedDataset, steps: int) -> int:
+def _shard_bytes(plan: Plan, planned: Manifest, steps: int) -> int:
     """An upper limit of the bytes of shards that any ``steps`` consecutive steps read rows of."""
     shard = planned.source.shard_sequences
     rows = steps * plan.batch

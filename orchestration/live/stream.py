@@ -64,7 +64,7 @@ class LiveStream:
             seq_len=self.dataset.manifest.seq_len,
             dtype=self.dataset.manifest.token_dtype,
             sources=[
-                (dataset.store.uri, "" if at == self.index else dataset.committed.digest, dataset.repairer)
+                (dataset.store.uri, "" if at == self.index else dataset.manifest.digest, dataset.repairer)
                 for at, dataset in enumerate(datasets)
             ],
             plan=plan,

@@ -117,7 +117,7 @@ def dataset_card(version: DatasetVersion, manifest: Manifest, format: str, licen
         ("seed", manifest.source.seed),
         ("generator", manifest.source.generator),
         ("SHA-256 of the spec", _Markdown(in_code(manifest.source.spec_digest))),
-        ("SHA-256 of all tokens", _Markdown(in_code(manifest.content_digest))),
+        ("SHA-256 of all tokens", _content(manifest.content_digest)),
     ]
     dtype = manifest.token_dtype
     ids = f"little-endian uint{8 * dtype.itemsize}"
@@ -166,8 +166,12 @@ def _trained(lake: Lake, run: str) -> str:
 
 def _dataset_row(dataset: Mapping[str, Any]) -> Sequence[Any]:
     params = dataset["params"]["ref"] if dataset["params"] else "-"
-    digest = _Markdown(in_code(dataset["content_digest"]))
+    digest = _content(dataset["content_digest"])
     return dataset["ref"], dataset["kind"], f"{dataset['tokens']:,}", params, digest
+
+
+def _content(digest: str | None) -> _Markdown:
+    return _Markdown(in_code(digest) if digest else "none: a computed dataset, fixed by spec, seed and generator")
 
 
 def _origins(tree: Mapping[str, Any], version: ModelVersion) -> str:

@@ -54,7 +54,7 @@ def train_here(
                 on_event(event)
 
         lease = None if run_lease.finished else run_lease.run.lease
-        owned = replace(job, lease=lease, repairer=make_repairer(job.repairer.policy, show, lake.store.uri))
+        owned = replace(job, lease=lease, repairer=make_repairer(lake.store.uri, job.repairer.policy, show))
         logged = with_step_metrics(show, config.log_every)
         result = run_training(owned, threads=threads, on_event=logged, stop=run_lease.stopping)
         if result.status == "stopped":

@@ -39,7 +39,7 @@ def ray_data_batches(
     seq_len = datasets[0].manifest.seq_len
     load = functools.partial(
         load_steps,
-        sources=[(dataset.store.uri, dataset.committed.digest, dataset.repairer) for dataset in datasets],
+        sources=[(dataset.store.uri, dataset.manifest.digest, dataset.repairer) for dataset in datasets],
         plan=plan,
         world=world,
         rank=rank,

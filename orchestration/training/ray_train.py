@@ -56,7 +56,7 @@ def _worker(handed: dict[str, Any]) -> None:
     try:
         with watching(job.lake, job.run, job.lease or "", ranks.rank) as stop:
             result = run_training(
-                replace(job, repairer=make_repairer(job.repairer.policy, sender, job.lake.store.uri)),
+                replace(job, repairer=make_repairer(job.lake.store.uri, job.repairer.policy, sender)),
                 ranks,
                 threads=max(1, local_cores() // context.get_local_world_size()),
                 on_event=with_step_metrics(sender, job.config.log_every) if ranks.rank == 0 else None,

@@ -9,19 +9,19 @@ from typing import Protocol
 import numpy as np
 import pyarrow as pa
 
-from datalake import DatasetReader, Plan, Repairer, load_manifest
+from datalake import Plan, Repairer, RowReader, load_manifest
 from datalake.shards.shard_format import token_column
 from datalake.shards.tokens import widest
 
 
 @functools.lru_cache(maxsize=8)
-def open_reader(lake_uri: str, manifest_digest: str, repairer: Repairer) -> DatasetReader:
+def open_reader(lake_uri: str, manifest_digest: str, repairer: Repairer) -> RowReader:
     """One reader per worker process and dataset version, so that a shard is fetched and verified once per process."""
     store = repairer.open(lake_uri).store
     return repairer.reader(store, load_manifest(store, manifest_digest))
 
 
-class RowReader(Protocol):
+class Rows(Protocol):
     """What gives the tokens of one source's rows, ``dtype`` [N, seq_len], for int64 [N]."""
 
     @property
@@ -50,7 +50,7 @@ def consecutive(steps: Sequence[int]) -> range:
     return step_range
 
 
-def steps_table(steps: Sequence[int], rows_R2: np.ndarray, readers: Sequence[RowReader], seq_len: int) -> pa.Table:
+def steps_table(steps: Sequence[int], rows_R2: np.ndarray, readers: Sequence[Rows], seq_len: int) -> pa.Table:
     """The table of ``load_steps`` from its rows, int64 [R, 2] of (source, row), and one reader per source."""
     tokens_RT = np.empty((len(rows_R2), seq_len), dtype=widest(reader.dtype for reader in readers))
     for source, reader in enumerate(readers):

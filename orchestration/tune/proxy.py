@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from datalake import DatasetVersion, Lake, Manifest, content_digest, shard_layout
+from datalake import DatasetVersion, Lake, content_digest, shard_layout
 from generator import GenerationSpec, check_acceptance
 from generator.errors import GeneratorError
 from orchestration.errors import JobStopped
@@ -210,7 +210,7 @@ def generate_here(lake: Lake, spec: GenerationSpec, seed: int, sequences: int, t
     planned = plan_dataset(spec, seed, sequences, SHARD_SEQUENCES)
     worker = ShardWorker(lake, planned.source, "auto", threads)
     refs = [worker.make(first, rows)[0] for first, rows in shard_layout(sequences, SHARD_SEQUENCES)]
-    manifest = Manifest.of(planned, refs, content_digest(lake.store, refs))
+    manifest = planned.stored(refs, content_digest(lake.store, refs))
     name = f"{spec.family}-{spec.digest[:12]}-s{seed}"
     return lake.datasets.commit(name, manifest, message="for a proxy")
 

@@ -111,7 +111,7 @@ def test_a_mixture_of_widths_is_widened_on_reading(lake: Lake) -> None:
         config().model_copy(update={"data": tuple(type(config().data[0])(**item) for item in both)}), lake
     )
     assert inputs.token_dtype == np.dtype("<u4")
-    sources = [(data.store.uri, data.committed.digest, data.repairer) for data in inputs.train]
+    sources = [(data.store.uri, data.manifest.digest, data.repairer) for data in inputs.train]
     table = load_steps(range(3), sources=sources, plan=inputs.plan, world=1, rank=0)
     tokens_RT = np.frombuffer(table["tokens"].combine_chunks().buffers()[1], "<u4").reshape(-1, 32)
     narrow = table["source"].to_numpy() == 0

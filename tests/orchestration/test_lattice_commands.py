@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import json
-from functools import partial
 from pathlib import Path
 
 import pytest
 
 from datalake import Lake, heal_dataset
 from datalake.shards.manifest import Manifest
-from generator import parse_spec
+from generator import SpecGenerator, parse_spec
 from generator.errors import WeightsError
 from generator.lattice import weights
 from orchestration.cli import main
-from orchestration.generation.recompute import recompute
+from orchestration.generation.recompute import lake_generator
 from orchestration.generation.worker import ShardWorker, synthetic_source
 from orchestration.jobs import resume_run
 from tests.ray_fixtures import ROOT, toml_of
@@ -88,7 +87,7 @@ def test_the_lake_brings_the_weights_to_whoever_computes(trained, monkeypatch):
     monkeypatch.setattr(weights, "_PROVIDED", {})
     fields = {"family": "lattice", "weights": digest, "grid": [4, 4, 4], "seq_len": 40}
     with pytest.raises(WeightsError, match=digest):
-        recompute(synthetic_source(parse_spec(fields), 1, 8), 0, 8)
+        SpecGenerator().table(fields, 1, 0, 8)
     source = synthetic_source(parse_spec(fields), 1, 8)
     ref, written = ShardWorker(lake, source, "auto", 1).make(0, 8)
     assert written
@@ -97,7 +96,7 @@ def test_the_lake_brings_the_weights_to_whoever_computes(trained, monkeypatch):
     monkeypatch.setattr(weights, "_PROVIDED", {})
     key = manifest.shards[0].key
     (trained / "lake" / key).unlink()
-    report = heal_dataset(lake.store, manifest, partial(recompute, lake_uri=lake.store.uri), lake.system)
+    report = heal_dataset(lake.store, manifest, lake_generator(lake.store.uri), lake.system)
     assert (len(report.repaired), report.lost) == (1, ())
 
     monkeypatch.setattr(weights, "_PROVIDED", {})

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from datalake import Plan, PlannedDataset, PlanSource
+from datalake import Manifest, Plan, PlanSource
 from orchestration.errors import InvalidRequestError
 from orchestration.live.schedule import Schedule, steps_per_task
 from tests.datalake.helpers import make_source
@@ -15,8 +15,8 @@ SEQ_LEN = 4
 TOKEN_BYTES = 2
 
 
-def plan_of(sequences: int, shard: int) -> PlannedDataset:
-    return PlannedDataset(
+def plan_of(sequences: int, shard: int) -> Manifest:
+    return Manifest.computed(
         source=make_source(shard_sequences=shard), sequences=sequences, seq_len=SEQ_LEN, vocab_size=10
     )
 

@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from datalake import DatasetReader, Lake, Run
+from datalake import Lake, Run
 from datalake.canonical import canonical_json
 from orchestration.experiment.config.configs import shared_hash
 from orchestration.experiment.config.file import ExperimentFile
 from orchestration.experiment.result import Arm, ArmResult, Cost, CurvePoint, Gate, LabelCheck, SweepTrial
+from orchestration.generation.recompute import make_repairer
 from trainer import TrainConfig, TrainResult, load_metrics
 from trainer.inputs import Inputs, open_inputs
 
@@ -148,7 +149,8 @@ def check_labels(lake: Lake, model: str, dataset: str, sequences: int) -> dict[s
     network = open_published(lake, lake.models.get(model)).eval().to(device)
     manifest = lake.datasets.manifest(dataset)
     rows = min(sequences, LABEL_ROWS, manifest.sequences)
-    tokens_BT = torch.from_numpy(DatasetReader(lake.store, manifest).rows(np.arange(rows)).astype(np.int64)).to(device)
+    reader = make_repairer(lake.store.uri).reader(lake.store, manifest)
+    tokens_BT = torch.from_numpy(reader.rows(np.arange(rows)).astype(np.int64)).to(device)
     sums = dict.fromkeys(("same", "next", "after_next"), 0.0)
     step = chunk_tokens(network.shape.vocab_size)
     with torch.no_grad():

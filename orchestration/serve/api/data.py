@@ -117,6 +117,10 @@ def get_shard(
 ) -> Response:
     """One shard's Parquet file: from here, or by a redirect to S3. Check it against its SHA-256 in the manifest."""
     shards = app.lake.datasets.manifest(app.lake.datasets.usable(reference(name, selector))).shards
+    if not shards:
+        raise NotFoundError(
+            f"dataset {name}@{selector} is computed and has no shards: `morphogen data materialize` stores them"
+        )
     if index >= len(shards):
         raise NotFoundError(f"dataset {name}@{selector} has no shard {index}: it has 0 to {len(shards) - 1}")
     ref = shards[index]

@@ -117,7 +117,8 @@ class ChangesOut(Document):
 
 
 class DatasetVersionOut(Document):
-    """One version of a dataset; ``digest`` is its manifest's."""
+    """One version of a dataset; ``digest`` is its manifest's. ``computed``: it has no shards, its rows are computed
+    where they are read. ``same_rows_as``: an earlier version with the same rows."""
 
     name: str
     version: int
@@ -126,6 +127,8 @@ class DatasetVersionOut(Document):
     params: str | None
     sequences: int
     tokens: int
+    computed: bool = False
+    same_rows_as: int | None = None
     created: str
     author: str
     message: str

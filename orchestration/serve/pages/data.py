@@ -12,6 +12,8 @@ from fastapi import APIRouter, Query, Request, Response
 from markupsafe import Markup
 
 from datalake import Lake, Manifest, read_shard
+from datalake.reading.tables import tables_of_rows
+from orchestration.generation.recompute import lake_generator
 from orchestration.reports.run_charts import histogram
 from orchestration.serve.api.paging import Cursor, page_of_names
 from orchestration.serve.api.routing import Name, Selector, reference
@@ -26,6 +28,7 @@ _PAGE = 50
 _SHARDS_PAGE = 100
 _SEQUENCES_PAGE = 4
 _SAMPLED_SHARDS = 8  # enough for a histogram's shape; reading all of a large dataset for one page would not be
+_COMPUTED_SCORES = 256  # rows of a computed dataset: a second of one core, kept by digest
 _KEPT_HISTOGRAMS = 64
 _TITLES = {"score": "gzip-int32-v1 ratio", "score_normalized": "normalised gzip-int32-v1 ratio"}
 _BANDS = {"score": "gzip-int32-v1", "score_normalized": "gzip-int32-v1-normalized"}
@@ -132,30 +135,31 @@ def sequences_page(
 
 
 def read_sequences(lake: Lake, manifest: Manifest, first: int, count: int) -> list[Sequence]:
-    """Rows ``first`` … of a dataset, drawn. Raises MissingShardError or CorruptShardError naming the shard."""
-    found = []
-    for ref in manifest.shards:
-        if ref.first + ref.rows <= first or ref.first >= first + count:
-            continue
-        skip = max(0, first - ref.first)
-        rows = read_shard(lake.store, ref).slice(skip, min(ref.rows, first + count - ref.first) - skip).to_pylist()
-        for place, row in enumerate(rows, start=ref.first + skip):
+    """Rows ``first`` … of a dataset, drawn. Raises MissingShardError or CorruptShardError naming the shard,
+    and GeneratorVersionError."""
+    found: list[Sequence] = []
+    for table in tables_of_rows(lake.store, manifest, first, count, lake_generator(lake.store.uri)):
+        for row in table.to_pylist():
             tokens_T = np.frombuffer(row.pop("tokens"), dtype=manifest.token_dtype)
             facts = {key: f"{value:.4f}" if isinstance(value, float) else value for key, value in row.items()}
             facts.pop("sequence_id", None)
-            found.append(Sequence(place, facts, draw_sequence(lake.store, manifest, tokens_T)))
+            found.append(Sequence(first + len(found), facts, draw_sequence(lake.store, manifest, tokens_T)))
     return found
 
 
 def score_histograms(lake: Lake, manifest: Manifest) -> Histograms:
-    """Histograms of the score columns over evenly spaced shards; kept by digest, since a manifest never changes."""
+    """Histograms of the score columns over evenly spaced shards (of a computed dataset: over its first rows); kept by
+    digest, since a manifest never changes."""
     with _charts_lock:
         if manifest.digest in _charts:
             return _charts[manifest.digest]
     shards = manifest.shards
     count = min(_SAMPLED_SHARDS, len(shards))
     chosen = [shards[place] for place in sorted({round(at) for at in np.linspace(0, len(shards) - 1, count).tolist()})]
-    tables = [read_shard(lake.store, ref) for ref in chosen]
+    if manifest.is_computed:
+        tables = list(tables_of_rows(lake.store, manifest, 0, _COMPUTED_SCORES, lake_generator(lake.store.uri)))
+    else:
+        tables = [read_shard(lake.store, ref) for ref in chosen]
     charts = []
     for column, title in _TITLES.items():
         if all(column in table.column_names for table in tables):

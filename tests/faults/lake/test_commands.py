@@ -13,15 +13,15 @@ import pytest
 
 from datalake.lake import Lake
 from datalake.maintenance.garbage import live_keys
+from datalake.shards.computed import compute_table
 from datalake.shards.manifest import Manifest, content_digest
 from datalake.shards.shards import write_shard
 from datalake.shards.source import shard_layout
 from datalake.store.conformance import ProbeReport, record_conformance
-from generator import parse_spec
+from generator import SpecGenerator, parse_spec
 from generator.presets import load_preset
 from orchestration.cli import main
 from orchestration.corpus.tokenizers import load_tokenizer, train_bpe
-from orchestration.generation.recompute import recompute
 from orchestration.generation.worker import synthetic_source
 
 
@@ -37,7 +37,8 @@ def dataset(lake: Lake) -> Manifest:
     spec = parse_spec({"family": "nca", "grid": [4, 4], "seq_len": 64})
     source = synthetic_source(spec, seed=5, shard_sequences=8)
     shards = [
-        write_shard(lake.store, source, recompute(source, first, rows), first) for first, rows in shard_layout(60, 8)
+        write_shard(lake.store, source, compute_table(source, SpecGenerator(), first, rows), first)
+        for first, rows in shard_layout(60, 8)
     ]
     manifest = Manifest.build(
         source, shards, seq_len=64, vocab_size=spec.vocab_size, content_digest=content_digest(lake.store, shards)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import random
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from datalake.clock import System
@@ -17,16 +19,32 @@ from datalake.maintenance.ledger import Ledger
 from datalake.maintenance.verify import RateLimit, VerifyOptions, verify_dataset
 from datalake.plan.plan import Plan, PlanSource
 from datalake.reading.reader import DatasetReader
+from datalake.shards.computed import compute_table
 from datalake.shards.manifest import Manifest, content_digest
 from datalake.shards.shards import write_shard
 from datalake.shards.source import Source, shard_layout
 from datalake.store.local import LocalStore
-from generator import parse_spec
-from orchestration.generation.recompute import make_repairer, recompute
+from generator import SpecGenerator, parse_spec
+from orchestration.generation.recompute import make_repairer
 from orchestration.generation.worker import synthetic_source
-from tests.datalake.helpers import make_manifest, make_source, make_table
+from tests.datalake.helpers import make_manifest, make_source, make_table, make_tokens
 
 SEQUENCES, SHARD = 300, 8
+
+
+class Drawn:
+    """A generator of ``make_table``'s rows, whatever the seed of the source."""
+
+    version = "1"
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+
+    def table(self, _spec: Any, _seed: int, first: int, rows: int) -> pa.Table:
+        return make_table(self.seed, first, rows)
+
+    def tokens(self, _spec: Any, _seed: int, ids_N: np.ndarray) -> np.ndarray:
+        return np.concatenate([make_tokens(self.seed, int(row), 1) for row in ids_N])
 
 
 @pytest.fixture
@@ -36,7 +54,7 @@ def generated(lake_uri: str) -> tuple[Lake, Manifest]:
     spec = parse_spec({"family": "nca", "grid": [4, 4], "seq_len": 64})
     source = synthetic_source(spec, seed=5, shard_sequences=SHARD)
     shards = [
-        write_shard(lake.store, source, recompute(source, first, rows), first)
+        write_shard(lake.store, source, compute_table(source, SpecGenerator(), first, rows), first)
         for first, rows in shard_layout(SEQUENCES, SHARD)
     ]
     digest = content_digest(lake.store, shards)
@@ -66,7 +84,7 @@ def test_heal_restores_every_byte(generated: tuple[Lake, Manifest]) -> None:
     hurt = damage(lake, manifest, seed=1)
     told: list[str] = []
     report = heal_dataset(
-        lake.store, manifest, recompute, lake.system, on_repair=lambda repair: told.append(repair.key)
+        lake.store, manifest, SpecGenerator(), lake.system, on_repair=lambda repair: told.append(repair.key)
     )
     assert report.ok
     assert [repair.key for repair in report.repaired] == told == hurt
@@ -76,7 +94,7 @@ def test_heal_restores_every_byte(generated: tuple[Lake, Manifest]) -> None:
     assert sorted(kept) == list(lake.store.list("quarantine/"))
     assert all(lake.store.get(key) != before[key.split("/", 2)[2]] for key in kept)
     assert verify_dataset(lake.store, manifest).ok
-    assert heal_dataset(lake.store, manifest, recompute, lake.system).repaired == ()
+    assert heal_dataset(lake.store, manifest, SpecGenerator(), lake.system).repaired == ()
 
 
 def test_a_reader_heals_on_the_fly_and_the_run_says_so(generated: tuple[Lake, Manifest]) -> None:
@@ -86,7 +104,7 @@ def test_a_reader_heals_on_the_fly_and_the_run_says_so(generated: tuple[Lake, Ma
     expected = [undamaged.rows(plan.rows(step)[:, 1]) for step in range(20)]
     hurt = damage(lake, manifest, seed=2)
     run = lake.runs.start("t", "train", {}, {})
-    repairer = make_repairer()
+    repairer = make_repairer(lake.uri)
     repairer.record_in(run)
     reader = repairer.reader(lake.store, manifest)
     for step, rows in enumerate(expected):
@@ -104,13 +122,13 @@ def test_past_its_budget_a_reader_raises_what_it_met(tmp_path: Path) -> None:
         lake.store.delete(ref.key)
     seconds = iter([0.0, 1.0, 1.0, 5.0, 9.0])
     system = System(monotonic=lambda: next(seconds))
-    healer = Healer(lambda _, first, rows: make_table(7, first, rows), system, max_shards=9, max_seconds=4.5)
+    healer = Healer(Drawn(7), system, max_shards=9, max_seconds=4.5)
     reader = DatasetReader(lake.store, manifest, repair=healer.heal)
     reader.rows(np.array([0]))
     reader.rows(np.array([40]))
     with pytest.raises(MissingShardError, match=r"budget for healing while reading \(9 shards, 4.5 s\) is spent"):
         reader.rows(np.array([70]))
-    few = DatasetReader(lake.store, manifest, repair=Healer(recompute, system, max_shards=0).heal)
+    few = DatasetReader(lake.store, manifest, repair=Healer(SpecGenerator(), system, max_shards=0).heal)
     with pytest.raises(MissingShardError, match="budget"):
         few.rows(np.array([99]))
 
@@ -128,7 +146,7 @@ def test_a_reader_that_may_not_write_goes_on_all_the_same(tmp_path: Path) -> Non
     expected = DatasetReader(lake.store, manifest).rows(np.arange(100))
     lake.store.delete(manifest.shards[1].key)
     repairs = []
-    healer = Healer(lambda _, first, rows: make_table(7, first, rows), System(), on_repair=repairs.append)
+    healer = Healer(Drawn(7), System(), on_repair=repairs.append)
     reader = DatasetReader(ReadOnlyStore(tmp_path), manifest, repair=healer.heal)
     assert np.array_equal(reader.rows(np.arange(100)), expected)
     assert [(repair.key, repair.written) for repair in repairs] == [(manifest.shards[1].key, False)]
@@ -146,22 +164,22 @@ def test_text_and_strangers_are_named_not_healed(tmp_path: Path) -> None:
         source, shards, seq_len=16, vocab_size=1000, content_digest=content_digest(lake.store, shards)
     )
     lake.store.delete(shards[1].key)
-    report = heal_dataset(lake.store, text, recompute, lake.system)
+    report = heal_dataset(lake.store, text, SpecGenerator(), lake.system)
     (lost,) = report.lost
     assert not report.ok
     assert lost.key == shards[1].key
     assert "sequences 32 to 63 of this text dataset cannot be computed" in lost.problem
     with pytest.raises(MissingShardError, match="cannot be computed"):
-        make_repairer(DamagePolicy("heal")).reader(lake.store, text).rows(np.array([40]))
+        make_repairer(lake.uri, DamagePolicy("heal")).reader(lake.store, text).rows(np.array([40]))
 
     manifest = make_manifest(lake)  # its rows do not come from the generator
     lake.store.replace(manifest.shards[0].key, b"damaged")
-    wrong = heal_dataset(lake.store, manifest, lambda _, first, rows: make_table(8, first, rows), lake.system)
+    wrong = heal_dataset(lake.store, manifest, Drawn(8), lake.system)
     assert ["the manifest names" in lost.problem for lost in wrong.lost] == [True]
     assert lake.store.get(manifest.shards[0].key) == b"damaged"
     old = source.model_copy(update={"kind": "synthetic", "generator": "0", "seed": 1})
-    with pytest.raises(UnhealableError, match="made by generator version 0"):
-        recompute(old, 0, 32)
+    with pytest.raises(UnhealableError, match="were made by generator version 0, this is 1"):
+        compute_table(old, SpecGenerator(), 0, 32)
 
 
 def test_verification_resumes_and_keeps_to_its_rate(tmp_path: Path) -> None:

@@ -14,7 +14,6 @@ import pytest
 from datalake import DamagePolicy, Lake, Repairer, System
 from datalake.errors import CorruptShardError, DamagePolicyError, MissingShardError, StoreUnavailableError
 from datalake.maintenance.verify import verify_dataset
-from datalake.shards.source import Source
 from datalake.store.retry import RetryPolicy
 from datalake.store.s3 import S3Store
 from tests.s3server import S3Server
@@ -25,10 +24,18 @@ ROWS = 60
 CONFIG = tiny_config(steps=16)
 
 
-def recompute(_source: Source, first: int, rows: int) -> pa.Table:
-    tokens = np.ascontiguousarray(patterned(ROWS)[first : first + rows])
-    column = pa.Array.from_buffers(pa.binary(2 * SEQ_LEN), rows, [None, pa.py_buffer(tokens.tobytes())])
-    return pa.table({"sequence_id": pa.array(np.arange(first, first + rows)), "tokens": column})
+class Patterned:
+    """A generator of the rows that the lake holds."""
+
+    version = "tests"
+
+    def table(self, _spec: Any, _seed: int, first: int, rows: int) -> pa.Table:
+        tokens = np.ascontiguousarray(patterned(ROWS)[first : first + rows])
+        column = pa.Array.from_buffers(pa.binary(2 * SEQ_LEN), rows, [None, pa.py_buffer(tokens.tobytes())])
+        return pa.table({"sequence_id": pa.array(np.arange(first, first + rows)), "tokens": column})
+
+    def tokens(self, _spec: Any, _seed: int, ids_N: np.ndarray) -> np.ndarray:
+        return patterned(ROWS)[ids_N]
 
 
 def fill(lake: Lake, kind: str = "synthetic") -> Lake:
@@ -64,7 +71,7 @@ def test_damage_is_healed_and_the_losses_are_those_of_an_undamaged_run(
 ) -> None:
     lake, keys = damaged
     events: list[dict[str, Any]] = []
-    assert losses(lake, Repairer(recompute=recompute, log_event=events.append)) == expected
+    assert losses(lake, Repairer(generator=Patterned(), log_event=events.append)) == expected
     recorded = lake.runs.get("r").listed("repairs")
     assert sorted(repair["key"] for repair in recorded) == sorted(keys)
     assert [{"event": "repair", **repair} for repair in recorded] == events
@@ -75,10 +82,10 @@ def test_the_budget_is_the_runs_and_not_the_attempts(damaged: tuple[Lake, list[s
     lake, _ = damaged
     for _attempt in range(2):
         with pytest.raises(CorruptShardError, match=r"budget for healing while reading \(1 shards") as raised:
-            losses(lake, Repairer(DamagePolicy(heal_shards=1), recompute))
+            losses(lake, Repairer(DamagePolicy(heal_shards=1), Patterned()))
         assert len(lake.runs.get("r").listed("repairs")) == 1
     assert "\n" not in str(raised.value)
-    assert losses(lake, Repairer(DamagePolicy(heal_shards=2), recompute)) == expected
+    assert losses(lake, Repairer(DamagePolicy(heal_shards=2), Patterned())) == expected
 
 
 def test_damage_is_waited_for_until_another_has_mended_it(
@@ -109,7 +116,7 @@ def test_what_cannot_or_may_not_be_healed_ends_the_run_by_its_name(
     lost = lake.datasets.manifest("train@1").shards[4]
     lake.store.delete(lost.key)
     with pytest.raises(MissingShardError, match=rf"{lost.key} is missing .*\(sequences 12 to 14\)"):
-        losses(lake, Repairer(policy, recompute))
+        losses(lake, Repairer(policy, Patterned()))
     assert lake.runs.get("r").listed("repairs").count == 0
 
 
@@ -127,9 +134,9 @@ def test_training_waits_for_a_store_that_is_killed_and_comes_back(own_server: S3
 
     try:
         with pytest.raises(StoreUnavailableError):
-            losses(lake, Repairer(DamagePolicy("fail"), recompute), kill)
+            losses(lake, Repairer(DamagePolicy("fail"), Patterned()), kill)
         restarts[-1].join()
-        assert losses(lake, Repairer(recompute=recompute), kill) == expected
+        assert losses(lake, Repairer(generator=Patterned()), kill) == expected
         waits = lake.runs.get("r").state["faults"]
     finally:
         for restart in restarts:
@@ -150,7 +157,7 @@ def test_a_repairer_can_be_pickled(tmp_path: Path) -> None:
     import pickle
 
     lake = tiny_lake(tmp_path)
-    repairer = Repairer(DamagePolicy("wait"), recompute)
+    repairer = Repairer(DamagePolicy("wait"), Patterned())
     repairer.record_in(lake.runs.start("t", "train", {}, {}))
     copy = pickle.loads(pickle.dumps(repairer))  # noqa: S301
     assert copy == repairer
