@@ -16,7 +16,7 @@ from generator import generate_batch, parse_spec
 from orchestration.errors import InvalidRequestError
 from orchestration.generation.job import run_generation
 from orchestration.generation.local import generate_here
-from orchestration.generation.request import GenerateRequest
+from orchestration.generation.request import GenerateRequest, commit_computed, request_of
 from tests.ray_fixtures import TINY_SPEC
 
 TOKENS = 700 * TINY_SPEC["seq_len"]
@@ -74,6 +74,17 @@ def test_ray_counts_all_shards_of_a_dataset_under_one_name(tmp_path, ray_cluster
         time.sleep(0.2)
         names = [task.name for task in list_tasks(address=ray_cluster.dashboard, limit=10_000) if digest in task.name]
     assert names == [f"shard of {digest}"] * shards
+
+
+def test_a_computed_dataset_is_materialized_into_the_same_rows(tmp_path, undisturbed):
+    manifest, tokens = undisturbed
+    lake = Lake.open(str(tmp_path / "lake"))
+    params = lake.params.put("tiny", parse_spec(TINY_SPEC).model_dump(mode="json"))
+    computed, _ = commit_computed(lake, GenerateRequest(params, **USUAL))
+    result = run_generation(lake, request_of(lake, computed.ref, actors=1))
+    assert (result.dataset.ref, result.dataset.same_rows_as, result.dataset.computed) == ("tiny@2", 1, False)
+    assert result.manifest.digest == manifest.digest
+    np.testing.assert_array_equal(all_tokens(lake, result), tokens)
 
 
 def test_s3_holds_the_same_bytes_as_a_folder(s3_lake_uri, undisturbed):

@@ -116,6 +116,9 @@ def fill(lake: Lake) -> None:
     grids = add_synthetic(lake, "grids", WIDER, 40, params=second)
     lake.datasets.tag("grids", "good", 1)
     add_synthetic(lake, "volumes", {**SPEC, "grid": [4, 4, 4], "colors": 2, "seq_len": 100}, 8, params="volume@1")
+    grids_manifest = lake.datasets.manifest(grids)
+    sizes = {name: getattr(grids_manifest, name) for name in ("sequences", "seq_len", "vocab_size")}
+    lake.datasets.commit("unstored", Manifest.computed(grids_manifest.source, **sizes), second)
     add_synthetic(lake, "lines", {"family": "eca", "rule": 110, "grid": [32], "seq_len": 126}, 8)
     add_synthetic(lake, "brackets", {"family": "dyck", "seq_len": 64}, 8)
     text = add_text(lake, "prose", "The quick brown fox <script>alert(1)</script> jumps. " * 20)

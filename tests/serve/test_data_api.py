@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
+import re
 
 import httpx
 import pyarrow.parquet as pq
@@ -99,3 +100,26 @@ def test_a_lost_shard_is_a_named_problem(site: Site):
             assert ref.key in page.text
     finally:
         site.lake.store.put_if_absent(ref.key, kept)
+
+
+def test_a_computed_version_has_no_shards_and_is_shown_all_the_same(site: Site) -> None:
+    api = site.api("reader")
+    base = "/datasets/unstored/versions/1"
+    assert api.get(base).json()["computed"] is True
+    manifest = api.get(f"{base}/manifest").json()
+    assert (manifest["format"], manifest["shards"], manifest["content_digest"]) == (2, [], None)
+    assert api.get(f"{base}/shards").json() == {"items": [], "next": None}
+    refused = api.get(f"{base}/shards/0")
+    assert refused.status_code == 404
+    assert "is computed and has no shards" in refused.json()["detail"]
+    with site.servers[0].client(site.tokens["reader"]) as browser:
+        page = browser.get("/datasets/unstored/1", headers={"Accept": "text/html"})
+        sequences = [
+            browser.get(f"/datasets/{name}/1/sequences?first=7", headers={"Accept": "text/html"}).text
+            for name in ("unstored", "grids")
+        ]
+    assert page.status_code == 200
+    assert "computed where they are read" in page.text
+    assert "Scores" in page.text
+    theirs, ours = (re.sub(r'nonce="[^"]*"', "", text).replace("unstored", "grids") for text in sequences)
+    assert theirs == ours

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import threading
 import time
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -24,10 +25,11 @@ ROWS = 60
 CONFIG = tiny_config(steps=16)
 
 
+@dataclass(frozen=True)
 class Patterned:
     """A generator of the rows that the lake holds."""
 
-    version = "tests"
+    version: ClassVar[str] = "tests"
 
     def table(self, _spec: Any, _seed: int, first: int, rows: int) -> pa.Table:
         tokens = np.ascontiguousarray(patterned(ROWS)[first : first + rows])
