@@ -137,6 +137,10 @@ class ImportRefusedError(DatalakeError):
     """A Parquet file from elsewhere does not hold tokens that this lake can take."""
 
 
+class ExportRefusedError(DatalakeError):
+    """A dataset cannot be written in the format that was asked for."""
+
+
 class CollectionError(DatalakeError):
     """Garbage is being collected where a commit is about to name objects."""
 

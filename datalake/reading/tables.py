@@ -20,17 +20,19 @@ def layout_of(manifest: Manifest) -> list[tuple[int, int]]:
     return [(ref.first, ref.rows) for ref in manifest.shards]
 
 
-def all_tables(store: Store, manifest: Manifest, generator: RowGenerator | None, skip: int = 0) -> Iterator[Table]:
-    """The table of every shard after the first ``skip``, in order.
+def all_tables(
+    store: Store, manifest: Manifest, generator: RowGenerator | None, start: int = 0, stop: int | None = None
+) -> Iterator[Table]:
+    """The table of every shard, in order, or of those at places ``start`` … ``stop - 1``.
 
     Raises MissingShardError or CorruptShardError; for a computed dataset, whose tables ``generator`` makes,
     ManifestError without one, and GeneratorVersionError.
     """
     if manifest.is_computed:
-        for first, rows in layout_of(manifest)[skip:]:
+        for first, rows in layout_of(manifest)[start:stop]:
             yield compute_table(manifest.source, generator, first, rows)
     else:
-        for _, table in read_shards(store, manifest.shards[skip:]):
+        for _, table in read_shards(store, manifest.shards[start:stop]):
             yield table
 
 

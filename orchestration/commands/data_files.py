@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from datalake.maintenance.export import export_dataset
+from datalake.maintenance.export import check_format, export_dataset
 from datalake.maintenance.importing import ImportOptions
 from datalake.reading.computed import check_generator
 from datalake.reading.tables import layout_of
@@ -35,8 +35,11 @@ class ExportFormat(StrEnum):
     """The formats of `data export`."""
 
     parquet = "parquet"
+    huggingface = "huggingface"
     jsonl = "jsonl"
     bin = "bin"
+    llmc = "llmc"
+    megatron = "megatron"
 
 
 _BITS: dict[BinaryBits, Literal[16, 32]] = {BinaryBits.narrow: 16, BinaryBits.wide: 32}
@@ -44,10 +47,13 @@ _BITS: dict[BinaryBits, Literal[16, 32]] = {BinaryBits.narrow: 16, BinaryBits.wi
 
 def export(
     reference: Reference,
-    folder: Annotated[Path, typer.Argument(help="A new or empty folder.")],
+    folder: Annotated[Path, typer.Argument(help="A new or empty folder, or that of this export, interrupted.")],
     format: Annotated[
         ExportFormat,
-        typer.Option(help="bin: one memory-mappable file of uint16 (uint32 for vocabularies over 65,536)."),
+        typer.Option(
+            help="parquet: the shards; huggingface: lists of input_ids for datasets; bin: one memory-mappable file of "
+            "uint16 (uint32 for vocabularies over 65,536); llmc: for llm.c and modded-nanogpt; megatron: .bin and .idx."
+        ),
     ] = ExportFormat.parquet,
     license: Annotated[
         str, typer.Option(metavar="ID", help="Licence in the card, as the Hub names it: apache-2.0, cc-by-4.0, …")
@@ -61,6 +67,8 @@ def export(
     manifest = opened.datasets.manifest(version)
     generator = lake_generator(opened.store.uri)
     check_generator(manifest, version.ref, generator)
+    check_format(manifest, format.value)
+    card = dataset_card(version, manifest, format.value, license)
     with stage(f"export {reference}", len(layout_of(manifest))) as advance:
         report = export_dataset(
             opened.store,
@@ -69,8 +77,8 @@ def export(
             format.value,
             lambda done, _all: advance(done, format.value),
             generator=generator,
+            beside={README: card},
         )
-    (folder / README).write_bytes(dataset_card(version, manifest, format.value, license))
     say(f"{len(report.files)} files, {report.bytes:,} bytes and {README} in {folder}")
 
 

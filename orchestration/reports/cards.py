@@ -92,10 +92,10 @@ def model_card(lake: Lake, version: ModelVersion, config: Mapping[str, Any], lic
 
 
 def dataset_card(version: DatasetVersion, manifest: Manifest, format: str, license: str) -> bytes:
-    """The card of a dataset version that is exported in ``format``: "parquet", "jsonl" or "bin"."""
+    """The card of a dataset version that is exported in ``format``, one of ``export.Format``."""
     from huggingface_hub import DatasetCardData
 
-    files = {"parquet": "*.parquet", "jsonl": "sequences.jsonl"}.get(format)
+    files = {"parquet": "*.parquet", "huggingface": "*.parquet", "jsonl": "sequences.jsonl"}.get(format)
     spec, text = manifest.source.spec, manifest.kind == "text"
     family = "text" if text else str(spec.get("family", "synthetic"))
     data = DatasetCardData(
@@ -136,6 +136,24 @@ def dataset_card(version: DatasetVersion, manifest: Manifest, format: str, licen
         "bin": [
             "import numpy as np",
             "",
+            f'tokens = np.memmap("tokens.bin", dtype="{dtype.str}", mode="r").reshape(-1, {manifest.seq_len})',
+        ],
+        "huggingface": [
+            "from datasets import load_dataset",
+            "",
+            'rows = load_dataset("parquet", data_files="train-*.parquet", split="train")  # one sequence a row',
+            'tokens = rows[0]["input_ids"]',
+        ],
+        "llmc": [
+            "import numpy as np",
+            "",
+            "# 256 int32 (magic 20240520, version 1, number of tokens), then the tokens; more files follow.",
+            'tokens = np.memmap("tokens_000000.bin", dtype="<u2", mode="r", offset=1024)',
+        ],
+        "megatron": [
+            "import numpy as np",
+            "",
+            '# What Megatron\'s IndexedDataset("tokens") maps; the index lies in tokens.idx.',
             f'tokens = np.memmap("tokens.bin", dtype="{dtype.str}", mode="r").reshape(-1, {manifest.seq_len})',
         ],
     }[format]

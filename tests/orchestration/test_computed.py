@@ -134,7 +134,7 @@ def test_any_row_in_any_order_and_process(both: Lake) -> None:
     assert data.identity == morphogen.LakeDataset(both.uri, "code@2").identity
 
 
-@pytest.mark.parametrize("format", ["parquet", "jsonl", "bin"])
+@pytest.mark.parametrize("format", ["parquet", "huggingface", "jsonl", "bin", "llmc", "megatron"])
 def test_exports_are_those_of_the_stored_version_byte_for_byte(both: Lake, tmp_path: Path, format: str) -> None:
     for ref in ("code@1", "code@2"):
         assert call("data", "export", ref, tmp_path / ref, "--format", format, "--lake", both.uri) == 0
