@@ -8,6 +8,7 @@ import pyarrow as pa
 from datalake import Lake, Manifest, Source, content_digest, shard_layout, write_shard
 from datalake.canonical import digest_of
 from generator import GENERATOR_VERSION, generate_batch, parse_spec
+from orchestration.generation.worker import plan_dataset
 from orchestration.runs.owner import this_process
 
 SPEC = {
@@ -113,12 +114,10 @@ def fill(lake: Lake) -> None:
     second = put(lake, "tiny", WIDER, "wider, and only lively rules")
     lake.params.tag("tiny", "stable", 1)
     put(lake, "volume", {**SPEC, "grid": [4, 4, 4], "patch": 2, "colors": 2, "seq_len": 100}, "three dimensions")
+    lake.datasets.commit("unstored", plan_dataset(parse_spec(WIDER), 7, 40, 16), second)
     grids = add_synthetic(lake, "grids", WIDER, 40, params=second)
     lake.datasets.tag("grids", "good", 1)
     add_synthetic(lake, "volumes", {**SPEC, "grid": [4, 4, 4], "colors": 2, "seq_len": 100}, 8, params="volume@1")
-    grids_manifest = lake.datasets.manifest(grids)
-    sizes = {name: getattr(grids_manifest, name) for name in ("sequences", "seq_len", "vocab_size")}
-    lake.datasets.commit("unstored", Manifest.computed(grids_manifest.source, **sizes), second)
     add_synthetic(lake, "lines", {"family": "eca", "rule": 110, "grid": [32], "seq_len": 126}, 8)
     add_synthetic(lake, "brackets", {"family": "dyck", "seq_len": 64}, 8)
     text = add_text(lake, "prose", "The quick brown fox <script>alert(1)</script> jumps. " * 20)
