@@ -88,12 +88,13 @@ def materialize(
         int | None, typer.Option(help="Generator actors; by default what the cluster has room for.")
     ] = None,
     run: Annotated[str | None, typer.Option(help="Run name; made of the request's digest by default.")] = None,
+    no_ray: Annotated[bool, typer.Option("--no-ray", help="In this process, on this machine's cores.")] = False,
     lake: LakeUri = DEFAULT_LAKE,
     as_json: AsJson = False,
 ) -> None:
     """Write the shards of a computed version, as a job like `generate`: the next version, with the same rows."""
     opened = open_lake(lake, to_write=True)
-    print_summary(generate_run(opened, request_of(opened, reference, actors), run), as_json)
+    print_summary(generate_run(opened, request_of(opened, reference, actors), run, ray=not no_ray), as_json)
 
 
 def import_(

@@ -225,6 +225,16 @@ def test_another_generators_rows_are_refused_with_both_versions(both: Lake, tmp_
     assert not (tmp_path / "out").exists()
 
 
+def test_the_command_materializes_the_same_rows(both: Lake, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lake = Lake.open(str(tmp_path / "lake"))
+    commit_computed(lake, GenerateRequest(put(lake), ROWS * SEQ_LEN, seed=5, shard_sequences=SHARD))
+    assert call("data", "materialize", "code@1", "--no-ray", "--json", "--lake", lake.uri) == 0
+    assert json.loads(capsys.readouterr().out)["dataset"] == "code@2"
+    made = lake.datasets.get("code@2")
+    assert (made.same_rows_as, made.computed, made.message) == (1, False, "materialized from code@1")
+    assert lake.datasets.manifest(made).digest == both.datasets.manifest("code@2").digest
+
+
 def test_what_makes_no_sense_is_refused(both: Lake, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(InvalidRequestError, match="code@2: is stored, in 3 shards"):
         request_of(both, "code@2")
