@@ -11,13 +11,13 @@ from orchestration.cluster.resources import require
 from orchestration.cluster.session import cluster_facts
 from orchestration.console.progress import console, stage
 from orchestration.errors import InvalidRequestError, JobStopped
-from orchestration.experiment.run.pool import Pool
+from orchestration.experiment.run.pool import Pool, demand_of_actor
 from orchestration.runs.lease import RunLease, acquire, await_owner
 from orchestration.runs.signals import ASKED, Stop
 from orchestration.training.stop_watcher import Parent
 from orchestration.tune.promote import Target, alias_of
 from orchestration.tune.proxy import ProxyJob, score_in_full
-from orchestration.tune.ray_search import ProxyStart, demand_of_trial, ray_search
+from orchestration.tune.search import ProxyStart, pool_search
 from orchestration.tune.settings import TuneSettings
 from orchestration.tune.tuning import KIND, NO_SYNTHETIC, Confirm, Trial, TuneResult, begin, run_of, tune
 
@@ -40,7 +40,7 @@ def run_tune(lake: Lake, params: str, corpus: str, settings: TuneSettings, *, st
         raise InvalidRequestError(
             f"{incumbent.ref}: family {incumbent.spec.get('family')!r} has no such dimensions; tune a set of family nca"
         )
-    require(demand_of_trial(settings.threads), stop)
+    require(demand_of_actor(settings.threads), stop)
     while True:
         ended = await_owner(lake, name, stop)
         if ended is not None and ended.status in ("stopped", "failed"):
@@ -69,7 +69,8 @@ def run_tune(lake: Lake, params: str, corpus: str, settings: TuneSettings, *, st
 def _run(lake: Lake, run_lease: RunLease, target: Target, job: ProxyJob, vocab_size: int) -> TuneResult:
     """The work of the process that owns the tuning."""
     settings = job.settings
-    search = ray_search(
+    search = pool_search(
+        lake,
         settings.space,
         ProxyStart(lake, job),
         trials=settings.trials,

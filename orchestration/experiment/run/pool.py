@@ -13,13 +13,13 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import ray
 
 from datalake import Lake
 from datalake.errors import NotFoundError, RunConflictError, RunFencedError, RunHeldError
-from orchestration.cluster.pool import ActorPool
+from orchestration.cluster.pool import ActorPool, Task, Tasks
 from orchestration.cluster.resources import Demand, require
 from orchestration.cluster.session import compute_cores
 from orchestration.console.progress import console
@@ -98,6 +98,25 @@ class ArmWorker:
         return function(self._lake, *arguments)
 
 
+class StoppableTasks(Tasks[Task], Protocol[Task]):
+    """Tasks that look around now and then, and end early when all is to stop."""
+
+    def poll(self) -> None:
+        """Called twice a second, or more often."""
+        ...
+
+    def drop(self) -> None:
+        """Begin nothing more."""
+        ...
+
+
+def demand_of_actor(threads: int, arms_per_gpu: int = 1) -> Demand:
+    """What one actor needs: ``threads`` CPUs, or its share of a GPU where there are any. Ray must be initialised."""
+    gpus = ray.cluster_resources().get("GPU", 0)
+    need = {"CPU": 1.0 if gpus else float(threads), "GPU": 1 / arms_per_gpu if gpus else 0.0}
+    return Demand(f"threads = {threads}", (need,), "lower threads, or join a cluster with such a node")
+
+
 class Pool:
     """A context of actors: of ``threads`` CPU threads, as many as there are cores for; ``arms_per_gpu`` on each GPU.
 
@@ -106,24 +125,29 @@ class Pool:
     and not tried again. Raises InvalidRequestError if no node can hold one actor.
     """
 
-    def __init__(self, lake: Lake, threads: int = 1, arms_per_gpu: int = 1, run_lease: RunLease | None = None) -> None:
+    def __init__(
+        self,
+        lake: Lake,
+        threads: int = 1,
+        arms_per_gpu: int = 1,
+        run_lease: RunLease | None = None,
+        worker: type[ArmWorker] = ArmWorker,
+    ) -> None:
         gpus = int(ray.cluster_resources().get("GPU", 0))
         self.slots = gpus * arms_per_gpu if gpus else max(1, compute_cores() // threads)
         self._lake, self._run_lease, self._asked = lake, run_lease, False
         self._events: Any = ray.remote(num_cpus=0)(EventQueue).remote()
-        need = {"CPU": 1.0 if gpus else float(threads), "GPU": 1 / arms_per_gpu if gpus else 0.0}
-        demand = Demand(f"threads = {threads}", (need,), "lower threads, or join a cluster with such a node")
+        demand = demand_of_actor(threads, arms_per_gpu)
         require(demand, run_lease.stop if run_lease else None)
-        worker: Any = ray.remote(max_restarts=0, max_task_retries=0, num_cpus=need["CPU"], num_gpus=need["GPU"])(
-            ArmWorker
-        )
+        (need,) = demand.bundles
+        actor: Any = ray.remote(max_restarts=0, max_task_retries=0, num_cpus=need["CPU"], num_gpus=need["GPU"])(worker)
         parent = (
             Parent(run_lease.run.name, run_lease.run.lease or "")
             if run_lease is not None and not run_lease.finished
             else None
         )
         self._actors: ActorPool[Any] = ActorPool(
-            lambda _: worker.remote(lake.store.uri, threads, parent),
+            lambda _: actor.remote(lake.store.uri, threads, parent),
             lambda: self.slots,
             demand,
             warm=True,
@@ -139,18 +163,22 @@ class Pool:
     def map(self, function: Callable[..., Any], calls: Sequence[tuple[Any, ...]]) -> Iterator[Any]:
         """``function(lake, *call)`` of each call, in order; a call that raises gives its exception."""
         tasks = _Calls(function, calls)
-        self._actors.work(tasks, lambda: self._poll(tasks))
-        self._check_stop()
+        self.work(tasks)
         return iter(tasks.results[at] for at in range(len(calls)))
 
     def run(self, jobs: Sequence[Job], watch: Watch | None = None) -> dict[str, Outcome]:
         """Have every job; by run name. Jobs of the same run are one. Never raises for a run that fails."""
         tasks = _Runs(self._lake, jobs, self._events, watch or Watch(), again=self._run_lease is not None)
-        self._actors.work(tasks, lambda: self._poll(tasks), left=tasks.left)
-        self._check_stop()
+        self.work(tasks, tasks.left)
         return tasks.outcomes
 
-    def _poll(self, tasks: _Calls | _Runs) -> None:
+    def work(self, tasks: StoppableTasks[Any], left: Callable[[], bool] | None = None) -> None:
+        """Do all tasks, as ``ActorPool.work`` does; JobStopped once ``run_lease`` is asked to stop."""
+        self._actors.work(tasks, lambda: self._poll(tasks), left=left)
+        if self._run_lease is not None and self._run_lease.stop.is_set():
+            raise self._run_lease.stop.error(self._run_lease.run.name, "keeps what is done")
+
+    def _poll(self, tasks: StoppableTasks[Any]) -> None:
         tasks.poll()
         if self._run_lease is None:
             return
@@ -159,10 +187,6 @@ class Pool:
             self._asked = True
             self._run_lease.ask_workers()  # they read its log, end their runs with a checkpoint, and are waited for
             tasks.drop()
-
-    def _check_stop(self) -> None:
-        if self._run_lease is not None and self._run_lease.stop.is_set():
-            raise self._run_lease.stop.error(self._run_lease.run.name, "keeps what is done")
 
 
 class _Calls:

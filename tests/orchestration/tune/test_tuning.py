@@ -11,9 +11,10 @@ from datalake import Lake
 from datalake.log.version_log import VersionLog
 from generator import parse_spec
 from orchestration.errors import InvalidRequestError
-from orchestration.tune.ask_tell import ask_tell
 from orchestration.tune.decide import decide
 from orchestration.tune.promote import Target, alias_of, promote
+from orchestration.tune.proxy import Progress
+from orchestration.tune.search import Proposals
 from orchestration.tune.space import DEFAULT_SPACE, Dimension, check_space, spec_at
 from orchestration.tune.tuning import KIND, NO_SYNTHETIC, Trial, TuneResult, begin, run_of, tune
 from tests.ray_fixtures import TINY_SPEC
@@ -59,6 +60,19 @@ class Landscape:
         return {seed: self.truth(values) + SHARED * np.sin(seed) + self._draws.normal(0, NOISE) for seed in seeds}
 
 
+def search_here(objective, *, trials, seed):
+    """The proposals that actors would get, one after the other in this process."""
+
+    def search(known, tell):
+        proposals = Proposals(SPACE, known, trials=trials, seed=seed)
+        while proposals.left > 0:
+            number = proposals.ask()
+            scored = objective(proposals.values(number))
+            tell(proposals.tell(number, Progress(scored.spent, scored.loss, scored.refused, {})))
+
+    return search
+
+
 def registered(lake, name):
     lake.params.put(name, parse_spec(TINY_SPEC).model_dump(mode="json"))
     return Target(params=name, head=1, alias=alias_of("text"), alias_at=0, incumbent=f"{name}@1")
@@ -71,7 +85,7 @@ def started(lake, name, target, settings):
 
 def tuned(lake, target, landscape, trials=TRIALS, confirm=None) -> TuneResult:
     record, began = started(lake, f"tune-{target.params}", target, {"seed": landscape.seed})
-    search = ask_tell(SPACE, landscape.score, trials=trials, seed=landscape.seed)
+    search = search_here(landscape.score, trials=trials, seed=landscape.seed)
     return tune(lake, record, began, search, confirm or landscape.confirm, seeds=SEEDS)
 
 
@@ -129,7 +143,7 @@ def test_killed_anywhere_it_goes_on_and_promotes_once(lake):
         return landscape.score(values)
 
     record, _ = started(lake, "tune-rules", target, {"seed": 1})
-    search = ask_tell(SPACE, dies_in_search, trials=TRIALS, seed=1)
+    search = search_here(dies_in_search, trials=TRIALS, seed=1)
     with pytest.raises(Killed):
         tune(lake, record, target, search, landscape.confirm, seeds=SEEDS)
     first = [trial["values"] for trial in lake.runs.get(record.name).listed("trials")]

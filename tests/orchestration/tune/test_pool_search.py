@@ -17,8 +17,8 @@ from orchestration.corpus.add import add_corpus
 from orchestration.errors import InvalidRequestError
 from orchestration.runs.view import view_run
 from orchestration.tune.proxy import Progress
-from orchestration.tune.ray_search import ray_search
 from orchestration.tune.runner import run_tune
+from orchestration.tune.search import pool_search
 from orchestration.tune.settings import parse_settings
 from orchestration.tune.space import Dimension
 from tests.ray_fixtures import inline_toml
@@ -49,7 +49,9 @@ class Stairs:
 @pytest.mark.timeout(300)
 def test_trials_run_warm_stop_at_rungs_and_are_not_run_twice(ray_cluster, tmp_path):  # noqa: ARG001
     told = []
-    search = ray_search(SPACE, Stairs(str(tmp_path)), trials=12, seed=0)
+    lake, stairs = Lake.open(str(tmp_path / "lake")), tmp_path / "stairs"
+    stairs.mkdir()
+    search = pool_search(lake, SPACE, Stairs(str(stairs)), trials=12, seed=0)
     search((), told.append)
     assert len(told) == 12
     scored = [trial for trial in told if trial.loss is not None]
@@ -62,12 +64,12 @@ def test_trials_run_warm_stop_at_rungs_and_are_not_run_twice(ray_cluster, tmp_pa
             assert trial.spent == 1.0
         else:
             assert trial.spent < 1
-    starts = [path.name.rpartition("-") for path in tmp_path.iterdir()]
+    starts = [path.name.rpartition("-") for path in stairs.iterdir()]
     assert len({value for value, _, _ in starts}) == 12
     assert len({pid for _, _, pid in starts}) <= 4, "actors are reused: a few processes for twelve trials"
 
     more = []
-    ray_search(SPACE, Stairs(str(tmp_path)), trials=14, seed=0)(told, more.append)
+    pool_search(lake, SPACE, Stairs(str(stairs)), trials=14, seed=0)(told, more.append)
     assert len(more) == 2, "the twelve known ones are told, not run"
 
 
