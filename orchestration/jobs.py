@@ -186,7 +186,15 @@ def experiment_run(lake: Lake, file: ExperimentFile, report: Path | None = None)
 def tune_run(lake: Lake, params: str, target: str, settings: TuneSettings) -> TuneResult:
     """Tune a parameter set on a corpus with progress shown; returns what `run_tune` does."""
     from orchestration.cluster.session import ray_session
-    from orchestration.tune.runner import run_tune
+
+    try:
+        from orchestration.tune.runner import run_tune
+    except ModuleNotFoundError as error:
+        if error.name != "optuna":
+            raise
+        raise InvalidRequestError(
+            "optuna is not installed, which proposes what to try: run pip install 'morphogen[tune]'"
+        ) from error
 
     with job() as stop, ray_session(settings.threads):
         return run_tune(lake, params, target, settings, stop=stop)

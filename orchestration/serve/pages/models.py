@@ -5,11 +5,11 @@ from __future__ import annotations
 from fastapi import APIRouter, Request, Response
 
 from datalake import lineage
+from orchestration.console.output import flat_rows
 from orchestration.serve.api.paging import Cursor, page_of_names
 from orchestration.serve.api.routing import Name, Selector, reference
 from orchestration.serve.pages.draw_lineage import draw_graph, lineage_graph, words
 from orchestration.serve.pages.render import PageReader, or_note, render, root_path
-from orchestration.serve.pages.tables import flat_rows
 from orchestration.serve.settings import ServedDep
 
 router = APIRouter(prefix="/models")

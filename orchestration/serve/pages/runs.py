@@ -8,13 +8,13 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 from markupsafe import Markup
 
+from orchestration.console.output import flat_rows
 from orchestration.reports.run_charts import Series, curves
 from orchestration.serve.api.paging import Cursor, page_of_names
 from orchestration.serve.api.routing import Name
 from orchestration.serve.api.runs import run_state
 from orchestration.serve.api.schemas import RunOut
 from orchestration.serve.pages.render import PageReader, or_note, render
-from orchestration.serve.pages.tables import flat_rows
 from orchestration.serve.settings import ServedDep
 
 router = APIRouter(prefix="/runs")

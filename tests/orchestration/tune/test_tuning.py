@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from itertools import count
 
 import numpy as np
@@ -11,10 +12,12 @@ from datalake import Lake
 from datalake.log.version_log import VersionLog
 from generator import parse_spec
 from orchestration.errors import InvalidRequestError
+from orchestration.jobs import tune_run
 from orchestration.tune.decide import decide
 from orchestration.tune.promote import Target, alias_of, promote
 from orchestration.tune.proxy import Progress
 from orchestration.tune.search import Proposals
+from orchestration.tune.settings import TuneSettings
 from orchestration.tune.space import DEFAULT_SPACE, Dimension, check_space, spec_at
 from orchestration.tune.tuning import KIND, NO_SYNTHETIC, Trial, TuneResult, begin, run_of, tune
 from tests.ray_fixtures import TINY_SPEC
@@ -218,3 +221,11 @@ def test_a_wrong_dimension_is_refused():
         check_space({"colours": Dimension(low=0, high=1)})
     with pytest.raises(ValueError, match="above high"):
         Dimension(low=2, high=1)
+
+
+def test_without_optuna_it_says_what_to_install(lake, monkeypatch):
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    for name in ("orchestration.tune.runner", "orchestration.tune.search"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    with pytest.raises(InvalidRequestError, match=r"optuna is not installed.*pip install 'morphogen\[tune\]'"):
+        tune_run(lake, "rules", "text", TuneSettings())
