@@ -4,7 +4,8 @@ Sequence ``i`` of a spec is a function of (spec, seed, i). The NumPy reference d
 equals it bit for bit.
 
     presets/   specs under a name, in TOML
-    families/  one file a family: dyck, shuffle-dyck, eca, nca, lattice, and the controls iid and shuffled
+    families/  one file a family: dyck, shuffle-dyck, eca, nca, lattice, linear-rnn, tasks with exact answers
+               (procedural, markov, needle, arithmetic, linear-function), and the controls iid and shuffled
     nca/       the automata: rules, reference, numba, SIMD and Triton kernels
     lattice/   trained 3-D lattices in whole numbers
 
@@ -19,11 +20,12 @@ from generator.compute import GENERATOR_VERSION, SpecGenerator
 from generator.errors import BackendError, BandError, GeneratorError, RangeError, SpecError
 from generator.presets import list_presets, load_preset, preset_text
 from generator.profile import profile_spec
-from generator.registry import GenerationSpec, parse_spec
+from generator.registry import TASKS, GenerationSpec, answer_mask, parse_spec
 from generator.tokens import decode_tokens, encode_frames, unigram_entropy_nats
 
 __all__ = [
     "GENERATOR_VERSION",
+    "TASKS",
     "Acceptance",
     "BackendError",
     "BandError",
@@ -32,6 +34,7 @@ __all__ = [
     "RangeError",
     "SpecError",
     "SpecGenerator",
+    "answer_mask",
     "check_acceptance",
     "decode_tokens",
     "encode_frames",

@@ -7,14 +7,14 @@ SLICE_BYTES, whichever is more, and so that a single call ends (and an interrupt
 
 from dataclasses import dataclass
 
-from generator.families.dyck import BracketSpec
 from generator.families.iid import IidSpec
+from generator.families.linear_rnn import LinearRnnSpec
 from generator.families.shuffled import ShuffledSpec
 from generator.lattice.spec import LatticeSpec
 from generator.nca.lattice import neighbor_offsets
 from generator.nca.spec import NcaSpec
 from generator.score import IID_SAMPLES
-from generator.spec import BaseSpec, GridSpec
+from generator.spec import BaseSpec, GridSpec, SequenceSpec
 
 SLICE_BYTES = 128 << 20
 # One core does about 10**10 of the kernel's small-integer operations a second: a slice takes some two seconds.
@@ -46,8 +46,9 @@ def candidate_cost(spec: BaseSpec) -> Cost:
     scoring = _OPERATIONS_PER_SCORED_TOKEN * spec.score_tokens
     if isinstance(spec, GridSpec):
         return _grid_cost(spec, kept, scoring)
-    assert isinstance(spec, BracketSpec)
-    return Cost(0, 100 * spec.seq_len + scoring, kept + 2 * spec.seq_len * _RANDOM_WORD_BYTES)
+    assert isinstance(spec, SequenceSpec)
+    weights = spec.weights * (24 + _RANDOM_WORD_BYTES // 4) if isinstance(spec, LinearRnnSpec) else 0
+    return Cost(0, spec.operations + scoring, kept + spec.words * _RANDOM_WORD_BYTES + weights)
 
 
 def _grid_cost(spec: GridSpec, kept: int, scoring: int) -> Cost:

@@ -6,9 +6,24 @@ To add a family, write `families/<name>.py` (a spec model and `simulate`), then 
 from collections.abc import Mapping
 from typing import Annotated, Any, cast
 
+import numpy as np
 from pydantic import Field
 
-from generator.families import dyck, eca, iid, lattice, nca, shuffle_dyck, shuffled
+from generator.families import (
+    arithmetic,
+    dyck,
+    eca,
+    iid,
+    lattice,
+    linear_function,
+    linear_rnn,
+    markov,
+    nca,
+    needle,
+    procedural,
+    shuffle_dyck,
+    shuffled,
+)
 from generator.family import FAMILIES, Family, validate_spec
 
 GenerationSpec = Annotated[
@@ -18,7 +33,13 @@ GenerationSpec = Annotated[
     | eca.EcaSpec
     | shuffled.ShuffledSpec
     | iid.IidSpec
-    | lattice.LatticeSpec,
+    | lattice.LatticeSpec
+    | linear_rnn.LinearRnnSpec
+    | procedural.ProceduralSpec
+    | markov.MarkovSpec
+    | needle.NeedleSpec
+    | arithmetic.ArithmeticSpec
+    | linear_function.LinearFunctionSpec,
     Field(discriminator="family"),
 ]
 FAMILIES.update(
@@ -30,8 +51,30 @@ FAMILIES.update(
         "shuffled": Family(shuffled.ShuffledSpec, shuffled.simulate),
         "iid": Family(iid.IidSpec, iid.simulate),
         "lattice": Family(lattice.LatticeSpec, lattice.simulate),
+        "linear-rnn": Family(linear_rnn.LinearRnnSpec, linear_rnn.simulate),
+        "procedural": Family(procedural.ProceduralSpec, procedural.simulate),
+        "markov": Family(markov.MarkovSpec, markov.simulate),
+        "needle": Family(needle.NeedleSpec, needle.simulate),
+        "arithmetic": Family(arithmetic.ArithmeticSpec, arithmetic.simulate),
+        "linear-function": Family(linear_function.LinearFunctionSpec, linear_function.simulate),
     }
 )
+
+
+TASKS = ("procedural", "markov", "needle", "arithmetic", "linear-function")
+"""Families whose sequences ask for answers."""
+
+
+def answer_mask(spec: Mapping[str, Any]) -> np.ndarray | None:
+    """bool [seq_len]: which tokens of a stored spec's sequences are answers; None where it is not of a task.
+
+    A control made of a task's sequences (``base``) is asked for the same positions. Other families' specs are not
+    parsed: a lake may hold some that this version does not know.
+    """
+    inner: Any = spec
+    while isinstance(inner, Mapping) and isinstance(inner.get("base"), Mapping):
+        inner = inner["base"]
+    return parse_spec(inner).answer_mask() if inner.get("family") in TASKS else None
 
 
 def parse_spec(mapping: Mapping[str, Any]) -> GenerationSpec:

@@ -126,6 +126,10 @@ class BaseSpec(FrozenModel):
         """bool [seq_len]: True where a sequence shows content, False at delimiters."""
         return np.ones(self.seq_len, dtype=bool)
 
+    def answer_mask(self) -> np.ndarray | None:
+        """bool [seq_len]: True at the tokens that a task asks for; None in a family that asks for none."""
+        return None
+
     def canonical_json(self) -> str:
         """The one text of this spec: sorted keys, no spaces, no NaN."""
         return json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"), allow_nan=False)
@@ -134,6 +138,28 @@ class BaseSpec(FrozenModel):
     def digest(self) -> str:
         """SHA-256 (hex) of `canonical_json()`."""
         return hashlib.sha256(self.canonical_json().encode()).hexdigest()
+
+
+class SequenceSpec(BaseSpec):
+    """A family without delimiters whose tokens are made one after another from a stream of random words."""
+
+    @property
+    def words(self) -> int:
+        """Random words that one candidate takes."""
+        raise NotImplementedError
+
+    @property
+    def operations(self) -> int:
+        """Operations that one candidate takes, drawing its words included, about."""
+        return 100 * self.seq_len + 50 * self.words
+
+    @property
+    def alphabet(self) -> int:
+        return self.vocab_size
+
+    @property
+    def score_tokens(self) -> int:
+        return self.seq_len
 
 
 class GridSpec(BaseSpec):

@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from generator import answer_mask
 from trainer.data import TrainDataset
 from trainer.documents import numbered
-from trainer.mask import LossMask, frame_tokens, target_mask
+from trainer.mask import LossMask, dataset_mask, frame_tokens, spec_of
 from trainer.model import Llama
 from trainer.precision import Precision, autocast
 from trainer.ranks import Ranks
@@ -65,7 +66,7 @@ def evaluate(
     / ln 2 / UTF-8 bytes of the predicted tokens, unless it was imported without them. Synthetic data adds ``gate``:
     {"loss", "entropy", "passed"}, entropy being the rows' mean unigram entropy over the same tokens, and if it shows
     frames ``frames``: the loss of each whole frame's content, which falls from frame to frame where rules are inferred
-    in context.
+    in context. A task's dataset adds ``answers``: {"tokens", "loss", "accuracy"} of its answers alone, whatever counts.
     """
     manifest = dataset.manifest
     total = min(sequences, manifest.sequences)
@@ -73,10 +74,11 @@ def evaluate(
     text = manifest.kind == "text"
     bytes_known = manifest.text_bytes is not None
     frame = None if text else frame_tokens(manifest.source.spec)
-    counted_T = target_mask(manifest.seq_len, frame, mask)
+    counted_T = dataset_mask(manifest, mask)
+    answers_T = None if (asked := answer_mask(spec_of(manifest))) is None else asked[1:]
     length, counted = len(counted_T), int(counted_T.sum())
     reader = dataset.reader()
-    losses_T, hits, extra = np.zeros(length), 0.0, 0.0
+    losses_T, hits, right, extra = np.zeros(length), 0.0, 0.0, 0.0
 
     # Ranks that share a model's rows need each other in every pass: all make as many as the one with the most rows.
     for start in range(0, -(-total // ranks.world), ROWS_PER_PASS):
@@ -88,12 +90,13 @@ def evaluate(
         losses_BT, hits_BT = score(model, tokens_BT, precision, device, end_of_text)
         losses_T += losses_BT.sum(axis=0)
         hits += hits_BT[:, counted_T].sum()
+        right += 0.0 if answers_T is None else hits_BT[:, answers_T].sum()
         if bytes_known:
             extra += float(reader.column("target_bytes", rows).sum())
         elif not text:
             extra += float(unigram_entropy(tokens_BT[:, 1:][:, counted_T]).sum())
 
-    *by_position, hits, extra = ranks.sum([*losses_T.tolist(), float(hits), extra])
+    *by_position, hits, right, extra = ranks.sum([*losses_T.tolist(), float(hits), float(right), extra])
     losses_T = np.array(by_position) / total
     loss = math.fsum(losses_T[counted_T]) / counted
     edges = bucket_edges(length)
@@ -107,6 +110,12 @@ def evaluate(
             {"from": low + 1, "to": high + 1, "loss": float(losses_T[low:high].mean())} for low, high in pairwise(edges)
         ],
     }
+    if answers_T is not None:
+        result["answers"] = {
+            "tokens": total * int(answers_T.sum()),
+            "loss": math.fsum(losses_T[answers_T]) / int(answers_T.sum()),
+            "accuracy": right / (total * int(answers_T.sum())),
+        }
     if bytes_known:
         result["bytes"] = int(extra)
         if extra:  # rows of nothing but ends of texts stand for no bytes

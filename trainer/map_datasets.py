@@ -10,7 +10,7 @@ import operator
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, SupportsIndex
+from typing import Any, Literal, SupportsIndex, get_args
 
 import numpy as np
 import torch
@@ -24,6 +24,7 @@ from generator import (
     GENERATOR_VERSION,
     GenerationSpec,
     SpecGenerator,
+    answer_mask,
     generate_rows,
     list_presets,
     load_preset,
@@ -32,7 +33,7 @@ from generator import (
 from generator.errors import TomlError
 from generator.toml_files import read_toml
 from trainer.errors import ConfigError
-from trainer.mask import LossMask, frame_tokens, target_mask
+from trainer.mask import LossMask, counted_targets, frame_tokens, spec_of
 
 Labels = Literal["shifted", "same"]
 Sample = Tensor | dict[str, Tensor]
@@ -46,25 +47,34 @@ class RowDataset(Dataset[Sample]):
 
     ``labels`` None: a sample is its tokens, ``dtype`` [seq_len]. "shifted": a dict of ``input_ids`` and ``labels``,
     both [seq_len - 1], the label of a position being the next token. "same": both [seq_len], unshifted, as Hugging
-    Face models take them. Labels are int64; those that ``loss_mask`` leaves out (``mask.target_mask``) are -100.
+    Face models take them. Labels are int64; those that ``loss_mask`` leaves out (``mask.counted_targets``) are -100.
     """
 
     seq_len: int
     vocab_size: int
 
     def __init__(
-        self, rows: int, *, frame: int | None, dtype: torch.dtype, labels: Labels | None, loss_mask: LossMask
+        self,
+        rows: int,
+        *,
+        spec: Mapping[str, Any],
+        dtype: torch.dtype,
+        labels: Labels | None,
+        loss_mask: LossMask,
     ) -> None:
         if dtype not in (torch.int64, torch.int32, torch.uint16):
             raise ConfigError(f"dtype = {dtype}: allowed are torch.int64, torch.int32 and torch.uint16; choose one")
         if labels not in (None, "shifted", "same"):
             raise ConfigError(f"labels = {labels!r}: allowed are None, 'shifted' and 'same'; choose one")
-        if loss_mask not in ("none", "first_frame", "first_frame+delimiters"):
-            raise ConfigError(
-                f"loss_mask = {loss_mask!r}: allowed are none, first_frame, first_frame+delimiters; choose one"
-            )
-        if loss_mask != "none" and (frame is None or labels is None):
-            why = "these sequences show no frames" if frame is None else "a mask shows in labels alone"
+        if loss_mask not in get_args(LossMask):
+            raise ConfigError(f"loss_mask = {loss_mask!r}: allowed are {', '.join(get_args(LossMask))}; choose one")
+        lacking = None
+        if loss_mask == "answers" and answer_mask(spec) is None:
+            lacking = "these sequences are of no task"
+        elif loss_mask not in ("none", "answers") and frame_tokens(spec) is None:
+            lacking = "these sequences show no frames"
+        if loss_mask != "none" and (lacking or labels is None):
+            why = lacking or "a mask shows in labels alone"
             raise ConfigError(f"loss_mask = {loss_mask!r}: {why}; leave it out, or set labels")
         if dtype == torch.uint16 and self.vocab_size > 1 << 16:
             raise ConfigError(
@@ -73,7 +83,7 @@ class RowDataset(Dataset[Sample]):
         self._rows = rows
         self._dtype = dtype
         self._labels = labels
-        self._ignored_T = torch.from_numpy(~target_mask(self.seq_len, frame, loss_mask))
+        self._ignored_T = torch.from_numpy(~counted_targets(spec, self.seq_len, loss_mask))
 
     def tokens(self, indices_N: np.ndarray) -> np.ndarray:
         """Tokens of rows ``indices_N`` (int64 [N], within range): unsigned integers [N, seq_len]."""
@@ -139,9 +149,7 @@ class NcaDataset(RowDataset):
         self.backend = backend
         self.seq_len, self.vocab_size = self.spec.seq_len, self.spec.vocab_size
         fields = self.spec.model_dump(mode="json")
-        super().__init__(
-            operator.index(sequences), frame=frame_tokens(fields), dtype=dtype, labels=labels, loss_mask=loss_mask
-        )
+        super().__init__(operator.index(sequences), spec=fields, dtype=dtype, labels=labels, loss_mask=loss_mask)
 
     def tokens(self, indices_N: np.ndarray) -> np.ndarray:
         return generate_rows(self.spec, self.seed, indices_N, backend=self.backend)
@@ -182,8 +190,8 @@ class LakeDataset(RowDataset):
         self.manifest: Manifest = lake.datasets.manifest(version)
         check_generator(self.manifest, version.ref, SpecGenerator())
         self.seq_len, self.vocab_size = self.manifest.seq_len, self.manifest.vocab_size
-        frame = frame_tokens(self.manifest.source.spec) if self.manifest.kind == "synthetic" else None
-        super().__init__(self.manifest.sequences, frame=frame, dtype=dtype, labels=labels, loss_mask=loss_mask)
+        rows, spec = self.manifest.sequences, spec_of(self.manifest)
+        super().__init__(rows, spec=spec, dtype=dtype, labels=labels, loss_mask=loss_mask)
         self._reader: tuple[int, RowReader] | None = None
 
     def __getstate__(self) -> dict[str, Any]:

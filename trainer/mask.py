@@ -1,6 +1,7 @@
-"""Which predictions count: a function of the position alone, because frames of one dataset are equally long.
+"""Which predictions count: a function of the position alone; frames and episodes of one dataset are equally long.
 
-A sequence of frames begins with one that nothing could predict, and its delimiters are where anyone expects them.
+A sequence of frames begins with one that nothing could predict, and its delimiters are where anyone expects them; a
+task's sequence shows what is asked before what is answered.
 """
 
 from __future__ import annotations
@@ -14,8 +15,9 @@ import torch
 from torch import Tensor
 
 from datalake import Manifest, Plan
+from generator import answer_mask
 
-LossMask = Literal["none", "first_frame", "first_frame+delimiters"]
+LossMask = Literal["none", "first_frame", "first_frame+delimiters", "answers"]
 
 
 def frame_tokens(spec: Mapping[str, Any]) -> int | None:
@@ -47,10 +49,25 @@ def target_mask(seq_len: int, frame: int | None, mask: LossMask) -> np.ndarray:
     return counted_T
 
 
+def counted_targets(spec: Mapping[str, Any], seq_len: int, mask: LossMask) -> np.ndarray:
+    """bool [seq_len-1]: whether the prediction of token t+1 counts, in sequences of ``spec``.
+
+    ``answers`` counts the answers of a task alone; of data that asks for none, all. The rest is ``target_mask``'s.
+    """
+    if mask == "answers":
+        answers = answer_mask(spec)
+        return np.ones(seq_len - 1, dtype=bool) if answers is None else answers[1:]
+    return target_mask(seq_len, frame_tokens(spec), mask)
+
+
+def spec_of(manifest: Manifest) -> Mapping[str, Any]:
+    """What a dataset's sequences were made by; empty for text, which has neither frames nor answers."""
+    return manifest.source.spec if manifest.kind == "synthetic" else {}
+
+
 def dataset_mask(manifest: Manifest, mask: LossMask) -> np.ndarray:
-    """``target_mask`` of a dataset; text has no frames."""
-    frame = frame_tokens(manifest.source.spec) if manifest.kind == "synthetic" else None
-    return target_mask(manifest.seq_len, frame, mask)
+    """``counted_targets`` of a dataset."""
+    return counted_targets(spec_of(manifest), manifest.seq_len, mask)
 
 
 class TargetMasks:

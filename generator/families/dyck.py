@@ -12,10 +12,10 @@ import numpy as np
 from pydantic import Field
 
 from generator import philox
-from generator.spec import BaseSpec, Simulated
+from generator.spec import SequenceSpec, Simulated
 
 
-class BracketSpec(BaseSpec):
+class BracketSpec(SequenceSpec):
     """What `dyck` and `shuffle-dyck` share."""
 
     types: int = Field(default=64, ge=1, le=32_767)
@@ -23,16 +23,12 @@ class BracketSpec(BaseSpec):
     open_probability: float = Field(default=0.5, gt=0.0, lt=1.0)
 
     @property
-    def alphabet(self) -> int:
-        return 2 * self.types
-
-    @property
     def vocab_size(self) -> int:
         return 2 * self.types
 
     @property
-    def score_tokens(self) -> int:
-        return self.seq_len
+    def words(self) -> int:
+        return 2 * self.seq_len
 
     @property
     def open_below(self) -> int:
@@ -74,7 +70,7 @@ def fill_brackets(
     fill: Callable[..., None], spec: BracketSpec, seed: int, ids_N: np.ndarray, attempts_N: np.ndarray, backend: str
 ) -> Simulated:
     """Draw the words, and let `fill` (interpreted for the reference, compiled otherwise) turn them into tokens."""
-    words = philox.words(seed, philox.SYMBOLS, ids_N, attempts_N, 2 * spec.seq_len)
+    words = philox.words(seed, philox.SYMBOLS, ids_N, attempts_N, spec.words)
     tokens = np.empty((len(words), spec.seq_len), spec.token_dtype)
     run = fill if backend == "reference" else compiled(fill)
     run(words, spec.types, spec.depth, spec.open_below, tokens)

@@ -71,6 +71,9 @@ class ShuffledSpec(BaseSpec):
     def content_mask(self) -> np.ndarray:
         return self.base.content_mask()
 
+    def answer_mask(self) -> np.ndarray | None:
+        return self.base.answer_mask()
+
 
 def simulate(spec: ShuffledSpec, seed: int, ids_N: np.ndarray, attempts_N: np.ndarray, backend: str) -> Simulated:
     """The base's candidates, content sorted by 64-bit keys from the SHUFFLE stream (two words each, first high)."""

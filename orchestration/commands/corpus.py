@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from datalake import Lake
 from orchestration.cluster.address import cluster_address
 from orchestration.commands.common import (
     DEFAULT_LAKE,
@@ -28,6 +29,7 @@ from orchestration.corpus.options import ReadOptions
 from orchestration.corpus.places import place_of
 from orchestration.corpus.profile import SCORED_TOKENS, CorpusProfile, known_bands, profile_corpus
 from orchestration.corpus.screening import ScreenOptions
+from orchestration.corpus.tasks import HELDOUT_SEQUENCES, add_task, task_spec
 from orchestration.errors import CorpusError
 from orchestration.jobs import resumable
 
@@ -64,12 +66,21 @@ class SplitChoice(StrEnum):
 def add(
     name: Annotated[str, typer.Argument(help="Name of the dataset; held-out text goes to NAME-heldout.")],
     paths: Annotated[
-        list[str],
+        list[str] | None,
         typer.Argument(
             help="Folders, files or URLs (s3://…, hf://…, https://…, with * and **), compressed or not: *.jsonl, "
             "*.ndjson, *.parquet and JSON and CSV with the text column hold a document a record, others are text."
         ),
-    ],
+    ] = None,
+    task: Annotated[
+        str | None,
+        typer.Option(
+            help="In place of paths a task with exact answers: markov, needle, identity, sort, … or a TOML file."
+        ),
+    ] = None,
+    sequences: Annotated[int, typer.Option(help="Of a task: sequences to train on.")] = 100_000,
+    heldout_sequences: Annotated[int, typer.Option(help="Of a task: sequences held out.")] = HELDOUT_SEQUENCES,
+    seed: Annotated[int, typer.Option(help="Of a task: the seed; held-out sequences have the next one.")] = 0,
     tokenizer: Annotated[
         str,
         typer.Option(
@@ -147,7 +158,14 @@ def add(
     lake: LakeUri = DEFAULT_LAKE,
     as_json: AsJson = False,
 ) -> None:
-    """Tokenise documents into a dataset and its held-out part."""
+    """Tokenise documents into a dataset and its held-out part, or make those of a task."""
+    if task is not None:
+        if paths:
+            raise CorpusError(f"paths: {paths[0]!r} beside task = {task!r}; give documents or a task")
+        _add_task(open_lake(lake, to_write=True), name, task, sequences, heldout_sequences, seed, message, as_json)
+        return
+    if not paths:
+        raise CorpusError("paths: none given; give folders, files or URLs with documents, or --task")
     if messages and ids:
         raise CorpusError("ids: conversations are text, and token ids are not; give --messages or --ids")
     options = ReadOptions(
@@ -204,6 +222,21 @@ def add(
         say(f"{dataset.ref}  {dataset.digest}  {dataset.tokens:,} tokens")
     for note in result.notes():
         say(note)
+
+
+def _add_task(
+    lake: Lake, name: str, task: str, sequences: int, heldout: int, seed: int, message: str, as_json: bool
+) -> None:
+    spec = task_spec(task)
+    with resumable(), corpus_stages(name) as progress:
+        made = add_task(
+            lake, name, spec, sequences, heldout_sequences=heldout, seed=seed, message=message, progress=progress
+        )
+    if as_json:
+        print_json({"train": asdict(made[0]), "heldout": asdict(made[1])})
+        return
+    for dataset in made:
+        say(f"{dataset.ref}  {dataset.digest}  {dataset.tokens:,} tokens, task {spec.family}")
 
 
 @app.command()

@@ -50,11 +50,11 @@ def experiment(
             say(line)
     else:
         print_table(
-            ["arm", "seed", "status", "loss, nats", "run"],
+            ["arm", "seed", "status", "loss, nats" if loaded.metric == "loss" else "accuracy", "run"],
             [
                 [arm.arm.label, str(arm.arm.seed), arm.status, "" if loss is None else f"{loss:.4f}", arm.run]
                 for arm in result.arms
-                for loss in [arm.final_loss]
+                for loss in [arm.score(loaded.metric)]
             ],
         )
         say(analysis.verdict)
@@ -66,7 +66,7 @@ def _print_plan(loaded: Any, opened: Any, as_json: bool) -> None:
     from orchestration.experiment.run.dryrun import dry_run
     from orchestration.experiment.run.runner import detectable_effect, say_effect
 
-    plan = dry_run(opened, loaded) | {"detectable_effect": say_effect(detectable_effect(loaded))}
+    plan = dry_run(opened, loaded) | {"detectable_effect": say_effect(detectable_effect(loaded), loaded.metric)}
     if as_json:
         print_json(plan)
         return

@@ -18,6 +18,14 @@ NOT_APPLICABLE = "-"
 FACTOR_ORDER = ("pre", "pre_optimizer", "optimizer", "transfer", "decay", "mixing")
 
 
+Metric = Literal["loss", "accuracy"]
+"""What arms are compared by: final held-out loss in nats per token (lower is better), or the accuracy of a task's
+answers (higher is better)."""
+
+UNIT: dict[Metric, str] = {"loss": "nats per token", "accuracy": "accuracy"}
+SHORT_UNIT: dict[Metric, str] = {"loss": "nats", "accuracy": "accuracy"}
+
+
 class ResultModel(BaseModel):
     """Base of all values here."""
 
@@ -45,13 +53,15 @@ class Arm(ResultModel):
 class CurvePoint(ResultModel):
     """One evaluation on the way: after ``step`` updates, that is ``tokens`` tokens of language.
 
-    ``loss`` is in nats per token on the evaluation set; ``seconds`` is the time trained so far.
+    ``loss`` is in nats per token on the evaluation set, ``accuracy`` that of a task's answers; ``seconds`` is the time
+    trained so far.
     """
 
     step: int
     tokens: int
     loss: float
     seconds: float | None = None
+    accuracy: float | None = None
 
 
 class Gate(ResultModel):
@@ -114,6 +124,7 @@ class ArmResult(ResultModel):
     labels: LabelCheck | None = None
     curve: tuple[CurvePoint, ...] = ()
     final_loss: float | None = None
+    accuracy: float | None = None
     bits_per_byte: float | None = None
     in_context: tuple[float, ...] | None = None
     gated: bool = False
@@ -121,6 +132,10 @@ class ArmResult(ResultModel):
     language: Cost | None = None
     pre: Cost | None = None
     sweep: tuple[SweepTrial, ...] = ()
+
+    def score(self, metric: Metric) -> float | None:
+        """What the arm ended at, by the metric."""
+        return self.final_loss if metric == "loss" else self.accuracy
 
     @property
     def perplexity(self) -> float | None:
@@ -134,7 +149,7 @@ class ArmResult(ResultModel):
 
 
 class DetectableEffect(ResultModel):
-    """The smallest true difference that a design finds with probability ``power``, in nats per token.
+    """The smallest true difference that a design finds with probability ``power``, in the metric's unit.
 
     For ``seeds`` pairs whose differences have standard deviation ``sd``, taken from ``source`` ("pilot: …" or
     "assumed"), and a two-sided test at ``alpha`` shared by ``comparisons`` arms.
@@ -157,7 +172,10 @@ class ExperimentResult(ResultModel):
     is equal in all other factors (``NOT_APPLICABLE`` in the baseline equals anything). ``factor_sets`` names the
     checks that a factor is there to change, as {"mixing": ("plan_digest",)}; arms that differ in that factor may
     differ in those. ``hash_leaves_out`` lists the dotted paths of the configuration that ``shared_hash`` leaves out;
-    given it, every hash is computed again (see ``shared``). ``experiment`` is the file as parsed; times are ISO 8601
+    given it, every hash is computed again (see ``shared``). ``primary`` names the comparisons that the error rate is
+    kept for, as "LEVEL" (of the treatment, against the baseline's) or "LEVEL vs LEVEL"; the rest is exploratory; empty,
+    all are primary. An interval within ±``margin``, in the metric's unit, is a verdict of its own. ``experiment`` is
+    the file as parsed; times are ISO 8601
     in UTC.
     """
 
@@ -168,7 +186,10 @@ class ExperimentResult(ResultModel):
     baseline: dict[str, str]
     factor_sets: dict[str, tuple[str, ...]] = {}
     hash_leaves_out: tuple[str, ...] = ()
+    metric: Metric = "loss"
     alpha: float = 0.05
+    primary: tuple[str, ...] = ()
+    margin: float | None = None
     arms: tuple[ArmResult, ...]
     minimum_detectable_effect: DetectableEffect | None = None
     started: str

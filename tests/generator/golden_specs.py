@@ -1,4 +1,4 @@
-"""Twenty specs whose sequences never change under one GENERATOR_VERSION; run as a script, prints their digests.
+"""Specs whose sequences never change under one GENERATOR_VERSION; run as a script, prints their digests.
 
 python -m tests.generator.golden_specs > tests/golden/generator_digests.json
 """
@@ -33,6 +33,24 @@ SPECS: dict[str, dict[str, Any]] = {
     "shuffle-dyck": {"family": "shuffle-dyck", "types": 20, "depth": 30, "open_probability": 0.49},
     "eca": {"family": "eca", "stride": 2},
     "iid": {"family": "iid", "colors": 5},
+    "linear-rnn": {"family": "linear-rnn", "seq_len": 100},
+    "linear-rnn-published": {
+        "family": "linear-rnn",
+        "vocabulary": 100,
+        "hidden": 64,
+        "temperature": 10.0,
+        "sequences_per_network": 2,
+        "seq_len": 40,
+    },
+    **{
+        f"procedural-{task}": {"family": "procedural", "task": task, "symbols": 12, "seq_len": 100}
+        for task in ("identity", "reverse", "sort", "set", "union", "delete", "stack")
+    },
+    "markov": {"family": "markov"},
+    "needle": {"family": "needle"},
+    "addition": {"family": "arithmetic", "task": "addition", "digits": 9},
+    "multiplication": {"family": "arithmetic", "task": "multiplication", "base": 7},
+    "linear-function": {"family": "linear-function"},
 }
 PRESETS = ("paper", "tiny", "lattice-small")
 

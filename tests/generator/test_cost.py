@@ -21,6 +21,13 @@ SPECS = [
     {"family": "iid", "grid": [64, 64], "seq_len": 4096},
     {"family": "eca", "grid": [1024], "seq_len": 8192, "burn_in": 1},
     {"family": "dyck", "seq_len": 8192},
+    {"family": "linear-rnn", "vocabulary": 8192, "hidden": 64, "seq_len": 16},
+    {"family": "linear-rnn", "vocabulary": 8, "hidden": 4, "seq_len": 4096},
+    {"family": "procedural", "task": "union", "length": 200, "seq_len": 4096},
+    {"family": "markov", "vocabulary": 60_000, "states": 4000, "seq_len": 64},
+    {"family": "needle", "pairs": 4000, "markers": 30_000},
+    {"family": "arithmetic", "task": "multiplication", "seq_len": 30_000},
+    {"family": "linear-function", "seq_len": 30_000},
     {"family": "shuffled", "base": {"family": "iid", "grid": [32, 32], "colors": 4, "seq_len": 8192}},
 ]
 

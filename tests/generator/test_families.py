@@ -20,6 +20,12 @@ SPECS = {
     "shuffled": {"family": "shuffled", "base": BASE},
     "iid": {"family": "iid", "grid": [6, 6], "colors": 3, "seq_len": 150},
     "lattice": {"family": "lattice", "weights": provide(network_file(0)), "grid": [4, 4, 4], "seq_len": 150},
+    "linear-rnn": {"family": "linear-rnn", "vocabulary": 20, "hidden": 5, "seq_len": 60, "burn_in": 3},
+    "procedural": {"family": "procedural", "task": "stack", "vocabulary": 20, "length": 8, "seq_len": 70},
+    "markov": {"family": "markov", "vocabulary": 20, "states": 5, "seq_len": 50},
+    "needle": {"family": "needle", "pairs": 7, "markers": 9, "values": 12},
+    "arithmetic": {"family": "arithmetic", "task": "multiplication", "digits": 4, "seq_len": 50},
+    "linear-function": {"family": "linear-function", "seq_len": 21},
 }
 
 

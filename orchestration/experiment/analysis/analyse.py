@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from orchestration.experiment.analysis.answers import AnswersSummary, answers_of
 from orchestration.experiment.analysis.checks import check_arms
 from orchestration.experiment.analysis.compare import Comparison, comparisons
 from orchestration.experiment.analysis.effects import FactorEffect, factor_effects
@@ -53,6 +54,7 @@ class Analysis(ResultModel):
     comparisons: tuple[Comparison, ...]
     effects: tuple[FactorEffect, ...]
     arms: tuple[ArmSummary, ...]
+    answers: tuple[AnswersSummary, ...] = ()
     observed: DetectableEffect | None = None
 
 
@@ -66,6 +68,7 @@ def analyse(result: ExperimentResult) -> Analysis:
         comparisons=tuple(compared),
         effects=tuple(factor_effects(result, problems)),
         arms=tuple(_summary(result, label) for label in labels(result)),
+        answers=tuple(answers_of(result)),
         observed=_observed(result, compared),
     )
 

@@ -15,9 +15,9 @@ from orchestration.experiment.analysis.curves import Reach, area, reaches
 from orchestration.experiment.analysis.pairs import arms_of, is_baseline, labels, partner, seeds_of
 from orchestration.experiment.analysis.problems import Problem
 from orchestration.experiment.analysis.statistics import Estimate, Interval, estimate, holm, t_bounds
-from orchestration.experiment.result import NOT_APPLICABLE, ArmResult, CurvePoint, ExperimentResult, ResultModel
+from orchestration.experiment.result import NOT_APPLICABLE, ArmResult, CurvePoint, ExperimentResult, Metric, ResultModel
 
-Conformance = Literal["better", "worse", "no effect found", "void", "incomplete", "refused"]
+Conformance = Literal["better", "worse", "within margin", "no effect found", "void", "incomplete", "refused"]
 Pairs = dict[int, tuple[ArmResult, ArmResult]]
 
 
@@ -31,14 +31,18 @@ class BandPoint(ResultModel):
 
 
 class Comparison(ResultModel):
-    """One arm, over all seeds, against another: ``difference`` is of final losses, below zero is better.
+    """One arm, over all seeds, against another: ``difference`` is of final losses (below zero is better), or of a
+    task's accuracies (above zero is better).
 
     ``decided`` is the interval at the level that Holm's correction leaves this comparison: the verdict is whether it
-    excludes zero. ``area`` is the difference of mean losses over the tokens. ``reasons`` says why there is no verdict.
-    A refused comparison has no numbers.
+    excludes zero, or lies within the margin that the file gives (an equivalence test, which the one interval decides,
+    too, as it holds the truth whichever way). Comparisons that are not ``primary`` are corrected among themselves.
+    ``area`` is the difference of mean losses over the tokens. ``reasons`` says why there is no verdict. A refused
+    comparison has no numbers.
     """
 
     family: Literal["baseline", "control"]
+    primary: bool = True
     label: str
     reference: str
     factors: dict[str, str]
@@ -71,13 +75,23 @@ def comparisons(result: ExperimentResult, problems: Sequence[Problem]) -> list[C
             if arm.arm.factors[treatment] in gated and partner(result.arms, arm.arm, treatment, control)
         ],
     }
-    return [
-        done
+    compared = [
+        [_compare(result, problems, family, arm, against) for arm, against in members]
         for family, members in families.items()
-        for done in _decide(
-            [_compare(result, problems, family, arm, against) for arm, against in members], result.alpha
-        )
     ]
+    if not result.primary:
+        return [done for members in compared for done in _decide(result, members)]
+    named = [each for members in compared for each in members]
+    asked = [each for each in named if each.primary]
+    decided = [*_decide(result, asked), *_decide(result, [each for each in named if not each.primary])]
+    order = {(each.family, each.label, each.against): at for at, each in enumerate(named)}
+    return sorted(decided, key=lambda each: order[each.family, each.label, each.against])
+
+
+def is_primary(result: ExperimentResult, level: str, against: str, family: str) -> bool:
+    """Whether the file names the comparison; all are primary where it names none."""
+    said = f"{level} vs {against}"
+    return not result.primary or said in result.primary or (family == "baseline" and level in result.primary)
 
 
 def pairs_of(result: ExperimentResult, label: str, level: str) -> Pairs:
@@ -105,6 +119,7 @@ def _compare(
     pairs = pairs_of(result, label, against)
     found = Comparison(
         family=family,
+        primary=is_primary(result, arm.arm.factors[result.treatment], against, family),
         label=label,
         reference=reference,
         factors=arm.arm.factors,
@@ -115,7 +130,7 @@ def _compare(
     mine = [problem for problem in problems if problem.arm in names]
     if refusals := [str(problem) for problem in mine if problem.effect == "refused"]:
         return found.model_copy(update={"verdict": "refused", "reasons": tuple(refusals)})
-    found = found.model_copy(update=_numbers(pairs, result.alpha))
+    found = found.model_copy(update=_numbers(pairs, result.alpha, result.metric))
     reasons = [str(problem) for problem in mine if problem.effect == "incomplete"]
     if not reasons and len(pairs) < 2:
         reasons = [f"{len(pairs)} pair of seeds: an interval needs two or more, so run more seeds"]
@@ -126,7 +141,7 @@ def _compare(
     return found
 
 
-def _numbers(pairs: Pairs, alpha: float) -> dict[str, object]:
+def _numbers(pairs: Pairs, alpha: float, metric: Metric) -> dict[str, object]:
     def paired(value: Callable[[ArmResult], float | None]) -> Estimate | None:
         both = {seed: (value(arm), value(other)) for seed, (arm, other) in pairs.items()}
         return estimate(
@@ -134,16 +149,25 @@ def _numbers(pairs: Pairs, alpha: float) -> dict[str, object]:
             alpha,
         )
 
-    difference = paired(lambda arm: arm.final_loss)
-    baselines = [other.final_loss for _, other in pairs.values() if other.final_loss is not None]
+    difference = paired(lambda arm: arm.score(metric))
+    baselines = [score for _, other in pairs.values() if (score := other.score(metric)) is not None]
     return {
         "difference": difference,
-        "relative": difference.mean / float(np.mean(baselines)) if difference and baselines else None,
+        "relative": difference.mean / float(np.mean(baselines)) if difference and any(baselines) else None,
         "bits_per_byte": paired(lambda arm: arm.bits_per_byte),
         "area": paired(lambda arm: area(arm.curve) if arm.curve else None),
         "reaches": tuple(reach for seed in sorted(pairs) for reach in reaches(*pairs[seed])),
         "over_tokens": _over_tokens(pairs, alpha),
     }
+
+
+def verdict_of(interval: Interval, metric: Metric, margin: float | None) -> Conformance:
+    """What the interval of a difference says: on which side of zero it lies, or that it lies within ±``margin``."""
+    if interval.excludes_zero:
+        return "better" if (interval.high < 0) == (metric == "loss") else "worse"
+    if margin is not None and -margin < interval.low and interval.high < margin:
+        return "within margin"
+    return "no effect found"
 
 
 def _over_tokens(pairs: Pairs, alpha: float) -> tuple[BandPoint, ...]:
@@ -173,14 +197,14 @@ def _over_tokens(pairs: Pairs, alpha: float) -> tuple[BandPoint, ...]:
     )
 
 
-def _decide(family: Sequence[Comparison], alpha: float) -> list[Comparison]:
+def _decide(result: ExperimentResult, family: Sequence[Comparison]) -> list[Comparison]:
     """Verdicts by Holm's correction over the whole family, comparisons without verdict counted."""
     open_ = [each.verdict == "no effect found" for each in family]
     p_values = [
         each.difference.p if undecided and each.difference else None
         for each, undecided in zip(family, open_, strict=True)
     ]
-    adjusted, alphas = holm(p_values, alpha)
+    adjusted, alphas = holm(p_values, result.alpha)
     decided = []
     for each, p, corrected, own in zip(family, p_values, adjusted, alphas, strict=True):
         if p is None or each.difference is None:
@@ -188,6 +212,6 @@ def _decide(family: Sequence[Comparison], alpha: float) -> list[Comparison]:
             continue
         low, high = t_bounds(np.array(each.difference.differences), own)
         interval = Interval(low=float(low), high=float(high), level=1 - own)
-        verdict = "no effect found" if not interval.excludes_zero else "better" if interval.high < 0 else "worse"
+        verdict = verdict_of(interval, result.metric, result.margin)
         decided.append(each.model_copy(update={"decided": interval, "p_corrected": corrected, "verdict": verdict}))
     return decided

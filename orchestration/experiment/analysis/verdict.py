@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from orchestration.experiment.analysis.compare import Comparison
 from orchestration.experiment.analysis.pairs import short_labels
-from orchestration.experiment.result import ExperimentResult
+from orchestration.experiment.result import SHORT_UNIT, UNIT, ExperimentResult
 from orchestration.reports.templates import signed
 
 NAMED = 3
@@ -14,28 +14,34 @@ NAMED = 3
 
 def sentence(result: ExperimentResult, compared: Sequence[Comparison]) -> str:
     """One sentence over all comparisons with the baseline, the controls' word on what was found better last."""
-    family = [each for each in compared if each.family == "baseline"]
+    asked = [each for each in compared if each.primary]
+    family = [each for each in asked if each.family == "baseline" or result.primary]
     if not family:
         return "No verdict: no arm was compared with a baseline."
     by_verdict = {verdict: [each for each in family if each.verdict == verdict] for verdict in WORDS}
     names = short_labels(result)
     stated = result.minimum_detectable_effect
     scale = stated and (
-        f" (this design finds {stated.effect:.4f} nats with power {stated.power:g}, as stated before the runs)"
+        f" (this design finds {stated.effect:.4f} {SHORT_UNIT[result.metric]} with power {stated.power:g}, as stated "
+        "before the runs)"
     )
     parts = [
-        _part(verdict, members, names) + (scale or "" if verdict == "no effect found" else "")
+        _part(verdict, members, names, UNIT[result.metric], result.margin or 0.0)
+        + (scale or "" if verdict == "no effect found" else "")
         for verdict, members in by_verdict.items()
         if members
     ]
-    parts += _controls(by_verdict["better"], [each for each in compared if each.family == "control"], names)
+    better = [each for each in by_verdict["better"] if each.family == "baseline"]
+    parts += _controls(better, [each for each in compared if each.family == "control"], names)
     joined = "; ".join(parts)
-    return joined[0].upper() + joined[1:] + "."
+    rest = len(compared) - len(asked)
+    return joined[0].upper() + joined[1:] + "." + (f" {rest} comparisons are exploratory." if rest else "")
 
 
 WORDS = {
     "better": "better than the baseline: {}",
     "worse": "worse than the baseline: {}",
+    "within margin": "within ±{margin:g} {unit} of the baseline: {}",
     "no effect found": "no effect found for {}",
     "void": "no claim for {}, whose synthetic task was not learned",
     "incomplete": "no verdict for {}, of which runs failed or are missing",
@@ -43,23 +49,28 @@ WORDS = {
 }
 
 
-def _part(verdict: str, members: Sequence[Comparison], names: Mapping[str, str]) -> str:
-    numbers = verdict in ("better", "worse")
+def _part(verdict: str, members: Sequence[Comparison], names: Mapping[str, str], unit: str, margin: float) -> str:
+    numbers = verdict in ("better", "worse", "within margin")
     ordered = sorted(members, key=_size) if numbers else members
-    shown = [names[each.label] + (f" ({_numbers(each)})" if numbers else "") for each in ordered[:NAMED]]
+    shown = [_name(each, names) + (f" ({_numbers(each, unit)})" if numbers else "") for each in ordered[:NAMED]]
     more = f" and {len(members) - NAMED} more" if len(members) > NAMED else ""
-    return WORDS[verdict].format(", ".join(shown) + more)
+    return WORDS[verdict].format(", ".join(shown) + more, margin=margin, unit=unit)
+
+
+def _name(each: Comparison, names: Mapping[str, str]) -> str:
+    """The arm, and what it is against where that is a control."""
+    return names[each.label] + (f" against {each.against}" if each.family == "control" else "")
 
 
 def _size(each: Comparison) -> float:
     return -abs(each.difference.mean) if each.difference else 0.0
 
 
-def _numbers(each: Comparison) -> str:
+def _numbers(each: Comparison, unit: str) -> str:
     if each.difference is None or each.decided is None:
         return "no numbers"
     low, high = signed(each.decided.low), signed(each.decided.high)
-    return f"{signed(each.difference.mean)} nats per token, {len(each.difference.seeds)} seeds: {low} to {high}"
+    return f"{signed(each.difference.mean)} {unit}, {len(each.difference.seeds)} seeds: {low} to {high}"
 
 
 def _controls(better: Sequence[Comparison], against: Sequence[Comparison], names: Mapping[str, str]) -> list[str]:

@@ -10,12 +10,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer, model_validator
 
 from datalake import check_name, digest_of
 from orchestration.experiment.config.levels import BUILT_IN, FIRST, LEVELS, Factors, cells, effective_optimizer, staged
-from orchestration.experiment.result import FACTOR_ORDER
-from trainer.config_model import ConfigModel, Listed
+from orchestration.experiment.result import FACTOR_ORDER, Metric
+from trainer.config_model import ConfigModel, Listed, without_unset
 
 Table = dict[str, Any]
 
@@ -27,7 +27,8 @@ class Corpus(ConfigModel):
     """The target: datasets ``name`` and ``heldout`` of the lake, added from ``paths`` if there are any.
 
     A path is a file or folder, relative to the experiment's file, or ``python:stdlib``, the running interpreter's own
-    library. Without paths ``name`` may be ``NAME@V``.
+    library. Without paths ``name`` may be ``NAME@V``. With ``task`` (see ``corpus.tasks.task_spec``) the target is
+    that task's ``sequences``, by default as many as a run reads, and the score is the accuracy of its answers.
     """
 
     name: str
@@ -37,6 +38,24 @@ class Corpus(ConfigModel):
     tokenizer: str = "bytes"
     seq_len: int = Field(default=512, ge=2)
     heldout_fraction: float = Field(default=0.05, gt=0, lt=1)
+    task: str | Table | None = None
+    sequences: int | None = Field(default=None, ge=1)
+    heldout_sequences: int = Field(default=1024, ge=1)
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without what a task alone has: a file's digest names its experiment."""
+        return without_unset(handler(self), task=None, sequences=None, heldout_sequences=1024)
+
+    @model_validator(mode="after")
+    def _task(self) -> Self:
+        if self.task is not None and (self.paths or self.heldout is not None):
+            raise ValueError("task: a task makes its own data; leave paths and heldout out")
+        if self.task is None and self.sequences is not None:
+            raise ValueError("sequences: is of a task; name it by `task`, or leave `sequences` out")
+        if self.task is not None:
+            check_name(self.name, "corpus")
+        return self
 
     @model_validator(mode="after")
     def _names(self) -> Self:
@@ -82,12 +101,21 @@ class Sweep(ConfigModel):
 
 
 class Power(ConfigModel):
-    """What the smallest detectable effect is computed from; ``sd`` is of a paired difference, in nats per token."""
+    """What the smallest detectable effect is computed from; ``sd`` is of a paired difference, in the metric's unit.
+
+    An interval that lies within ±``margin`` is a verdict of its own.
+    """
 
     sd: float | None = Field(default=None, gt=0)
     source: str = "assumed"
     alpha: float = Field(default=0.05, gt=0, lt=1)
     power: float = Field(default=0.8, gt=0, lt=1)
+    margin: float | None = Field(default=None, gt=0)
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without a margin where there is none: a file's digest names its experiment."""
+        return without_unset(handler(self), margin=None)
 
 
 class Machine(ConfigModel):
@@ -98,7 +126,11 @@ class Machine(ConfigModel):
 
 
 class ExperimentFile(ConfigModel):
-    """The file, checked. ``digest`` is of what it says, ``file_digest`` of its bytes."""
+    """The file, checked. ``digest`` is of what it says, ``file_digest`` of its bytes.
+
+    ``primary`` names the comparisons that share the error rate, by levels of the treatment: "nca" (against the
+    baseline) or "nca vs shuffled"; the others are exploratory. Without it all are primary.
+    """
 
     name: str
     question: str = ""
@@ -106,6 +138,7 @@ class ExperimentFile(ConfigModel):
     factors: dict[str, Listed[str]]
     treatment: str = "pre"
     baseline: dict[str, str] = Field(default_factory=dict)
+    primary: Listed[str] = ()
     corpus: Corpus
     model: Table
     pre: Pre = Pre()
@@ -125,9 +158,23 @@ class ExperimentFile(ConfigModel):
         return digest_of(self.model_dump(mode="json"))
 
     @property
+    def metric(self) -> Metric:
+        """What arms are compared by: the accuracy of a task's answers, otherwise the loss."""
+        return "loss" if self.corpus.task is None else "accuracy"
+
+    @property
     def cells(self) -> list[Factors]:
         """The cells that are arms, without seeds."""
         return list(cells(self.factors))
+
+    @property
+    def primary_comparisons(self) -> int:
+        """How many comparisons share the error rate: those named, in each cell of the other factors, or all that have a
+        baseline."""
+        base = self.reference[self.treatment]
+        treated = [cell[self.treatment] for cell in self.cells if cell[self.treatment] != base]
+        named = [said.partition(" vs ")[0] for said in self.primary] or list(dict.fromkeys(treated))
+        return max(1, sum(treated.count(level) for level in named))
 
     @property
     def reference(self) -> dict[str, str]:
@@ -162,6 +209,26 @@ class ExperimentFile(ConfigModel):
             if level not in self.factors.get(name, ()):
                 raise ValueError(
                     f"baseline.{name} = {level!r}: not a level of that factor in this file; add or mend it"
+                )
+        return self
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without ``primary`` where all are: a file's digest names its experiment."""
+        fields = handler(self)
+        return {name: value for name, value in fields.items() if name != "primary" or value}
+
+    @model_validator(mode="after")
+    def _primary(self) -> Self:
+        levels = self.factors.get(self.treatment, ())
+        base = self.reference[self.treatment]
+        for said in self.primary:
+            level, _, against = said.partition(" vs ")
+            if level not in levels or level == base or (against or base) not in levels or against == level:
+                others = ", ".join(each for each in levels if each != base)
+                raise ValueError(
+                    f"primary: {said!r} is no comparison of {self.treatment}; allowed are {others}, or LEVEL vs LEVEL; "
+                    "change it"
                 )
         return self
 

@@ -12,7 +12,7 @@ from markupsafe import Markup
 from orchestration.experiment.analysis.analyse import Analysis
 from orchestration.experiment.analysis.compare import Comparison, pairs_of
 from orchestration.experiment.analysis.pairs import arms_of
-from orchestration.experiment.result import ArmResult, ExperimentResult
+from orchestration.experiment.result import ArmResult, ExperimentResult, Metric
 from orchestration.reports.svg import ARMS, FAINT, GATE, INK, LINES, MARKERS, Drawing, drawing
 
 Names = Mapping[str, str]
@@ -40,12 +40,13 @@ class Style:
         }
 
 
-def forest_chart(compared: Sequence[Comparison], names: Names, title: str) -> Markup:
+def forest_chart(compared: Sequence[Comparison], names: Names, title: str, metric: Metric = "loss") -> Markup:
     """Every comparison's difference of final losses, with its deciding interval (thick) and the plain one (thin)."""
     shown = [each for each in compared if each.difference is not None]
     if not shown:
         return Markup()
-    with drawing(title, "", "difference of final loss, nats per token", 1.0 + 0.62 * len(shown)) as draw:
+    unit = "loss, nats per token" if metric == "loss" else "accuracy of the answers"
+    with drawing(title, "", f"difference of final {unit}", 1.0 + 0.62 * len(shown)) as draw:
         draw.axes.axvline(0, color=INK, linewidth=1, zorder=0.5)
         for row, each in enumerate(shown):
             _interval(draw, -row, each)
@@ -115,6 +116,29 @@ def _stacked(arms: Sequence[ArmResult]) -> tuple[np.ndarray, np.ndarray]:
     at = np.array([point.tokens for point in arms[0].curve if first <= point.tokens <= last], dtype=np.float64)
     losses = [np.interp(at, [p.tokens for p in arm.curve], [p.loss for p in arm.curve]) for arm in arms]
     return at, np.stack(losses)
+
+
+def accuracy_chart(result: ExperimentResult, members: Sequence[str], names: Names) -> Markup:
+    """Accuracy of a task's answers over steps, a thin line a seed and the mean of each label; empty without a task."""
+    if not members:
+        return Markup()
+    title = "Accuracy of the answers over steps of the target; thin lines are seeds, thick ones their means"
+    style = Style(result)
+    seen: list[Mapping[str, str]] = []
+    with drawing(title, "accuracy of the answers", "steps") as draw:
+        for label in members:
+            arms = [arm for arm in arms_of(result, label) if arm.status == "finished"]
+            curves = [{p.step: p.accuracy for p in arm.curve if p.accuracy is not None} for arm in arms]
+            steps = sorted(set.intersection(*map(set, curves)))
+            look = style.of(arms[0].arm.factors, seen)
+            seen.append(arms[0].arm.factors)
+            values_ST = np.array([[curve[step] for step in steps] for curve in curves])
+            for values_T in values_ST:
+                draw.axes.plot(steps, values_T, color=look["color"], linewidth=0.6, alpha=0.5)
+            draw.axes.plot(steps, values_ST.mean(axis=0), label=names[label], **look)
+        draw.axes.set_ylim(-0.02, 1.02)
+        draw.axes.legend()
+    return draw.svg
 
 
 def difference_chart(result: ExperimentResult, compared: Sequence[Comparison], names: Names) -> Markup:

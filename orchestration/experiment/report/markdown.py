@@ -10,13 +10,14 @@ from orchestration.experiment.analysis.compare import Comparison
 from orchestration.experiment.analysis.pairs import seeds_of, short_labels
 from orchestration.experiment.report.tables import (
     Rows,
+    answers_table,
     arm_table,
     comparison_table,
     effect_table,
     reach_table,
     run_table,
 )
-from orchestration.experiment.result import ExperimentResult
+from orchestration.experiment.result import SHORT_UNIT, ExperimentResult
 
 DECIDING = 7  # columns of the comparison table that fit a pull request
 
@@ -32,14 +33,15 @@ def to_markdown(result: ExperimentResult, analysis: Analysis) -> str:
         (
             f"{len(result.arms)} runs ({lost} failed or missing), {len(seeds_of(result))} paired seeds. "
             + (
-                f"Stated before the runs: finds {stated.effect:.4f} nats with power {stated.power:g} at an SD of "
-                f"{stated.sd:g} ({in_markdown(stated.source)}), alpha {stated.alpha:g} over {stated.comparisons} "
-                "comparisons."
+                f"Stated before the runs: finds {stated.effect:.4f} {SHORT_UNIT[result.metric]} with power "
+                f"{stated.power:g} at an SD of "
+                f"{stated.sd:g} ({in_markdown(stated.source)}), alpha {stated.alpha:g} over "
+                f"{stated.comparisons} comparisons."
                 if stated
                 else "No smallest detectable effect was stated before the runs."
             )
             + (
-                f" As it turned out: SD {seen.sd:.2g}, so {seen.effect:.4f} nats."
+                f" As it turned out: SD {seen.sd:.2g}, so {seen.effect:.4f} {SHORT_UNIT[result.metric]}."
                 if (seen := analysis.observed)
                 else ""
             )
@@ -51,8 +53,9 @@ def to_markdown(result: ExperimentResult, analysis: Analysis) -> str:
             )
             for effect in ("refused", "incomplete", "void", "warned")
         ),
-        _rows("Against the baseline", comparison_table(_family(analysis, "baseline"), names), DECIDING),
-        _rows("Against controls", comparison_table(_family(analysis, "control"), names), DECIDING),
+        _rows("Against the baseline", comparison_table(_family(analysis, "baseline"), names, result.metric), DECIDING),
+        _rows("Against controls", comparison_table(_family(analysis, "control"), names, result.metric), DECIDING),
+        _rows("Answers", answers_table(analysis, names)),
         _rows("To the baseline’s final loss", reach_table(_family(analysis, "baseline"), names)),
         _rows("Factors (descriptive, not corrected)", effect_table(analysis)),
         _folded(_rows("Arms", arm_table(analysis, names)), "every arm"),

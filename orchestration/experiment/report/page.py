@@ -13,9 +13,10 @@ from orchestration.console.foreign import as_json
 from orchestration.experiment.analysis.analyse import Analysis
 from orchestration.experiment.analysis.compare import Comparison
 from orchestration.experiment.analysis.pairs import seeds_of, short_labels
-from orchestration.experiment.report.charts import forest_chart, in_context_chart, panels
+from orchestration.experiment.report.charts import accuracy_chart, forest_chart, in_context_chart, panels
 from orchestration.experiment.report.tables import (
     Names,
+    answers_table,
     arm_table,
     comparison_table,
     effect_table,
@@ -23,7 +24,7 @@ from orchestration.experiment.report.tables import (
     run_table,
     sweep_table,
 )
-from orchestration.experiment.result import ExperimentResult
+from orchestration.experiment.result import SHORT_UNIT, ExperimentResult, Metric
 from orchestration.reports.templates import report
 
 SAID = {
@@ -48,9 +49,11 @@ def render(result: ExperimentResult, analysis: Analysis) -> str:
         tiles=_tiles(result, analysis),
         seeds=len(seeds_of(result)),
         baseline=_compared(
-            baseline, names, "Difference of final loss from the baseline, with intervals, for every arm"
+            baseline, names, "Difference of final score from the baseline, with intervals, for every arm", result.metric
         ),
-        controls=_compared(controls, names, "Difference of final loss from controls, with intervals"),
+        controls=_compared(controls, names, "Difference of final score from controls, with intervals", result.metric),
+        answers=answers_table(analysis, names),
+        accuracies=accuracy_chart(result, [each.label for each in analysis.answers], names),
         cards=_cards(result, analysis, names),
         reaches=reach_table(baseline, names),
         effects=effect_table(analysis),
@@ -98,7 +101,7 @@ def _stated(result: ExperimentResult, analysis: Analysis) -> tuple[str, str]:
     if stated is None:
         return "not stated", f"nothing was said before the runs{after}"
     return (
-        f"{stated.effect:.4f} nats",
+        f"{stated.effect:.4f} {SHORT_UNIT[result.metric]}",
         f"stated before the runs: power {stated.power:g}, paired differences of SD {stated.sd:g} "
         f"({stated.source}){after}",
     )
@@ -108,11 +111,11 @@ def _family(analysis: Analysis, family: str) -> Sequence[Comparison]:
     return [each for each in analysis.comparisons if each.family == family]
 
 
-def _compared(compared: Sequence[Comparison], names: Names, title: str) -> dict[str, Any]:
+def _compared(compared: Sequence[Comparison], names: Names, title: str, metric: Metric) -> dict[str, Any]:
     return {
         "count": len(compared),
-        "forest": forest_chart(compared, names, title),
-        "table": comparison_table(compared, names),
+        "forest": forest_chart(compared, names, title, metric),
+        "table": comparison_table(compared, names, metric),
     }
 
 

@@ -6,28 +6,29 @@ import math
 from collections.abc import Mapping, Sequence
 
 from orchestration.experiment.analysis.analyse import Analysis
+from orchestration.experiment.analysis.answers import LEVELS
 from orchestration.experiment.analysis.compare import Comparison
 from orchestration.experiment.analysis.curves import UNITS, Reach
 from orchestration.experiment.report.numbers import DASH, difference, duration, interval, number, quantity
-from orchestration.experiment.result import ExperimentResult
+from orchestration.experiment.result import ExperimentResult, Metric
 
 Names = Mapping[str, str]
 Rows = tuple[list[str], list[list[str]]]
 
 
-def comparison_table(compared: Sequence[Comparison], names: Names) -> Rows:
-    """What decides: difference, deciding interval, corrected p, verdict; and the plain intervals beside."""
+def comparison_table(compared: Sequence[Comparison], names: Names, metric: Metric = "loss") -> Rows:
+    """What decides: difference (metric's unit), deciding interval, corrected p, verdict; plain intervals beside."""
     head = [
         "arm",
         "against",
         "verdict",
         "pairs",
-        "difference, nats",
+        "difference",
         "corrected interval (decides)",
         "corrected p",
         "t interval",
         "bootstrap",
-        "loss",
+        "relative",
         "perplexity",
         "mean loss over tokens",
     ]
@@ -46,7 +47,7 @@ def comparison_table(compared: Sequence[Comparison], names: Names) -> Rows:
                 interval(found.t if found else None),
                 interval(found.bootstrap if found else None),
                 percent(each.relative),
-                percent(math.expm1(found.mean) if found else None),
+                percent(math.expm1(found.mean) if found and metric == "loss" else None),
                 difference(each.area.mean if each.area else None),
             ]
         )
@@ -84,13 +85,13 @@ def speed_up(reaches: Sequence[Reach], charged: bool) -> str:
 
 def effect_table(analysis: Analysis) -> Rows:
     """Main effects and interactions."""
-    head = ["factor", "level", "against", "what", "cells", "pairs", "difference, nats", "t interval"]
+    head = ["factor", "level", "against", "what", "cells", "pairs", "difference", "t interval"]
     return head, [
         [
             each.factor,
             each.level,
             each.reference,
-            "loss" if each.of is None else f"effect of {each.of}",
+            "score" if each.of is None else f"effect of {each.of}",
             str(each.cells),
             str(len(each.estimate.seeds)),
             difference(each.estimate.mean),
@@ -139,9 +140,31 @@ def arm_table(analysis: Analysis, names: Names) -> Rows:
     ]
 
 
+def answers_table(analysis: Analysis, names: Names) -> Rows:
+    """Accuracy of a task's answers, by seed too, and the median of steps to each level, with how many came there."""
+    head = ["arm", "accuracy, mean", "by seed", *(f"steps to {level:.0%}" for level in LEVELS)]
+    return head, [
+        [
+            names[each.label],
+            number(each.mean, 3),
+            ", ".join(f"{value:.2f}" for value in each.accuracies),
+            *(_median_steps(steps) for steps in each.steps),
+        ]
+        for each in analysis.answers
+    ]
+
+
+def _median_steps(steps: Sequence[int | None]) -> str:
+    """The median over all seeds, a seed that never came there counting as later than any; and how many did."""
+    reached = sorted(step for step in steps if step is not None)
+    middle = len(steps) // 2
+    median = f"{reached[middle]}" if middle < len(reached) else "never"
+    return f"{median} ({len(reached)} of {len(steps)})"
+
+
 def run_table(result: ExperimentResult, names: Names) -> Rows:
     """Every planned run, failed and missing ones among them."""
-    head = ["arm", "run", "model", "status", "seed", "loss", "gate"]
+    head = ["arm", "run", "model", "status", "seed", "loss" if result.metric == "loss" else "accuracy", "gate"]
     return head, [
         [
             names[arm.arm.label],
@@ -149,7 +172,7 @@ def run_table(result: ExperimentResult, names: Names) -> Rows:
             arm.model or DASH,
             arm.status + (f": {arm.error}" if arm.error else ""),
             str(arm.arm.seed),
-            number(arm.final_loss),
+            number(arm.score(result.metric)),
             DASH if arm.gate is None else f"{arm.gate.loss:.3f} (gate {arm.gate.unigram_entropy:.3f})",
         ]
         for arm in result.arms

@@ -16,6 +16,7 @@ from orchestration.experiment.result import Arm, ArmResult, Cost, CurvePoint, Ga
 from orchestration.generation.recompute import make_repairer
 from trainer import TrainConfig, TrainResult, load_metrics
 from trainer.inputs import Inputs, open_inputs
+from trainer.mask import LossMask, dataset_mask
 
 LABEL_ROWS = 64
 
@@ -56,6 +57,7 @@ def arm_result(
         labels=labels,
         curve=curve_of(lake, run, inputs),
         final_loss=scores["loss"],
+        accuracy=scores.get("answers", {}).get("accuracy"),
         bits_per_byte=scores.get("bits_per_byte"),
         in_context=in_context,
         gated=pre_run is not None and arm.factors["pre"] not in CONTROLS,
@@ -100,7 +102,15 @@ def curve_of(lake: Lake, run: str, inputs: Inputs) -> tuple[CurvePoint, ...]:
         else:
             (scores,) = row["eval"].values()
             language = _language_rows(inputs, row["step"]) * (inputs.seq_len - 1)
-            points.append(CurvePoint(step=row["step"], tokens=language, loss=scores["loss"], seconds=seconds))
+            points.append(
+                CurvePoint(
+                    step=row["step"],
+                    tokens=language,
+                    loss=scores["loss"],
+                    seconds=seconds,
+                    accuracy=scores.get("answers", {}).get("accuracy"),
+                )
+            )
     return tuple(points)
 
 
@@ -137,8 +147,12 @@ def gate_of(run: str, result: TrainResult) -> tuple[Gate | None, tuple[float, ..
     return gate, tuple(frames) if frames else None
 
 
-def check_labels(lake: Lake, model: str, dataset: str, sequences: int) -> dict[str, Any]:
-    """A ``LabelCheck`` as a mapping: the published model's loss against the token read, the next, the one after."""
+def check_labels(lake: Lake, model: str, dataset: str, sequences: int, mask: LossMask = "none") -> dict[str, Any]:
+    """A ``LabelCheck`` as a mapping: the published model's loss against the token read, the next, the one after.
+
+    Where training counted answers alone (``mask``), so does this; an answer that ends its row has no token after it,
+    and the loss of the token read stands for it.
+    """
     import torch
 
     from trainer.loss import chunk_tokens
@@ -152,6 +166,10 @@ def check_labels(lake: Lake, model: str, dataset: str, sequences: int) -> dict[s
     reader = make_repairer(lake.store.uri).reader(lake.store, manifest)
     tokens_BT = torch.from_numpy(reader.rows(np.arange(rows)).astype(np.int64)).to(device)
     sums = dict.fromkeys(("same", "next", "after_next"), 0.0)
+    counted_T = dataset_mask(manifest, mask if mask == "answers" else "none")
+    # Of prediction t: whether it counts; the last token's own, which no evaluation scores, unless answers alone do.
+    counts_T = torch.from_numpy(np.append(counted_T, mask != "answers")).to(device)
+    numbers = {"same": int(counts_T.sum()), "next": int(counted_T.sum()), "after_next": int(counted_T[:-1].sum())}
     step = chunk_tokens(network.shape.vocab_size)
     with torch.no_grad():
         for row_T in tokens_BT:
@@ -160,7 +178,10 @@ def check_labels(lake: Lake, model: str, dataset: str, sequences: int) -> dict[s
                 log_NV = network.lm_head(hidden_TD[start : start + step]).double().log_softmax(-1)
                 for shift, name in enumerate(sums):
                     targets = row_T[start + shift : start + shift + step, None]
-                    sums[name] -= float(log_NV[: len(targets)].gather(1, targets).sum()) / (len(row_T) - shift)
+                    chosen = log_NV[: len(targets)].gather(1, targets)[counts_T[start : start + len(targets)]]
+                    sums[name] -= float(chosen.sum()) / max(1, numbers[name])
+    if not numbers["after_next"]:
+        sums["after_next"] = sums["same"]
     return {name: total / rows for name, total in sums.items()} | {"sequences": rows}
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from datalake import Lake
+from orchestration.corpus.tasks import task_spec
 from orchestration.experiment.config.configs import (
     Refs,
     data_level,
@@ -41,8 +42,7 @@ class Size:
 
 def dry_run(lake: Lake, file: ExperimentFile) -> dict[str, Any]:
     """A JSON-able account; nothing is written. Raises what specs raise."""
-    vocabulary = _text_vocabulary(file.corpus.tokenizer)
-    shapes = {"text": (file.corpus.seq_len, vocabulary)}
+    shapes = {"text": _target_shape(file)}
     for level in pre_levels(file):
         if level != "text":
             spec = level_spec(lake, file, level)
@@ -107,6 +107,14 @@ def dry_run(lake: Lake, file: ExperimentFile) -> dict[str, Any]:
             for stage, runs in sizes.items()
         },
     }
+
+
+def _target_shape(file: ExperimentFile) -> tuple[int, int]:
+    """Tokens per sequence and vocabulary of the target."""
+    if file.corpus.task is not None:
+        spec = task_spec(file.corpus.task, file.folder)
+        return spec.seq_len, spec.vocab_size
+    return file.corpus.seq_len, _text_vocabulary(file.corpus.tokenizer)
 
 
 def _text_vocabulary(tokenizer: str) -> int:

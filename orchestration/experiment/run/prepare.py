@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from datalake import DatasetVersion, Lake
-from datalake.errors import NotFoundError
-from generator import GENERATOR_VERSION, GenerationSpec, parse_spec
+from generator import GenerationSpec, parse_spec
 from generator.presets import list_presets, load_preset
 from orchestration.console.progress import corpus_stages, stage
 from orchestration.corpus.add import add_corpus, stdlib_files
+from orchestration.corpus.tasks import add_task, find_synthetic, task_spec
 from orchestration.errors import ExperimentError
 from orchestration.experiment.config.configs import NAME_DIGITS, Refs, data_level
 from orchestration.experiment.config.file import Corpus, ExperimentFile
@@ -37,7 +37,10 @@ def prepare(lake: Lake, file: ExperimentFile, stop: Stop | None = None) -> Refs:
 
     Everything is found again by content, so doing it twice changes nothing.
     """
-    train, heldout = prepare_corpus(lake, file.corpus, file.folder)
+    if file.corpus.task is None:
+        train, heldout = prepare_corpus(lake, file.corpus, file.folder)
+    else:
+        train, heldout = prepare_task(lake, file)
     pre: dict[str, tuple[DatasetVersion, DatasetVersion]] = {}
     for level in pre_levels(file):
         if level == "text":
@@ -125,6 +128,23 @@ def prepare_corpus(lake: Lake, corpus: Corpus, folder: Path) -> tuple[DatasetVer
     return added.both()
 
 
+def prepare_task(lake: Lake, file: ExperimentFile) -> tuple[DatasetVersion, DatasetVersion]:
+    """The target's datasets where it is a task, by default one epoch of it."""
+    corpus = file.corpus
+    assert corpus.task is not None, "the caller asked"
+    spec = task_spec(corpus.task, file.folder)
+    with corpus_stages(corpus.name) as progress:
+        return add_task(
+            lake,
+            corpus.name,
+            spec,
+            corpus.sequences or file.train["steps"] * file.train["batch_sequences"],
+            heldout_sequences=corpus.heldout_sequences,
+            message="for an experiment",
+            progress=progress,
+        )
+
+
 def prepare_synthetic(
     lake: Lake,
     spec: GenerationSpec,
@@ -143,7 +163,7 @@ def prepare_synthetic(
         (" gate", "-gate", seed + 1, gate_sequences),
     ):
         dataset = f"{name}-s{seed}{suffix}"
-        found = _find(lake, dataset, spec.digest, at, sequences)
+        found = find_synthetic(lake, dataset, spec.digest, at, sequences)
         if found is None:
             wanted = sequences * spec.seq_len
             request = GenerateRequest(
@@ -159,20 +179,6 @@ def prepare_synthetic(
                 found = run_generation(lake, request, advance, stop=stop).dataset
         made.append(found)
     return made[0], made[1]
-
-
-def _find(lake: Lake, name: str, digest: str, seed: int, sequences: int) -> DatasetVersion | None:
-    """The version that a generation would commit, if it is there: looking is quicker than starting actors."""
-    try:
-        versions = lake.datasets.history(name)
-    except NotFoundError:
-        return None
-    for version in versions:
-        if version.sequences == sequences and not version.retired:
-            source = lake.datasets.manifest(version).source
-            if (source.spec_digest, source.seed, source.generator) == (digest, seed, GENERATOR_VERSION):
-                return version
-    return None
 
 
 def _existing(lake: Lake, name: str, heldout: str | None) -> tuple[DatasetVersion, DatasetVersion]:

@@ -25,11 +25,13 @@ from orchestration.experiment.config.configs import Refs, has_stage, language_co
 from orchestration.experiment.config.file import ExperimentFile
 from orchestration.experiment.config.levels import effective_optimizer
 from orchestration.experiment.result import (
+    UNIT,
     Arm,
     ArmResult,
     DetectableEffect,
     ExperimentResult,
     LabelCheck,
+    Metric,
     SweepTrial,
 )
 from orchestration.experiment.run.collect import arm_result, check_labels, failed, loss_of
@@ -113,7 +115,7 @@ def _run(lake: Lake, file: ExperimentFile, run_lease: RunLease, command: Sequenc
         stated = None if effect is None else effect.model_dump(mode="json")
         record.append(started=lake.system.timestamp(), stated=stated, message="what can be found, before the runs")
     console.print(f"experiment {file.name}: {len(file.cells)} cells × {len(file.seeds)} seeds, lake {lake.uri}")
-    console.print(say_effect(effect))
+    console.print(say_effect(effect, file.metric))
     try:
         arms = _arms(lake, file, run_lease)
     except JobStopped as stopped:
@@ -169,7 +171,10 @@ def _report(
         baseline=file.reference,
         factor_sets=FACTOR_SETS,
         hash_leaves_out=shared_without(file),
+        metric=file.metric,
         alpha=file.power.alpha,
+        primary=file.primary,
+        margin=file.power.margin,
         arms=tuple(arms),
         minimum_detectable_effect=DetectableEffect.model_validate(state["stated"]) if state["stated"] else None,
         started=state["started"],
@@ -184,23 +189,23 @@ def detectable_effect(file: ExperimentFile) -> DetectableEffect | None:
     """What the design can find; None with one seed or without a standard deviation."""
     if len(file.seeds) < 2 or file.power.sd is None:
         return None
-    compared = sum(cell[file.treatment] != file.reference[file.treatment] for cell in file.cells)
+    compared = file.primary_comparisons
     return minimum_detectable_effect(
         len(file.seeds),
         file.power.sd,
         file.power.alpha,
         file.power.power,
-        comparisons=max(1, compared),
+        comparisons=compared,
         source=file.power.source,
     )
 
 
-def say_effect(effect: DetectableEffect | None) -> str:
+def say_effect(effect: DetectableEffect | None, metric: Metric = "loss") -> str:
     """One sentence on what can be found."""
     if effect is None:
         return "smallest detectable effect: not stated, which takes two seeds and [power] sd"
     return (
-        f"smallest detectable effect: {effect.effect:.4f} nats per token, with {effect.seeds} paired seeds whose "
+        f"smallest detectable effect: {effect.effect:.4f} {UNIT[metric]}, with {effect.seeds} paired seeds whose "
         f"differences have a standard deviation of {effect.sd:g} ({effect.source}), alpha {effect.alpha:g} over "
         f"{effect.comparisons} comparisons, power {effect.power:g}"
     )
@@ -260,9 +265,9 @@ def gather(
 ) -> list[ArmResult]:
     """Every arm's result, in the order of the plans."""
     models = {
-        result.model: (plan.language.config.eval[0], plan.language.config.eval_sequences)
-        for plan in plans
-        if (result := outcomes[plan.language.run].result) is not None and result.model is not None
+        result.model: (config.eval[0], config.eval_sequences, config.loss_mask)
+        for config, result in ((plan.language.config, outcomes[plan.language.run].result) for plan in plans)
+        if result is not None and result.model is not None
     }
     scored = dict(zip(models, pool.map(check_labels, [(model, *rows) for model, rows in models.items()]), strict=True))
     arms = []

@@ -10,7 +10,9 @@ from orchestration.experiment.analysis.analyse import analyse
 from orchestration.experiment.analysis.compare import comparisons
 from orchestration.experiment.analysis.curves import area, reaches
 from orchestration.experiment.analysis.pairs import partner, short_labels
-from orchestration.experiment.analysis.statistics import minimum_detectable_effect
+from orchestration.experiment.analysis.statistics import minimum_detectable_effect, t_bounds
+from orchestration.experiment.report.markdown import to_markdown
+from orchestration.experiment.report.page import render
 from orchestration.experiment.result import Arm, Cost, CurvePoint
 from orchestration.reports.curves import tokens_to_reach
 from tests.orchestration.experiment.builder import PRE_TOKENS, TOKENS, arm_result, experiment, spoil
@@ -203,3 +205,81 @@ def test_losses_are_summarised_over_seeds():
     losses = [arm.final_loss for arm in PLANTED.arms[:3]]
     assert summary.loss == pytest.approx(np.mean(losses))
     assert summary.perplexity == pytest.approx(math.exp(np.mean(losses)))
+
+
+def as_task(result, **changes):
+    """The same experiment as if scored by accuracies: what was a loss x is an accuracy 4 - x, at every evaluation."""
+    arms = tuple(
+        arm.model_copy(
+            update={
+                "accuracy": 4 - arm.final_loss,
+                "curve": tuple(point.model_copy(update={"accuracy": 4 - point.loss}) for point in arm.curve),
+            }
+        )
+        for arm in result.arms
+    )
+    return result.model_copy(update={"arms": arms, "metric": "accuracy", **changes})
+
+
+def test_accuracies_are_better_above_zero():
+    analysis = analyse(as_task(PLANTED))
+    found = one(analysis, "nca · adamw · adamw")
+    assert found.verdict == "better"
+    assert found.difference.t.low < 0.02 < found.difference.t.high
+    assert analysis.verdict.startswith("Better than the baseline: nca → adamw (+0.0")
+    assert "accuracy, 3 seeds" in analysis.verdict
+    effects = {(each.factor, each.level, each.of): each for each in analysis.effects}
+    assert effects["pre", "nca", None].estimate.mean == pytest.approx(0.01, abs=0.003)
+
+
+def test_steps_to_an_accuracy_are_of_the_first_evaluation_there():
+    result = as_task(PLANTED)
+    found = {each.label: each for each in analyse(result).answers}["nca · adamw · adamw"]
+    assert len(found.accuracies) == 3
+    curve = next(arm for arm in result.arms if arm.arm.label == found.label and arm.arm.seed == 1).curve
+    assert found.steps[0][0] == next((point.step for point in curve if point.accuracy >= 0.5), None)
+    assert found.steps[2] == (None, None, None)
+    assert analyse(PLANTED).answers == ()
+
+
+def test_only_what_was_named_shares_the_error_rate():
+    levels = {"nca": -0.02, "shuffled": -0.02, **{f"other{at}": 0.0 for at in range(8)}}
+    result = experiment(levels, seeds=(1, 2, 3, 4), pair_sd=0.006)
+    everything = one(analyse(result), "nca · adamw · adamw")
+    named = analyse(result.model_copy(update={"primary": ("nca",)}))
+    found = one(named, "nca · adamw · adamw")
+    assert found.decided.level == pytest.approx(0.95)
+    assert everything.decided.level > found.decided.level
+    assert [each.label for each in named.comparisons if each.primary] == ["nca · adamw · adamw"]
+    assert "comparisons are exploratory." in named.verdict
+    control = analyse(result.model_copy(update={"primary": ("nca vs shuffled",)}))
+    assert [(each.label, each.against) for each in control.comparisons if each.primary] == [
+        ("nca · adamw · adamw", "shuffled")
+    ]
+    assert "nca against shuffled" in control.verdict or "nca" in control.verdict
+
+
+def test_an_interval_within_the_margin_is_a_verdict():
+    result = experiment({"nca": 0.0}, seeds=(1, 2, 3, 4, 5, 6), pair_sd=0.002)
+    for margin, verdict in ((0.05, "within margin"), (0.0005, "no effect found"), (None, "no effect found")):
+        assert one(analyse(result.model_copy(update={"margin": margin})), "nca · adamw · adamw").verdict == verdict
+    said = analyse(result.model_copy(update={"margin": 0.05})).verdict
+    assert said.startswith("Within ±0.05 nats per token of the baseline: nca (")
+
+
+def test_equivalence_is_claimed_at_most_as_often_as_the_level_says():
+    """Of a true difference that is the margin itself, at most alpha / 2 of intervals lie within."""
+    rng = np.random.default_rng(2)
+    values = rng.normal(0.01, 0.005, (20_000, 6))
+    low, high = t_bounds(values, 0.05)
+    inside = ((low > -0.01) & (high < 0.01)).sum()
+    assert inside <= stats.binom.ppf(0.999, 20_000, 0.025)
+
+
+def test_a_tasks_report_shows_its_answers():
+    result = as_task(PLANTED)
+    page = render(result, analyse(result))
+    assert "<h2>Answers</h2>" in page
+    assert "above zero is better" in page
+    assert "steps to 90%" in to_markdown(result, analyse(result))
+    assert "<h2>Answers</h2>" not in render(PLANTED, analyse(PLANTED))
