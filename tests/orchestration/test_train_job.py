@@ -15,7 +15,7 @@ from datalake.errors import CorruptShardError
 from generator import parse_spec
 from orchestration.errors import InvalidRequestError
 from orchestration.generation.job import run_generation
-from orchestration.generation.request import GenerateRequest
+from orchestration.generation.request import GenerateRequest, commit_computed
 from orchestration.training.ray_train import train_on_ray
 from orchestration.training.step_rows import load_steps
 from tests.ray_fixtures import TINY_SPEC, inline_toml
@@ -90,6 +90,20 @@ def test_workers_that_share_the_model_s_rows_train_alike(lake):
     assert [loss for _, loss in losses(lake, "shared")] == pytest.approx(
         [loss for _, loss in losses(lake, "alone")], rel=1e-2
     )
+
+
+@pytest.mark.soak  # two starts of Ray Train
+def test_two_workers_compute_the_rows_that_two_workers_read(lake):
+    params = lake.params.get("tiny")
+    request = GenerateRequest(params, SEQUENCES * TINY_SPEC["seq_len"], shard_sequences=16)
+    version, _ = commit_computed(lake, request)
+    found = {}
+    for run, ref in (("read", "tiny@1"), ("computed", version.ref)):
+        config = parse_config({**CONFIG, "steps": 24, "data": [{"dataset": ref}], "eval": [ref], "publish": None})
+        result = train_on_ray(TrainJob(config, lake, run), workers=2)
+        found[run] = losses(lake, run), list(result.evals.values())
+    assert len(found["read"][0]) == 24
+    assert found["computed"] == found["read"]
 
 
 @pytest.mark.soak  # two starts of Ray Train and a recovery: minutes on two cores
