@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import Any, Generic, Protocol, TypeVar
 
 import ray
-from ray.exceptions import RayActorError, RayError, RayTaskError
+from ray.exceptions import RayActorError, RayError, RayTaskError, RuntimeEnvSetupError
 
 from orchestration.cluster.head import check_cluster
 from orchestration.cluster.resources import Demand, WaitNotice
@@ -239,4 +239,7 @@ def reason_of(error: RayError) -> str:
         return lines[-1] if lines else type(error).__name__
     if isinstance(error, RayTaskError):
         return f"{type(named_cause(error)).__name__}: {(str(named_cause(error)).splitlines() or [''])[0]}"
+    if isinstance(error, RuntimeEnvSetupError):  # a traceback of Ray's agent, which ends in what was wrong
+        lines = [line.strip() for line in (error.error_message or "").splitlines() if line.strip()]
+        return f"its environment could not be set up: {lines[-1]}" if lines else type(error).__name__
     return type(error).__name__

@@ -123,6 +123,9 @@ class Gate:
             return TooLargeError(f"the path and query are larger than {MAX_TARGET} bytes: send less")
         if sum(len(name) + len(value) for name, value in scope["headers"]) > MAX_HEADERS:
             return HeadersTooLargeError(f"the headers are larger than {MAX_HEADERS} bytes: send less")
+        if "transfer-encoding" in headers and "content-length" in headers:
+            # A proxy in front may take the other for the body's end, and what follows for a request (RFC 9112, 6.1).
+            return InvalidRequestError("content-length: the body is also sent in chunks: send one of the two headers")
         if _TRICKS.search(raw):
             return InvalidRequestError(
                 "the path holds an encoded slash, a dot segment, an empty segment or a control character: "

@@ -153,23 +153,39 @@ def test_a_ray_of_one_s_own_has_the_logical_cpus_that_the_job_needs(monkeypatch)
     assert asked == [4, 5, 16], "and no more than the machine can bear"
 
 
-def test_an_actor_whose_constructor_fails_says_why(ray_cluster, tmp_path):  # noqa: ARG001
+def no_read_access():
+    class DiesAtItsStart:
+        def __init__(self) -> None:
+            raise PermissionError("no read access to /lake")
+
+    return DiesAtItsStart, {}
+
+
+def no_environment():
+    class NeedsFolder:
+        pass
+
+    return NeedsFolder, {"runtime_env": {"working_dir": "gcs://_ray_pkg_0123456789abcdef.zip"}}
+
+
+@pytest.mark.parametrize(
+    ("actor", "reason"),
+    [(no_read_access, "PermissionError: no read access to /lake"), (no_environment, "environment could not be set up")],
+)
+def test_an_actor_that_cannot_start_says_why(ray_cluster, actor, reason):  # noqa: ARG001
     import ray
 
     from orchestration.cluster.pool import ActorPool
     from orchestration.errors import WorkerDiedError
     from orchestration.generation.pool import ShardTasks
 
-    class DiesAtItsStart:
-        def __init__(self) -> None:
-            raise PermissionError("no read access to /lake")
-
+    cls, options = actor()
     faults = []
     demand = Demand("an actor", ({"CPU": 1.0},), "")
-    actor = ray.remote(num_cpus=0)(DiesAtItsStart)
+    remote = ray.remote(num_cpus=0, **options)(cls)
     with (
-        ActorPool(lambda _: actor.remote(), lambda: 4, demand, fault=lambda *_, **facts: faults.append(facts)) as pool,
-        pytest.raises(WorkerDiedError, match="PermissionError: no read access to /lake"),
+        ActorPool(lambda _: remote.remote(), lambda: 4, demand, fault=lambda *_, **facts: faults.append(facts)) as pool,
+        pytest.raises(WorkerDiedError, match=reason),
     ):
         pool.work(ShardTasks([(0, 1)] * 4, lambda *_: None, "x"), lambda: None)
-    assert "PermissionError" in faults[0]["reason"]
+    assert reason in faults[0]["reason"]

@@ -19,6 +19,7 @@ from orchestration.generation.request import GenerateRequest, commit_computed
 from orchestration.training.ray_train import train_on_ray
 from orchestration.training.step_rows import load_steps
 from tests.ray_fixtures import TINY_SPEC, inline_toml
+from tests.trainer.lake_data import tiny_lake
 from trainer import TrainJob, load_metrics, parse_config, run_training
 from trainer.inputs import open_inputs
 
@@ -164,9 +165,12 @@ def test_sigterm_to_the_driver_delivers_a_checkpoint_of_both_workers(lake, undis
     assert losses(lake, "term") == losses(lake, "undisturbed")
 
 
-def test_workers_that_do_not_divide_the_batch_are_refused(lake):
+SMALL = CONFIG | {"data": [{"dataset": "train@1"}], "eval": []}
+
+
+def test_workers_that_do_not_divide_the_batch_are_refused(ray_cluster, tmp_path):  # noqa: ARG001
     with pytest.raises(InvalidRequestError, match="workers = 3"):
-        train_on_ray(TrainJob(parse_config(CONFIG), lake, "uneven"), workers=3)
+        train_on_ray(TrainJob(parse_config(SMALL), tiny_lake(tmp_path), "uneven"), workers=3)
 
 
 @pytest.mark.soak  # tests/faults/lake/test_training_heals.py has what damage leads to without workers
@@ -180,8 +184,8 @@ def test_a_corrupt_shard_ends_training_with_its_name(lake, tmp_path):
     assert copy.runs.get("corrupt").status != "finished"
 
 
-def test_the_stream_gives_the_plan_whatever_the_world(lake):
-    inputs = open_inputs(parse_config(CONFIG), lake)
+def test_the_stream_gives_the_plan_whatever_the_world(tmp_path):
+    inputs = open_inputs(parse_config(SMALL), tiny_lake(tmp_path))
     sources = [(dataset.store.uri, dataset.manifest.digest, dataset.repairer) for dataset in inputs.train]
     steps = range(5, 15)
     whole = load_steps(steps, sources=sources, plan=inputs.plan, world=1, rank=0)

@@ -146,8 +146,15 @@ def test_a_body_has_its_time(port: int, length: bytes):
         (b"GET / HTTP/1.1\r\nHost: x\r\nX: " + b"a" * 40_000 + b"\r\n\r\n", 431),
         (b"PUT / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: rot13\r\n\r\n", 501),
         (b"PUT / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 999999999\r\n\r\n", 413),
+        (b"PUT / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\nContent-Length: 5\r\n\r\nabcde", 400),
+        (b"PUT / HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding : chunked\r\n\r\n0\r\n\r\n", 400),
+        (
+            b"PUT / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n"
+            b"0\r\n\r\nGET /api/v1/health HTTP/1.1\r\nHost: localhost\r\n\r\n",
+            400,
+        ),
     ],
-    ids=["tls", "nul", "huge header", "coding", "huge body"],
+    ids=["tls", "nul", "huge header", "coding", "huge body", "two lengths", "space in a name", "length and chunks"],
 )
 def test_what_is_no_request_is_answered_with_a_problem(port: int, request_: bytes, status: int):
     with connect(port) as connection:
