@@ -87,7 +87,7 @@ def repeat(
 
     again = Retrying(
         retry=retry_if_exception(may_pass),
-        stop=stop_any(stop_after_attempt(policy.attempts), lambda _: not budget.take()),
+        stop=lambda state: state.attempt_number >= policy.attempts or not budget.take(),
         wait=lambda state: system.delay(state.attempt_number - 1, policy.base, policy.cap),
         sleep=system.sleep,
         before_sleep=note,
