@@ -20,8 +20,6 @@ from tenacity import (
     Retrying,
     retry_if_exception,
     retry_if_exception_type,
-    stop_after_attempt,
-    stop_any,
 )
 
 from datalake.clock import System
