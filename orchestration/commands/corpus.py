@@ -6,7 +6,7 @@ from contextlib import ExitStack
 from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -23,15 +23,13 @@ from orchestration.commands.common import (
 )
 from orchestration.console.output import say
 from orchestration.console.progress import corpus_stages
-from orchestration.corpus.add import add_corpus
-from orchestration.corpus.files import Mapper
-from orchestration.corpus.options import ReadOptions
-from orchestration.corpus.places import place_of
-from orchestration.corpus.profile import SCORED_TOKENS, CorpusProfile, known_bands, profile_corpus
-from orchestration.corpus.screening import ScreenOptions
 from orchestration.corpus.tasks import HELDOUT_SEQUENCES, add_task, task_spec
 from orchestration.errors import CorpusError
 from orchestration.jobs import resumable
+
+if TYPE_CHECKING:
+    from orchestration.corpus.files import Mapper
+    from orchestration.corpus.profile import CorpusProfile
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -166,6 +164,12 @@ def add(
         return
     if not paths:
         raise CorpusError("paths: none given; give folders, files or URLs with documents, or --task")
+    # Tokenizers, templates and file systems take half a second to import, which every other command would pay.
+    from orchestration.corpus.add import add_corpus
+    from orchestration.corpus.options import ReadOptions
+    from orchestration.corpus.places import place_of
+    from orchestration.corpus.screening import ScreenOptions
+
     if messages and ids:
         raise CorpusError("ids: conversations are text, and token ids are not; give --messages or --ids")
     options = ReadOptions(
@@ -246,6 +250,8 @@ def profile(
     as_json: AsJson = False,
 ) -> None:
     """Measure how compressible a corpus is, beside the bands of the presets and of the lake's parameter sets."""
+    from orchestration.corpus.profile import SCORED_TOKENS, known_bands, profile_corpus
+
     opened = open_lake(lake)
     found = profile_corpus(opened, dataset)
     bands = known_bands(opened)

@@ -45,7 +45,6 @@ from orchestration.console.cells import draw_frames
 from orchestration.console.foreign import shown_lines
 from orchestration.console.output import SafeConsole, print_fields, print_line, result_console, say
 from orchestration.console.progress import console, stage
-from orchestration.corpus.tokenizers import load_tokenizer
 from orchestration.generation.recompute import lake_generator
 
 app = typer.Typer(no_args_is_help=True)
@@ -161,6 +160,8 @@ def _drawing(
             images_NHW = cells[None] if cells.ndim == 2 else cells[:frames].reshape(-1, *cells.shape[-2:])
             return draw_frames(images_NHW, palette(grid.colors), console)
     elif "tokenizer" in manifest.source.spec:
+        from orchestration.corpus.tokenizers import load_tokenizer  # takes a tenth of a second to import
+
         documents = load_tokenizer(store, manifest.source.spec).decode(tokens_T)
         return shown_lines(b"\n".join(documents).decode("utf-8", errors="replace")[:TEXT_SHOWN])
     return [" ".join(map(str, tokens_T[:64])) + " …"]
