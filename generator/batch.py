@@ -142,13 +142,18 @@ def _table(spec: BaseSpec, first: int, parts: list[Candidates]) -> pa.Table:
     width = schema.field("tokens").type
     binary = pa.FixedSizeBinaryArray.from_buffers(width, len(tokens), [None, pa.py_buffer(tokens)])
     columns = [
-        pa.array(first + np.arange(len(tokens), dtype=np.int64)),
+        _column(first + np.arange(len(tokens), dtype=np.int64)),
         binary,
-        pa.array(attempts),
-        pa.array(np.concatenate([p.ratio for p in parts])),
-        pa.array(np.concatenate([p.normalized for p in parts])),
+        _column(attempts),
+        _column(np.concatenate([p.ratio for p in parts])),
+        _column(np.concatenate([p.normalized for p in parts])),
     ]
     return pa.Table.from_arrays(columns, schema=schema)
+
+
+def _column(numbers: np.ndarray) -> pa.Array:
+    """The array as a column without nulls; ``pa.array`` would first import pandas, if that is installed."""
+    return pa.Array.from_buffers(pa.from_numpy_dtype(numbers.dtype), len(numbers), [None, pa.py_buffer(numbers)])
 
 
 def measure_acceptance(spec: GenerationSpec, seed: int = 0, candidates: int = 4096) -> Acceptance:
