@@ -99,7 +99,7 @@ def test_killed_and_run_again_and_ray_never_imported(lake, undisturbed, tmp_path
         "    return hang(self, first, rows)\n"
         "if sys.argv[1] == 'hang': worker.ShardWorker.make = make\n"
         f"try: main('generate tiny@1 --tokens={TOKENS} --shard-sequences=128 --no-ray --run=r --json'.split())\n"
-        "finally: print([name for name in ('ray', 'torch', 'pandas') if name in sys.modules], file=sys.stderr)\n"
+        "finally: print([name for name in ('ray', 'torch') if name in sys.modules], file=sys.stderr)\n"
     )
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "MORPHOGEN_LAKE": lake.uri}
 
