@@ -81,8 +81,7 @@ def test_the_bucket_policy_grants_what_the_jobs_call_and_no_other_delete():
 def test_only_the_modules_that_the_bucket_policy_knows_replace_or_delete():
     """Shards are put back under data/, heartbeats replaced under pulses/, hints of newest entries under heads/, the
     conformance record is probe/verdict.json; runs drop old checkpoints' files, commits their own claims, the server
-    the marks of sessions long over; the probe removes its own objects and garbage collection is an administrator's.
-    A retrying store passes on what these call."""
+    the marks of sessions long over; the probe removes its own objects and garbage collection is an administrator's."""
     calls = {
         (path.stem, node.func.attr)
         for path in (ROOT / "datalake").rglob("*.py")
@@ -99,8 +98,6 @@ def test_only_the_modules_that_the_bucket_policy_knows_replace_or_delete():
         ("run", "delete"),
         ("probe", "delete"),
         ("garbage", "delete"),
-        ("wait", "replace"),
-        ("wait", "delete"),
         ("version_log", "replace"),
         ("claims", "delete"),
         ("access", "delete"),

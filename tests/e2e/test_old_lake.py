@@ -28,7 +28,7 @@ from datalake.maintenance.garbage import find_garbage, sweep
 from datalake.registry.access import AccessControl, AccessError, TokenLog
 from datalake.store.open import open_store
 from generator import GENERATOR_VERSION, generate_batch, parse_spec
-from orchestration.generation.recompute import recompute
+from orchestration.generation.recompute import lake_generator
 from orchestration.runs.view import view_runs
 from trainer import TrainJob, load_metrics, parse_config, run_training
 
@@ -154,7 +154,7 @@ def test_a_lost_shard_is_healed_byte_for_byte(lake: Lake) -> None:
     original = lake.store.get(lost.key)
     lake.store.delete(lost.key)
     assert not verify_dataset(lake.store, manifest).ok
-    report = heal_dataset(lake.store, manifest, recompute, lake.system)
+    report = heal_dataset(lake.store, manifest, lake_generator(lake.uri), lake.system)
     assert [repair.key for repair in report.repaired] == [lost.key]
     assert lake.store.get(lost.key) == original
     assert hashlib.sha256(original).hexdigest() == lost.sha256

@@ -38,7 +38,9 @@ def test_generate_as_a_submitted_job(ray_cluster, tmp_path):
     lake = Lake.open(str(tmp_path / "lake"))
     lake.params.put("tiny", parse_spec(TINY_SPEC).model_dump(mode="json"))
     command = [sys.executable, "-m", "orchestration", "generate", "tiny@1", "--tokens", "20000", "--json"]
-    submitted = submit(ray_cluster.dashboard, "env", f"MORPHOGEN_LAKE={tmp_path / 'lake'}", *command)
+    # Ray tells a job to join the newest cluster of its machine, which under xdist may be another process's.
+    environment = ["env", f"MORPHOGEN_LAKE={tmp_path / 'lake'}", f"RAY_ADDRESS={ray_cluster.address}"]
+    submitted = submit(ray_cluster.dashboard, *environment, *command)
     assert submitted.returncode == 0, submitted.stdout + submitted.stderr
     printed = submitted.stdout[submitted.stdout.index("{\n") : submitted.stdout.rindex("}") + 1]
     assert json.loads(printed)["dataset"] == "tiny@1"

@@ -12,8 +12,8 @@ from fastapi import APIRouter, Query, Request, Response
 from markupsafe import Markup
 
 from datalake import Lake, Manifest, read_shard
+from datalake.errors import ManifestError
 from datalake.reading.tables import tables_of_rows
-from orchestration.generation.recompute import lake_generator
 from orchestration.reports.run_charts import histogram
 from orchestration.serve.api.paging import Cursor, page_of_names
 from orchestration.serve.api.routing import Name, Selector, reference
@@ -28,7 +28,6 @@ _PAGE = 50
 _SHARDS_PAGE = 100
 _SEQUENCES_PAGE = 4
 _SAMPLED_SHARDS = 8  # enough for a histogram's shape; reading all of a large dataset for one page would not be
-_COMPUTED_SCORES = 256  # rows of a computed dataset: a second of one core, kept by digest
 _KEPT_HISTOGRAMS = 64
 _TITLES = {"score": "gzip-int32-v1 ratio", "score_normalized": "normalised gzip-int32-v1 ratio"}
 _BANDS = {"score": "gzip-int32-v1", "score_normalized": "gzip-int32-v1-normalized"}
@@ -94,7 +93,7 @@ def dataset_version_page(
         fields=spec_rows(manifest.source.spec),
         histograms=charts,
         sequences=sequences or [],
-        notes=[text for text in (chart_note, note) if text],
+        notes=list(dict.fromkeys(text for text in (chart_note, note) if text)),
         shards=list(enumerate(manifest.shards))[shard:end],
         first_shard=shard,
         before=max(0, shard - _SHARDS_PAGE) if shard else None,
@@ -136,9 +135,10 @@ def sequences_page(
 
 def read_sequences(lake: Lake, manifest: Manifest, first: int, count: int) -> list[Sequence]:
     """Rows ``first`` … of a dataset, drawn. Raises MissingShardError or CorruptShardError naming the shard,
-    and GeneratorVersionError."""
+    and ManifestError for rows that nobody has stored."""
+    _check_stored(manifest)
     found: list[Sequence] = []
-    for table in tables_of_rows(lake.store, manifest, first, count, lake_generator(lake.store.uri)):
+    for table in tables_of_rows(lake.store, manifest, first, count, None):
         for row in table.to_pylist():
             tokens_T = np.frombuffer(row.pop("tokens"), dtype=manifest.token_dtype)
             facts = {key: f"{value:.4f}" if isinstance(value, float) else value for key, value in row.items()}
@@ -148,18 +148,18 @@ def read_sequences(lake: Lake, manifest: Manifest, first: int, count: int) -> li
 
 
 def score_histograms(lake: Lake, manifest: Manifest) -> Histograms:
-    """Histograms of the score columns over evenly spaced shards (of a computed dataset: over its first rows); kept by
-    digest, since a manifest never changes."""
+    """Histograms of the score columns over evenly spaced shards; kept by digest, since a manifest never changes.
+
+    Raises as ``read_sequences``.
+    """
+    _check_stored(manifest)
     with _charts_lock:
         if manifest.digest in _charts:
             return _charts[manifest.digest]
     shards = manifest.shards
     count = min(_SAMPLED_SHARDS, len(shards))
     chosen = [shards[place] for place in sorted({round(at) for at in np.linspace(0, len(shards) - 1, count).tolist()})]
-    if manifest.is_computed:
-        tables = list(tables_of_rows(lake.store, manifest, 0, _COMPUTED_SCORES, lake_generator(lake.store.uri)))
-    else:
-        tables = [read_shard(lake.store, ref) for ref in chosen]
+    tables = [read_shard(lake.store, ref) for ref in chosen]
     charts = []
     for column, title in _TITLES.items():
         if all(column in table.column_names for table in tables):
@@ -169,6 +169,15 @@ def score_histograms(lake: Lake, manifest: Manifest) -> Histograms:
     with _charts_lock:
         _charts[manifest.digest] = made
     return made
+
+
+def _check_stored(manifest: Manifest) -> None:
+    """A spec may take a minute for a row: no request for a page computes any."""
+    if manifest.is_computed:
+        raise ManifestError(
+            "the rows are computed where they are read, and this server computes none: `morphogen data head` shows "
+            "them, `morphogen data materialize` stores them"
+        )
 
 
 def _band(manifest: Manifest, definition: str) -> tuple[float, float] | None:

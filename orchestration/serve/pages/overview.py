@@ -180,7 +180,7 @@ def losses(version: ModelVersion) -> dict[str, float]:
 
 def _frames(lake: Lake, version: DatasetVersion) -> tuple[Picture, ...]:
     manifest = lake.datasets.manifest(version)
-    if manifest.shards and manifest.shards[0].bytes > MAX_SHARD:
+    if manifest.is_computed or manifest.shards[0].bytes > MAX_SHARD:
         return ()
     pictures = read_sequences(lake, manifest, 0, 1)[0].drawing.pictures
     return pictures[:: max(1, -(-len(pictures) // FRAMES))]
