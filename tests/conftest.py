@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from xdist.scheduler import LoadFileScheduling
 
 from tests.s3server import S3Server
 
@@ -38,6 +40,25 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     order = {name: number for number, name in enumerate(LONGEST)}
     here = Path(__file__).parent
     items.sort(key=lambda item: order.get(item.path.relative_to(here).as_posix(), len(order)))
+
+
+class OneRay(LoadFileScheduling):
+    """Keep a file on one process, and on one all files that share the session's Ray: a second Ray takes a minute."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = super()._split_scope(nodeid)
+        return "shares Ray" if _shares_ray(file) else file
+
+
+@functools.cache
+def _shares_ray(file: str) -> bool:
+    return "ray_cluster" in (Path(__file__).parents[1] / file).read_text()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> OneRay | None:
+    """Let ``--dist loadfile`` know of Ray."""
+    return OneRay(config, log) if config.getoption("dist") == "loadfile" else None
 
 
 @pytest.hookimpl(wrapper=True)

@@ -17,7 +17,7 @@ from datalake.plan.permutation import derive_key, permute
 from datalake.plan.plan import Plan, PlanSource
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(st.integers(1, 3000), st.integers(0, 2**63 - 1))
 def test_permute_is_a_permutation(size: int, seed: int) -> None:
     image = permute(np.arange(size), size, derive_key(seed))
@@ -66,7 +66,7 @@ def one_epoch(plan: Plan, source: int, epoch: int) -> list[int]:
     return read[first - steps[0] * plan.batch :][:size].tolist()
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(
     st.integers(1, 700),
     st.integers(0, 2**63 - 1),
@@ -168,7 +168,7 @@ def test_reading_is_local() -> None:
         assert 1 + np.count_nonzero(np.diff(rows) > 1) <= 3
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(st.lists(st.floats(0.01, 100), min_size=1, max_size=6), st.integers(1, 300))
 def test_mixture_counts(weights: list[float], batch: int) -> None:
     try:

@@ -77,6 +77,7 @@ def test_ray_counts_all_shards_of_a_dataset_under_one_name(tmp_path, ray_cluster
     assert names == [f"shard of {digest}"] * shards
 
 
+@pytest.mark.soak  # tests/orchestration/test_computed.py materializes without Ray
 def test_a_computed_dataset_is_materialized_into_the_same_rows(tmp_path, undisturbed):
     manifest, tokens = undisturbed
     lake = Lake.open(str(tmp_path / "lake"))
@@ -152,7 +153,8 @@ def cli_generate(morphogen, lake, cluster, *flags, **options):
     )
 
 
-@pytest.mark.parametrize("kills", [(1,), pytest.param((0, 1, 3), marks=pytest.mark.soak)])
+@pytest.mark.soak  # tests/orchestration/test_no_ray.py kills one every time
+@pytest.mark.parametrize("kills", [(1,), (0, 1, 3)])
 def test_killed_it_ends_with_the_same_shards(tmp_path, morphogen, tiny_spec_file, ray_cluster, undisturbed, kills):
     manifest, _ = undisturbed
     lake_folder = tmp_path / "lake"
@@ -178,7 +180,7 @@ def test_killed_it_ends_with_the_same_shards(tmp_path, morphogen, tiny_spec_file
 def test_a_stopped_generation_says_so_in_one_line_and_shows_no_trace(tmp_path, morphogen, tiny_spec_file, ray_cluster):
     lake_folder = tmp_path / "lake"
     assert morphogen.run("params", "put", "tiny", str(tiny_spec_file), "--lake", str(lake_folder)).returncode == 0
-    options = {"shard-sequences": 16, "actors": 2, "backend": "reference"}
+    options = {"shard-sequences": 16, "actors": 1, "backend": "reference"}
     process = cli_generate(morphogen, lake_folder, ray_cluster, **options)
     deadline = time.monotonic() + 120
     while not list(lake_folder.glob("data/*/*.parquet")):
