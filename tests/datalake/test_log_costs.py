@@ -110,7 +110,7 @@ def test_parameter_sets(tmp_path: Path, sizes: tuple[int, ...]) -> None:
             "get 1": (lambda lake: lake.params.get("x@1"), 12, 20_000),
             "page of 1": (lambda lake: lake.params.page("x", 0, 1), 12, 20_000),
             "page of 20": (lambda lake, n=count: lake.params.page("x", n // 2, 20), 55, 60_000),
-            "tag": (lambda lake, n=count: lake.params.tag("x", "stable", n // 2), 12, 20_000),
+            "tag": (lambda lake, n=count: lake.params.tag("x", "stable", n // 2), 16, 20_000),
             "get stable": (lambda lake: lake.params.get("x@stable"), 12, 20_000),
         }
         measure(store, "params", count, calls)
@@ -150,7 +150,7 @@ def test_models(tmp_path: Path, sizes: tuple[int, ...]) -> None:
             "get": (lambda lake: lake.models.get("x"), 8, 20_000),
             "get 1": (lambda lake: lake.models.get("x@1"), 12, 20_000),
             "page of 20": (lambda lake, n=count: lake.models.page("x", n // 2, 20), 55, 80_000),
-            "tag": (lambda lake, n=count: lake.models.tag("x", "stable", n // 2), 12, 20_000),
+            "tag": (lambda lake, n=count: lake.models.tag("x", "stable", n // 2), 16, 20_000),
         }
         measure(store, "models", count, calls)
 
