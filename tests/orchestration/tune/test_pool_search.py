@@ -131,7 +131,7 @@ def test_a_tuning_hears_runs_stop_goes_on_and_is_taken_over_from_the_dead(ray_cl
             time.sleep(0.1)
 
     def trial_begun():
-        return any(lake.runs.get(run).state.get("parent") == name() for run in lake.runs.names())
+        return any(run.startswith("proxy-") for run in lake.runs.names())
 
     def name():
         return next((run for run in lake.runs.names() if run.startswith("tune-")), None)
