@@ -13,6 +13,7 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from generator import philox
+from generator.families.drawing import draw_words
 from generator.spec import SequenceSpec, Simulated
 
 
@@ -68,7 +69,7 @@ class ArithmeticSpec(SequenceSpec):
 def simulate(spec: ArithmeticSpec, seed: int, ids_N: np.ndarray, attempts_N: np.ndarray, backend: str) -> Simulated:
     """Tokens and scored content (the whole sequence). Every backend runs this one NumPy code."""
     del backend
-    words = philox.words(seed, philox.SYMBOLS, ids_N, attempts_N, spec.words)
+    words = draw_words(spec, seed, ids_N, attempts_N)
     drawn_NP2D = philox.below(words, spec.base).reshape(len(words), spec.problems, 2, spec.digits)
     values_NP2 = (drawn_NP2D * spec.base ** np.arange(spec.digits, dtype=np.int64)).sum(axis=-1)
     a_NP, b_NP = values_NP2[..., 0], values_NP2[..., 1]

@@ -5,13 +5,12 @@ it opens (always at depth 0, never at the limit), the second which type opens.
 """
 
 from collections.abc import Callable
-from functools import lru_cache
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from pydantic import Field
 
-from generator import philox
+from generator.families.drawing import draw_words, fill
 from generator.spec import SequenceSpec, Simulated
 
 
@@ -58,23 +57,12 @@ def nest(words_NW: np.ndarray, types: int, depth: int, open_below: int, tokens_N
                 tokens_NT[n, i] = types + stack[height]
 
 
-@lru_cache(maxsize=8)
-def compiled(function: Callable[..., None]) -> Any:
-    """`function` as machine code that releases the GIL."""
-    from generator.machine_code import compiled as to_machine_code  # brings numba
-
-    return to_machine_code(function)
-
-
 def fill_brackets(
-    fill: Callable[..., None], spec: BracketSpec, seed: int, ids_N: np.ndarray, attempts_N: np.ndarray, backend: str
+    function: Callable[..., None], spec: BracketSpec, seed: int, ids_N: np.ndarray, attempts_N: np.ndarray, backend: str
 ) -> Simulated:
-    """Draw the words, and let `fill` (interpreted for the reference, compiled otherwise) turn them into tokens."""
-    words = philox.words(seed, philox.SYMBOLS, ids_N, attempts_N, spec.words)
-    tokens = np.empty((len(words), spec.seq_len), spec.token_dtype)
-    run = fill if backend == "reference" else compiled(fill)
-    run(words, spec.types, spec.depth, spec.open_below, tokens)
-    return Simulated(tokens, tokens.astype(np.int32))
+    """Draw the words, and let `function` turn them into tokens."""
+    words = draw_words(spec, seed, ids_N, attempts_N)
+    return fill(function, spec, words, backend, spec.types, spec.depth, spec.open_below)
 
 
 def simulate(spec: DyckSpec, seed: int, ids_N: np.ndarray, attempts_N: np.ndarray, backend: str) -> Simulated:

@@ -13,6 +13,7 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from generator import philox
+from generator.families.drawing import draw_words
 from generator.spec import SequenceSpec, Simulated
 
 
@@ -49,7 +50,7 @@ class LinearFunctionSpec(SequenceSpec):
 def simulate(spec: LinearFunctionSpec, seed: int, ids_N: np.ndarray, attempts_N: np.ndarray, backend: str) -> Simulated:
     """Tokens and scored content (the whole sequence). Every backend runs this one NumPy code."""
     del backend
-    words = philox.words(seed, philox.SYMBOLS, ids_N, attempts_N, spec.words)
+    words = draw_words(spec, seed, ids_N, attempts_N)
     slope_N1 = 1 + philox.below(words[:, :1], spec.modulus - 1)
     offset_N1 = philox.below(words[:, 1:2], spec.modulus)
     x_NP = philox.below(words[:, 2:], spec.modulus)

@@ -28,8 +28,8 @@ import numpy as np
 from pydantic import Field
 
 from generator import philox
-from generator.families.dyck import compiled
-from generator.nca.rules import TRIES_PER_RULE
+from generator.families.drawing import compiled, draw_words
+from generator.nca.rules import rule_address
 from generator.spec import SequenceSpec, Simulated
 from generator.tables import WEIGHT_Q, WEIGHT_STEPS
 
@@ -201,13 +201,11 @@ def sample_reference(
 
 def simulate(spec: LinearRnnSpec, seed: int, ids_N: np.ndarray, attempts_N: np.ndarray, backend: str) -> Simulated:
     """Tokens and scored content (the whole sequence)."""
-    groups_N, tries_N = ids_N, attempts_N
-    if spec.sequences_per_network > 1:
-        groups_N, tries_N = ids_N // spec.sequences_per_network, attempts_N // TRIES_PER_RULE
-    drawn_G2, network_N = np.unique(np.stack([groups_N, tries_N], axis=1), axis=0, return_inverse=True)
+    address_N2 = np.stack(rule_address(spec, ids_N, attempts_N), axis=1)
+    drawn_G2, network_N = np.unique(address_N2, axis=0, return_inverse=True)
     stream = philox.stream_bytes(seed, philox.RULE, drawn_G2[:, 0], drawn_G2[:, 1], spec.weights)
     q_GW = WEIGHT_Q[stream].astype(np.int64)
-    words = philox.words(seed, philox.SYMBOLS, ids_N, attempts_N, spec.words)
+    words = draw_words(spec, seed, ids_N, attempts_N)
     tokens = np.empty((len(ids_N), spec.seq_len), spec.token_dtype)
     growth_G = measure_growth(q_GW[:, : spec.hidden**2].reshape(-1, spec.hidden, spec.hidden))
     gain_G = np.minimum((int(spec.radius * 2**FRACTION) << GAIN_BITS) // np.maximum(1, growth_G), 1 << GAIN_BITS)

@@ -15,8 +15,7 @@ from typing import Literal, Self
 import numpy as np
 from pydantic import Field, model_validator
 
-from generator import philox
-from generator.families.dyck import compiled
+from generator.families.drawing import draw_distinct, draw_words, fill
 from generator.spec import SequenceSpec, Simulated
 
 
@@ -60,33 +59,26 @@ class MarkovSpec(SequenceSpec):
         return np.arange(self.seq_len) >= self.answers_from
 
 
-def walk(words_NW: np.ndarray, vocabulary: int, states: int, follow_below: int, tokens_NT: np.ndarray) -> None:
-    """Fill tokens from words [N, 2 states + 2T - 1]. Plain Python, and the text that numba compiles."""
-    chosen = np.empty(vocabulary, np.int64)
+def walk(words_NW: np.ndarray, chosen_NS: np.ndarray, follow_below: int, tokens_NT: np.ndarray) -> None:
+    """Fill tokens from words [N, 2 states + 2T - 1] and each sequence's own tokens [N, states]. Plain Python, and the
+    text that numba compiles."""
+    states = chosen_NS.shape[1]
     successor = np.empty(states, np.int64)
     for n in range(tokens_NT.shape[0]):
-        for v in range(vocabulary):
-            chosen[v] = v
         for s in range(states):
-            other = s + ((np.int64(words_NW[n, s]) * (vocabulary - s)) >> 32)
-            kept = chosen[s]
-            chosen[s] = chosen[other]
-            chosen[other] = kept
             successor[s] = (np.int64(words_NW[n, states + s]) * states) >> 32
         at = 2 * states
         state = (np.int64(words_NW[n, at]) * states) >> 32
-        tokens_NT[n, 0] = chosen[state]
+        tokens_NT[n, 0] = chosen_NS[n, state]
         for t in range(1, tokens_NT.shape[1]):
             at += 2
             other = (np.int64(words_NW[n, at]) * states) >> 32
             state = successor[state] if words_NW[n, at - 1] < follow_below else other
-            tokens_NT[n, t] = chosen[state]
+            tokens_NT[n, t] = chosen_NS[n, state]
 
 
 def simulate(spec: MarkovSpec, seed: int, ids_N: np.ndarray, attempts_N: np.ndarray, backend: str) -> Simulated:
     """Tokens and scored content (the whole sequence)."""
-    words = philox.words(seed, philox.SYMBOLS, ids_N, attempts_N, spec.words)
-    tokens = np.empty((len(words), spec.seq_len), spec.token_dtype)
-    run = walk if backend == "reference" else compiled(walk)
-    run(words, spec.vocabulary, spec.states, int(spec.follow_probability * 2**32), tokens)
-    return Simulated(tokens, tokens.astype(np.int32))
+    words = draw_words(spec, seed, ids_N, attempts_N)
+    chosen = draw_distinct(words[:, : spec.states], spec.vocabulary, backend)
+    return fill(walk, spec, words, backend, chosen, int(spec.follow_probability * 2**32))

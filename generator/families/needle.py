@@ -12,8 +12,7 @@ from typing import Any, Literal, Self
 import numpy as np
 from pydantic import Field, model_validator
 
-from generator import philox
-from generator.families.dyck import compiled
+from generator.families.drawing import draw_distinct, draw_words, fill
 from generator.spec import SequenceSpec, Simulated
 
 
@@ -63,19 +62,13 @@ class NeedleSpec(SequenceSpec):
         return np.arange(self.seq_len) == self.seq_len - 1
 
 
-def hide(words_NW: np.ndarray, markers: int, values: int, tokens_NT: np.ndarray) -> None:
-    """Fill tokens from words [N, 2P + 1]. Plain Python, and the text that numba compiles."""
-    pairs = (tokens_NT.shape[1] - 2) // 2
-    chosen = np.empty(markers, np.int64)
+def hide(words_NW: np.ndarray, marker_NP: np.ndarray, markers: int, values: int, tokens_NT: np.ndarray) -> None:
+    """Fill tokens from words [N, 2P + 1] and each sequence's own markers [N, P]. Plain Python, and the text that numba
+    compiles."""
+    pairs = marker_NP.shape[1]
     for n in range(tokens_NT.shape[0]):
-        for m in range(markers):
-            chosen[m] = m
         for p in range(pairs):
-            other = p + ((np.int64(words_NW[n, p]) * (markers - p)) >> 32)
-            kept = chosen[p]
-            chosen[p] = chosen[other]
-            chosen[other] = kept
-            tokens_NT[n, 2 * p] = chosen[p]
+            tokens_NT[n, 2 * p] = marker_NP[n, p]
             tokens_NT[n, 2 * p + 1] = markers + ((np.int64(words_NW[n, pairs + p]) * values) >> 32)
         asked = (np.int64(words_NW[n, 2 * pairs]) * pairs) >> 32
         tokens_NT[n, 2 * pairs] = tokens_NT[n, 2 * asked]
@@ -84,8 +77,6 @@ def hide(words_NW: np.ndarray, markers: int, values: int, tokens_NT: np.ndarray)
 
 def simulate(spec: NeedleSpec, seed: int, ids_N: np.ndarray, attempts_N: np.ndarray, backend: str) -> Simulated:
     """Tokens and scored content (the whole sequence)."""
-    words = philox.words(seed, philox.SYMBOLS, ids_N, attempts_N, spec.words)
-    tokens = np.empty((len(words), spec.seq_len), spec.token_dtype)
-    run = hide if backend == "reference" else compiled(hide)
-    run(words, spec.markers, spec.values, tokens)
-    return Simulated(tokens, tokens.astype(np.int32))
+    words = draw_words(spec, seed, ids_N, attempts_N)
+    own = draw_distinct(words[:, : spec.pairs], spec.markers, backend)
+    return fill(hide, spec, words, backend, own, spec.markers, spec.values)

@@ -25,8 +25,7 @@ from typing import Literal, Self
 import numpy as np
 from pydantic import Field, model_validator
 
-from generator import philox
-from generator.families.dyck import compiled
+from generator.families.drawing import draw_distinct, draw_words, fill
 from generator.spec import SequenceSpec, Simulated
 
 TASKS = ("identity", "reverse", "sort", "set", "union", "delete", "stack")
@@ -92,35 +91,28 @@ class ProceduralSpec(SequenceSpec):
 
 def work_out(
     words_NW: np.ndarray,
+    chosen_NS: np.ndarray,
     task: int,
     vocabulary: int,
-    symbols: int,
     length: int,
     pop_below: int,
     tokens_NT: np.ndarray,
 ) -> None:
-    """Fill tokens from words [N, symbols + episodes (2 length + 1)], `symbols` 0 for the whole vocabulary. Plain
-    Python, and the text that numba compiles."""
+    """Fill tokens from words [N, symbols + episodes (2 length + 1)] and each sequence's own symbols [N, symbols], none
+    for the whole vocabulary. Plain Python, and the text that numba compiles."""
     bar, end, comma, pop = vocabulary, vocabulary + 1, vocabulary + 2, vocabulary + 3
-    total = tokens_NT.shape[1]
-    chosen = np.empty(vocabulary, np.int64)
+    total, symbols = tokens_NT.shape[1], chosen_NS.shape[1]
+    among = symbols if symbols > 0 else vocabulary
     items = np.empty(length, np.int64)
     result = np.empty(length, np.int64)
     episode = np.empty(2 * length + 4, np.int64)
     for n in range(tokens_NT.shape[0]):
-        for v in range(vocabulary):
-            chosen[v] = v
-        for s in range(symbols):
-            other = s + ((np.int64(words_NW[n, s]) * (vocabulary - s)) >> 32)
-            kept = chosen[s]
-            chosen[s] = chosen[other]
-            chosen[other] = kept
-        among = symbols if symbols > 0 else vocabulary
         word, begin = symbols, 0
         while begin < total:
             size, found, deleted = 0, 0, np.int64(-1)
             for i in range(length):
-                items[i] = chosen[(np.int64(words_NW[n, word + i]) * among) >> 32]
+                drawn = (np.int64(words_NW[n, word + i]) * among) >> 32
+                items[i] = chosen_NS[n, drawn] if symbols > 0 else drawn
             if task == DELETE:
                 deleted = items[(np.int64(words_NW[n, word + 2 * length]) * length) >> 32]
             for i in range(length):
@@ -165,10 +157,7 @@ def work_out(
 
 def simulate(spec: ProceduralSpec, seed: int, ids_N: np.ndarray, attempts_N: np.ndarray, backend: str) -> Simulated:
     """Tokens and scored content (the whole sequence)."""
-    symbols = spec.symbols or 0
-    words = philox.words(seed, philox.SYMBOLS, ids_N, attempts_N, spec.words)
-    tokens = np.empty((len(words), spec.seq_len), spec.token_dtype)
-    run = work_out if backend == "reference" else compiled(work_out)
+    words = draw_words(spec, seed, ids_N, attempts_N)
+    chosen = draw_distinct(words[:, : spec.symbols or 0], spec.vocabulary, backend)
     task, pop_below = TASKS.index(spec.task), int(spec.pop_probability * 2**32)
-    run(words, task, spec.vocabulary, symbols, spec.length, pop_below, tokens)
-    return Simulated(tokens, tokens.astype(np.int32))
+    return fill(work_out, spec, words, backend, chosen, task, spec.vocabulary, spec.length, pop_below)

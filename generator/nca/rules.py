@@ -8,6 +8,7 @@ from generator import philox
 from generator.initial import colors_from_words, cumulative_colors
 from generator.nca.lattice import Lattice
 from generator.nca.spec import NcaSpec
+from generator.spec import BaseSpec
 from generator.tables import WEIGHT_Q
 
 TRIES_PER_RULE = 8
@@ -22,15 +23,15 @@ class Rules:
     second_NHC: np.ndarray
 
 
-def rule_address(spec: NcaSpec, ids_N: np.ndarray, attempts_N: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def rule_address(spec: BaseSpec, ids_N: np.ndarray, attempts_N: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(group, rule try) under which the rule of each (sequence id, attempt) is drawn.
 
     With one sequence per rule, rule and initial state are redrawn together. Otherwise each rule is given
     TRIES_PER_RULE initial states: attempt = try * TRIES_PER_RULE + state.
     """
-    if spec.sequences_per_rule == 1:
+    if spec.rule_group == 1:
         return ids_N, attempts_N
-    return ids_N // spec.sequences_per_rule, attempts_N // TRIES_PER_RULE
+    return ids_N // spec.rule_group, attempts_N // TRIES_PER_RULE
 
 
 def draw_rules(spec: NcaSpec, seed: int, groups_N: np.ndarray, tries_N: np.ndarray) -> Rules:
