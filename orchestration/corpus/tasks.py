@@ -16,9 +16,7 @@ from datalake import (
     Manifest,
     check_name,
     content_digest,
-    repair_shard,
     shard_layout,
-    shard_ref_if_valid,
 )
 from datalake.errors import NotFoundError
 from generator import (
@@ -27,12 +25,12 @@ from generator import (
     GenerationSpec,
     answer_mask,
     check_acceptance,
-    generate_batch,
     parse_spec,
 )
 from generator.families import procedural
+from orchestration.cluster.cores import local_cores
 from orchestration.errors import CorpusError
-from orchestration.generation.worker import plan_dataset
+from orchestration.generation.worker import ShardWorker, plan_dataset
 from orchestration.toml_files import read_toml
 
 SHARD_SEQUENCES = 4096
@@ -125,13 +123,10 @@ def _make(
 ) -> Manifest:
     """Write the shards that are not there and name them all."""
     planned = plan_dataset(spec, seed, sequences, SHARD_SEQUENCES)
+    worker = ShardWorker(lake, planned.source, "auto", local_cores(), title)
     refs = []
     for first, rows in shard_layout(sequences, SHARD_SEQUENCES):
-        found = shard_ref_if_valid(lake.store, planned.source, first, rows)
-        if found is None:
-            table = generate_batch(spec, seed, first, rows)
-            found = repair_shard(lake.store, planned.source, table, first, lake.system)
-        refs.append(found)
+        refs.append(worker.make(first, rows)[0])
         if progress is not None:
             progress(title, first + rows, sequences)
     return planned.stored(refs, content_digest(lake.store, refs))
