@@ -35,8 +35,6 @@ from orchestration.generation.worker import ShardWorker
 from orchestration.runs.lease import RunLease
 from orchestration.runs.signals import Stop
 
-DEFAULT_SHARD_SEQUENCES = 4096
-
 # One shard in work and one waiting per actor keep it busy; more would only hold results in memory.
 IN_FLIGHT_PER_ACTOR = 2
 
