@@ -150,9 +150,7 @@ def _make_shards(
         advance(tokens_done, f"{len(made)} shards, {note}")
 
     def poll() -> None:
-        run_lease.check()
-        if run_lease.stop.is_set():
-            raise run_lease.stop.error(run_lease.run.name, f"has {len(made)} of {len(layout)} shards")
+        run_lease.check_going(f"has {len(made)} of {len(layout)} shards")
 
     pool: ActorPool[Shard] = ActorPool(
         make_actor,

@@ -19,7 +19,6 @@ from orchestration.generation.pool import Made
 from orchestration.generation.record import GenerateResult, acquire_run, commit_shards
 from orchestration.generation.request import GenerateRequest, plan_request
 from orchestration.generation.worker import ShardWorker
-from orchestration.runs.lease import RunLease
 from orchestration.runs.owner import this_process
 from orchestration.runs.signals import Stop
 
@@ -58,7 +57,7 @@ def generate_here(
         tokens = 0
 
         def poll() -> None:
-            _check(run_lease, f"has {len(made)} of {len(layout)} shards")
+            run_lease.check_going(f"has {len(made)} of {len(layout)} shards")
 
         for shard, result in each_result(lambda shard: worker.make(*shard), layout, workers, poll):
             made[shard[0]] = result
@@ -71,15 +70,9 @@ def generate_here(
             lambda names: content_digest(lake.store, names),
             [refs],
             1,
-            lambda: _check(run_lease, f"has all {len(refs)} shards and is reading them back"),
+            lambda: run_lease.check_going(f"has all {len(refs)} shards and is reading them back"),
         )
         return commit_shards(lake, request, planned, refs, content, sum(new for _, new in made.values()), run_lease)
-
-
-def _check(run_lease: RunLease, where: str) -> None:
-    run_lease.check()
-    if run_lease.stop.is_set():
-        raise run_lease.stop.error(run_lease.run.name, where)
 
 
 def each_result(

@@ -87,6 +87,12 @@ class RunLease:
         if self._error is not None:
             raise self._error
 
+    def check_going(self, where: str) -> None:
+        """Raise as ``check`` does, and JobStopped if the job is to stop; ``where`` says how far it is."""
+        self.check()
+        if self.stop.is_set():
+            raise self.stop.error(self.run.name, where)
+
     def _live(self) -> None:
         beat_s = lease_seconds() / BEATS_PER_LEASE
         due = time.monotonic() + beat_s
