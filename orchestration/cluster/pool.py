@@ -235,11 +235,14 @@ def named_cause(error: RayTaskError) -> Exception:
 def reason_of(error: RayError) -> str:
     """Why an actor is gone, in one line: what its constructor raised, or the kind of its death."""
     if isinstance(error, RayActorError) and error.actor_init_failed:
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        return lines[-1] if lines else type(error).__name__
+        return _last_line(str(error)) or type(error).__name__
     if isinstance(error, RayTaskError):
         return f"{type(named_cause(error)).__name__}: {(str(named_cause(error)).splitlines() or [''])[0]}"
     if isinstance(error, RuntimeEnvSetupError):  # a traceback of Ray's agent, which ends in what was wrong
-        lines = [line.strip() for line in (error.error_message or "").splitlines() if line.strip()]
-        return f"its environment could not be set up: {lines[-1]}" if lines else type(error).__name__
+        said = _last_line(error.error_message or "")
+        return f"its environment could not be set up: {said}" if said else type(error).__name__
     return type(error).__name__
+
+
+def _last_line(text: str) -> str:
+    return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "")
