@@ -18,6 +18,7 @@ from datalake.store.addresses import expanded, parse_address
 from datalake.store.conformance import check_writable, read_conformance
 from datalake.store.interface import Store
 from orchestration.doctor.findings import Add, Finding
+from orchestration.doctor.machine import nearest_existing
 from orchestration.runs.view import view_of
 
 SLOW_S = 0.5
@@ -67,7 +68,7 @@ def _add_latency(add: Add, store: Store, times: list[float], folder: Path | None
 
 
 def _add_unborn(add: Add, folder: Path) -> None:
-    above = next(each for each in (folder, *folder.parents) if each.exists())
+    above = nearest_existing(folder)
     if os.access(above, os.W_OK | os.X_OK):
         add(Finding("conditional writes", "ok", "not tried: no lake is there yet, the first write makes one"))
     else:

@@ -116,13 +116,14 @@ def check_disk(add: Add, lake: Path | None) -> None:
     disks: dict[int, tuple[Path, list[str]]] = {}
     for use, path in wanted:
         if path is not None:
-            there = _existing(path)
+            there = nearest_existing(path)
             disks.setdefault(there.stat().st_dev, (there, []))[1].append(use)
     for place, uses in disks.values():
         add(_disk_finding(place, uses))
 
 
-def _existing(path: Path) -> Path:
+def nearest_existing(path: Path) -> Path:
+    """The path itself, or the closest folder above it that exists."""
     return next(folder for folder in (path.absolute(), *path.absolute().parents) if folder.exists())
 
 
