@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from datalake.errors import ManifestError
+from datalake.reading.row_reader import RowReader
 from datalake.shards.computed import RowGenerator, check_computable
 from datalake.shards.manifest import Manifest
 
@@ -20,7 +21,7 @@ def check_generator(manifest: Manifest, ref: str, generator: RowGenerator) -> No
         check_computable(manifest.source, generator, f"the rows of computed dataset {ref}")
 
 
-class ComputedReader:
+class ComputedReader(RowReader):
     """Rows of a computed dataset by index.
 
     Nothing is kept but what ``prefetch`` made last: a plan reads each row once an epoch. Picklable if the generator is,
@@ -37,14 +38,6 @@ class ComputedReader:
     def __reduce__(self) -> tuple[Any, ...]:
         return ComputedReader, (self.manifest, self._generator)
 
-    def __len__(self) -> int:
-        return self.manifest.sequences
-
-    @property
-    def dtype(self) -> np.dtype:
-        """What a token is read as."""
-        return self.manifest.token_dtype
-
     def rows(self, indices: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
         """Tokens of rows ``indices`` (int64 [N], any order, repeats allowed): ``dtype`` [N, seq_len].
 
@@ -56,9 +49,7 @@ class ComputedReader:
             out = np.empty((len(indices), self.manifest.seq_len), dtype=self.dtype)
         if not len(indices):
             return out
-        low, high = int(indices.min()), int(indices.max())
-        if low < 0 or high >= len(self):
-            raise IndexError(f"rows {low} to {high} of a dataset of {len(self)}")
+        self.check_rows(int(indices.min()), int(indices.max()))
         missing = np.ones(len(indices), dtype=bool)
         if self._ready is not None:
             ready_M, tokens_MT = self._ready

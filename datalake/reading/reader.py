@@ -11,6 +11,7 @@ from pyarrow import Table
 
 from datalake.errors import CorruptShardError, ManifestError
 from datalake.reading.node_cache import NodeCache
+from datalake.reading.row_reader import RowReader
 from datalake.reading.single_flight import SingleFlight
 from datalake.shards.manifest import Manifest
 from datalake.shards.shard_format import decode_shard, tokens_of
@@ -24,7 +25,7 @@ ShardRepair = Callable[[Store, Source, ShardRef, CorruptShardError], bytes]
 _MAPS = 256  # mapped files kept open: each holds a file descriptor
 
 
-class DatasetReader:
+class DatasetReader(RowReader):
     """Rows of one manifest by index.
 
     Each shard is verified against its SHA-256 when fetched and kept among the ``cache_shards`` most recently used;
@@ -58,14 +59,6 @@ class DatasetReader:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _rebuild, (self.store, self.manifest, self.cache_shards, self.node_cache, self.repair)
-
-    def __len__(self) -> int:
-        return self.manifest.sequences
-
-    @property
-    def dtype(self) -> np.dtype:
-        """What a token is read as."""
-        return self.manifest.token_dtype
 
     def rows(self, indices: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
         """Tokens of rows ``indices`` (int64 [N], any order, repeats allowed): ``dtype`` [N, seq_len].
@@ -102,13 +95,9 @@ class DatasetReader:
             return out
         first, last = int(indices[0]), int(indices[-1])
         if last - first == len(indices) - 1 and bool((indices[1:] > indices[:-1]).all()):
-            self._check(first, last)
+            self.check_rows(first, last)
             return self._run(first, cache, values, out)
         return self._scattered(indices, cache, values, out)
-
-    def _check(self, low: int, high: int) -> None:
-        if low < 0 or high >= len(self):
-            raise IndexError(f"rows {low} to {high} of a dataset of {len(self)}")
 
     def _run(
         self, first: int, cache: SingleFlight[int, Any], values: Callable[[Any], np.ndarray], out: np.ndarray
@@ -129,7 +118,7 @@ class DatasetReader:
         """Rows in any order: gathered shard by shard, then put in place at once, one pass instead of one per shard."""
         order = indices.argsort()
         ordered = indices[order]
-        self._check(int(ordered[0]), int(ordered[-1]))
+        self.check_rows(int(ordered[0]), int(ordered[-1]))
         shard_of = self._firsts.searchsorted(ordered, side="right") - 1
         local = ordered - self._firsts[shard_of]
         cuts = [0, *((shard_of[1:] != shard_of[:-1]).nonzero()[0] + 1).tolist(), len(shard_of)]

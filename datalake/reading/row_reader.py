@@ -10,19 +10,22 @@ from datalake.shards.manifest import Manifest
 
 
 class RowReader(Protocol):
-    """Rows of one manifest by index."""
+    """Rows of one manifest by index. Readers derive from it: what the manifest says is said here."""
 
-    @property
-    def manifest(self) -> Manifest:
-        """What is read."""
-        ...
+    manifest: Manifest
+
+    def __len__(self) -> int:
+        return self.manifest.sequences
 
     @property
     def dtype(self) -> np.dtype:
         """What a token is read as."""
-        ...
+        return self.manifest.token_dtype
 
-    def __len__(self) -> int: ...
+    def check_rows(self, low: int, high: int) -> None:
+        """Raise IndexError unless rows ``low`` to ``high`` are there."""
+        if low < 0 or high >= len(self):
+            raise IndexError(f"rows {low} to {high} of a dataset of {len(self)}")
 
     def rows(self, indices: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
         """Tokens of rows ``indices`` (int64 [N], any order, repeats allowed): ``dtype`` [N, seq_len], or ``out``."""
