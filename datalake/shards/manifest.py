@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from itertools import islice
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from pyarrow import Table
@@ -68,37 +68,32 @@ class Manifest(BaseModel):
     ) -> Manifest:
         """The manifest of ``shards`` (any order), with the sums filled in. Raises ManifestError if they leave gaps."""
         ordered = tuple(sorted(shards, key=lambda ref: ref.first))
-        sequences = sum(ref.rows for ref in ordered)
-        try:
-            return cls(
-                kind=source.kind,
-                source=source,
-                seq_len=seq_len,
-                vocab_size=vocab_size,
-                sequences=sequences,
-                tokens=sequences * seq_len,
-                text_bytes=text_bytes,
-                content_digest=content_digest,
-                shards=ordered,
-            )
-        except ValidationError as error:
-            raise ManifestError(f"these shards make no manifest: {_one_line(error)}") from error
+        return cls._of(
+            source,
+            "these shards make no manifest",
+            sequences=sum(ref.rows for ref in ordered),
+            seq_len=seq_len,
+            vocab_size=vocab_size,
+            text_bytes=text_bytes,
+            content_digest=content_digest,
+            shards=ordered,
+        )
 
     @classmethod
     def computed(cls, source: Source, *, sequences: int, seq_len: int, vocab_size: int) -> Manifest:
         """The manifest of rows that are not stored. Raises ManifestError if they cannot be computed."""
+        problem = "this makes no computed dataset"
+        return cls._of(source, problem, format=2, sequences=sequences, seq_len=seq_len, vocab_size=vocab_size)
+
+    @classmethod
+    def _of(cls, source: Source, problem: str, *, sequences: int, seq_len: int, **fields: Any) -> Manifest:
+        """The manifest of ``source`` with these fields and the number of tokens. ManifestError, beginning with
+        ``problem``, if they do not fit each other."""
+        tokens = sequences * seq_len
         try:
-            return cls(
-                format=2,
-                kind=source.kind,
-                source=source,
-                seq_len=seq_len,
-                vocab_size=vocab_size,
-                sequences=sequences,
-                tokens=sequences * seq_len,
-            )
+            return cls(kind=source.kind, source=source, sequences=sequences, seq_len=seq_len, tokens=tokens, **fields)
         except ValidationError as error:
-            raise ManifestError(f"this makes no computed dataset: {_one_line(error)}") from error
+            raise ManifestError(f"{problem}: {_one_line(error)}") from error
 
     def stored(self, shards: Iterable[ShardRef], content_digest: str) -> Manifest:
         """The manifest of the same rows now that their shards are there. Raises ManifestError if they leave gaps."""
