@@ -25,6 +25,7 @@ from generator.families import (
     shuffled,
 )
 from generator.family import FAMILIES, Family, validate_spec
+from generator.spec import BaseSpec
 
 GenerationSpec = Annotated[
     nca.NcaSpec
@@ -61,7 +62,7 @@ FAMILIES.update(
 )
 
 
-TASKS = ("procedural", "markov", "needle", "arithmetic", "linear-function")
+TASKS = tuple(name for name, family in FAMILIES.items() if family.spec.answer_mask is not BaseSpec.answer_mask)
 """Families whose sequences ask for answers."""
 
 
