@@ -11,13 +11,13 @@ from datalake import Lake, Manifest, ModelVersion, Plan, PlanSource, Repairer
 from datalake.names import check_name
 from datalake.reading.computed import check_generator
 from datalake.shards.tokens import widest
-from generator import SpecGenerator, answer_mask
+from generator import SpecGenerator
 from trainer.config import TrainConfig
 from trainer.data import TrainDataset
 from trainer.documents import document_ends
 from trainer.errors import ConfigError
 from trainer.hf_layout import CONFIG, from_hf_config, read_config
-from trainer.mask import dataset_mask, frame_tokens, spec_of
+from trainer.mask import dataset_mask, frame_tokens, mask_applies, spec_of
 from trainer.mixture import mixture_schedule
 
 
@@ -109,11 +109,9 @@ def open_inputs(
         raise ConfigError(
             f"model.vocab_size = {config.model.vocab_size}: the data needs {needed}; raise it or leave it out"
         )
-    specs = [spec_of(dataset.manifest) for dataset in train]
-    if config.loss_mask == "answers" and all(answer_mask(spec) is None for spec in specs):
-        raise ConfigError("loss_mask = 'answers': no training dataset is of a task; set it to 'none'")
-    if config.loss_mask not in ("none", "answers") and not any(frame_tokens(spec) for spec in specs):
-        raise ConfigError(f"loss_mask = {config.loss_mask!r}: no training dataset shows frames; set it to 'none'")
+    if not any(mask_applies(spec_of(dataset.manifest), config.loss_mask) for dataset in train):
+        lacking = "is of a task" if config.loss_mask == "answers" else "shows frames"
+        raise ConfigError(f"loss_mask = {config.loss_mask!r}: no training dataset {lacking}; set it to 'none'")
     for dataset in (*train, *held_out):
         if not dataset_mask(dataset.manifest, config.loss_mask).any():
             raise ConfigError(

@@ -24,7 +24,6 @@ from generator import (
     GENERATOR_VERSION,
     GenerationSpec,
     SpecGenerator,
-    answer_mask,
     generate_rows,
     list_presets,
     load_preset,
@@ -33,7 +32,7 @@ from generator import (
 from generator.errors import TomlError
 from generator.toml_files import read_toml
 from trainer.errors import ConfigError
-from trainer.mask import LossMask, counted_targets, frame_tokens, spec_of
+from trainer.mask import LossMask, counted_targets, mask_applies, spec_of
 
 Labels = Literal["shifted", "same"]
 Sample = Tensor | dict[str, Tensor]
@@ -68,14 +67,11 @@ class RowDataset(Dataset[Sample]):
             raise ConfigError(f"labels = {labels!r}: allowed are None, 'shifted' and 'same'; choose one")
         if loss_mask not in get_args(LossMask):
             raise ConfigError(f"loss_mask = {loss_mask!r}: allowed are {', '.join(get_args(LossMask))}; choose one")
-        lacking = None
-        if loss_mask == "answers" and answer_mask(spec) is None:
-            lacking = "these sequences are of no task"
-        elif loss_mask not in ("none", "answers") and frame_tokens(spec) is None:
-            lacking = "these sequences show no frames"
-        if loss_mask != "none" and (lacking or labels is None):
-            why = lacking or "a mask shows in labels alone"
+        if not mask_applies(spec, loss_mask):
+            why = "these sequences are of no task" if loss_mask == "answers" else "these sequences show no frames"
             raise ConfigError(f"loss_mask = {loss_mask!r}: {why}; leave it out, or set labels")
+        if loss_mask != "none" and labels is None:
+            raise ConfigError(f"loss_mask = {loss_mask!r}: a mask shows in labels alone; leave it out, or set labels")
         if dtype == torch.uint16 and self.vocab_size > 1 << 16:
             raise ConfigError(
                 f"dtype = {dtype}: a vocabulary of {self.vocab_size:,} tokens does not fit; use int32 or int64"

@@ -60,6 +60,13 @@ def counted_targets(spec: Mapping[str, Any], seq_len: int, mask: LossMask) -> np
     return target_mask(seq_len, frame_tokens(spec), mask)
 
 
+def mask_applies(spec: Mapping[str, Any], mask: LossMask) -> bool:
+    """Whether sequences of ``spec`` have what ``mask`` goes by: answers for "answers", frames for the others."""
+    if mask == "none":
+        return True
+    return (answer_mask(spec) if mask == "answers" else frame_tokens(spec)) is not None
+
+
 def spec_of(manifest: Manifest) -> Mapping[str, Any]:
     """What a dataset's sequences were made by; empty for text, which has neither frames nor answers."""
     return manifest.source.spec if manifest.kind == "synthetic" else {}
