@@ -20,6 +20,11 @@ IN_CONFIG = {
 NEAR = 0.01
 """Relative difference of losses up to which two targets are predicted alike."""
 
+COPIED = 0.5
+"""The loss of the token read, as a share of the next one's, under which a model of a task was taught to copy. A model
+that counts which tokens a sequence has shown is surer of the token read, which was shown, than of the next one; one
+that was trained on the token read itself has a loss near zero there."""
+
 
 def check_arm(arm: ArmResult, leave_out: Sequence[str]) -> list[Problem]:
     """Problems of a finished arm that need no other arm to be seen."""
@@ -110,7 +115,7 @@ def _labels(arm: ArmResult) -> Iterator[Finding]:
         return
     losses = {"the same token": labels.same, "the next token": labels.next, "the token after next": labels.after_next}
     best = min(losses, key=lambda name: losses[name])
-    if labels.next - losses[best] > NEAR * labels.next:
+    if labels.next - losses[best] > NEAR * labels.next and not _counting(arm, labels):
         yield (
             "labels",
             f"predicts {best} best ({losses[best]:.4f} nats)",
@@ -134,9 +139,14 @@ def _weak(labels: LabelCheck) -> bool:
     return max(abs(labels.same - labels.next), abs(labels.after_next - labels.next)) <= NEAR * labels.next
 
 
+def _counting(arm: ArmResult, labels: LabelCheck) -> bool:
+    """Whether an arm of a task prefers the token read by no more than counting in context explains."""
+    return arm.accuracy is not None and labels.same >= COPIED * labels.next and labels.same <= labels.after_next
+
+
 def _weak_labels(arm: ArmResult) -> Iterator[Finding]:
     labels = arm.labels
-    if labels is not None and _weak(labels):
+    if labels is not None and (_weak(labels) or (labels.same < labels.next and _counting(arm, labels))):
         yield (
             "labels",
             f"{labels.same:.4f}, {labels.next:.4f} and {labels.after_next:.4f} nats for three targets",

@@ -79,8 +79,9 @@ def _rows(title: str, rows: Rows, columns: int | None = None) -> str:
     head, body = rows
     if not body:
         return ""
-    lines = [head[:columns], ["---"] * len(head[:columns]), *(row[:columns] for row in body)]
-    return _block(title, ["| " + " | ".join(in_markdown(cell) for cell in line) + " |" for line in lines])
+    head_line, *lines = ([in_markdown(cell) for cell in row[:columns]] for row in (head, *body))
+    rule = ["---"] * len(head_line)  # markup, which as a cell's text would be escaped
+    return _block(title, ["| " + " | ".join(line) + " |" for line in (head_line, rule, *lines)])
 
 
 def _folded(block: str, summary: str) -> str:

@@ -211,6 +211,23 @@ def test_a_model_too_weak_to_show_shifted_labels_is_said_and_not_refused():
     assert {(problem.check, problem.effect) for problem in check_arms(weak)} == {("labels", "warned")}
 
 
+@pytest.mark.parametrize(
+    ("same", "after_next", "effect"),
+    [
+        (2.45, 2.55, "warned"),  # it counts which tokens a sequence shows, and was shown the token it read
+        (0.01, 2.55, "refused"),  # it copies
+        (2.51, 1.40, "refused"),  # it answers one token too late
+        (2.60, 2.55, None),
+    ],
+)
+def test_a_tasks_model_may_be_surer_of_the_token_read_but_may_not_copy_it(same, after_next, effect):
+    labels = LabelCheck(same=same, next=2.52, after_next=after_next, sequences=32)
+    counting = spoil(CLEAN, "nca", 1, labels=labels, final_loss=2.52, accuracy=0.35)
+    assert {each.effect for each in check_arms(counting) if each.check == "labels"} == ({effect} if effect else set())
+    text = spoil(CLEAN, "nca", 1, labels=labels, final_loss=2.52)
+    assert {each.effect for each in check_arms(text) if each.check == "labels"} == ({"refused"} if effect else set())
+
+
 def test_a_control_without_gate_is_no_problem():
     gate = Gate(learned=False, loss=9.0, unigram_entropy=5.0, dataset="shuffled@1", run="x")
     controls = spoil(CLEAN, "shuffled", 1, gate=gate)

@@ -150,4 +150,5 @@ def test_markdown_has_verdict_problems_and_tables():
     assert "<spiked>" not in text
     for block in re.findall(r"(?:^\|.*\|\n)+", text, re.MULTILINE):
         assert len({len(re.findall(r"(?<!\\)\|", line)) for line in block.splitlines()}) == 1
+        assert set(block.splitlines()[1]) == set("| -"), "without its rule a block is no table"
     assert f"`{SPOILED.command}`" in text
