@@ -39,7 +39,7 @@ from datalake.runs.repository import RunRepository
 from datalake.runs.run import Run
 from datalake.shards.computed import RowGenerator
 from datalake.shards.manifest import Manifest, content_digest, load_manifest, save_manifest
-from datalake.shards.shards import ShardRef, read_shard, repair_shard, shard_ref_if_valid, write_shard
+from datalake.shards.shards import ShardRef, find_shard, read_shard, repair_shard, write_shard
 from datalake.shards.source import Source, shard_key, shard_layout
 from datalake.store.conformance import Conformance, ProbeReport, read_conformance, record_conformance
 from datalake.store.interface import Store
@@ -92,6 +92,7 @@ __all__ = [
     "content_digest",
     "diff_specs",
     "digest_of",
+    "find_shard",
     "heal_dataset",
     "lineage",
     "load_manifest",
@@ -106,7 +107,6 @@ __all__ = [
     "sha256_hex",
     "shard_key",
     "shard_layout",
-    "shard_ref_if_valid",
     "verify_dataset",
     "write_shard",
 ]

@@ -5,7 +5,6 @@ What a killed export had finished is kept: the same export into the same folder 
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -27,6 +26,7 @@ from datalake.maintenance.export_layouts import (
 )
 from datalake.reading.tables import all_tables, layout_of
 from datalake.shards.computed import RowGenerator
+from datalake.shards.content import digest_like
 from datalake.shards.manifest import Manifest, Progress
 from datalake.shards.shard_format import encode_shard, token_bytes, tokens_of
 from datalake.shards.shards import fetch_shard
@@ -211,21 +211,21 @@ def _write_tokens(rows: _Rows, path: Path) -> None:
     Raises CorruptObjectError if they are not what the manifest says, which also removes what there is.
     """
     manifest, part = rows.manifest, _part(path)
-    ends = np.cumsum([count for _, count in rows.layout]) * manifest.seq_len * manifest.token_dtype.itemsize
+    ends = np.cumsum([count for _, count in rows.layout]) * manifest.row_bytes
     done = int(np.searchsorted(ends, part.stat().st_size if part.exists() else 0, side="right"))
-    digest = hashlib.sha256()
+    digest = digest_like(manifest.content_digest, manifest.row_bytes)
     with part.open("r+b" if part.exists() else "w+b") as file:
         file.truncate(int(ends[done - 1]) if done else 0)
-        while data := file.read(_HASH_BYTES):
+        while data := file.read(max(1, _HASH_BYTES // manifest.row_bytes) * manifest.row_bytes):
             digest.update(data)
         for table in rows.tables(done):
             tokens = token_bytes(table)
             digest.update(tokens)
             file.write(tokens)
-    if manifest.content_digest is not None and digest.hexdigest() != manifest.content_digest:
+    if manifest.content_digest is not None and (found := digest.value()) != manifest.content_digest:
         part.unlink()
         raise CorruptObjectError(
-            f"manifest {manifest.key}: the tokens of its shards have digest {digest.hexdigest()}, it says "
+            f"manifest {manifest.key}: the tokens of its shards have digest {found}, it says "
             f"{manifest.content_digest}: export again; if that fails, too, the manifest is wrong: make the data again"
         )
     part.replace(path)

@@ -20,6 +20,7 @@ from datalake.canonical import digest_of
 from datalake.errors import ImportRefusedError
 from datalake.lake import Lake
 from datalake.registry.datasets import DatasetVersion
+from datalake.shards.content import combine, part_of
 from datalake.shards.manifest import Manifest
 from datalake.shards.parquet_pages import MAX_PAGE, largest_page, too_many_rows
 from datalake.shards.shard_format import token_column
@@ -90,13 +91,14 @@ def import_parquet(
             )
         spec["token_bytes"] = hashlib.sha256(lengths.astype("<i8").tobytes()).hexdigest()
     source = Source(kind="text", spec=spec, spec_digest=digest_of(spec), shard_sequences=options.shard_sequences)
-    shards, again, text_bytes = [], hashlib.sha256(), 0
+    shards, parts, again, text_bytes = [], [], hashlib.sha256(), 0
     for first, wide_NT in _blocks(paths, options, options.shard_sequences):
         tokens_NT = wide_NT.astype(dtype)
         again.update(tokens_NT.tobytes())
         table, represented = _table(first, tokens_NT, options.token_bytes)
         text_bytes += represented
         shards.append(write_shard(lake.store, source, table, first))
+        parts.append(part_of(table, first))
         progress(first + len(tokens_NT), rows)
     if again.hexdigest() != content:
         raise ImportRefusedError(f"{paths[0]} … {paths[-1]}: the files changed while they were read: import them again")
@@ -105,7 +107,7 @@ def import_parquet(
         shards,
         seq_len=seq_len,
         vocab_size=vocab_size,
-        content_digest=content,
+        content_digest=combine(parts),
         text_bytes=None if options.token_bytes is None else text_bytes,
     )
     return lake.datasets.commit(name, manifest, message=message)

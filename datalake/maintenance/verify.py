@@ -6,7 +6,6 @@ to others, and it can go on where an interrupted one stopped.
 
 from __future__ import annotations
 
-import hashlib
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +15,7 @@ from itertools import islice
 from datalake.clock import System
 from datalake.errors import CorruptShardError, MissingShardError
 from datalake.maintenance.ledger import Ledger
+from datalake.shards.content import digest_like
 from datalake.shards.manifest import Manifest, Progress
 from datalake.shards.shard_format import decode_shard, token_bytes
 from datalake.shards.shards import ShardRef, fetch_shard
@@ -92,7 +92,7 @@ def verify_dataset(
     todo = [ref for ref in manifest.shards if ref.sha256 not in known]
     skipped = len(manifest.shards) - len(todo)
     problems: list[ShardProblem] = []
-    content = hashlib.sha256()
+    content = digest_like(manifest.content_digest, manifest.row_bytes)
     for done, (ref, found) in enumerate(_examined(store, todo, options), start=1):
         if isinstance(found, ShardProblem):
             problems.append(found)
@@ -103,7 +103,7 @@ def verify_dataset(
         if progress is not None:
             progress(skipped + done, len(manifest.shards))
     whole = not problems and not skipped and not manifest.is_computed
-    if whole and (digest := content.hexdigest()) != manifest.content_digest:
+    if whole and (digest := content.value()) != manifest.content_digest:
         problems.append(
             ShardProblem(manifest.key, f"content digest is {digest}, the manifest says {manifest.content_digest}")
         )

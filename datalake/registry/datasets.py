@@ -53,7 +53,22 @@ class DatasetRepository(VersionedRepository[DatasetVersion]):
             parse_ref(params, "parameter set")
 
         def add(versions: Versions) -> dict[str, Any] | None:
+            of_before: list[Record] = []  # versions with these shards, whose digest of the tokens was made otherwise
+
+            def has_these_rows(record: Record) -> bool:
+                same_size = (record["sequences"], record["kind"]) == (manifest.sequences, manifest.kind)
+                if not same_size or versions.is_retired(record["version"]):
+                    return False
+                theirs = load_manifest(self._store, record["digest"])
+                if theirs.model_copy(update={"content_digest": manifest.content_digest}) == manifest:
+                    of_before.append(record)
+                return theirs.identity == manifest.identity
+
             there = self.versioned.find(name, versions, manifest.digest)
+            same = None if there else self.versioned.find(name, versions, manifest.identity, has_these_rows)
+            if not there and versions.count and not of_before:  # an old version may have left no mark to find it by
+                has_these_rows(versions.record(versions.count))
+            there = there or (of_before[-1] if of_before else None)
             found = there["version"] if there else versions.count + 1
             if version not in (None, found):
                 raise Conflict(
@@ -65,7 +80,6 @@ class DatasetRepository(VersionedRepository[DatasetVersion]):
             committed[:] = [there] if there else []
             if there:
                 return None
-            same = self.versioned.find(name, versions, manifest.identity, has_these_rows)
             for digest in {manifest.digest, manifest.identity}:
                 self.versioned.mark(name, versions, digest)
             return versions.with_version(
@@ -81,10 +95,6 @@ class DatasetRepository(VersionedRepository[DatasetVersion]):
                     **({"same_rows_as": same["version"]} if same else {}),
                 }
             )
-
-        def has_these_rows(record: Record) -> bool:
-            same_size = record["sequences"] == manifest.sequences
-            return same_size and load_manifest(self._store, record["digest"]).identity == manifest.identity
 
         committed: list[Record] = []
         self.versioned.log(name)  # refuses a bad name before anything is written

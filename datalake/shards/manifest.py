@@ -7,7 +7,6 @@ manifest whoever commits it, and racing commits agree.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
@@ -20,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from datalake.canonical import canonical_json, digest_of, sha256_hex
 from datalake.errors import CorruptObjectError, ManifestError
-from datalake.shards.shard_format import token_bytes
+from datalake.shards.content import PATTERN, combine, part_of
 from datalake.shards.shards import ShardRef, read_shard
 from datalake.shards.source import Source
 from datalake.shards.tokens import MAX_VOCABULARY, token_dtype
@@ -35,10 +34,10 @@ class Manifest(BaseModel):
     """One dataset version's content. Row ``i`` of the dataset is sequence id ``i``, whatever the sharding.
 
     ``tokens`` = ``sequences`` * ``seq_len``; ``text_bytes`` is the UTF-8 size of what a text dataset represents;
-    ``content_digest`` is the SHA-256 over all token bytes in sequence order. ``left_out`` counts the documents and
-    files that are not in it, by reason; it is stored only where something was lost. ``format`` 2 has neither shards nor
-    a content digest: it is a computed dataset, or one that is still to be made, and its source's ``shard_sequences``
-    say how it would be cut.
+    ``content_digest`` is of all tokens, whatever the sharding (``datalake.shards.content``). ``left_out`` counts the
+    documents and files that are not in it, by reason; it is stored only where something was lost. ``format`` 2 has
+    neither shards nor a content digest: it is a computed dataset, or one that is still to be made, and its source's
+    ``shard_sequences`` say how it would be cut.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -51,7 +50,7 @@ class Manifest(BaseModel):
     sequences: int = Field(ge=1)
     tokens: int = Field(ge=1)
     text_bytes: int | None = None
-    content_digest: str | None = Field(default=None, pattern="^[0-9a-f]{64}$")
+    content_digest: str | None = Field(default=None, pattern=PATTERN)
     shards: tuple[ShardRef, ...] = ()
     left_out: dict[str, int] | None = None
 
@@ -158,6 +157,11 @@ class Manifest(BaseModel):
         return token_dtype(self.vocab_size)
 
     @property
+    def row_bytes(self) -> int:
+        """Bytes of a row's tokens."""
+        return self.seq_len * self.token_dtype.itemsize
+
+    @property
     def key(self) -> str:
         """``manifests/<digest>.json``."""
         return f"manifests/{self.digest}.json"
@@ -194,14 +198,17 @@ def read_shards(store: Store, shards: Sequence[ShardRef], ahead: int = 4) -> Ite
 
 
 def content_digest(store: Store, shards: Sequence[ShardRef], progress: Progress | None = None) -> str:
-    """SHA-256 over the token bytes of ``shards`` in sequence order, each shard verified on the way."""
-    digest = hashlib.sha256()
+    """The digest of all tokens of ``shards``, read back and each verified on the way.
+
+    For whoever did not write them: who does has their ``part_of``, and ``combine`` reads nothing.
+    """
     ordered = sorted(shards, key=lambda ref: ref.first)
-    for done, (_, table) in enumerate(read_shards(store, ordered), start=1):
-        digest.update(token_bytes(table))
+    parts = []
+    for ref, table in read_shards(store, ordered):
+        parts.append(part_of(table, ref.first))
         if progress is not None:
-            progress(done, len(ordered))
-    return digest.hexdigest()
+            progress(len(parts), len(ordered))
+    return combine(parts)
 
 
 def _one_line(error: ValidationError) -> str:

@@ -67,7 +67,7 @@ def write_shard(store: Store, source: Source, table: Table, first: int) -> Shard
         log_event("shard_written", shard=key, rows=table.num_rows, bytes=len(data))
         return _ref(key, first, table.num_rows, data)
     found = store.get(key)
-    if found == data or _valid_rows(source, first, found) == table.num_rows:
+    if found == data or ((valid := _valid_table(source, first, found)) and valid.num_rows == table.num_rows):
         return _ref(key, first, table.num_rows, found)
     raise ShardConflictError(
         f"shard {key} is there with other bytes (expected {len(data)} bytes, SHA-256 {sha256_hex(data)}; found "
@@ -112,14 +112,15 @@ def put_back(store: Store, key: str, data: bytes, system: System) -> tuple[bool,
     return written, quarantine
 
 
-def shard_ref_if_valid(store: Store, source: Source, first: int, rows: int) -> ShardRef | None:
-    """The shard's reference if it is in the store and intact by its own footer, else None (write it, then)."""
+def find_shard(store: Store, source: Source, first: int, rows: int) -> tuple[ShardRef, Table] | None:
+    """The shard and its table if it is in the store and intact by its own footer, else None (write it, then)."""
     key = shard_key(source, first, rows)
     try:
         data = store.get(key)
     except NotFoundError:
         return None
-    return _ref(key, first, rows, data) if _valid_rows(source, first, data) == rows else None
+    table = _valid_table(source, first, data)
+    return None if table is None or table.num_rows != rows else (_ref(key, first, rows, data), table)
 
 
 def fetch_shard(store: Store, ref: ShardRef) -> bytes:
@@ -173,10 +174,10 @@ def _ref(key: str, first: int, rows: int, data: bytes) -> ShardRef:
     return ShardRef(key=key, first=first, rows=rows, bytes=len(data), sha256=sha256_hex(data))
 
 
-def _valid_rows(source: Source, first: int, data: bytes) -> int:
-    """Rows of a file that is the shard of ``source`` at ``first``, intact; 0 if it is not."""
+def _valid_table(source: Source, first: int, data: bytes) -> Table | None:
+    """The table of a file that is the shard of ``source`` at ``first``, intact; None if it is not."""
     try:
         table = decode_shard(data)
-        return table.num_rows if footer_matches(source, first, table) else 0
+        return table if footer_matches(source, first, table) else None
     except (ArrowException, OSError, AttributeError, IndexError):  # what damaged bytes make Arrow and us raise
-        return 0
+        return None

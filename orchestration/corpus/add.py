@@ -17,6 +17,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, get_args
 
 from datalake import DatasetVersion, Lake, Manifest, ShardRef, Source, Store, check_name, digest_of, write_shard
+from datalake.shards.content import ContentPart, combine, part_of
 from orchestration.corpus.documents import DUPLICATE, EMPTY, NOT_TEXT, Document, close_files, path_hash
 from orchestration.corpus.encodings import guessed_encoding
 from orchestration.corpus.files import SPLITS, Mapper, SplitBy, Survey, find_files, stdlib_files, survey_files
@@ -378,12 +379,12 @@ def _source(part: str, rows: Rows, settings: _Settings, split: SplitBy) -> Sourc
     )
 
 
-def _write_shard(store: Store, source: Source, shard: NumberedTable) -> ShardRef:
+def _write_shard(store: Store, source: Source, shard: NumberedTable) -> tuple[ShardRef, ContentPart]:
     first, table = shard
-    return write_shard(store, source, table, first)
+    return write_shard(store, source, table, first), part_of(table, first)
 
 
-def _manifest(source: Source, rows: Rows, shards: Sequence[ShardRef], left: LeftOut) -> Manifest:
+def _manifest(source: Source, rows: Rows, shards: Sequence[tuple[ShardRef, ContentPart]], left: LeftOut) -> Manifest:
     lost = {reason: count for reason, count in left.counts.items() if reason not in _NO_LOSS}
     return Manifest(
         kind="text",
@@ -393,7 +394,7 @@ def _manifest(source: Source, rows: Rows, shards: Sequence[ShardRef], left: Left
         sequences=rows.count,
         tokens=rows.count * rows.seq_len,
         text_bytes=rows.text_bytes,
-        content_digest=rows.content.hexdigest(),
-        shards=tuple(shards),
+        content_digest=combine(part for _, part in shards),
+        shards=tuple(ref for ref, _ in shards),
         left_out=left.counts if lost else None,
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -79,7 +78,6 @@ class Rows:
         self.count = 0  # rows
         self.lost = 0  # tokens that are in no row
         self.text_bytes = 0  # sum of target_bytes
-        self.content = hashlib.sha256()  # over the token bytes in sequence order
 
     def tables(
         self, shard_sequences: int, mapper: Mapper = map, progress: Callable[[int, int], None] | None = None
@@ -130,7 +128,6 @@ class Rows:
         column = token_column(tokens_NT)
         self.count += len(tokens_NT)
         self.text_bytes += int(target_bytes_N.sum(dtype=np.int64))
-        self.content.update(column.buffers()[1])
         fields = [
             pa.field("sequence_id", pa.int64(), nullable=False),
             pa.field("tokens", column.type, nullable=False),

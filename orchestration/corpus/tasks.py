@@ -15,7 +15,6 @@ from datalake import (
     Lake,
     Manifest,
     check_name,
-    content_digest,
     shard_layout,
 )
 from datalake.errors import NotFoundError
@@ -30,7 +29,7 @@ from generator import (
 from generator.families import procedural
 from orchestration.cluster.cores import local_cores
 from orchestration.errors import CorpusError
-from orchestration.generation.worker import ShardWorker, plan_dataset
+from orchestration.generation.worker import ShardWorker, plan_dataset, stored
 from orchestration.toml_files import read_toml
 
 SHARD_SEQUENCES = 4096
@@ -124,9 +123,9 @@ def _make(
     """Write the shards that are not there and name them all."""
     planned = plan_dataset(spec, seed, sequences, SHARD_SEQUENCES)
     worker = ShardWorker(lake, planned.source, "auto", local_cores(), title)
-    refs = []
+    made = []
     for first, rows in shard_layout(sequences, SHARD_SEQUENCES):
-        refs.append(worker.make(first, rows)[0])
+        made.append(worker.make(first, rows))
         if progress is not None:
             progress(title, first + rows, sequences)
-    return planned.stored(refs, content_digest(lake.store, refs))
+    return stored(planned, made)

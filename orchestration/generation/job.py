@@ -12,26 +12,17 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray
-from ray.exceptions import RayTaskError
 
-from datalake import (
-    Lake,
-    ShardRef,
-    Source,
-    content_digest,
-    shard_layout,
-)
+from datalake import Lake, Source, shard_layout
 from datalake.events import log_event
-from orchestration.cluster.head import check_cluster
-from orchestration.cluster.pool import POLL_S, ActorPool, named_cause
+from orchestration.cluster.pool import ActorPool
 from orchestration.cluster.resources import Demand, cluster_nodes, require
 from orchestration.cluster.session import cluster_facts, compute_cores
-from orchestration.console.progress import console
 from orchestration.errors import InvalidRequestError
-from orchestration.generation.pool import Made, Shard, ShardTasks
+from orchestration.generation.pool import Shard, ShardTasks
 from orchestration.generation.record import GenerateResult, acquire_run, commit_shards
 from orchestration.generation.request import GenerateRequest, plan_request
-from orchestration.generation.worker import ShardWorker
+from orchestration.generation.worker import Made, ShardWorker
 from orchestration.runs.lease import RunLease
 from orchestration.runs.signals import Stop
 
@@ -65,9 +56,7 @@ def run_generation(
     resources = {**cluster_facts(), "per_actor": needs.options, "actors": needs.room()}
     with acquire_run(lake, request, resources, run, stop, parent) as run_lease:
         made = _make_shards(lake, planned.source, layout, request, needs, run_lease, advance)
-        refs = [made[first][0] for first, _ in layout]
-        content = _content_digest(lake, refs, run_lease)
-        return commit_shards(lake, request, planned, refs, content, sum(new for _, new in made.values()), run_lease)
+        return commit_shards(lake, request, planned, made.values(), run_lease)
 
 
 @dataclass(frozen=True)
@@ -131,7 +120,7 @@ def _make_shards(
     run_lease: RunLease,
     advance: Callable[[float, str], None],
 ) -> dict[int, Made]:
-    """Run every shard through a pool. Returns {first: (ref, written)}."""
+    """Run every shard through a pool. Returns them by first sequence."""
     seq_len = request.params.spec["seq_len"]
     made: dict[int, Made] = {}
     tokens_done = 0
@@ -163,21 +152,3 @@ def _make_shards(
     with pool:
         pool.work(ShardTasks(layout, on_made, f"shard of {source.data_digest[:8]}"), poll)
     return made
-
-
-def _content_digest(lake: Lake, refs: list[ShardRef], run_lease: RunLease) -> str:
-    """The digest of all tokens, read back; raises JobStopped if the job is stopped meanwhile: all shards are kept."""
-    # In a task, because the driver may sit far from the store and holds no bulk data.
-    task: Any = ray.remote(content_digest).options(num_cpus=1, name="content digest")
-    reading = task.remote(lake.store, refs)
-    console.print(f"reading {len(refs)} shards back for the digest of their tokens")
-    while not ray.wait([reading], timeout=POLL_S)[0]:
-        run_lease.check()
-        check_cluster()
-        if run_lease.stop.is_set():
-            ray.cancel(reading, force=True)
-            raise run_lease.stop.error(run_lease.run.name, f"has all {len(refs)} shards and is reading them back")
-    try:
-        return ray.get(reading)
-    except RayTaskError as error:
-        raise named_cause(error) from error

@@ -12,13 +12,12 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar, cast
 
-from datalake import Lake, content_digest, shard_layout
+from datalake import Lake, shard_layout
 from orchestration.cluster.cores import local_cores
 from orchestration.errors import InvalidRequestError
-from orchestration.generation.pool import Made
 from orchestration.generation.record import GenerateResult, acquire_run, commit_shards
 from orchestration.generation.request import GenerateRequest, plan_request
-from orchestration.generation.worker import ShardWorker
+from orchestration.generation.worker import Made, ShardWorker
 from orchestration.runs.owner import this_process
 from orchestration.runs.signals import Stop
 
@@ -65,14 +64,7 @@ def generate_here(
             note = f"{len(made)} of {len(layout)} shards, {cores} cores"
             run_lease.advance(tokens, request.tokens, "tokens", note)
             advance(tokens, note)
-        refs = [made[first][0] for first, _ in layout]
-        [(_, content)] = each_result(
-            lambda names: content_digest(lake.store, names),
-            [refs],
-            1,
-            lambda: run_lease.check_going(f"has all {len(refs)} shards and is reading them back"),
-        )
-        return commit_shards(lake, request, planned, refs, content, sum(new for _, new in made.values()), run_lease)
+        return commit_shards(lake, request, planned, made.values(), run_lease)
 
 
 def each_result(

@@ -6,11 +6,10 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from datalake import ShardRef
 from orchestration.errors import GenerationFailedError, WorkerDiedError
+from orchestration.generation.worker import Made
 
 Shard = tuple[int, int]  # first sequence, rows
-Made = tuple[ShardRef, bool]  # the shard, and whether it had to be written
 
 
 class ShardTasks:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import chain, count
 from typing import Any
 
-from datalake import Lake, Manifest, ShardRef, digest_of
+from datalake import Lake, Manifest, digest_of
 from datalake.errors import RetiredError, RunHeldError
 from datalake.registry.datasets import DatasetVersion
 from orchestration.generation.request import GenerateRequest
+from orchestration.generation.worker import Made, stored
 from orchestration.runs.lease import RunLease, acquire
 from orchestration.runs.signals import Stop
 
@@ -83,18 +84,16 @@ def commit_shards(
     lake: Lake,
     request: GenerateRequest,
     planned: Manifest,
-    refs: list[ShardRef],
-    content: str,
-    written: int,
+    made: Collection[Made],
     run_lease: RunLease,
 ) -> GenerateResult:
-    """Commit the dataset version that names ``refs``, ``written`` of which are new, and finish the run.
-
-    ``content`` is the digest of all tokens.
-    """
-    manifest = planned.stored(refs, content)
+    """Commit the dataset version whose shards are ``made``, and finish the run."""
+    manifest = stored(planned, made)
     dataset = lake.datasets.commit(request.dataset_name, manifest, params=request.params.ref, message=request.message)
-    result = GenerateResult(dataset, manifest, written, len(refs) - written, run_lease.run.name)
+    if dataset.digest != manifest.digest:  # committed by a release that made its digest of the tokens otherwise
+        manifest = lake.datasets.manifest(dataset)
+    written = sum(each.written for each in made)
+    result = GenerateResult(dataset, manifest, written, len(made) - written, run_lease.run.name)
     if not run_lease.finished:
         run_lease.run.finish(result.to_record())
     return result

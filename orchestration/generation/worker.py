@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Collection
+from typing import NamedTuple
 
 import pyarrow as pa
 
-from datalake import Lake, Manifest, ShardRef, Source, repair_shard, shard_ref_if_valid
+from datalake import Lake, Manifest, ShardRef, Source, find_shard, repair_shard
 from datalake.events import log_event
+from datalake.shards.content import ContentPart, combine, part_of
 from datalake.shards.source import shard_key
 from generator import GENERATOR_VERSION, GenerationSpec, generate_batch, parse_spec
 from orchestration.folders import prepare_folders
 from orchestration.generation.weights import provide_weights
 from orchestration.telemetry import start_telemetry
+
+
+class Made(NamedTuple):
+    """A shard, whether it had to be written, and the digests of its rows."""
+
+    ref: ShardRef
+    written: bool
+    content: ContentPart
 
 
 class ShardWorker:
@@ -32,18 +43,20 @@ class ShardWorker:
     def __repr__(self) -> str:
         return f"generate {self._title}"  # Ray's dashboard shows it
 
-    def make(self, first: int, rows: int) -> tuple[ShardRef, bool]:
-        """Return the shard of sequences `first` … `first + rows - 1` and whether it had to be written."""
-        found = shard_ref_if_valid(self._lake.store, self._source, first, rows)
+    def make(self, first: int, rows: int) -> Made:
+        """Return the shard of sequences `first` … `first + rows - 1`, written or found."""
+        found = find_shard(self._lake.store, self._source, first, rows)
         if found is not None:
-            return found, False
+            ref, table = found
+            return Made(ref, False, part_of(table, first))
         seed = self._source.seed
         assert seed is not None, "a synthetic source has a seed"
         began = time.monotonic()
         table = generate_batch(self._spec, seed, first, rows, backend=self._backend, threads=self._threads)
         _log_made(self._source, table, first, time.monotonic() - began)
         # A damaged object may hold the key; what belongs there is certain, so it is put right, the damage kept aside.
-        return repair_shard(self._lake.store, self._source, table, first, self._lake.system), True
+        ref = repair_shard(self._lake.store, self._source, table, first, self._lake.system)
+        return Made(ref, True, part_of(table, first))
 
 
 def _log_made(source: Source, table: pa.Table, first: int, seconds: float) -> None:
@@ -60,6 +73,14 @@ def _log_made(source: Source, table: pa.Table, first: int, seconds: float) -> No
         acceptance=table.num_rows / candidates,
         seconds=seconds,
     )
+
+
+def stored(planned: Manifest, made: Collection[Made]) -> Manifest:
+    """Return the manifest of ``planned``, now that its shards (any order) are ``made``: nothing is read back.
+
+    Raises ManifestError if they leave gaps.
+    """
+    return planned.stored([each.ref for each in made], combine(each.content for each in made))
 
 
 def plan_dataset(spec: GenerationSpec, seed: int, sequences: int, shard_sequences: int) -> Manifest:

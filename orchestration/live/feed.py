@@ -17,13 +17,13 @@ import numpy as np
 import ray
 from ray.exceptions import RayError, RayTaskError
 
-from datalake import Lake, Manifest, Plan, ShardRef, content_digest, read_shard
+from datalake import Lake, Manifest, Plan, ShardRef, read_shard
 from datalake.events import log_event
 from datalake.names import parse_ref
 from datalake.shards.shard_format import tokens_of
 from orchestration.cluster.pool import named_cause, reason_of
 from orchestration.errors import GenerationFailedError
-from orchestration.generation.worker import ShardWorker
+from orchestration.generation.worker import Made, ShardWorker, stored
 from orchestration.live.schedule import Order, Schedule
 from orchestration.live.stats import LiveRecord
 from orchestration.telemetry import start_telemetry
@@ -66,10 +66,10 @@ class FeedJob:
 class FeedingWorker(ShardWorker):
     """A generator actor that also hands over the rows, as the lake gives them back."""
 
-    def feed(self, first: int, rows: int) -> tuple[tuple[ShardRef, bool], np.ndarray]:
+    def feed(self, first: int, rows: int) -> tuple[Made, np.ndarray]:
         """``make``, and the shard's tokens: the planned dataset's ``token_dtype`` [rows, seq_len]."""
-        ref, written = self.make(first, rows)
-        return (ref, written), tokens_of(read_shard(self._lake.store, ref), self._spec.token_dtype)
+        made = self.make(first, rows)
+        return made, tokens_of(read_shard(self._lake.store, made.ref), self._spec.token_dtype)
 
 
 class LiveFeed:
@@ -78,7 +78,7 @@ class LiveFeed:
     def __init__(self, job: FeedJob, clock: Callable[[], float] = time.monotonic) -> None:
         self._job = job
         self._schedule: Schedule[Any] = Schedule(job.plan, job.source, job.planned, job.steps, job.shards_bound)
-        self._refs: dict[int, ShardRef] = {}
+        self._made: dict[int, Made] = {}
         self._taken: dict[int, int] = {}
         self._granted: dict[int, int] = {}
         self._began: set[int] = set()
@@ -110,7 +110,7 @@ class LiveFeed:
         """
 
         def ready() -> bool:
-            return stop - self._schedule.taken <= self._steps_ahead and self._refs.keys() >= set(firsts)
+            return stop - self._schedule.taken <= self._steps_ahead and self._made.keys() >= set(firsts)
 
         self._check_begun()
         while not (self._committed is not None or ready()):
@@ -119,7 +119,7 @@ class LiveFeed:
             return self._committed.digest
         self._granted[rank] = max(self._granted[rank], stop)
         self._sample()
-        return {first: (self._refs[first], self._schedule.payload(first)) for first in firsts}
+        return {first: (self._made[first].ref, self._schedule.payload(first)) for first in firsts}
 
     async def taken(self, rank: int, step: int, waited_s: float) -> None:
         """``rank`` has the batch of step ``step - 1``, for which it waited."""
@@ -219,10 +219,10 @@ class LiveFeed:
         rows = None
         try:
             if order.step is None:  # for the commit only: nobody waits for its rows
-                made = actor.make.options(name=name).remote(order.first, order.rows)
+                making = actor.make.options(name=name).remote(order.first, order.rows)
             else:
-                made, rows = actor.feed.options(name=name, num_returns=2).remote(order.first, order.rows)
-            ref, written = await made
+                making, rows = actor.feed.options(name=name, num_returns=2).remote(order.first, order.rows)
+            made: Made = await making
         except RayTaskError as error:
             raise named_cause(error) from error
         except RayError as error:
@@ -234,16 +234,14 @@ class LiveFeed:
         finally:
             idle.append(actor)
             self._wake()
-        self._refs[order.first] = ref
+        self._made[order.first] = made
         self._schedule.fill(order, rows)
-        self._record.made(order.rows * self._job.planned.seq_len, written)
+        self._record.made(order.rows * self._job.planned.seq_len, made.written)
         self._wake()
 
     async def _commit(self) -> None:
-        job, refs = self._job, list(self._refs.values())
-        task: Any = ray.remote(content_digest).options(num_cpus=1, name="content digest")
-        digest = await task.remote(job.lake.store, refs)
-        manifest = job.planned.stored(refs, digest)
+        job = self._job
+        manifest = await asyncio.to_thread(stored, job.planned, self._made.values())
         name, version = parse_ref(job.ref, "dataset")
         assert isinstance(version, int), "checked before the feed was started"
         await asyncio.to_thread(

@@ -117,7 +117,7 @@ def dataset_card(version: DatasetVersion, manifest: Manifest, format: str, licen
         ("seed", manifest.source.seed),
         ("generator", manifest.source.generator),
         ("SHA-256 of the spec", _Markdown(in_code(manifest.source.spec_digest))),
-        ("SHA-256 of all tokens", _content(manifest.content_digest)),
+        ("digest of all tokens", _content(manifest.content_digest)),
     ]
     dtype = manifest.token_dtype
     ids = f"little-endian uint{8 * dtype.itemsize}"

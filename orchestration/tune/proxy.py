@@ -12,11 +12,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from datalake import DatasetVersion, Lake, content_digest, shard_layout
+from datalake import DatasetVersion, Lake, shard_layout
 from generator import GenerationSpec, check_acceptance
 from generator.errors import GeneratorError
 from orchestration.errors import JobStopped
-from orchestration.generation.worker import ShardWorker, plan_dataset
+from orchestration.generation.worker import ShardWorker, plan_dataset, stored
 from orchestration.runs.names import default_run_name
 from orchestration.runs.signals import Stop
 from orchestration.training.local import train_when_free
@@ -209,8 +209,7 @@ def generate_here(lake: Lake, spec: GenerationSpec, seed: int, sequences: int, t
     """A dataset made in this process, whose kernels stay warm: a proxy's is too small to be worth a pool."""
     planned = plan_dataset(spec, seed, sequences, SHARD_SEQUENCES)
     worker = ShardWorker(lake, planned.source, "auto", threads)
-    refs = [worker.make(first, rows)[0] for first, rows in shard_layout(sequences, SHARD_SEQUENCES)]
-    manifest = planned.stored(refs, content_digest(lake.store, refs))
+    manifest = stored(planned, [worker.make(first, rows) for first, rows in shard_layout(sequences, SHARD_SEQUENCES)])
     name = f"{spec.family}-{spec.digest[:12]}-s{seed}"
     return lake.datasets.commit(name, manifest, message="for a proxy")
 

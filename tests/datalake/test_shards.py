@@ -16,7 +16,7 @@ from datalake.errors import CorruptShardError, ManifestError, MissingShardError,
 from datalake.lake import Lake
 from datalake.shards.manifest import Manifest, content_digest
 from datalake.shards.shard_format import tokens_of
-from datalake.shards.shards import read_shard, repair_shard, shard_ref_if_valid, write_shard
+from datalake.shards.shards import find_shard, read_shard, repair_shard, write_shard
 from datalake.shards.source import Source, shard_key, shard_layout
 from tests.datalake.helpers import SEQ_LEN, VOCAB, make_manifest, make_source, make_table, make_tokens
 
@@ -26,8 +26,10 @@ def test_write_twice_read_back(lake_uri: str) -> None:
     table = make_table(7, 32, 32)
     ref = write_shard(lake.store, source, table, 32)
     assert write_shard(lake.store, source, table, 32) == ref
-    assert shard_ref_if_valid(lake.store, source, 32, 32) == ref
-    assert shard_ref_if_valid(lake.store, source, 0, 32) is None
+    found = find_shard(lake.store, source, 32, 32)
+    assert found is not None
+    assert (found[0], found[1]["tokens"].to_pylist()) == (ref, table["tokens"].to_pylist())
+    assert find_shard(lake.store, source, 0, 32) is None
     back = read_shard(lake.store, ref)
     assert back.column_names == table.column_names
     assert [c.to_pylist() for c in back.columns] == [c.to_pylist() for c in table.columns]
@@ -96,7 +98,7 @@ def test_a_damaged_shard_is_refused_named_and_repaired(tmp_path, damage: str) ->
         read_shard(lake.store, ref)
     assert caught.value.key == ref.key
     assert "\n" not in str(caught.value)
-    assert shard_ref_if_valid(lake.store, source, 0, 32) is None
+    assert find_shard(lake.store, source, 0, 32) is None
     with pytest.raises(ShardConflictError, match=ref.key):
         write_shard(lake.store, source, table, 0)
 

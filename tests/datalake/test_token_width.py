@@ -18,7 +18,7 @@ from datalake.maintenance.importing import ImportOptions, import_parquet
 from datalake.maintenance.verify import verify_dataset
 from datalake.reading.node_cache import NodeCache
 from datalake.shards.shard_format import token_column
-from datalake.shards.shards import check_shard_size, shard_ref_if_valid
+from datalake.shards.shards import check_shard_size, find_shard
 from datalake.shards.tokens import NARROW, WIDE, token_dtype, widest
 
 LENGTH = 8
@@ -40,7 +40,9 @@ def committed(lake: Lake, name: str, vocab: int) -> Manifest:
         part = tokens[first : first + 16]
         table = pa.table({"sequence_id": np.arange(first, first + len(part)), "tokens": token_column(part)})
         shards.append(write_shard(lake.store, source, table, first))
-        assert shard_ref_if_valid(lake.store, source, first, len(part)) == shards[-1]
+        found = find_shard(lake.store, source, first, len(part))
+        assert found is not None
+        assert found[0] == shards[-1]
     manifest = Manifest.build(
         source, shards, seq_len=LENGTH, vocab_size=vocab, content_digest=content_digest(lake.store, shards)
     )

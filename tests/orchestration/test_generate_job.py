@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 
 from datalake import DatasetReader, Lake
+from datalake.clock import System
 from datalake.errors import ObjectTooLargeError
+from datalake.store.local import LocalStore
 from generator import generate_batch, parse_spec
 from orchestration.errors import InvalidRequestError
 from orchestration.generation.job import run_generation
@@ -62,6 +64,21 @@ def test_without_ray_the_dataset_is_the_same(tmp_path, undisturbed):
     params = lake.params.put("tiny", parse_spec(TINY_SPEC).model_dump(mode="json"))
     result = generate_here(lake, GenerateRequest(params, **USUAL))
     assert result.manifest == undisturbed[0]
+
+
+def test_a_generation_reads_none_of_its_shards_back(tmp_path, undisturbed):
+    class NotingStore(LocalStore):
+        def get(self, key: str) -> bytes:
+            read.append(key)
+            return super().get(key)
+
+    read: list[str] = []
+    lake = Lake(NotingStore(tmp_path / "lake"), System())
+    params = lake.params.put("tiny", parse_spec(TINY_SPEC).model_dump(mode="json"))
+    result = generate_here(lake, GenerateRequest(params, **USUAL))
+    assert result.manifest == undisturbed[0]
+    shards = [key for key in read if key.startswith("data/")]
+    assert sorted(shards) == sorted(ref.key for ref in result.manifest.shards), "each asked for once: is it there?"
 
 
 def test_ray_counts_all_shards_of_a_dataset_under_one_name(tmp_path, ray_cluster):

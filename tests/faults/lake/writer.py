@@ -14,7 +14,7 @@ from pathlib import Path
 
 from datalake.lake import Lake
 from datalake.shards.manifest import Manifest, content_digest
-from datalake.shards.shards import repair_shard, shard_ref_if_valid
+from datalake.shards.shards import find_shard, repair_shard
 from datalake.shards.source import shard_layout
 from tests.datalake.helpers import SEQ_LEN, VOCAB, make_source, make_table
 
@@ -30,10 +30,11 @@ def generate(uri: str, shards: int, seed: int, before: Callable[[int], None] = l
     refs = []
     for first, rows in random.Random(seed).sample(layout, len(layout)):
         before(len(refs))
-        ref = shard_ref_if_valid(lake.store, source, first, rows)
-        if ref is None:
-            ref = repair_shard(lake.store, source, make_table(7, first, rows), first, lake.system)
-        refs.append(ref)
+        found = find_shard(lake.store, source, first, rows)
+        if found is not None:
+            refs.append(found[0])
+        else:
+            refs.append(repair_shard(lake.store, source, make_table(7, first, rows), first, lake.system))
     digest = content_digest(lake.store, refs)
     manifest = Manifest.build(source, refs, seq_len=SEQ_LEN, vocab_size=VOCAB, content_digest=digest)
     return lake.datasets.commit("d", manifest).digest
