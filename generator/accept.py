@@ -73,6 +73,16 @@ def judge_each(spec: BaseSpec, simulate: Simulate, ids_N: np.ndarray, attempts_N
     return parts[0] if len(parts) == 1 else join(parts)
 
 
+def tokens_of(spec: BaseSpec, simulate: Simulate, ids_N: np.ndarray, attempts_N: np.ndarray) -> np.ndarray:
+    """Tokens of every (id, attempt), [N, seq_len], simulated in slices that fit memory and not scored."""
+    tokens_NT = np.empty((len(ids_N), spec.seq_len), spec.token_dtype)
+    size = slice_size(spec)
+    for start in range(0, len(ids_N), size):
+        stop = start + size
+        tokens_NT[start:stop] = simulate(ids_N[start:stop], attempts_N[start:stop]).tokens
+    return tokens_NT
+
+
 def search(spec: BaseSpec, simulate: Simulate, ids_N: np.ndarray) -> Candidates:
     """The accepted candidate of every sequence id (ascending). BandError when one has none in MAX_ATTEMPTS."""
     if spec.rule_group == 1:

@@ -12,7 +12,7 @@ from importlib.util import find_spec
 import numpy as np
 import pyarrow as pa
 
-from generator.accept import MIN_RATE, Acceptance, Candidates, probe, refuse_impossible, refuse_rare, search
+from generator.accept import MIN_RATE, Acceptance, Candidates, probe, refuse_impossible, refuse_rare, search, tokens_of
 from generator.errors import BackendError, RangeError
 from generator.family import family_of
 from generator.pipeline import search_beside
@@ -102,11 +102,20 @@ def generate_batch(
     return _table(spec, first, parts)
 
 
-def generate_rows(spec: GenerationSpec, seed: int, ids_N: np.ndarray, *, backend: str = "auto") -> np.ndarray:
+def generate_rows(
+    spec: GenerationSpec,
+    seed: int,
+    ids_N: np.ndarray,
+    attempts_N: np.ndarray | None = None,
+    *,
+    backend: str = "auto",
+) -> np.ndarray:
     """Tokens of sequences ``ids_N`` (int64 [N], any order, repeats allowed), [N, seq_len], on one thread.
 
-    They are those of `generate_batch`, as `spec.token_dtype`. Raises RangeError on a bad seed or id, BackendError on a
-    bad backend, BandError when the band is hardly met.
+    They are those of `generate_batch`, as `spec.token_dtype`. ``attempts_N`` (int64 [N]) are that table's column
+    ``attempt`` at these sequences, where they are known: nothing is scored then, nor is it without a band, which the
+    first attempt meets. Raises RangeError on a bad seed or id, BackendError on a bad backend, BandError when the band
+    is hardly met.
     """
     if not 0 <= seed < 1 << 63:
         raise RangeError(f"seed: {seed} is out of range; allowed is 0 to 2**63 - 1; choose another")
@@ -118,11 +127,13 @@ def generate_rows(spec: GenerationSpec, seed: int, ids_N: np.ndarray, *, backend
     if ids_N.min() < 0:
         raise RangeError(f"ids: {int(ids_N.min())} is negative; allowed are 0 to 2**63 - 1; change the ids")
     name = choose_backend(backend)
-    if spec.accept_band is not None:
+    simulate = partial(family_of(spec).simulate, spec, seed, backend=name)
+    unique, places, inverse = np.unique(ids_N.astype(np.int64), return_index=True, return_inverse=True)
+    if attempts_N is None and spec.accept_band is not None:
         check_acceptance(spec, name)
-    unique, inverse = np.unique(ids_N.astype(np.int64), return_inverse=True)
-    found = search(spec, partial(family_of(spec).simulate, spec, seed, backend=name), unique)
-    return found.tokens[inverse]
+        return search(spec, simulate, unique).tokens[inverse]
+    known = np.zeros(len(unique), np.int64) if attempts_N is None else np.asarray(attempts_N, np.int64)[places]
+    return tokens_of(spec, simulate, unique, known)[inverse]
 
 
 def _table(spec: BaseSpec, first: int, parts: list[Candidates]) -> pa.Table:

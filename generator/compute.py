@@ -39,10 +39,12 @@ class SpecGenerator:
         provide_weights(spec, self.fetch_weights)
         return generate_batch(parse_spec(spec), seed, first, rows)
 
-    def tokens(self, spec: Mapping[str, Any], seed: int, ids_N: np.ndarray) -> np.ndarray:
+    def tokens(
+        self, spec: Mapping[str, Any], seed: int, ids_N: np.ndarray, attempts_N: np.ndarray | None = None
+    ) -> np.ndarray:
         """Tokens of sequences ``ids_N`` (int64 [N]) as ``generate_rows`` gives them: [N, seq_len]; raises the same."""
         provide_weights(spec, self.fetch_weights)
-        return generate_rows(parse_spec(spec), seed, ids_N)
+        return generate_rows(parse_spec(spec), seed, ids_N, attempts_N)
 
 
 def lacks_weights(spec: Mapping[str, Any]) -> str | None:

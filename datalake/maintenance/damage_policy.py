@@ -19,6 +19,7 @@ from datalake.errors import CorruptShardError, DamagePolicyError, RunConflictErr
 from datalake.events import log_event as log_event
 from datalake.lake import Lake
 from datalake.maintenance.healing import Healer, Repair
+from datalake.reading.attempts import index_of
 from datalake.reading.computed import ComputedReader
 from datalake.reading.node_cache import default_cache
 from datalake.reading.reader import DatasetReader, ShardRepair
@@ -129,7 +130,7 @@ class Repairer:
         if there is none, GeneratorVersionError if it would make other rows.
         """
         if manifest.is_computed:
-            return ComputedReader(manifest, self._generator or generator)
+            return ComputedReader(manifest, self._generator or generator, index_of(store, manifest))
         action = self.policy.on(manifest.kind)
         repair: ShardRepair | None = None
         if action == "heal" and self._healer is not None:

@@ -17,13 +17,15 @@ from datetime import datetime, timedelta
 from datalake.errors import GraceError
 from datalake.lake import Lake
 from datalake.log.claims import CLAIMS, COLLECTIONS, Note, collecting, group_of, notes
+from datalake.reading.attempts import attempts_folder
 from datalake.runs.run import METRICS
 from datalake.shards.manifest import load_manifest
 from datalake.store.conformance import CONFORMANCE_KEY
 from datalake.store.interface import ObjectInfo
 
 SWEPT = (
-    *("data/", "manifests/", "specs/", "tokenizers/", "model-files/", "checkpoints/", "quarantine/", "probe/"),
+    *("data/", "attempts/", "manifests/", "specs/", "tokenizers/", "model-files/", "checkpoints/"),
+    *("quarantine/", "probe/"),
     "access/sessions/",  # where browser sessions were kept before they were signed
 )
 DEFAULT_GRACE = timedelta(days=7)
@@ -69,6 +71,8 @@ def live_keys(lake: Lake, before: datetime) -> set[str]:
             keys.add(manifest.key)
             if not version.retired or version.version in kept:
                 keys |= {ref.key for ref in manifest.shards}
+                if manifest.is_computed:
+                    keys |= set(lake.store.list(attempts_folder(manifest.source)))
             digests.add(manifest.source.spec_digest)
             if tokenizer := manifest.source.spec.get("tokenizer_digest"):
                 keys.add(f"tokenizers/{tokenizer}.json")

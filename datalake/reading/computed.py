@@ -1,4 +1,7 @@
-"""Random access to the rows of a computed dataset: made when they are asked for, with no access to any store."""
+"""Random access to the rows of a computed dataset: made when they are asked for.
+
+No store is needed; one that holds the dataset's attempt index makes them cheaper.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from datalake.errors import ManifestError
+from datalake.reading.attempts import AttemptIndex
 from datalake.reading.row_reader import RowReader
 from datalake.shards.computed import RowGenerator, check_computable
 from datalake.shards.manifest import Manifest
@@ -25,18 +29,19 @@ class ComputedReader(RowReader):
     """Rows of a computed dataset by index.
 
     Nothing is kept but what ``prefetch`` made last: a plan reads each row once an epoch. Picklable if the generator is,
-    without what it keeps. Raises ManifestError without a generator, GeneratorVersionError for one that would make other
-    rows.
+    without what it keeps. ``index`` spares looking for the attempts that it knows. Raises ManifestError without a
+    generator, GeneratorVersionError for one that would make other rows.
     """
 
-    def __init__(self, manifest: Manifest, generator: RowGenerator | None) -> None:
+    def __init__(self, manifest: Manifest, generator: RowGenerator | None, index: AttemptIndex | None = None) -> None:
         self.manifest = manifest
+        self._index = index
         self._generator = check_computable(manifest.source, generator, "the rows of this computed dataset")
         # Replaced as a whole, never changed: threads may read while another fetches ahead.
         self._ready: tuple[np.ndarray, np.ndarray] | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return ComputedReader, (self.manifest, self._generator)
+        return ComputedReader, (self.manifest, self._generator, self._index)
 
     def rows(self, indices: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
         """Tokens of rows ``indices`` (int64 [N], any order, repeats allowed): ``dtype`` [N, seq_len].
@@ -77,4 +82,13 @@ class ComputedReader(RowReader):
     def _compute(self, ids_N: np.ndarray) -> np.ndarray:
         source = self.manifest.source
         assert source.seed is not None, "a synthetic source has a seed"
-        return self._generator.tokens(source.spec, source.seed, ids_N)
+        if self._index is None:
+            return self._generator.tokens(source.spec, source.seed, ids_N)
+        attempts_N = self._index.attempts(ids_N)
+        known_N = attempts_N >= 0
+        out_NT = np.empty((len(ids_N), self.manifest.seq_len), dtype=self.dtype)
+        if known_N.any():
+            out_NT[known_N] = self._generator.tokens(source.spec, source.seed, ids_N[known_N], attempts_N[known_N])
+        if not known_N.all():
+            out_NT[~known_N] = self._generator.tokens(source.spec, source.seed, ids_N[~known_N])
+        return out_NT

@@ -24,8 +24,13 @@ class RowGenerator(Protocol):
         """Sequences ``first`` … ``first + rows - 1`` with all columns of a shard."""
         ...
 
-    def tokens(self, spec: Mapping[str, Any], seed: int, ids_N: np.ndarray) -> np.ndarray:
-        """Tokens of sequences ``ids_N`` (int64 [N], any order, repeats allowed): the source's token type [N, T]."""
+    def tokens(
+        self, spec: Mapping[str, Any], seed: int, ids_N: np.ndarray, attempts_N: np.ndarray | None = None
+    ) -> np.ndarray:
+        """Tokens of sequences ``ids_N`` (int64 [N], any order, repeats allowed): the source's token type [N, T].
+
+        ``attempts_N`` (int64 [N]) are the attempts that the spec accepts, where they are known: none is looked for.
+        """
         ...
 
 

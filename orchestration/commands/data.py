@@ -51,6 +51,7 @@ app = typer.Typer(no_args_is_help=True)
 app.command()(data_files.export)
 app.command("import")(data_files.import_)
 app.command()(data_files.materialize)
+app.command()(data_files.index)
 app.command("delete")(delete_version("datasets"))
 
 Reference = data_files.Reference

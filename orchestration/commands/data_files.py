@@ -16,9 +16,10 @@ from datalake.reading.tables import layout_of
 from orchestration.commands.common import DEFAULT_LAKE, AsJson, LakeUri, Message, open_lake, print_json, print_summary
 from orchestration.console.output import say
 from orchestration.console.progress import stage
+from orchestration.generation.attempts import index_attempts
 from orchestration.generation.recompute import lake_generator
 from orchestration.generation.request import request_of
-from orchestration.jobs import generate_run
+from orchestration.jobs import generate_run, job
 from orchestration.reports.cards import README, UNKNOWN, check_license, dataset_card
 
 Reference = Annotated[str, typer.Argument(help="DATASET, DATASET@VERSION or DATASET@ALIAS.")]
@@ -95,6 +96,20 @@ def materialize(
     """Write the shards of a computed version, as a job like `generate`: the next version, with the same rows."""
     opened = open_lake(lake, to_write=True)
     print_summary(generate_run(opened, request_of(opened, reference, actors), run, ray=not no_ray), as_json)
+
+
+def index(
+    reference: Reference,
+    threads: Annotated[int | None, typer.Option(min=1, help="Cores to work on; all by default.")] = None,
+    lake: LakeUri = DEFAULT_LAKE,
+    as_json: AsJson = False,
+) -> None:
+    """Find out once which attempt each row of a computed version took, so that reading it scores nothing."""
+    opened = open_lake(lake, to_write=True)
+    sequences = opened.datasets.usable(reference).sequences
+    with job() as stop, stage(f"index {reference}", sequences) as advance:
+        found = index_attempts(opened, reference, advance, stop=stop, threads=threads)
+    print_summary(found, as_json)
 
 
 def import_(
