@@ -31,7 +31,7 @@ class Mixture:
     """Fixed weights over S sources and a global batch of B rows, from the batch where they take effect."""
 
     def __init__(self, weights: Sequence[float], batch: int) -> None:
-        self.quotas = _quotas(weights, batch)  # int64 [S], rows in CYCLE batches
+        self.quotas = quotas_of(weights, batch)  # int64 [S], rows in CYCLE batches
 
     @cached_property
     def _per_batch(self) -> np.ndarray:
@@ -58,7 +58,7 @@ class Mixture:
         return cycles * self.quotas + self._before[place]
 
 
-def _quotas(weights: Sequence[float], batch: int) -> np.ndarray:
+def quotas_of(weights: Sequence[float], batch: int) -> np.ndarray:
     """Integers proportional to ``weights`` that sum to batch * CYCLE, by largest remainder (ties to the first)."""
     shares = np.asarray(weights, dtype=np.float64)
     if shares.ndim != 1 or not shares.size or not np.all(np.isfinite(shares)) or shares.min() < 0 or shares.sum() <= 0:

@@ -1,10 +1,11 @@
 """The plan: which rows make up the global batch of any step, as a pure function evaluated in O(batch).
 
-Each source is read in epochs. An epoch's order has two levels, so that reading stays local while order is random:
-rows are cut into blocks, blocks are permuted across the whole source, and rows are permuted within a window of
-consecutive permuted blocks. Before that, rows are rotated by a random amount per epoch, so that block edges, and the
-short block at the end, fall elsewhere each time. Nothing depends on the world size: a rank takes a slice of the
-global batch.
+There are two orders. In version 2, which is in ``datalake.plan.lanes``, a rank reads its share of the data and no more.
+In version 1, which is here, every rank reads everything: each source is read in epochs, whose order has two levels, so
+that reading stays local while order is random. Rows are cut into blocks, blocks are permuted across the whole source,
+and rows are permuted within a window of consecutive permuted blocks. Before that, rows are rotated by a random amount
+per epoch, so that block edges, and the short block at the end, fall elsewhere each time. In both, nothing depends on
+the world size: a rank takes a slice of the global batch.
 """
 
 from __future__ import annotations
@@ -18,10 +19,11 @@ import numpy as np
 
 from datalake.canonical import digest_of
 from datalake.errors import PlanError
+from datalake.plan.lanes import LaneOrder
 from datalake.plan.mixture import Mixture
 from datalake.plan.permutation import derive_key, permute
 
-_ALGORITHM = 1  # part of the digest: another order must not pass for this one
+_WITHOUT_LANES, _WITH_LANES = 1, 2  # part of the digest: another order must not pass for this one
 _ROTATION, _BLOCKS, _ROWS, _SLOTS = range(4)  # what a key is for
 
 
@@ -47,7 +49,10 @@ class Plan:
     ``batch`` is the global batch in rows. ``schedule`` lists ``(from_step, weights)`` changes of the mixture, steps
     rising from above 0; before the first the sources' own weights hold. ``block_rows`` * ``window_blocks`` rows are
     shuffled finely; a reader that keeps that many rows at hand fetches each shard about once per epoch.
-    Raises PlanError for values out of range.
+
+    With ``lanes``, which must divide ``batch``, the order is version 2: each lane reads blocks of its own, a window of
+    them at a time, so a process reads well with the windows of its lanes at hand, if blocks are what it fetches. The
+    default is version 1, in which runs of before go on. Raises PlanError for values out of range.
     """
 
     def __init__(
@@ -59,6 +64,7 @@ class Plan:
         *,
         block_rows: int = 256,
         window_blocks: int = 16,
+        lanes: int | None = None,
     ) -> None:
         self.sources = tuple(sources)
         self.seed = seed
@@ -66,19 +72,27 @@ class Plan:
         self.schedule = tuple((int(step), tuple(map(float, weights))) for step, weights in schedule)
         self.block_rows = block_rows
         self.window_blocks = window_blocks
+        self.lanes = lanes
         self._check()
+        mixtures = ((0, tuple(source.weight for source in self.sources)), *self.schedule)
+        self._by_lanes = None
+        if lanes is not None:
+            rows = [source.rows for source in self.sources]
+            blocks = {"block_rows": block_rows, "window_blocks": window_blocks}
+            self._by_lanes = LaneOrder(rows, seed, batch, mixtures, **blocks, lanes=lanes)
+            return
         # One mixture per range of steps with constant weights: first step, rows of each source read before, mixture.
         self._step_ranges: list[tuple[int, np.ndarray, Mixture]] = []
         before = np.zeros(len(self.sources), dtype=np.int64)
-        for step, weights in ((0, tuple(source.weight for source in self.sources)), *self.schedule):
+        for step, weights in mixtures:
             if self._step_ranges:
                 start, _, mixture = self._step_ranges[-1]
                 before = before + mixture.before(step - start)
             self._step_ranges.append((step, before, Mixture(weights, batch)))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        arguments = (self.sources, self.seed, self.batch, self.schedule, self.block_rows, self.window_blocks)
-        return _rebuild, arguments
+        blocks = (self.block_rows, self.window_blocks, self.lanes)
+        return _rebuild, (self.sources, self.seed, self.batch, self.schedule, *blocks)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Plan) and self.describe() == other.describe()
@@ -89,13 +103,14 @@ class Plan:
     def describe(self) -> dict[str, Any]:
         """Everything the plan depends on, as JSON."""
         return {
-            "algorithm": _ALGORITHM,
+            "algorithm": _WITHOUT_LANES if self.lanes is None else _WITH_LANES,
             "sources": [[source.rows, float(source.weight), source.digest] for source in self.sources],
             "seed": self.seed,
             "batch": self.batch,
             "schedule": [[step, list(weights)] for step, weights in self.schedule],
             "block_rows": self.block_rows,
             "window_blocks": self.window_blocks,
+            **({} if self.lanes is None else {"lanes": self.lanes}),
         }
 
     @property
@@ -111,6 +126,8 @@ class Plan:
         """``rows`` of one step after the other, far quicker than asking for each: int64 [steps, batch, 2]."""
         if steps.step != 1 or not steps:
             raise PlanError(f"steps are {steps}: give one or more, one after the other")
+        if self._by_lanes is not None:
+            return self._part(self._by_lanes, steps, 0, self.batch)
         counted = [self._counts(step) for step in steps]
         first, counts = counted[0][0], np.stack([counts for _, counts in counted])
         source = np.repeat(np.tile(np.arange(len(self.sources)), len(steps)), counts.ravel())
@@ -135,21 +152,35 @@ class Plan:
         """``rank_rows`` of one step after the other: int64 [steps · about batch / world, 2]."""
         if not 0 <= rank < world:
             raise PlanError(f"rank is {rank} of world {world}: give 0 to world - 1")
-        return self.step_range(steps)[:, rank * self.batch // world : (rank + 1) * self.batch // world].reshape(-1, 2)
+        first, stop = rank * self.batch // world, (rank + 1) * self.batch // world
+        if self._by_lanes is not None:
+            return self._part(self._by_lanes, steps, first, stop).reshape(-1, 2)
+        return self.step_range(steps)[:, first:stop].reshape(-1, 2)
 
     def position(self, step: int) -> tuple[Position, ...]:
         """How far each source has been read before ``step``."""
-        before, _ = self._counts(step)
+        self._check_step(step)
+        before = self._counts(step)[0] if self._by_lanes is None else self._by_lanes.counts_before(step)
         return tuple(
             Position(*divmod(int(count), source.rows)) for count, source in zip(before, self.sources, strict=True)
         )
 
     def _counts(self, step: int) -> tuple[np.ndarray, np.ndarray]:
         """Rows of each source before ``step`` and in it: two int64 [S]."""
-        if step < 0:
-            raise PlanError(f"step is {step}: steps count from 0")
+        self._check_step(step)
         start, before, mixture = next(step_range for step_range in reversed(self._step_ranges) if step_range[0] <= step)
         return before + mixture.before(step - start), mixture.counts(step - start)
+
+    def _check_step(self, step: int) -> None:
+        if step < 0:
+            raise PlanError(f"step is {step}: steps count from 0")
+
+    def _part(self, order: LaneOrder, steps: range, first: int, stop: int) -> np.ndarray:
+        """Rows ``first`` … ``stop - 1`` of the batches of ``steps``, one after the other: int64 [steps, rows, 2]."""
+        self._check_step(steps.start)
+        if steps.step != 1 or not steps:
+            raise PlanError(f"steps are {steps}: give one or more, one after the other")
+        return order.step_range(steps, first, stop)
 
     def _source_rows(self, source: int, first: int, count: int) -> np.ndarray:
         """Row indices at places ``first`` … of a source's endless order: int64 [count]."""
@@ -183,6 +214,8 @@ class Plan:
         ):
             if not low <= value <= high:
                 raise PlanError(f"{name} is {value}: give {low} to {high}")
+        if self.lanes is not None and (self.lanes < 1 or self.batch % self.lanes):
+            raise PlanError(f"lanes is {self.lanes}: give a divisor of the batch of {self.batch} rows")
         steps = [0, *(step for step, _ in self.schedule)]
         if any(later <= earlier for earlier, later in pairwise(steps)):
             raise PlanError(f"schedule steps are {steps[1:]}: give rising steps above 0")
@@ -192,6 +225,12 @@ class Plan:
 
 
 def _rebuild(
-    sources: Sequence[PlanSource], seed: int, batch: int, schedule: Any, block_rows: int, window_blocks: int
+    sources: Sequence[PlanSource],
+    seed: int,
+    batch: int,
+    schedule: Any,
+    block_rows: int,
+    window_blocks: int,
+    lanes: int | None,
 ) -> Plan:
-    return Plan(sources, seed, batch, schedule, block_rows=block_rows, window_blocks=window_blocks)
+    return Plan(sources, seed, batch, schedule, block_rows=block_rows, window_blocks=window_blocks, lanes=lanes)
