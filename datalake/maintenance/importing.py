@@ -90,7 +90,8 @@ def import_parquet(
                 f"token_bytes has {len(lengths)} entries, the vocabulary has {vocab_size}: give one for every token"
             )
         spec["token_bytes"] = hashlib.sha256(lengths.astype("<i8").tobytes()).hexdigest()
-    source = Source(kind="text", spec=spec, spec_digest=digest_of(spec), shard_sequences=options.shard_sequences)
+    fixed = {"spec": spec, "spec_digest": digest_of(spec), "shard_sequences": options.shard_sequences}
+    source = Source(kind="text", format=2, **fixed)
     shards, parts, again, text_bytes = [], [], hashlib.sha256(), 0
     for first, wide_NT in _blocks(paths, options, options.shard_sequences):
         tokens_NT = wide_NT.astype(dtype)

@@ -107,6 +107,11 @@ def _log_failure(reason: str) -> None:
     log_event("cache_off", level=logging.WARNING, reason=reason)
 
 
+def _room_on(folder: Path) -> int:
+    """What a cache may take of the folder's disk where nobody says."""
+    return min(_MOST_BYTES, shutil.disk_usage(folder).total // 10)
+
+
 class NodeCache:
     """Rows by shard below ``folder``, at most ``max_bytes`` of them (None: a tenth of the disk, at most 20 GB).
 
@@ -173,7 +178,7 @@ class NodeCache:
                 return
             (self.folder / "locks").mkdir(parents=True, exist_ok=True)
             if self.max_bytes is None:
-                self.max_bytes = min(_MOST_BYTES, shutil.disk_usage(self.folder).total // 10)
+                self.max_bytes = _room_on(self.folder)
             self._state = "open"
 
     def _failed(self, error: OSError) -> None:
@@ -186,6 +191,13 @@ class NodeCache:
                 f"cache folder {self.folder}: {error.strerror or error}: {how}, which costs speed only; name another "
                 "folder on local disk in MORPHOGEN_CACHE, or set it to off"
             )
+
+    def holds(self, size: int) -> bool:
+        """Whether ``size`` bytes of rows fit, so that shards are worth fetching whole."""
+        if self.max_bytes is not None:
+            return size <= self.max_bytes
+        there = next((folder for folder in (self.folder, *self.folder.parents) if folder.exists()), None)
+        return there is not None and size <= _room_on(there)
 
     def bytes_used(self) -> int:
         """Size of all files in the cache."""

@@ -10,6 +10,7 @@ import numpy as np
 from pyarrow import Table
 
 from datalake.errors import CorruptShardError, ManifestError
+from datalake.reading.blocks import BlockReader
 from datalake.reading.node_cache import NodeCache
 from datalake.reading.row_reader import RowReader
 from datalake.reading.single_flight import SingleFlight
@@ -30,7 +31,8 @@ class DatasetReader(RowReader):
 
     Each shard is verified against its SHA-256 when fetched and kept among the ``cache_shards`` most recently used;
     threads that need the same shard wait for one fetch. A plan's window spans about 32 shards at the default sizes,
-    so fewer cached shards mean reading shards again. With a ``node_cache``, tokens are fetched once per node and
+    so fewer cached shards mean reading shards again. Of shards that name blocks, where there are more than are kept,
+    blocks alone are fetched, verified and kept instead. With a ``node_cache``, tokens are fetched once per node and
     mapped from its disk. With ``repair``, such as ``Healer.heal``, a lost or corrupt shard is what that returns.
     Picklable if ``repair`` is, without what is cached in memory. Raises ManifestError for a computed dataset.
     """
@@ -54,6 +56,7 @@ class DatasetReader(RowReader):
         self._starts = [ref.first for ref in manifest.shards]
         self._firsts = np.array(self._starts, dtype=np.int64)
         self._tables: SingleFlight[int, Table] = SingleFlight(self._load, self.cache_shards)
+        self._blocks = BlockReader(store, manifest, self._whole_shard) if self._reads_blocks() else None
         kept = max(self.cache_shards, _MAPS) if node_cache else self.cache_shards
         self._tokens: SingleFlight[int, np.ndarray] = SingleFlight(self._load_tokens, kept)
 
@@ -68,6 +71,11 @@ class DatasetReader(RowReader):
         """
         if out is None:
             out = np.empty((len(indices), self.manifest.seq_len), dtype=self.manifest.token_dtype)
+        if self._blocks is not None:
+            indices = np.asarray(indices, dtype=np.int64)
+            if indices.size:
+                self.check_rows(int(indices.min()), int(indices.max()))
+            return self._blocks.rows(indices, out)
         return self._gather(indices, self._tokens, lambda tokens: tokens, out)
 
     def column(self, name: str, indices: np.ndarray) -> np.ndarray:
@@ -82,9 +90,21 @@ class DatasetReader(RowReader):
         return self._gather(indices, self._tables, lambda table: table.column(name).to_numpy(), out)
 
     def prefetch(self, indices: np.ndarray) -> None:
-        """Fetch the shards of these rows now, several at a time, so that ``rows`` finds them at hand."""
+        """Fetch the blocks or shards of these rows now, several at a time, so that ``rows`` finds them at hand."""
+        if self._blocks is not None:
+            self._blocks.prefetch(np.asarray(indices, dtype=np.int64))
+            return
         shards = np.unique(np.searchsorted(self._firsts, np.asarray(indices, dtype=np.int64), side="right") - 1)
         self._tokens.get_all(shards[: self._tokens.capacity].tolist())
+
+    def _reads_blocks(self) -> bool:
+        """Whether to fetch blocks: where they are named, and neither memory nor the node's disk keeps all shards."""
+        if self.manifest.source.format == 1 or len(self.manifest.shards) <= self.cache_shards:
+            return False
+        return self.node_cache is None or not self.node_cache.holds(sum(ref.bytes for ref in self.manifest.shards))
+
+    def _whole_shard(self, shard: int) -> np.ndarray:
+        return tokens_of(self._load(shard), self.manifest.token_dtype)
 
     def _gather(
         self, indices: np.ndarray, cache: SingleFlight[int, Any], values: Callable[[Any], np.ndarray], out: np.ndarray

@@ -112,6 +112,11 @@ class Manifest(BaseModel):
             return self._names_no_bytes()
         if not self.shards or self.content_digest is None:
             raise ValueError("format 1 has shards and a content digest")
+        named = self.source.format == 2
+        if other := next((ref for ref in self.shards if (ref.footer_sha256 is not None) != named), None):
+            raise ValueError(
+                f"shard {other.key} names {'no' if named else 'a'} footer, its source has format {1 + named}"
+            )
         expected = 0
         for ref in self.shards:
             if ref.first != expected:
@@ -136,7 +141,11 @@ class Manifest(BaseModel):
     def canonical(self) -> bytes:
         """Canonical JSON, the bytes that are stored."""
         # Without what is None by default since it came later: manifests from before keep their digest.
-        left = set(_STORED_ONLY) if self.is_computed else {"left_out"} if self.left_out is None else None
+        if self.is_computed:
+            return canonical_json(self.model_dump(mode="json", exclude=set(_STORED_ONLY)))
+        left: dict[str, Any] = {"left_out": True} if self.left_out is None else {}
+        if self.source.format == 1:
+            left["shards"] = {"__all__": {"footer_bytes", "footer_sha256"}}
         return canonical_json(self.model_dump(mode="json", exclude=left))
 
     @cached_property
@@ -149,7 +158,7 @@ class Manifest(BaseModel):
         """SHA-256 of what fixes the rows: of synthetic data the same whether they are stored or not."""
         if self.kind == "text":
             return self.digest
-        return digest_of({"data": self.source.data_digest, "sequences": self.sequences})
+        return digest_of({"data": self.source.rows_digest, "sequences": self.sequences})
 
     @property
     def token_dtype(self) -> np.dtype:

@@ -3,6 +3,8 @@
 Tokens are a fixed-size binary column of little-endian uint16, or uint32 where the vocabulary needs it, plain and
 uncompressed, so that reading is a copy (Parquet would store uint16 values as INT32). Neither time nor nonce goes in:
 the same rows give the same bytes.
+
+Format 2 is format 1 and, in the footer, a digest of each block of rows, which is a range of the file's bytes.
 """
 
 from __future__ import annotations
@@ -16,9 +18,10 @@ import pyarrow.parquet as pq
 
 from datalake.canonical import canonical_json
 from datalake.errors import ShardConflictError
+from datalake.shards.blocks import ROW_GROUP, block_digests, block_rows
 from datalake.shards.source import Source
 
-_ROW_GROUP = 1024  # rows; 2 MiB of 16-bit tokens at 1,024 a sequence: small enough for a reader to take a part
+_ONE_PAGE = 1 << 30  # bytes: more than a row group's tokens, whose page is then one range
 _PREFIX = b"morphogen."
 
 
@@ -56,8 +59,9 @@ def encode_shard(source: Source, table: pa.Table, first: int) -> bytes:
         # Bounds of the small columns let readers skip; those of tokens would put whole sequences into the footer.
         write_statistics=[name for name in schema.names if name != "tokens"],
         store_schema=False,
+        data_page_size=_ONE_PAGE if source.format == 2 else None,
     ) as writer:
-        writer.write_table(table, row_group_size=_ROW_GROUP)
+        writer.write_table(table, row_group_size=ROW_GROUP)
         writer.add_key_value_metadata(footer_of(source, first, table))
     return sink.getvalue().to_pybytes()
 
@@ -72,7 +76,7 @@ def decode_shard(data: bytes) -> pa.Table:
 def footer_of(source: Source, first: int, table: pa.Table) -> dict[bytes, bytes]:
     """The footer's key-values: what these rows are, and a digest of them."""
     values: dict[str, Any] = {
-        "format": "1",
+        "format": source.format,
         "kind": source.kind,
         "spec": canonical_json(source.spec).decode(),
         "spec_digest": source.spec_digest,
@@ -86,6 +90,9 @@ def footer_of(source: Source, first: int, table: pa.Table) -> dict[bytes, bytes]
     }
     if _token_bytes(source, table) == 4:  # said only where it is not as it always was: those shards keep their bytes
         values["token_bits"] = 32
+    if source.format == 2:
+        width = table.schema.field("tokens").type.byte_width
+        values |= {"block_rows": block_rows(width), "blocks": block_digests(token_bytes(table), width)}
     return {_PREFIX + name.encode(): str(value).encode() for name, value in values.items()}
 
 

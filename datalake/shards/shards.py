@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from pyarrow import ArrowException, Table
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
@@ -18,6 +20,7 @@ from datalake.errors import (
 )
 from datalake.events import log_event
 from datalake.names import check_key
+from datalake.shards.blocks import footer_size
 from datalake.shards.shard_format import check_table, decode_shard, encode_shard, footer_matches
 from datalake.shards.source import Source, shard_key
 from datalake.shards.tokens import token_dtype
@@ -30,13 +33,16 @@ MOST_BYTES = 4 << 30  # S3 takes 5 GiB in one request
 # Slots and no model: a manifest of a million shards opens in half the time and memory.
 @dataclass(frozen=True, slots=True, config=ConfigDict(extra="forbid"))
 class ShardRef:
-    """How a manifest names a shard: its key, first sequence id, rows, size in bytes and SHA-256 of the file."""
+    """How a manifest names a shard: its key, first sequence id, rows, size in bytes and SHA-256 of the file; and of the
+    footer, if the format is one whose footer names blocks."""
 
     key: str
     first: int = Field(ge=0)
     rows: int = Field(ge=1)
     bytes: int = Field(ge=1)
     sha256: str = Field(pattern="^[0-9a-f]{64}$")
+    footer_bytes: int | None = Field(default=None, ge=12)
+    footer_sha256: str | None = Field(default=None, pattern="^[0-9a-f]{64}$")
 
 
 def check_shard_size(rows: int, shard_sequences: int, seq_len: int, vocab_size: int) -> None:
@@ -65,10 +71,10 @@ def write_shard(store: Store, source: Source, table: Table, first: int) -> Shard
         raise ObjectTooLargeError(f"{error}: give fewer shard_sequences than {source.shard_sequences}") from error
     if created:
         log_event("shard_written", shard=key, rows=table.num_rows, bytes=len(data))
-        return _ref(key, first, table.num_rows, data)
+        return _ref(source, key, first, table.num_rows, data)
     found = store.get(key)
     if found == data or ((valid := _valid_table(source, first, found)) and valid.num_rows == table.num_rows):
-        return _ref(key, first, table.num_rows, found)
+        return _ref(source, key, first, table.num_rows, found)
     raise ShardConflictError(
         f"shard {key} is there with other bytes (expected {len(data)} bytes, SHA-256 {sha256_hex(data)}; found "
         f"{len(found)}, {sha256_hex(found)}): it is damaged; move the object away and run again to write it anew"
@@ -84,7 +90,7 @@ def repair_shard(store: Store, source: Source, table: Table, first: int, system:
         key = shard_key(source, first, table.num_rows)
         data = encode_shard(source, table, first)
         put_back(store, key, data, system)
-        return _ref(key, first, table.num_rows, data)
+        return _ref(source, key, first, table.num_rows, data)
 
 
 def put_back(store: Store, key: str, data: bytes, system: System) -> tuple[bool, str | None]:
@@ -120,7 +126,7 @@ def find_shard(store: Store, source: Source, first: int, rows: int) -> tuple[Sha
     except NotFoundError:
         return None
     table = _valid_table(source, first, data)
-    return None if table is None or table.num_rows != rows else (_ref(key, first, rows, data), table)
+    return None if table is None or table.num_rows != rows else (_ref(source, key, first, rows, data), table)
 
 
 def fetch_shard(store: Store, ref: ShardRef) -> bytes:
@@ -170,8 +176,27 @@ def read_shard(store: Store, ref: ShardRef, verify: bool = True) -> Table:
     return table
 
 
-def _ref(key: str, first: int, rows: int, data: bytes) -> ShardRef:
-    return ShardRef(key=key, first=first, rows=rows, bytes=len(data), sha256=sha256_hex(data))
+def fetch_footer(store: Store, ref: ShardRef) -> bytes:
+    """The footer of a shard whose reference names it, and nothing else of the file. Raises CorruptShardError, and
+    NotFoundError."""
+    assert ref.footer_bytes is not None, "a manifest of this format names footers"
+    footer = store.get_range(ref.key, ref.bytes - ref.footer_bytes, ref.footer_bytes)
+    if (found := sha256_hex(footer)) != ref.footer_sha256:
+        raise CorruptShardError(
+            f"shard {ref.key} has another footer: expected SHA-256 {ref.footer_sha256}, found {found}",
+            key=ref.key,
+            expected=ref.footer_sha256,
+            found=found,
+        )
+    return footer
+
+
+def _ref(source: Source, key: str, first: int, rows: int, data: bytes) -> ShardRef:
+    footer: dict[str, Any] = {}
+    if source.format == 2:
+        size = footer_size(data)
+        footer = {"footer_bytes": size, "footer_sha256": sha256_hex(data[-size:])}
+    return ShardRef(key=key, first=first, rows=rows, bytes=len(data), sha256=sha256_hex(data), **footer)
 
 
 def _valid_table(source: Source, first: int, data: bytes) -> Table | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from functools import cached_property
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from datalake.canonical import digest_of
 from datalake.errors import ManifestError
@@ -22,7 +22,8 @@ class Source(BaseModel):
 
     ``spec`` is the generation spec (synthetic) or whatever fixes a text corpus (its content digest, tokenizer digest,
     split, …); ``spec_digest`` is the SHA-256 of its canonical JSON. ``seed`` and ``generator`` (its version) are set
-    for synthetic sources only. ``shard_sequences`` is the number of rows in a full shard.
+    for synthetic sources only. ``shard_sequences`` is the number of rows in a full shard. ``format`` is that of the
+    shards, of which 2 names blocks that can be read alone; both are read.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -33,6 +34,7 @@ class Source(BaseModel):
     seed: int | None = Field(default=None, ge=0, lt=2**63)
     generator: str | None = None
     shard_sequences: int = Field(ge=1, le=MOST_SHARD_SEQUENCES)
+    format: Literal[1, 2] = 1
 
     @model_validator(mode="after")
     def _consistent(self) -> Source:
@@ -42,6 +44,18 @@ class Source(BaseModel):
         if synthetic != (self.seed is not None) or synthetic != (self.generator is not None):
             raise ValueError("seed and generator belong to kind 'synthetic', and only to it")
         return self
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without a format of 1: what is stored of older shards keeps its digest."""
+        fields: dict[str, Any] = handler(self)
+        return {name: value for name, value in fields.items() if (name, value) != ("format", 1)}
+
+    @cached_property
+    def rows_digest(self) -> str:
+        """SHA-256 of the canonical JSON of all fields but ``format``: what fixes the rows, and how they are cut."""
+        fields = self.model_dump(mode="json")
+        return digest_of({name: value for name, value in fields.items() if name != "format"})
 
     @cached_property
     def data_digest(self) -> str:

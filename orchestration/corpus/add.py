@@ -337,6 +337,7 @@ def _begun(
     return _Begun(text, rows, tables)
 
 
+_Written = tuple[ShardRef, ContentPart]
 _SPLIT_NAMES = {
     "name": "sha256(relative path)",
     "content": "sha256(text)",
@@ -376,10 +377,11 @@ def _source(part: str, rows: Rows, settings: _Settings, split: SplitBy) -> Sourc
         seed=None,
         generator=None,
         shard_sequences=settings.shard_sequences,
+        format=2,
     )
 
 
-def _write_shard(store: Store, source: Source, shard: NumberedTable) -> tuple[ShardRef, ContentPart]:
+def _write_shard(store: Store, source: Source, shard: NumberedTable) -> _Written:
     first, table = shard
     return write_shard(store, source, table, first), part_of(table, first)
 

@@ -98,4 +98,5 @@ def synthetic_source(spec: GenerationSpec, seed: int, shard_sequences: int) -> S
         seed=seed,
         generator=GENERATOR_VERSION,
         shard_sequences=shard_sequences,
+        format=2,
     )
