@@ -39,6 +39,11 @@ def default_lanes(batch: int) -> int:
     return next(lanes for lanes in range(min(batch, MOST_LANES), 0, -1) if batch % lanes == 0)
 
 
+def default_window(lanes: int) -> int:
+    """Blocks in a window: more where lanes are few, so that a process which reads them all holds equally much."""
+    return max(1, MOST_LANES // lanes)
+
+
 def floor_sum(count: np.ndarray, modulus: int, step: int, start: np.ndarray) -> np.ndarray:
     """Σ floor((step * t + start) / modulus) over t = 0 … count - 1, for each of ``start`` and ``count``.
 

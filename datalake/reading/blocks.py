@@ -57,6 +57,11 @@ class BlockReader:
                     at = end
         return out
 
+    @property
+    def held_bytes(self) -> int:
+        """Bytes of the blocks that are kept."""
+        return len(self._kept) * self._rows * self._manifest.row_bytes
+
     def prefetch(self, indices_N: np.ndarray) -> None:
         """Fetch the blocks of these rows now, as many as are kept."""
         with self._lock:

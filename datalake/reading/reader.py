@@ -97,6 +97,11 @@ class DatasetReader(RowReader):
         shards = np.unique(np.searchsorted(self._firsts, np.asarray(indices, dtype=np.int64), side="right") - 1)
         self._tokens.get_all(shards[: self._tokens.capacity].tolist())
 
+    @property
+    def held_bytes(self) -> int:
+        """Bytes of the blocks that are kept, if blocks are what is read."""
+        return self._blocks.held_bytes if self._blocks is not None else 0
+
     def _reads_blocks(self) -> bool:
         """Whether to fetch blocks: where they are named, and neither memory nor the node's disk keeps all shards."""
         if self.manifest.source.format == 1 or len(self.manifest.shards) <= self.cache_shards:

@@ -16,15 +16,15 @@ from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import Any, get_args
 
-from datalake import DatasetVersion, Lake, Manifest, ShardRef, Source, Store, check_name, digest_of, write_shard
-from datalake.shards.content import ContentPart, combine, part_of
+from datalake import DatasetVersion, Lake, Manifest, Source, check_name, digest_of
+from datalake.shards.content import combine
 from orchestration.corpus.documents import DUPLICATE, EMPTY, NOT_TEXT, Document, close_files, path_hash
 from orchestration.corpus.encodings import guessed_encoding
 from orchestration.corpus.files import SPLITS, Mapper, SplitBy, Survey, find_files, stdlib_files, survey_files
 from orchestration.corpus.options import FORMATS, ReadOptions
 from orchestration.corpus.packing import Packing
 from orchestration.corpus.places import LeftOut, Place, compression_of
-from orchestration.corpus.rows import NumberedTable, PositionSplit, Rows, texts_of
+from orchestration.corpus.rows import NumberedTable, PositionSplit, Rows, WrittenRows, texts_of, write_rows
 from orchestration.corpus.screening import ScreenOptions, open_screen
 from orchestration.corpus.tokenizer_files import chat_template, is_tokenizer_path, made_tokenizer, open_tokenizer
 from orchestration.corpus.tokenizers import BpeTokenizer, ByteTokenizer, TextTokenizer, parse_tokenizer, train_bpe
@@ -194,7 +194,7 @@ def add_corpus(
     manifests = {}
     for part, tables in begun.tables.items():
         source = _source(part, rows[part], settings, split)
-        shards = list(mapper(partial(_write_shard, lake.store, source), tables))
+        shards = list(mapper(partial(write_rows, lake.store, source), tables))
         manifests[part] = _manifest(source, rows[part], shards, survey.left)
     close_files()
 
@@ -337,7 +337,6 @@ def _begun(
     return _Begun(text, rows, tables)
 
 
-_Written = tuple[ShardRef, ContentPart]
 _SPLIT_NAMES = {
     "name": "sha256(relative path)",
     "content": "sha256(text)",
@@ -381,12 +380,7 @@ def _source(part: str, rows: Rows, settings: _Settings, split: SplitBy) -> Sourc
     )
 
 
-def _write_shard(store: Store, source: Source, shard: NumberedTable) -> _Written:
-    first, table = shard
-    return write_shard(store, source, table, first), part_of(table, first)
-
-
-def _manifest(source: Source, rows: Rows, shards: Sequence[tuple[ShardRef, ContentPart]], left: LeftOut) -> Manifest:
+def _manifest(source: Source, rows: Rows, shards: Sequence[WrittenRows], left: LeftOut) -> Manifest:
     lost = {reason: count for reason, count in left.counts.items() if reason not in _NO_LOSS}
     return Manifest(
         kind="text",

@@ -9,6 +9,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pyarrow as pa
 
+from datalake import ShardRef, Source, Store, write_shard
+from datalake.shards.content import ContentPart, part_of
 from datalake.shards.shard_format import token_column
 from datalake.shards.tokens import token_dtype
 from orchestration.console.foreign import shown
@@ -25,6 +27,7 @@ _GROUP_BYTES = 4 << 20  # documents tokenised together: enough to keep the BPE's
 _ENCODING = 2  # groups at once: while one's tokens are taken from the library, it makes the other's
 
 NumberedTable = tuple[int, pa.Table]
+WrittenRows = tuple[ShardRef, ContentPart]
 
 
 @dataclass(frozen=True)
@@ -269,3 +272,9 @@ def grouped(documents: Sequence[Document], position: PositionSplit | None, most:
                 group, size = [], 0
     if group:
         yield group
+
+
+def write_rows(store: Store, source: Source, shard: NumberedTable) -> WrittenRows:
+    """Write a table as a shard of ``source``, wherever there is a process for it, and digest its rows."""
+    first, table = shard
+    return write_shard(store, source, table, first), part_of(table, first)
