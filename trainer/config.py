@@ -11,6 +11,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, SerializerFunctionWrapHandler, ValidationError, model_serializer, model_validator
 
+from datalake.plan.lanes import default_lanes
 from datalake.shards.tokens import MAX_VOCABULARY
 from generator.toml_files import problems_of
 from trainer.config_model import ConfigModel, Listed, without_unset
@@ -67,6 +68,8 @@ class TrainConfig(ConfigModel):
     """One training run. Counts of sequences are global, over all ranks; ``steps`` counts optimiser updates.
 
     ``init`` is the model "NAME@V" whose weights, all of them, the run begins with; ``model`` must be its shape.
+    ``lanes``, a divisor of ``batch_sequences``, orders rows by so many lanes, so that each rank reads its share of the
+    data alone (``datalake.plan.lanes``); without it every rank reads everything, in the order of version 1.
     Each rank's share of a batch is computed in ``micro_batches`` pieces. ``spike_nats`` stops a run whose loss jumps
     that far above its recent mean. Of the checkpoints, all are kept, or the ``keep_last`` newest and those at multiples
     of ``keep_every`` steps. ``tensorboard`` is a folder for event files.
@@ -79,6 +82,7 @@ class TrainConfig(ConfigModel):
     eval_sequences: int = Field(default=256, ge=1)
     steps: int = Field(ge=1)
     batch_sequences: int = Field(ge=1)
+    lanes: int | None = Field(default=None, ge=1)
     micro_batches: int = Field(default=1, ge=1)
     seed: int = Field(default=0, ge=0, lt=2**63)
     loss_mask: LossMask = "none"
@@ -102,6 +106,11 @@ class TrainConfig(ConfigModel):
             of = "steps" if self.schedule.steps is None else "schedule.steps"
             raise ValueError(
                 f"schedule.warmup_steps = {self.schedule.warmup_steps}: must not exceed {of} = {self.horizon}; lower it"
+            )
+        if self.lanes is not None and self.batch_sequences % self.lanes:
+            raise ValueError(
+                f"lanes = {self.lanes}: must divide batch_sequences = {self.batch_sequences}; "
+                f"{default_lanes(self.batch_sequences)} does"
             )
         if self.init is not None and self.transfer is not None:
             raise ValueError(
@@ -128,8 +137,9 @@ class TrainConfig(ConfigModel):
 
     @model_serializer(mode="wrap")
     def _as_before(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Without ``init`` where there is none: a config's digest is the identity of its run, also of older ones."""
-        return without_unset(handler(self), init=None)
+        """Without ``init`` and ``lanes`` where there are none: a config's digest is the identity of its run, also of
+        older ones."""
+        return without_unset(handler(self), init=None, lanes=None)
 
     @property
     def horizon(self) -> int:

@@ -17,6 +17,7 @@ from trainer.data import TrainDataset
 from trainer.documents import document_ends
 from trainer.errors import ConfigError
 from trainer.hf_layout import CONFIG, from_hf_config, read_config
+from trainer.lanes import order_by_lanes
 from trainer.mask import dataset_mask, frame_tokens, mask_applies, spec_of
 from trainer.mixture import mixture_schedule
 
@@ -128,6 +129,11 @@ def open_inputs(
         seed=config.seed,
         batch=config.batch_sequences,
         schedule=changes,
+        **order_by_lanes(
+            config.lanes,
+            {dataset.ref: dataset.manifest for dataset in train},
+            (dataset.manifest.row_bytes for dataset in train),
+        ),
     )
     source = lake.models.usable(config.transfer.source) if config.transfer else None
     init = lake.models.usable(config.init) if config.init is not None else None

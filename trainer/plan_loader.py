@@ -12,8 +12,10 @@ import torch
 from torch import Tensor
 
 from datalake import Plan, PlanSource
+from datalake.shards.tokens import token_dtype
 from trainer.errors import ConfigError, PlanMismatchError
-from trainer.map_datasets import RowDataset
+from trainer.lanes import order_by_lanes
+from trainer.map_datasets import LakeDataset, RowDataset
 
 AHEAD = 4
 """Batches made in the background while one is trained on."""
@@ -90,11 +92,13 @@ def plan_loader(
     rank: int = 0,
     world: int = 1,
     steps: int | None = None,
+    lanes: int | None = None,
 ) -> PlanLoader:
     """A loader of rank ``rank`` of ``world`` over a mixture; ``batch`` is the global batch in rows.
 
-    The rows are those that ``morphogen train`` reads with the same datasets, weights, batch and seed. Raises
-    ConfigError when datasets do not fit each other, PlanError for values out of range.
+    The rows are those that ``morphogen train`` reads with the same datasets, weights, batch, seed and ``lanes``, a
+    divisor of the batch, with which each rank reads its share of the data alone. Raises ConfigError when datasets do
+    not fit each other, PlanError for values out of range.
     """
     given = (datasets,) if isinstance(datasets, RowDataset) else tuple(datasets)
     if not given:
@@ -111,4 +115,7 @@ def plan_loader(
         PlanSource(len(dataset), float(weight), dataset.identity)
         for dataset, weight in zip(given, weights, strict=True)
     ]
-    return PlanLoader(given, Plan(sources, seed=seed, batch=batch), rank, world, steps)
+    stored = {dataset.ref: dataset.manifest for dataset in given if isinstance(dataset, LakeDataset)}
+    row_bytes = [dataset.seq_len * token_dtype(dataset.vocab_size).itemsize for dataset in given]
+    plan = Plan(sources, seed=seed, batch=batch, **order_by_lanes(lanes, stored, row_bytes))
+    return PlanLoader(given, plan, rank, world, steps)

@@ -23,6 +23,7 @@ from datalake.store.interface import Store
 ShardRepair = Callable[[Store, Source, ShardRef, CorruptShardError], bytes]
 """``repair(store, source, ref, error)``: the right bytes of a shard whose reading failed with ``error``, or raises."""
 
+CACHE_SHARDS = 64
 _MAPS = 256  # mapped files kept open: each holds a file descriptor
 
 
@@ -41,7 +42,7 @@ class DatasetReader(RowReader):
         self,
         store: Store,
         manifest: Manifest,
-        cache_shards: int = 64,
+        cache_shards: int = CACHE_SHARDS,
         *,
         node_cache: NodeCache | None = None,
         repair: ShardRepair | None = None,

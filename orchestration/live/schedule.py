@@ -174,7 +174,12 @@ def _shard_bytes(plan: Plan, planned: Manifest, steps: int) -> int:
     """An upper limit of the bytes of shards that any ``steps`` consecutive steps read rows of."""
     shard = planned.source.shard_sequences
     rows = steps * plan.batch
-    windows = math.ceil(rows / (plan.block_rows * plan.window_blocks)) + 1
+    span = plan.block_rows * plan.window_blocks
+    if plan.lanes is None:
+        windows = math.ceil(rows / span) + 1
+    else:  # in each epoch a lane begins within a window and ends there, and goes round from its stretch's end
+        of_lane, stretch = rows // plan.lanes, max(1, planned.sequences // plan.lanes)
+        windows = plan.lanes * (math.ceil(of_lane / span) + 3 * (of_lane // stretch + 2))
     per_window = plan.window_blocks * (math.ceil(plan.block_rows / shard) + 2)
     shards = min(rows, windows * per_window, math.ceil(planned.sequences / shard))
     return shards * shard * planned.seq_len * planned.token_dtype.itemsize

@@ -25,7 +25,9 @@ def plan_of(sequences: int, shard: int) -> Manifest:
 def live_runs(draw):
     sequences, shard = draw(st.integers(1, 60)), draw(st.sampled_from([1, 4, 8, 50]))
     sources = [PlanSource(sequences)] + ([PlanSource(30, 0.5)] if draw(st.booleans()) else [])
-    plan = Plan(sources, draw(st.integers(0, 5)), draw(st.integers(1, 9)), block_rows=8, window_blocks=2)
+    batch = draw(st.integers(1, 9))
+    lanes = draw(st.sampled_from([None, *(number for number in range(1, batch + 1) if batch % number == 0)]))
+    plan = Plan(sources, draw(st.integers(0, 5)), batch, block_rows=8, window_blocks=2, lanes=lanes)
     planned = plan_of(sequences, shard)
     rows = draw(st.integers(1, 6)) * max(shard, plan.batch) * plan.batch
     return plan, planned, draw(st.integers(1, 20)), rows * SEQ_LEN * TOKEN_BYTES

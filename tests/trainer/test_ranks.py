@@ -25,6 +25,7 @@ PIECES: dict[str, Any] = {
     "data": [{"dataset": "framed@1"}, {"dataset": "train@1"}],
     "loss_mask": "first_frame",
     "micro_batches": 2,
+    "lanes": 2,
     "steps": 6,
     "publish": None,
 }
