@@ -117,5 +117,5 @@ def plan_loader(
     ]
     stored = {dataset.ref: dataset.manifest for dataset in given if isinstance(dataset, LakeDataset)}
     row_bytes = [dataset.seq_len * token_dtype(dataset.vocab_size).itemsize for dataset in given]
-    plan = Plan(sources, seed=seed, batch=batch, **order_by_lanes(lanes, stored, row_bytes))
+    plan = Plan(sources, seed=seed, batch=batch, schedule=(), **order_by_lanes(lanes, stored, row_bytes))
     return PlanLoader(given, plan, rank, world, steps)

@@ -180,6 +180,7 @@ def fetch_footer(store: Store, ref: ShardRef) -> bytes:
     """The footer of a shard whose reference names it, and nothing else of the file. Raises CorruptShardError, and
     NotFoundError."""
     assert ref.footer_bytes is not None, "a manifest of this format names footers"
+    assert ref.footer_sha256 is not None, "with their digests"
     footer = store.get_range(ref.key, ref.bytes - ref.footer_bytes, ref.footer_bytes)
     if (found := sha256_hex(footer)) != ref.footer_sha256:
         raise CorruptShardError(

@@ -125,8 +125,8 @@ def train_on_ray(
     ) as run_lease:
         scaling = ScalingConfig(num_workers=workers, use_gpu=use_gpu)
         owned = replace(job, lease=run_lease.run.lease)
-        # By lanes the rows of a block are of many steps in a row: a rank reads for itself and keeps the block, where tasks
-        # would each fetch it, in whatever process they run.
+        # By lanes the rows of a block are of many steps in a row: a rank reads for itself and keeps the block, which
+        # tasks, in whatever process they run, would each fetch.
         if job.planned is None and config.lanes is None:
             owned = replace(owned, batches=ray_data_batches)
         return _Training(owned, run_lease, scaling, demand, on_event or (lambda _event: None)).run()
