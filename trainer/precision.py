@@ -43,15 +43,19 @@ def exact(device: torch.device, threads: int | None) -> Iterator[None]:
     """
     threads_before, exact_before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     rng_before = torch.get_rng_state()
+    fill_before = torch.utils.deterministic.fill_uninitialized_memory
     try:
         if threads is not None:
             torch.set_num_threads(threads)
         if device.type == "cpu":
             torch.use_deterministic_algorithms(True)
+            # It would fill every new tensor before a kernel writes it, a twentieth of a small model's step.
+            torch.utils.deterministic.fill_uninitialized_memory = False
         yield
     finally:
         torch.set_num_threads(threads_before)
         torch.use_deterministic_algorithms(exact_before)
+        torch.utils.deterministic.fill_uninitialized_memory = fill_before
         torch.set_rng_state(rng_before)
 
 

@@ -11,6 +11,7 @@ from trainer.config import ModelConfig
 from trainer.errors import CheckpointError
 from trainer.loss import token_losses, token_scores
 from trainer.model import Llama, count_parameters
+from trainer.rms_norm import rms_norm
 
 VOCAB = 61
 
@@ -77,6 +78,36 @@ def test_rotation_gradient() -> None:
     x = torch.randn(2, 5, 3, 8, dtype=torch.float64, requires_grad=True)
     cos, sin = (table.double() for table in rope_tables(5, 8, 10_000.0, torch.device("cpu")))
     assert torch.autograd.gradcheck(lambda value: _Rotate.apply(value, cos, sin), (x,))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_narrow_head_is_rotated_to_the_same_bits(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    from trainer import model
+
+    x = torch.randn(3, 2, 7, 16, generator=torch.Generator().manual_seed(1)).to(dtype)
+    tables = model.rope_tables(7, 16, 10_000.0, torch.device("cpu"))
+    for each in (x.transpose(1, 2).contiguous(), x.transpose(1, 2)):
+        with monkeypatch.context() as patch:
+            patch.setattr(model, "NARROW_HEAD", 8)
+            halves = model._rotate(each, *tables)
+        assert torch.equal(model._rotate(each, *tables), halves)
+
+
+def test_norm_by_hand_equals_torchs_own() -> None:
+    """Values, and gradients of input and gain, also where a row is all zeros."""
+    x = torch.randn(4, 5, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    x[1, 2] = 0
+    gain = torch.rand(6, dtype=torch.float64)
+    inputs = (x.requires_grad_(), gain.requires_grad_())
+    by_hand, own = rms_norm(*inputs, 1e-5), F.rms_norm(x, (6,), gain, 1e-5)
+    torch.testing.assert_close(by_hand, own)
+    weights = torch.randn(4, 5, 6, dtype=torch.float64)
+    for found, expected in zip(
+        torch.autograd.grad((by_hand * weights).sum(), inputs),
+        torch.autograd.grad((own * weights).sum(), inputs),
+        strict=True,
+    ):
+        torch.testing.assert_close(found, expected)
 
 
 def test_tied_head_is_one_tensor() -> None:
