@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from hashlib import sha256
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
 Precision = Literal["fp32", "bf16"]
+
+_DETERMINISTIC: Any = torch.utils.deterministic  # its attribute is made at run time, where no type checker sees it
 
 
 def pick_device(wanted: str | None) -> torch.device:
@@ -43,19 +45,19 @@ def exact(device: torch.device, threads: int | None) -> Iterator[None]:
     """
     threads_before, exact_before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     rng_before = torch.get_rng_state()
-    fill_before = torch.utils.deterministic.fill_uninitialized_memory
+    fill_before = _DETERMINISTIC.fill_uninitialized_memory
     try:
         if threads is not None:
             torch.set_num_threads(threads)
         if device.type == "cpu":
             torch.use_deterministic_algorithms(True)
             # It would fill every new tensor before a kernel writes it, a twentieth of a small model's step.
-            torch.utils.deterministic.fill_uninitialized_memory = False
+            _DETERMINISTIC.fill_uninitialized_memory = False
         yield
     finally:
         torch.set_num_threads(threads_before)
         torch.use_deterministic_algorithms(exact_before)
-        torch.utils.deterministic.fill_uninitialized_memory = fill_before
+        _DETERMINISTIC.fill_uninitialized_memory = fill_before
         torch.set_rng_state(rng_before)
 
 
