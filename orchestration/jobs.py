@@ -159,8 +159,11 @@ def pipeline_run(lake: Lake, config: PipelineConfig, run: str | None, settings: 
         return run_pipeline(lake, config, run, settings=how, stop=stop)
 
 
-def experiment_run(lake: Lake, file: ExperimentFile, report: Path | None = None) -> tuple[ExperimentResult, Analysis]:
-    """Run an experiment with progress shown and write its report; what it came to, and what that shows."""
+def experiment_run(
+    lake: Lake, file: ExperimentFile, report: Path | None = None, *, ray: bool = True
+) -> tuple[ExperimentResult, Analysis]:
+    """Run an experiment with progress shown, on Ray or in this process, and write its report; returns what it came to,
+    and what that shows."""
     from orchestration.cluster.session import ray_session
     from orchestration.experiment.analysis.analyse import analyse
     from orchestration.experiment.report.page import write_report
@@ -169,8 +172,8 @@ def experiment_run(lake: Lake, file: ExperimentFile, report: Path | None = None)
     folder = report or Path(f"{file.name}-report")
     with writing(folder, "report"):  # told before hours of runs
         folder.mkdir(parents=True, exist_ok=True)
-    with job() as stop, ray_session(file.machine.threads):
-        result = run_experiment(lake, file, stop=stop)
+    with job() as stop, ray_session(file.machine.threads) if ray else nullcontext():
+        result = run_experiment(lake, file, stop=stop, ray=ray)
     analysis = analyse(result)
     try:
         for path in write_report(result, analysis, folder):

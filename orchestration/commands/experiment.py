@@ -26,6 +26,7 @@ def experiment(
     ] = None,
     markdown: Annotated[bool, typer.Option("--markdown", help="Print the summary for a pull request.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print arms, costs and hashes.")] = False,
+    no_ray: Annotated[bool, typer.Option("--no-ray", help="In this process, one run after another.")] = False,
     lake: LakeUri = DEFAULT_LAKE,
     as_json: AsJson = False,
 ) -> None:
@@ -42,7 +43,7 @@ def experiment(
         return
     from orchestration.experiment.report.markdown import to_markdown
 
-    result, analysis = experiment_run(opened, loaded, report)
+    result, analysis = experiment_run(opened, loaded, report, ray=not no_ray)
     if as_json:
         print_json({"result": result.model_dump(mode="json"), "analysis": analysis.model_dump(mode="json")})
     elif markdown:

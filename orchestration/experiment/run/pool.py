@@ -242,7 +242,7 @@ class _Runs:
         for job in list(self._left.values()):
             if (found := finished_result(self.lake, job.config, job.run)) is not None:
                 self._end(job, Outcome(found, reused=True))
-            elif not self.again and (error := self._error_of(job)) is not None:
+            elif not self.again and (error := error_of(self.lake, job)) is not None:
                 self._end(job, Outcome(error=error))
 
     def waiting(self) -> int:
@@ -269,7 +269,7 @@ class _Runs:
             self._elsewhere[task] = OwnerWatch(self.lake, task)
         elif not (isinstance(error, JobStopped) and self._dropped):
             # What the record says is what anyone who looks later will be told.
-            said = None if isinstance(error, RunConflictError) else self._error_of(job)
+            said = None if isinstance(error, RunConflictError) else error_of(self.lake, job)
             self._end(job, Outcome(error=said or f"{_kind(error)}: {_first_line(error)}"))
 
     def left(self) -> bool:
@@ -301,7 +301,7 @@ class _Runs:
             job = self._by_run[name]
             if (found := finished_result(self.lake, job.config, name)) is not None:
                 self._end(job, Outcome(found, reused=True))
-            elif (error := self._error_of(job)) is not None:
+            elif (error := error_of(self.lake, job)) is not None:
                 self._end(job, Outcome(error=error))
             else:  # its owner died
                 self._left[name] = job
@@ -319,13 +319,14 @@ class _Runs:
         self.outcomes[job.run] = outcome
         self.watch.ended(job, outcome)
 
-    def _error_of(self, job: Job) -> str | None:
-        """Why a run ended without a result, as its record says; None if it has none, or goes on."""
-        try:
-            run = self.lake.runs.get(job.run)
-        except NotFoundError:
-            return None
-        return _first_line(run.state["error"]) if run.status in ("failed", "stopped") else None
+
+def error_of(lake: Lake, job: Job) -> str | None:
+    """Why a run ended without a result, as its record says; None if it has none, or goes on."""
+    try:
+        run = lake.runs.get(job.run)
+    except NotFoundError:
+        return None
+    return _first_line(run.state["error"]) if run.status in ("failed", "stopped") else None
 
 
 def _kind(error: Exception) -> str:

@@ -22,6 +22,7 @@ from orchestration.experiment.config.configs import NAME_DIGITS, Refs, data_leve
 from orchestration.experiment.config.file import Corpus, ExperimentFile
 from orchestration.experiment.config.levels import mixed
 from orchestration.generation.job import run_generation
+from orchestration.generation.local import generate_here
 from orchestration.generation.request import GenerateRequest
 from orchestration.runs.signals import Stop
 from orchestration.toml_files import read_toml
@@ -31,9 +32,9 @@ STDLIB = "python:stdlib"
 SHARD_SEQUENCES = 1024
 
 
-def prepare(lake: Lake, file: ExperimentFile, stop: Stop | None = None) -> Refs:
-    """Add and generate what is missing. Ray must be running. Raises ExperimentError, what corpora and specs raise, and
-    JobStopped once ``stop`` is set.
+def prepare(lake: Lake, file: ExperimentFile, stop: Stop | None = None, *, ray: bool = True) -> Refs:
+    """Add and generate what is missing, on a running Ray or in this process. Raises ExperimentError, what corpora and
+    specs raise, and JobStopped once ``stop`` is set.
 
     Everything is found again by content, so doing it twice changes nothing.
     """
@@ -48,7 +49,9 @@ def prepare(lake: Lake, file: ExperimentFile, stop: Stop | None = None) -> Refs:
         else:
             spec = level_spec(lake, file, level)
             tokens = file.pre.tokens or _stage_tokens(file, spec.seq_len)
-            pre[level] = prepare_synthetic(lake, spec, file.pre.seed, tokens, file.pre.gate_sequences, level, stop)
+            pre[level] = prepare_synthetic(
+                lake, spec, file.pre.seed, tokens, file.pre.gate_sequences, level, stop, ray=ray
+            )
     manifests = {
         each.ref: lake.datasets.manifest(each) for each in (train, heldout, *(d for p in pre.values() for d in p))
     }
@@ -153,6 +156,8 @@ def prepare_synthetic(
     gate_sequences: int,
     title: str,
     stop: Stop | None = None,
+    *,
+    ray: bool = True,
 ) -> tuple[DatasetVersion, DatasetVersion]:
     """A spec's dataset of ``tokens`` and another of ``gate_sequences`` at the next seed, generated if not there."""
     name = f"{spec.family}-{spec.digest[:NAME_DIGITS]}"
@@ -176,7 +181,8 @@ def prepare_synthetic(
             )
             advance: Callable[[float, str], None]
             with stage(f"generate {title}{what}", wanted) as advance:
-                found = run_generation(lake, request, advance, stop=stop).dataset
+                make = run_generation if ray else generate_here
+                found = make(lake, request, advance, stop=stop).dataset
         made.append(found)
     return made[0], made[1]
 

@@ -35,11 +35,13 @@ from orchestration.experiment.result import (
     SweepTrial,
 )
 from orchestration.experiment.run.collect import arm_result, check_labels, failed, loss_of
+from orchestration.experiment.run.local import LocalPool
 from orchestration.experiment.run.pool import Job, Outcome, Pool
 from orchestration.experiment.run.prepare import prepare
 from orchestration.experiment.run.progress import arms_stage
 from orchestration.runs.lease import RunLease, acquire, await_owner
 from orchestration.runs.names import default_run_name
+from orchestration.runs.owner import this_process
 from orchestration.runs.signals import ASKED, Stop
 from trainer import TrainConfig
 
@@ -76,8 +78,10 @@ def run_experiment(
     *,
     stop: Stop | None = None,
     settings: Mapping[str, Any] | None = None,
+    ray: bool = True,
 ) -> ExperimentResult:
-    """Run, or go on with, all arms. Ray must be running. A run that fails is an arm that failed, and no exception.
+    """Run, or go on with, all arms. Ray must be running, unless ``ray`` is False: then all is done in this process,
+    one run after another. A run that fails is an arm that failed, and no exception.
 
     One process owns an experiment. Another one that is asked for the same waits: it gives the same result once the
     first has ended, and goes on in its place if that one dies. Raises JobStopped once ``stop`` or a request in the lake
@@ -89,15 +93,15 @@ def run_experiment(
         if ended is not None and ended.status == "stopped":
             raise JobStopped(f"run {name} was {ended.state['error']}; `morphogen runs resume {name}` goes on", ASKED)
         if ended is not None and ended.status == "failed":
-            return _report(lake, file, ended.state, _arms(lake, file, None), command)
+            return _report(lake, file, ended.state, _arms(lake, file, None, ray), command)
         try:
             with acquire(
                 *(lake, name, KIND, file.model_dump(mode="json"), {}),
                 stop=stop,
                 settings={"folder": str(file.folder), "file_digest": file.file_digest, **(settings or {})},
-                resources=cluster_facts(),
+                resources=cluster_facts() if ray else {"cpus": local_cores(), "driver": this_process()["host"]},
             ) as run_lease:
-                return _run(lake, file, run_lease, command)
+                return _run(lake, file, run_lease, command, ray)
         except RunHeldError:
             continue  # somebody was quicker
 
@@ -107,7 +111,9 @@ def run_name(file: ExperimentFile) -> str:
     return f"{KIND}-{file.name}-{file.digest[:8]}"
 
 
-def _run(lake: Lake, file: ExperimentFile, run_lease: RunLease, command: Sequence[str] | None) -> ExperimentResult:
+def _run(
+    lake: Lake, file: ExperimentFile, run_lease: RunLease, command: Sequence[str] | None, ray: bool
+) -> ExperimentResult:
     """The work of the process that owns the experiment."""
     effect, record = detectable_effect(file), run_lease.run
     if "started" not in record.state:
@@ -117,7 +123,7 @@ def _run(lake: Lake, file: ExperimentFile, run_lease: RunLease, command: Sequenc
     console.print(f"experiment {file.name}: {len(file.cells)} cells × {len(file.seeds)} seeds, lake {lake.uri}")
     console.print(say_effect(effect, file.metric))
     try:
-        arms = _arms(lake, file, run_lease)
+        arms = _arms(lake, file, run_lease, ray)
     except JobStopped as stopped:
         if run_lease.stop.is_set():
             raise run_lease.stop.error(record.name, "keeps what is done") from stopped
@@ -133,11 +139,16 @@ def _run(lake: Lake, file: ExperimentFile, run_lease: RunLease, command: Sequenc
     return _report(lake, file, record.state, arms, command)
 
 
-def _arms(lake: Lake, file: ExperimentFile, run_lease: RunLease | None) -> list[ArmResult]:
+def _arms(lake: Lake, file: ExperimentFile, run_lease: RunLease | None, ray: bool) -> list[ArmResult]:
     """Every arm's result; without ``run_lease`` of what others have run, none of it tried again."""
-    refs = prepare(lake, file, run_lease.stop if run_lease else None)
+    refs = prepare(lake, file, run_lease.stop if run_lease else None, ray=ray)
     _note_reads(run_lease, datasets=sorted(refs.rows))
-    with Pool(lake, file.machine.threads, file.machine.arms_per_gpu, run_lease) as pool:
+    threads = file.machine.threads
+    with (
+        Pool(lake, threads, file.machine.arms_per_gpu, run_lease)
+        if ray
+        else LocalPool(lake, threads, run_lease) as pool
+    ):
         rates = choose_rates(pool, file, refs)
         plans = [plan_arm(file, cell, seed, refs, rates) for cell in file.cells for seed in file.seeds]
         jobs = [job for plan in plans for job in (plan.pre, plan.language) if job is not None]
@@ -227,7 +238,7 @@ def pre_job(file: ExperimentFile, cell: Factors, seed: int, refs: Refs) -> Job |
     return _job("pre", pre_config(file, cell, seed, refs), None, f"{cell['pre']} before language, seed {seed}")
 
 
-def choose_rates(pool: Pool, file: ExperimentFile, refs: Refs) -> Rates:
+def choose_rates(pool: Pool | LocalPool, file: ExperimentFile, refs: Refs) -> Rates:
     """Try every rate of every cell at the sweep's seed; the lowest held-out loss wins, ties to the lower rate."""
     rates = Rates()
     if file.sweep is None:
@@ -261,7 +272,11 @@ def choose_rates(pool: Pool, file: ExperimentFile, refs: Refs) -> Rates:
 
 
 def gather(
-    lake: Lake, file: ExperimentFile, pool: Pool, plans: Sequence[RunSchedule], outcomes: Mapping[str, Outcome]
+    lake: Lake,
+    file: ExperimentFile,
+    pool: Pool | LocalPool,
+    plans: Sequence[RunSchedule],
+    outcomes: Mapping[str, Outcome],
 ) -> list[ArmResult]:
     """Every arm's result, in the order of the plans."""
     models = {

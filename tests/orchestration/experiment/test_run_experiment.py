@@ -130,59 +130,6 @@ def test_every_arm_is_trained_once_and_again_nothing(tmp_path):
     assert set(attempts(lake).values()) == {1}
 
 
-TASK = """
-name = "toy-task"
-seeds = [1, 2]
-primary = ["nca"]
-[factors]
-pre = ["none", "nca"]
-[corpus]
-name = "toy-chains"
-task = { family = "markov", seq_len = 24, vocabulary = 16, states = 4, answers_from = 8 }
-heldout_sequences = 64
-[model]
-depth = 1
-dim = 16
-heads = 2
-[pre]
-gate_sequences = 16
-[pre.spec]
-grid = [6, 6]
-colors = 2
-seq_len = 24
-[pre.train]
-steps = 20
-batch_sequences = 8
-[train]
-steps = 20
-batch_sequences = 8
-loss_mask = "answers"
-eval_sequences = 64
-eval_every = 5
-[power]
-sd = 0.03
-"""
-
-
-@pytest.mark.soak  # six trainings start
-@pytest.mark.timeout(600)
-def test_a_task_is_compared_by_the_accuracy_of_its_answers(ray_cluster, morphogen, tmp_path):
-    """By the command: models that only count what a sequence shows, as after so few steps, are no reason to refuse."""
-    path = tmp_path / "task.toml"
-    path.write_text(TASK)
-    arguments = ("experiment", str(path), "--lake", str(tmp_path / "lake"), "--report", str(tmp_path / "report"))
-    done = morphogen.run(*arguments, "--json", RAY_ADDRESS=ray_cluster.address)
-    assert done.returncode == 0, done.stderr
-    result = ExperimentResult.model_validate(json.loads(done.stdout)["result"])
-    assert result.metric == "accuracy"
-    assert len(result.arms) == 4
-    for arm in result.arms:
-        assert arm.accuracy == arm.curve[-1].accuracy
-        assert [point.step for point in arm.curve] == [5, 10, 15, 20]
-        assert arm.labels.next == pytest.approx(arm.final_loss, rel=0.01)
-    assert not [str(each) for each in check_arms(result) if each.effect == "refused"]
-
-
 @pytest.mark.soak
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("make_file", [small_file, toy_file])
