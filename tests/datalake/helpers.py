@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import numpy as np
 import pyarrow as pa
 
@@ -16,7 +18,9 @@ SEQ_LEN = 16
 VOCAB = 1000
 
 
-def make_source(seed: int = 7, shard_sequences: int = 32, spec: dict | None = None) -> Source:
+def make_source(
+    seed: int = 7, shard_sequences: int = 32, spec: dict | None = None, format: Literal[1, 2] = 1
+) -> Source:
     """A synthetic source; its rows come from ``make_tokens``."""
     spec = spec or {"family": "nca", "grid": [12, 12], "temperature": 0.5}
     return Source(
@@ -26,6 +30,7 @@ def make_source(seed: int = 7, shard_sequences: int = 32, spec: dict | None = No
         seed=seed,
         generator="1",
         shard_sequences=shard_sequences,
+        format=format,
     )
 
 
@@ -52,9 +57,11 @@ def make_table(seed: int, first: int, rows: int) -> pa.Table:
     )
 
 
-def make_manifest(lake: Lake, sequences: int = 100, seed: int = 7, shard_sequences: int = 32) -> Manifest:
+def make_manifest(
+    lake: Lake, sequences: int = 100, seed: int = 7, shard_sequences: int = 32, format: Literal[1, 2] = 1
+) -> Manifest:
     """Write the shards of ``sequences`` rows and return their manifest, not committed."""
-    source = make_source(seed, shard_sequences)
+    source = make_source(seed, shard_sequences, format=format)
     shards = [
         write_shard(lake.store, source, make_table(seed, first, rows), first)
         for first, rows in shard_layout(sequences, shard_sequences)

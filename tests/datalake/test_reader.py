@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -30,10 +31,11 @@ class CountingStore:
         return self.inner.get(key)
 
 
+@pytest.mark.parametrize("format", [1, 2])
 @pytest.mark.parametrize("cache_shards", [1, 2, 64])
-def test_rows_in_any_order(lake_uri: str, cache_shards: int) -> None:
+def test_rows_in_any_order(lake_uri: str, cache_shards: int, format: Literal[1, 2]) -> None:
     lake = Lake.open(lake_uri)
-    manifest = make_manifest(lake)
+    manifest = make_manifest(lake, format=format)
     reader = DatasetReader(lake.store, manifest, cache_shards=cache_shards)
     everything = make_tokens(7, 0, 100)
     for seed in range(3):
