@@ -15,7 +15,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,13 +22,14 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks import lanes
 from benchmarks.scale_costs import SEQ_LEN, SHARD_ROWS, SHARD_TOKENS, SIZES, cost_tables
 from datalake import DatasetReader, Lake, Manifest, Plan, PlanSource, ShardRef, Source, digest_of, shard_key
 
 BATCH = 512
 STEPS = 1000
 SHARD_BYTES = 2 * SHARD_TOKENS
-CACHED = 64  # shards that a reader keeps by default
+FOOTER_BYTES = 4750
 
 
 def main() -> None:
@@ -64,6 +64,8 @@ def commit(folder: Path, shards: int) -> dict[str, Any]:
                 rows=SHARD_ROWS,
                 bytes=SHARD_BYTES,
                 sha256=hashlib.sha256(number.to_bytes(8, "little")).hexdigest(),
+                footer_bytes=FOOTER_BYTES,
+                footer_sha256=hashlib.sha256(number.to_bytes(9, "little")).hexdigest(),
             )
             for number in range(shards)
         ]
@@ -112,24 +114,9 @@ def resume(folder: Path, shards: int) -> dict[str, Any]:
 
 
 def fetches(_folder: Path, shards: int) -> dict[str, Any]:
-    """How often shards are fetched in plan order, as a multiple of the data read, by one process's reader."""
-    found = {}
-    for name, block_rows, window_blocks in (("256 × 16 (the trainer's)", 256, 16), ("4096 × 8", 4096, 8)):
-        plan = Plan(
-            [PlanSource(shards * SHARD_ROWS)], seed=1, batch=BATCH, block_rows=block_rows, window_blocks=window_blocks
-        )
-        steps = 64 * block_rows * window_blocks // BATCH
-        kept: OrderedDict[int, None] = OrderedDict()
-        count = 0
-        for step in range(steps):
-            for shard in np.unique(plan.rows(step)[:, 1] // SHARD_ROWS).tolist():
-                count += shard not in kept
-                kept[shard] = None
-                kept.move_to_end(shard)
-                if len(kept) > CACHED:
-                    kept.popitem(last=False)
-        found[name] = count * SHARD_ROWS / (steps * BATCH)
-    return found
+    """What all processes of a world fetch in an epoch by lanes, as a multiple of the data, and their requests."""
+    data = lanes.Data(shards, 1)
+    return {str(world): lanes.steady(data, world, steps) for world, steps in ((1, 128), (64, 256), (1024, 512))}
 
 
 STAGES: dict[str, Callable[[Path, int], dict[str, Any]]] = {
@@ -143,7 +130,13 @@ STAGES: dict[str, Callable[[Path, int], dict[str, Any]]] = {
 def _source() -> Source:
     spec = {"family": "benchmark"}
     return Source(
-        kind="synthetic", spec=spec, spec_digest=digest_of(spec), seed=0, generator="0", shard_sequences=SHARD_ROWS
+        kind="synthetic",
+        spec=spec,
+        spec_digest=digest_of(spec),
+        seed=0,
+        generator="0",
+        shard_sequences=SHARD_ROWS,
+        format=2,
     )
 
 
@@ -186,16 +179,19 @@ def as_markdown(found: dict[str, dict[str, Any]], shards: int) -> str:
         f"Manifest: {size:,} bytes, {size / shards:.1f} a shard; the dataset's log has "
         f"{found['commit']['log_entries']} entry.",
         "",
-        "| blocks × window | shards fetched in plan order, as a multiple of what is read (64 shards kept) |",
-        "| --- | --- |",
-        *(f"| {name} | {ratio:.1f} |" for name, ratio in found["fetches"].items()),
+        "| world | fetched in an epoch by lanes, of the data | requests per GB | blocks held by a process |",
+        "| --- | --- | --- | --- |",
+        *(
+            f"| {world} | {of['fetched']:.3f} | {of['requests_per_gb']:,.0f} | {of['held_mb']:.0f} MB |"
+            for world, of in found["fetches"].items()
+        ),
         "",
         *cost_tables(
             SIZES,
             manifest_bytes_per_shard=size / shards,
             opening_s=found["open"]["cpu_seconds"]["open"] / shards,
-            fetched=next(iter(found["fetches"].values())),
-            cached=CACHED,
+            fetched=max(of["fetched"] for of in found["fetches"].values()),
+            gets_per_gb=max(of["requests_per_gb"] for of in found["fetches"].values()),
         ),
     ]
     return "\n".join(lines)

@@ -5,8 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from datalake.store.ranges import PART_BYTES
-
 SIZES = {"164 M": 164e6, "100 B": 100e9, "10 T": 10e12}
 SEQ_LEN = 1024
 SHARD_ROWS = 4096  # `generate`'s default
@@ -16,7 +14,8 @@ SHARD_TOKENS = SEQ_LEN * SHARD_ROWS
 GENERATED = 6.81e6  # accepted, end to end into Parquet: `python -m benchmarks.generator --json`
 SCORED = 20.8e6  # candidates, the same command
 ACCEPTED = 0.459  # of the candidates at band 0.5–1.0: docs/log.md, "generator, CPU"
-DIGESTED = 179e6  # content digest, one after the other: `python -m benchmarks.lake`
+DIGESTED = 272e6  # content digest, by who has the rows: docs/log.md
+COMBINED = 1.8e-6  # seconds of the driver for each shard, to put these digests together: docs/log.md
 BYTES_PER_TOKEN = 2.00  # in Parquet: `python -m benchmarks.lake`
 
 # Assumed: US list prices in dollars, and a GPU that nobody here had.
@@ -31,21 +30,19 @@ FLEET = 1000  # cores
 PUTS_PER_S = 3500  # what S3 guarantees one prefix, before it splits it further
 MAX_PUT = 5 * 2**30  # S3's largest single PUT, the only kind that the lake commits with
 
-SHARD_GETS = math.ceil(BYTES_PER_TOKEN * SHARD_TOKENS / PART_BYTES) + 1  # ranges; the file is more than its tokens
-
 
 def cost_tables(
-    sizes: Mapping[str, float], *, manifest_bytes_per_shard: float, opening_s: float, fetched: float, cached: int
+    sizes: Mapping[str, float], *, manifest_bytes_per_shard: float, opening_s: float, fetched: float, gets_per_gb: float
 ) -> list[str]:
     """Markdown lines: the costs by size, and where each limit is.
 
-    ``opening_s`` is a manifest's opening, per shard; ``fetched`` how often a shard is fetched in an epoch by a reader
-    that keeps ``cached`` of more.
+    ``opening_s`` is a manifest's opening, per shard; ``fetched`` what all processes fetch in an epoch by lanes, as a
+    multiple of the data, with ``gets_per_gb`` requests.
     """
 
     def column(tokens: float) -> dict[str, str]:
         shards = math.ceil(tokens / SHARD_TOKENS)
-        epoch = 1.0 if shards <= cached else fetched
+        epoch = (tokens * BYTES_PER_TOKEN * fetched, tokens * BYTES_PER_TOKEN / 1e9 * gets_per_gb)
         return _costs(tokens, shards, shards * manifest_bytes_per_shard, shards * opening_s, epoch)
 
     columns = [column(tokens) for tokens in sizes.values()]
@@ -59,8 +56,6 @@ def cost_tables(
         "",
         "| limit | reached at |",
         "| --- | --- |",
-        f"| one SHA-256 over all tokens in order, {DIGESTED / 1e6:.0f} M tokens/s | an hour at "
-        f"{DIGESTED * 3600 / 1e9:,.0f} B tokens, a day at {DIGESTED * 86400 / 1e12:.1f} T |",
         f"| scoring on CPUs, {SCORED * ACCEPTED / 1e6:.1f} M accepted tokens per core-second however fast a GPU "
         f"simulates | at most {SCORED * ACCEPTED / GENERATED:.2f}× today's tokens per core-second |",
         f"| writes to one prefix, {PUTS_PER_S:,} PUT/s | {PUTS_PER_S / shard_rate:,.0f} cores generating at once |",
@@ -71,17 +66,18 @@ def cost_tables(
     return lines
 
 
-def _costs(tokens: float, shards: int, manifest: float, opening_s: float, epoch: float) -> dict[str, str]:
+def _costs(tokens: float, shards: int, manifest: float, opening_s: float, epoch: tuple[float, float]) -> dict[str, str]:
+    """``epoch``: bytes and requests of all processes."""
     core_s = tokens / GENERATED
     fleet_s = max(core_s / FLEET, SHARD_TOKENS / GENERATED)  # a shard is made by one core
     stored = tokens * BYTES_PER_TOKEN
     puts = shards + 2 + math.ceil(shards / 1000)  # shards, manifest, log entry, listing
-    gets = shards * (1 + SHARD_GETS)  # is it there already; the content digest's reading
+    gets = shards  # is it there already
     gpu_s = 6 * PARAMETERS * tokens / GPU_FLOPS
     return {
         "**generation**, core-seconds": f"{core_s:,.0f}",
         f"wall time on {FLEET:,} cores": _time(fleet_s),
-        "content digest, one core": _time(tokens / DIGESTED),
+        "content digest, core-seconds of these, and the driver's": f"{tokens / DIGESTED:,.2g}, {shards * COMBINED:.2g}",
         "GPU-seconds": "not measured",
         "PUT and LIST requests": f"{puts:,}",
         "GET requests": f"{gets:,}",
@@ -93,9 +89,9 @@ def _costs(tokens: float, shards: int, manifest: float, opening_s: float, epoch:
         "dollars a month": _dollars(stored / 1e9 * GB_MONTH),
         "manifest": _bytes(manifest),
         "opening it, CPU-seconds per process": f"{opening_s:.2g}",
-        "**one epoch** in plan order, GET requests per process": f"{shards * epoch * SHARD_GETS:,.0f}",
-        "bytes fetched per process": _bytes(stored * epoch),
-        "dollars, requests per process": _dollars(shards * epoch * SHARD_GETS * GETS),
+        "**one epoch** by lanes, GET requests of all processes": f"{epoch[1]:,.0f}",
+        "bytes fetched by all processes": _bytes(epoch[0]),
+        "dollars, requests of the epoch": _dollars(epoch[1] * GETS),
         f"GPU-seconds, {PARAMETERS / 1e9:.0f} B parameters (6ND at 40 %, not measured)": f"{gpu_s:,.0f}",
         "dollars, GPUs (not measured)": _dollars(gpu_s * GPU_HOUR / 3600),
     }
