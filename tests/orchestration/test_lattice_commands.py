@@ -89,7 +89,7 @@ def test_the_lake_brings_the_weights_to_whoever_computes(trained, monkeypatch):
     with pytest.raises(WeightsError, match=digest):
         SpecGenerator().table(fields, 1, 0, 8)
     source = synthetic_source(parse_spec(fields), 1, 8)
-    ref, written = ShardWorker(lake, source, "auto", 1).make(0, 8)
+    ref, written, _ = ShardWorker(lake, source, "auto", 1).make(0, 8)
     assert written
     manifest = Manifest.build(source, [ref], seq_len=40, vocab_size=258, content_digest="0" * 64)
 
