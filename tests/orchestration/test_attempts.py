@@ -75,8 +75,10 @@ def test_rows_are_the_same_and_none_is_looked_for(tmp_path: Path, capsys: pytest
 
     assert call("data", "index", "tiny", "--json", "--lake", lake.uri) == 0
     made = json.loads(capsys.readouterr().out)
-    assert (made["parts"], made["parts_written"], made["sequences"]) == (2, 2, ROWS)
-    assert 8 * made["bytes_written"] < 8 * ROWS, "a byte at most for a sequence"
+    assert (made["parts"], made["sequences"]) == (2, ROWS)
+    assert made["parts_written"] in (1, 2), "the thread of the one that was stopped may have ended its part"
+    size = sum(info.size for info in lake.store.infos(attempts_folder(manifest.source)))
+    assert size < ROWS, "a byte at most for a sequence"
     assert index_attempts(lake, "tiny@1")["parts_written"] == 0
 
     noting = Noting()
