@@ -14,6 +14,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import boto3
@@ -51,20 +52,32 @@ def _free_ports(count: int) -> list[int]:
 
 
 class S3Server:
-    """One SeaweedFS on 127.0.0.1 that keeps its data under ``folder`` and survives ``kill`` and ``start``."""
+    """One SeaweedFS that keeps its data under ``folder`` and survives ``kill`` and ``start``.
+
+    It listens at ``address``. Where that is another host's (tests/cluster), ``popen`` starts it there, and ``data`` is
+    where that host has the folder's ``data``.
+    """
 
     access_key = "morphogen-test"
     secret_key = "only-for-tests-on-loopback"
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(
+        self,
+        folder: Path,
+        address: str = "127.0.0.1",
+        popen: Callable[..., subprocess.Popen[bytes]] | None = None,
+        data: Path | None = None,
+    ) -> None:
+        self.folder, self.address = folder, address
+        self._data = data or folder / "data"
+        self._popen = popen or (lambda *command, **options: subprocess.Popen(command, cwd=folder, **options))
         self._process: subprocess.Popen[bytes] | None = None
         self._ports: dict[str, int] = {}
 
     @property
     def endpoint(self) -> str:
-        """``http://127.0.0.1:PORT``; the port stays the same when the server is started again."""
-        return f"http://127.0.0.1:{self._ports['s3']}"
+        """``http://ADDRESS:PORT``; the port stays the same when the server is started again."""
+        return f"http://{self.address}:{self._ports['s3']}"
 
     @property
     def pid(self) -> int:
@@ -101,21 +114,18 @@ class S3Server:
         (self.folder / "data").mkdir(parents=True, exist_ok=True)
         port = self._ports
         with (self.folder / "weed.log").open("ab") as log:
-            self._process = subprocess.Popen(
-                [
-                    weed_path(), "-logtostderr=true", "mini", f"-dir={self.folder / 'data'}",
-                    "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-master.telemetry=false",
-                    f"-master.port={port['master']}", f"-filer.port={port['filer']}",
-                    f"-volume.port={port['volume']}", f"-s3.port={port['s3']}",
-                    "-webdav=false", "-admin.ui=false", f"-admin.port={port['admin']}",
-                    "-s3.port.iceberg=0", "-s3.port.lance=0",
-                ],
-                cwd=self.folder,
+            self._process = self._popen(
+                *(weed_path(), "-logtostderr=true", "mini", f"-dir={self._data}"),
+                *(f"-ip={self.address}", f"-ip.bind={self.address}", "-master.telemetry=false"),
+                *(f"-master.port={port['master']}", f"-filer.port={port['filer']}"),
+                *(f"-volume.port={port['volume']}", f"-s3.port={port['s3']}"),
+                *("-webdav=false", "-admin.ui=false", f"-admin.port={port['admin']}"),
+                *("-s3.port.iceberg=0", "-s3.port.lance=0"),
                 env={**os.environ, **self.env()},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-            )  # fmt: skip
+            )
 
     def _answers(self, within: float) -> bool:
         assert self._process is not None

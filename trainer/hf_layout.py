@@ -18,7 +18,7 @@ from datalake.shards.tokens import MAX_VOCABULARY
 from trainer.config import ModelShape
 from trainer.errors import CheckpointError
 from trainer.model import Llama
-from trainer.shards import Piece, local
+from trainer.shards import Piece, local, wanted_rows
 from trainer.tensor_files import arrange, names_of, tensor_bytes
 
 WEIGHTS = "model.safetensors"
@@ -212,6 +212,13 @@ def open_model(config: bytes, weights: Iterable[tuple[str, Tensor]]) -> Llama:
     return model
 
 
-def whole_pieces(weights: Iterable[tuple[str, Tensor]]) -> Iterator[Piece]:
-    """Whole tensors as the pieces that ``load_pieces`` takes."""
-    return (Piece(name, 0, tensor.shape[0] if tensor.ndim else None, tensor) for name, tensor in weights)
+def whole_pieces(
+    weights: Iterable[tuple[str, Tensor]], like: Callable[[str], Tensor | None] = lambda _name: None
+) -> Iterator[Piece]:
+    """Whole tensors as the pieces that ``load_pieces`` takes: this rank's rows where ``like(name)`` is cut."""
+    for name, tensor in weights:
+        if tensor.ndim == 0:
+            yield Piece(name, 0, None, tensor)
+            continue
+        start, stop = wanted_rows(tensor.shape, like(name))
+        yield Piece(name, 0, stop - start, tensor[start:stop])

@@ -8,12 +8,17 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Iterator
 
 import numpy as np
 import torch
 from torch import nn
 
 from trainer.config import ModelShape
+from trainer.shards import local, wanted_rows
+
+# Rows are drawn in blocks of about so many values, so that a rank that holds some of them never holds them all.
+BLOCK_VALUES = 1 << 18
 
 VOCABULARY = ("model.embed_tokens.weight", "lm_head.weight")
 VOCABULARY_STD = 0.02
@@ -24,17 +29,31 @@ def init_weights(model: nn.Module, shape: ModelShape, seed: int) -> None:
 
     The two projections that write into the residual stream (o, down) are divided by sqrt(2·layers), so that the
     stream's variance does not grow with depth (Radford et al. 2019, GPT-2, section 2.3). The small head makes the first
-    loss that of a uniform guess, log V.
+    loss that of a uniform guess, log V. Of a tensor whose rows ranks share, this rank's rows get what they would have
+    in the whole.
     """
     with torch.no_grad():
         for name, parameter in model.named_parameters():
+            held = local(parameter)
             if parameter.ndim == 1:
-                parameter.fill_(1.0)
+                held.fill_(1.0)
                 continue
             std = VOCABULARY_STD if name in VOCABULARY else 1.0 / math.sqrt(parameter.shape[1])
             if name.endswith(("o_proj.weight", "down_proj.weight")):
                 std /= math.sqrt(2 * shape.layers)
-            parameter.copy_(torch.from_numpy(normal(seed, name, tuple(parameter.shape))) * std)
+            start, stop = wanted_rows(parameter.shape, parameter)
+            for first, rows in _normal_rows(seed, name, stop, parameter.shape[1]):
+                skipped = max(0, start - first)
+                if skipped < len(rows):
+                    at = first + skipped - start
+                    held[at : at + len(rows) - skipped].copy_(torch.from_numpy(rows[skipped:]) * std)
+
+
+def _normal_rows(seed: int, name: str, stop: int, width: int) -> Iterator[tuple[int, np.ndarray]]:
+    """Rows 0 … ``stop - 1`` of ``normal`` in blocks: (first row, float32 [rows, width])."""
+    draws, block = _generator(seed, name), max(1, BLOCK_VALUES // width)
+    for first in range(0, stop, block):
+        yield first, draws.standard_normal((min(block, stop - first), width), dtype=np.float32)
 
 
 def normal(seed: int, name: str, size: tuple[int, ...]) -> np.ndarray:
@@ -42,5 +61,9 @@ def normal(seed: int, name: str, size: tuple[int, ...]) -> np.ndarray:
 
     Rows are drawn in order, so a tensor with more rows (a larger vocabulary) begins with the rows of a smaller one.
     """
+    return _generator(seed, name).standard_normal(size, dtype=np.float32)
+
+
+def _generator(seed: int, name: str) -> np.random.Generator:
     key = np.frombuffer(hashlib.sha256(f"init:{seed}:{name}".encode()).digest()[:16], dtype="<u8")
-    return np.random.Generator(np.random.Philox(key=key)).standard_normal(size, dtype=np.float32)
+    return np.random.Generator(np.random.Philox(key=key))

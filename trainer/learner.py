@@ -18,6 +18,7 @@ from trainer.evaluate import evaluate
 from trainer.guard import LossGuard
 from trainer.hardware import flops_per_token, peak_flops
 from trainer.hf_layout import load_pieces
+from trainer.init import init_weights
 from trainer.inputs import Inputs
 from trainer.job import TrainJob
 from trainer.mask import TargetMasks, dataset_mask
@@ -48,10 +49,10 @@ class TextLearner:
         self._job, self._lake = job, lake
         self._config, self._inputs, self._ranks, self._parallel = config, inputs, ranks, job.parallel
         self._shape = config.model.shape(inputs.vocab_size)
-        seed = config.seed if inputs.init is None else None  # all of its weights are about to be read
-        self.model = Llama(self._shape, seed, dropout=config.model.dropout, recompute=config.model.recompute)
-        self._moved = self._read_weights(lake)
+        options = {"dropout": config.model.dropout, "recompute": config.model.recompute}
+        self.model = Llama(self._shape, None, **options, empty=True)
         place_model(self.model, job.parallel, ranks, config.model.compile)
+        self._moved = self._first_weights(lake)
         anchors = {}
         if config.transfer is not None and config.transfer.decay_toward == "source":
             moved = set(self._moved)
@@ -70,14 +71,16 @@ class TextLearner:
         self._flops, self._peak = flops_per_token(self._shape, inputs.seq_len - 1), peak_flops(ranks.device)
         self._precision: Precision = "fp32"
 
-    def _read_weights(self, lake: Lake) -> list[str]:
-        """Read the weights that the config begins with; returns the names of those that were transferred."""
+    def _first_weights(self, lake: Lake) -> list[str]:
+        """Draw or read the weights that the config begins with; returns the names of those that were transferred."""
         config, inputs = self._config, self._inputs
+        if inputs.init is not None:
+            load_pieces(self.model, Weights(lake, inputs.init).pieces(dict(self.model.named_parameters()).get))
+            return []
+        init_weights(self.model, self._shape, config.seed)
         if config.transfer is not None and inputs.source is not None:
             weights = Weights(lake, inputs.source)
             return transfer(self.model, weights.shapes(), weights, config.transfer.what, config.seed)
-        if inputs.init is not None:
-            load_pieces(self.model, Weights(lake, inputs.init).pieces())
         return []
 
     @property

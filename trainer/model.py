@@ -207,22 +207,40 @@ class Trunk(nn.Module):
 class Llama(nn.Module):
     """The language model. Parameters are float32; its initial weights are a pure function of (shape, seed).
 
-    With ``seed`` None they are whatever lay in memory, for weights that will be loaded.
+    With ``seed`` None they are whatever lay in memory, for weights that will be loaded; with ``empty`` there are none
+    before ``allocate`` has been called, so that ranks may first share the tensors' rows among them.
     ``dropout`` and ``recompute`` (see ``ModelConfig``) change how it trains, not what it is.
     """
 
-    def __init__(self, shape: ModelShape, seed: int | None, *, dropout: float = 0.0, recompute: bool = False) -> None:
+    def __init__(
+        self,
+        shape: ModelShape,
+        seed: int | None,
+        *,
+        dropout: float = 0.0,
+        recompute: bool = False,
+        empty: bool = False,
+    ) -> None:
         super().__init__()
         self.shape = shape
         # On "meta" torch's own draw of initial weights, which ours replace, costs neither time nor global RNG state.
         with torch.device("meta"):
             self.model = Trunk(shape, dropout, recompute)
             self.lm_head = nn.Linear(shape.dim, shape.vocab_size, bias=False)
-        self.to_empty(device="cpu")
-        if shape.tied:
+        self._tie()
+        if not empty:
+            self.allocate(torch.device("cpu"))
+            if seed is not None:
+                init_weights(self, shape, seed)
+
+    def allocate(self, device: torch.device) -> None:
+        """Give every parameter memory on ``device``, of a tensor that ranks share for this rank's rows; no values."""
+        self.to_empty(device=device)
+        self._tie()
+
+    def _tie(self) -> None:
+        if self.shape.tied:
             self.lm_head.weight = self.model.embed_tokens.weight
-        if seed is not None:
-            init_weights(self, shape, seed)
 
     def logits(self, tokens_BT: Tensor) -> Tensor:
         """Next-token logits [B, T, V] of tokens int64 [B, T]."""

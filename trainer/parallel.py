@@ -25,16 +25,17 @@ Parallel = Literal["ddp", "fsdp"]
 
 
 def place_model(model: Llama, parallel: Parallel, ranks: Ranks, compiled: bool) -> None:
-    """Move ``model`` to this rank's device, in place: all of it, or under "fsdp" its share of each tensor's rows.
+    """Give ``model`` (still ``empty``) memory on this rank's device: all of it, or its share of each tensor's rows.
 
-    Under "fsdp" blocks gather their weights when they compute, forward and backward, and let go of them right after.
+    Under "fsdp" no rank holds more than its share and the block that it computes with, which gathers its weights,
+    forward and backward, and lets go of them right after.
     """
     if parallel not in ("ddp", "fsdp"):
         raise ConfigError(f"parallel = {parallel!r}: must be 'ddp' or 'fsdp'")
     if parallel == "ddp" or ranks.world == 1:
         if compiled:
             model.compile()
-        model.to(ranks.device)
+        model.allocate(ranks.device)
         return
     mesh = init_device_mesh(ranks.device.type, (ranks.world,))
     for layer in model.model.layers:
@@ -44,6 +45,7 @@ def place_model(model: Llama, parallel: Parallel, ranks: Ranks, compiled: bool) 
     # Weights that stayed gathered after an evaluation would hide the average that is shown in their place.
     fully_shard(model, mesh=mesh, reshard_after_forward=True)
     register_fsdp_forward_method(model, "scores")
+    model.allocate(ranks.device)
 
 
 def over_ranks(model: Llama, ranks: Ranks, precision: Precision) -> nn.Module:

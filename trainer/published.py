@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from torch import Tensor
 
@@ -43,9 +43,9 @@ class Weights:
         for reader in self.readers():
             yield from read_tensors(reader)
 
-    def pieces(self) -> Iterator[Piece]:
-        """The same, for ``hf_layout.load_pieces``."""
-        return hf_layout.whole_pieces(self)
+    def pieces(self, like: Callable[[str], Tensor | None]) -> Iterator[Piece]:
+        """The same, for ``hf_layout.load_pieces``: this rank's rows of tensors that ``like(name)`` says are cut."""
+        return hf_layout.whole_pieces(self, like)
 
 
 def open_published(lake: Lake, version: ModelVersion) -> Llama:

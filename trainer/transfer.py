@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from trainer.errors import TransferError
 from trainer.init import VOCABULARY, normal
+from trainer.shards import local, wanted_rows
 
 ATTENTION = ("q_proj.weight", "k_proj.weight", "v_proj.weight", "o_proj.weight")
 NORMS = ("norm.weight",)
@@ -68,7 +69,8 @@ def transfer(
     with torch.no_grad():
         for name, tensor in source if targets else ():
             if name in targets:
-                targets[name].copy_(alike(tensor, seed, name) if what == "stats" else tensor)
+                rows = slice(*wanted_rows(tensor.shape, targets[name]))
+                local(targets[name]).copy_((alike(tensor, seed, name) if what == "stats" else tensor)[rows])
     return list(targets)
 
 

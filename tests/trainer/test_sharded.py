@@ -16,8 +16,11 @@ from datalake.errors import StoreUnavailableError
 from datalake.store.local import LocalStore
 from tests.trainer.lake_data import add_dataset, curve, eval_curve, patterned, tiny_config, tiny_lake
 from tests.trainer.test_ranks import WORLD, free_port, train
-from trainer import hf_layout, load_metrics
+from trainer import Ranks, TrainJob, hf_layout, load_metrics
 from trainer.inputs import open_inputs
+from trainer.learner import TextLearner
+from trainer.model import Llama, count_parameters
+from trainer.shards import local, wanted_rows
 
 # 33 rows of embedding, 3 heads' keys: cut unevenly. 33 held-out rows: the ranks need one pass and two to score them.
 BASE: dict[str, Any] = {
@@ -43,6 +46,30 @@ LOWBIT: dict[str, Any] = {
     "steps": 8,
     "eval": [],
 }
+# 17 M parameters, 67 MB, of which a rank is to hold half.
+WIDE: dict[str, Any] = {**BASE, "model": {"depth": 1, "dim": 256, "heads": 2, "vocab_size": 32_768}}
+
+
+def start_wide(rank: int, lake_uri: str) -> dict[str, Any]:
+    """What starting takes of memory at most, what the whole model would, and whether this rank's rows are its own."""
+    config, lake = tiny_config(**WIDE), Lake.open(lake_uri)
+    inputs, job = open_inputs(config, lake), TrainJob(config, lake, "wide", "fsdp")
+    Path("/proc/self/clear_refs").write_text("5")  # the largest resident memory is counted anew
+    before = resident("VmHWM")
+    model = TextLearner(job, lake, inputs, Ranks.here(rank, WORLD)).model
+    peak = resident("VmHWM") - before
+    whole = Llama(config.model.shape(inputs.vocab_size), config.seed)
+    equal = all(
+        torch.equal(local(mine), theirs[slice(*wanted_rows(theirs.shape, mine))])
+        for mine, theirs in zip(model.parameters(), whole.parameters(), strict=True)
+    )
+    return {"peak": peak, "whole": 4 * count_parameters(whole), "equal": equal}
+
+
+def resident(field: str) -> int:
+    """A field of /proc/self/status, in bytes."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{field}:"))
 
 
 def worker(rank: int, port: int, lake_uri: str, report: str) -> None:
@@ -55,6 +82,7 @@ def worker(rank: int, port: int, lake_uri: str, report: str) -> None:
     for name, changes in (("killed", BASE), ("hybrid-killed", HYBRID), ("lowbit-killed", LOWBIT)):
         train(rank, lake_uri, name, parallel="fsdp", kill_at=5, **changes)
         train(rank, lake_uri, name, parallel="fsdp", **changes)
+    facts["wide"] = start_wide(rank, lake_uri)  # once all that is imported on the way has been
     train(rank, lake_uri, "hybrid-ddp", **HYBRID)
     train(rank, lake_uri, "hybrid", parallel="fsdp", **HYBRID)
     train(rank, lake_uri, "lowbit", parallel="fsdp", **LOWBIT)
@@ -112,6 +140,13 @@ def test_losses_and_weights_are_ddp_s_to_rounding(pair: tuple[Lake, list[dict]])
     assert ours.keys() == theirs.keys()
     for name, weight in theirs.items():
         torch.testing.assert_close(ours[name], weight, rtol=1e-3, atol=1e-4, msg=name)
+
+
+def test_no_rank_holds_the_whole_model_as_it_starts(pair: tuple[Lake, list[dict]]) -> None:
+    for report in pair[1]:
+        wide = report["wide"]
+        assert wide["equal"], "the rows are what a start in one process draws"
+        assert wide["whole"] / 2 < wide["peak"] < 0.8 * wide["whole"]
 
 
 def test_each_rank_writes_its_rows(pair: tuple[Lake, list[dict]]) -> None:
