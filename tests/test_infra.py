@@ -6,6 +6,7 @@ import ast
 import json
 import re
 import shlex
+import subprocess
 import tomllib
 from pathlib import Path
 
@@ -34,7 +35,7 @@ SECRET_LITERALS = (
 def test_a_file_says_what_it_is_and_holds_no_secret(path):
     text = path.read_text()
     if path.suffix != ".json":
-        assert text.startswith("# ")
+        assert text.startswith(("# ", "#!/bin/sh\n# "))
     for pattern in SECRET_LITERALS:
         assert not re.search(pattern, text), pattern
 
@@ -59,8 +60,21 @@ def test_the_image_installs_what_the_package_needs():
     copied = {word for line in re.findall(r"^COPY (.+)$", DOCKERFILE, re.MULTILINE) for word in line.split()[:-1]}
     sent = {line[1:] for line in (INFRA / "Dockerfile.dockerignore").read_text().splitlines() if line.startswith("!")}
     packages = {pattern.removesuffix("*") for pattern in SETUPTOOLS["packages"]["find"]["include"]}
-    assert copied == sent == packages | {"pyproject.toml", "constraints.txt", PROJECT["readme"], "LICENSE"}
+    installed = {"pyproject.toml", "constraints.txt", PROJECT["readme"], "LICENSE"}
+    assert copied == sent == packages | installed | {"infra/install.sh"}
     assert all((ROOT / path).exists() for path in sent)
+
+
+def test_the_image_and_the_installer_have_the_same_steps():
+    called = re.findall(r"^RUN morphogen-install (\w+)$", DOCKERFILE, re.MULTILINE)
+    script = (INFRA / "install.sh").read_text()
+    assert called == re.findall(r"^(\w+)\)", script, re.MULTILINE)
+    assert not re.search(r"^RUN (?!morphogen-install)", DOCKERFILE, re.MULTILINE), "a step that nothing else tries"
+    assert f"TORCH=${{TORCH:-torch=={PINNED['torch']}}}" in script
+    assert f"ARG TORCH_INDEX={re.search(r'TORCH_INDEX-(.*)}', script)[1]}\n" in DOCKERFILE
+    wrong = subprocess.run(["sh", INFRA / "install.sh"], env={"SOURCE": "/"}, capture_output=True, text=True, check=False)
+    assert wrong.returncode == 2
+    assert "a step is system" in wrong.stderr
 
 
 def test_the_bucket_policy_grants_what_the_jobs_call_and_no_other_delete():
