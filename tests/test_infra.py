@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import typer
+import yaml
 
 from orchestration.cli import app
 
@@ -72,7 +73,9 @@ def test_the_image_and_the_installer_have_the_same_steps():
     assert not re.search(r"^RUN (?!morphogen-install)", DOCKERFILE, re.MULTILINE), "a step that nothing else tries"
     assert f"TORCH=${{TORCH:-torch=={PINNED['torch']}}}" in script
     assert f"ARG TORCH_INDEX={re.search(r'TORCH_INDEX-(.*)}', script)[1]}\n" in DOCKERFILE
-    wrong = subprocess.run(["sh", INFRA / "install.sh"], env={"SOURCE": "/"}, capture_output=True, text=True, check=False)
+    wrong = subprocess.run(
+        ["sh", INFRA / "install.sh"], env={"SOURCE": "/"}, capture_output=True, text=True, check=False
+    )
     assert wrong.returncode == 2
     assert "a step is system" in wrong.stderr
 
@@ -131,3 +134,32 @@ def test_the_proxy_fits_the_server():
     command = shlex.split(re.search(r"#\s+(morphogen serve .*)", proxy)[1])
     options = {name for option in typer.main.get_command(app).commands["serve"].params for name in option.opts}
     assert {word for word in command if word.startswith("--")} <= options
+
+
+def test_the_recipes_for_clouds_name_what_is_there():
+    text = (ROOT / "docs" / "guides" / "cloud.md").read_text()
+    paths = re.findall(r"(?:-k |-f |file://|`)(infra/[\w./-]+)", text)
+    assert len(paths) > 8
+    for path in paths:
+        assert (ROOT / path.rstrip(".,`")).exists(), path
+    for line in re.findall(r"compose -f infra/compose\.yaml (?:run --rm|exec) \w+ (morphogen .*)", text):
+        command, words = typer.main.get_command(app), shlex.split(line, comments=True)[1:]
+        while words and hasattr(command, "commands"):
+            command = command.commands[words.pop(0)]
+        command.make_context("morphogen", words)
+
+
+def test_the_compose_file_is_ours():
+    services = yaml.safe_load((INFRA / "compose.yaml").read_text())["services"]
+    command, words = typer.main.get_command(app), shlex.split(services["server"]["command"])[1:]
+    command.commands[words.pop(0)].make_context("serve", words)
+    compile(services["bucket"]["command"][2], "bucket", "exec")
+    trial = yaml.safe_load_all((INFRA / "k8s" / "overlays" / "trial" / "s3.yaml").read_text())
+    image = next(trial)["spec"]["template"]["spec"]["containers"][0]["image"]
+    assert services["store"]["image"] == image
+    assert services["server"]["read_only"]
+
+
+def test_nothing_but_quarantine_expires():
+    rules = json.loads((INFRA / "s3" / "lifecycle.json").read_text())["Rules"]
+    assert [rule["Filter"]["Prefix"] for rule in rules if "Expiration" in rule] == ["lake/quarantine/"]
