@@ -19,23 +19,28 @@ from trainer.errors import ConfigError, RankError, RankZeroError
 from trainer.precision import pick_device
 
 T = TypeVar("T")
-# How long a rank that has uploaded its part of a checkpoint waits for the slowest one.
 UPLOAD_TIMEOUT = timedelta(hours=2)
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process's place among ``world`` processes, the device and group (None: all) that its collectives run on."""
+    """This process's place among ``world`` processes, the device and group (None: all) that its collectives run on.
+
+    ``upload_timeout`` is how long a rank whose part of a checkpoint is uploaded waits for the slowest one.
+    """
 
     rank: int
     world: int
     device: torch.device
     group: Any = None
+    upload_timeout: timedelta = UPLOAD_TIMEOUT
 
     @classmethod
-    def here(cls, rank: int = 0, world: int = 1, device: str | None = None) -> Ranks:
+    def here(
+        cls, rank: int = 0, world: int = 1, device: str | None = None, upload_timeout: timedelta = UPLOAD_TIMEOUT
+    ) -> Ranks:
         """This process as one of ``world`` (by default alone), on ``device`` (CUDA by default where there is one)."""
-        return cls(rank, world, pick_device(device))
+        return cls(rank, world, pick_device(device), upload_timeout=upload_timeout)
 
     def check(self) -> None:
         """ConfigError unless torch.distributed, initialised by the caller, agrees with (rank, world)."""
@@ -62,7 +67,7 @@ class Ranks:
         if self.world == 1:
             yield self
             return
-        group = dist.new_group(backend="gloo", timeout=UPLOAD_TIMEOUT)
+        group = dist.new_group(backend="gloo", timeout=self.upload_timeout)
         try:
             yield Ranks(self.rank, self.world, torch.device("cpu"), group)
         finally:

@@ -22,11 +22,12 @@ from ray.autoscaler.v2.utils import is_autoscaler_v2
 from orchestration.cluster.address import cluster_address
 from orchestration.cluster.cores import local_cores
 from orchestration.console.progress import console
-from orchestration.errors import InvalidRequestError, JobStopped
+from orchestration.errors import ClusterLostError, InvalidRequestError, JobStopped
 from orchestration.runs.signals import Stop, seconds_setting
 
 NOTICE_S = 30.0
 JOIN_S = 10.0
+REJOIN_S = 300.0
 LOOK_S = 0.5
 KINDS = ("CPU", "GPU")
 AUTOSCALING_STATUS = b"__autoscaling_status"
@@ -122,7 +123,11 @@ def require(demand: Demand, stop: Stop | None = None, clock: Callable[[], float]
 
 
 class WaitNotice:
-    """Says every 30 s what a job waits for, as long as it is asked: while nothing of the job runs."""
+    """Looks every 30 s at what a job waits for, as long as it is asked: says it, and gives up on nodes that are gone.
+
+    A cluster without an autoscaler that has become too small gets `MORPHOGEN_REJOIN_WAIT_S` seconds (300) for its nodes
+    to come back: Ray itself would wait for ever.
+    """
 
     def __init__(
         self,
@@ -133,22 +138,49 @@ class WaitNotice:
     ) -> None:
         self._demand, self._clock, self._say = demand, clock, say
         self._since = self._said = clock()
+        self._too_small_since: float | None = None
+        self._rejoin_s = rejoin_seconds()
 
-    def poll(self) -> None:
-        """Nothing of the job runs now: say so if it is time."""
+    def poll(self, *, started: bool = False) -> None:
+        """Nothing of the job has been heard since the last call of ``running``: say what it waits for if it is time.
+
+        Of a job that has ``started`` nothing is said but that the cluster has become too small for it. Raises
+        ClusterLostError once it has been for too long.
+        """
         now = self._clock()
-        if now - self._said < NOTICE_S:
+        if now - self._said < min(NOTICE_S, self._rejoin_s):
             return
         self._said = now
+        nodes = cluster_nodes()
+        too_small = not fits(self._demand.bundles, nodes) and not autoscales()
+        if not too_small:
+            self._too_small_since = None
+        elif self._too_small_since is None:
+            self._too_small_since = now
+        elif now - self._too_small_since >= self._rejoin_s:
+            raise ClusterLostError(
+                f"{self._demand.what}: that takes {self._demand.text}, and for {now - self._too_small_since:.0f} s "
+                f"{_have(nodes)}: what is done is kept; bring the lost nodes back and run the same command again, or "
+                f"{self._demand.advice}"
+            )
+        if started and not too_small:
+            return
         free = ray.available_resources()
         self._say(
             f"waiting for {now - self._since:.0f} s for {self._demand.text} ({self._demand.what}): "
-            f"{_have(cluster_nodes())}, of which {_amounts({kind: free.get(kind, 0.0) for kind in KINDS})} free now"
+            f"{_have(nodes)}, of which {_amounts({kind: free.get(kind, 0.0) for kind in KINDS})} free now"
         )
 
     def running(self) -> None:
         """Something of the job runs: the next wait is a new one."""
         self._since = self._said = self._clock()
+        self._too_small_since = None
+
+
+def rejoin_seconds() -> float:
+    """`MORPHOGEN_REJOIN_WAIT_S`: how long a job waits for lost nodes; InvalidRequestError outside 1 to 86,400."""
+    expected = "expected seconds, 1 to 86400; 300 is the default"
+    return seconds_setting("MORPHOGEN_REJOIN_WAIT_S", REJOIN_S, lambda seconds: 1 <= seconds <= 86_400, expected)
 
 
 def autoscales() -> bool:

@@ -10,13 +10,14 @@ import tempfile
 import threading
 from collections.abc import Mapping
 from dataclasses import asdict, replace
+from datetime import timedelta
 from typing import Any
 
 import ray
 import ray.train
 from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 from ray.train import FailureConfig, RunConfig, ScalingConfig
-from ray.train.torch import TorchTrainer
+from ray.train.torch import TorchConfig, TorchTrainer
 
 from datalake import Lake
 from datalake.errors import DatalakeError, NotFoundError
@@ -30,7 +31,7 @@ from orchestration.errors import InvalidRequestError, JobStopped, OrchestrationE
 from orchestration.folders import prepare_folders
 from orchestration.generation.recompute import make_repairer
 from orchestration.runs.lease import RunLease, acquire
-from orchestration.runs.signals import Stop
+from orchestration.runs.signals import Stop, seconds_setting
 from orchestration.telemetry import start_telemetry, with_step_metrics
 from orchestration.training.events import EventQueue, EventSender, OnEvent
 from orchestration.training.ray_data import ray_data_batches
@@ -42,6 +43,8 @@ from trainer.inputs import open_inputs
 ATTEMPTS = 4
 CPU_WORKERS = 2
 POLL_S = 0.5
+COLLECTIVE_S = 1800.0
+UPLOADS = 4  # times as long, ranks wait for each other's parts of a checkpoint
 
 
 def _worker(handed: dict[str, Any]) -> None:
@@ -50,7 +53,9 @@ def _worker(handed: dict[str, Any]) -> None:
     job: TrainJob = handed["job"]
     queue = handed["queue"]
     context = ray.train.get_context()
-    ranks = Ranks.here(context.get_world_rank(), context.get_world_size())
+    ranks = Ranks.here(
+        context.get_world_rank(), context.get_world_size(), upload_timeout=timedelta(seconds=handed["upload_s"])
+    )
     start_telemetry(job.run, rank=ranks.rank)
     sender = EventSender(queue)
     try:
@@ -184,11 +189,11 @@ class _Training:
             fit, notice = _Fit(self._job, self._queue, self._scaling, scratch), WaitNotice(self._demand)
             while fit.is_alive():
                 fit.join(POLL_S)
-                self._show_events()
+                if self._show_events():
+                    notice.running()
                 self._run_lease.check()
                 check_cluster()
-                if not self._stepping:
-                    notice.poll()
+                notice.poll(started=self._stepping)
                 if self._run_lease.stop.is_set() and not asked:
                     if not self._stepping:  # workers that have done nothing yet have nothing to keep
                         raise self._stopped()
@@ -202,12 +207,13 @@ class _Training:
             self._run_lease.run.name, f"is at step {self._step} of {self._job.config.steps}"
         )
 
-    def _show_events(self) -> None:
+    def _show_events(self) -> bool:
+        """Show what the workers have told since the last call; whether there was anything."""
         self._events = self._events or self._queue.drain.remote()
         try:
             events = ray.get(self._events, timeout=10 * POLL_S)
         except GetTimeoutError:
-            return  # a busy machine; they come with a later look
+            return False  # a busy machine; they come with a later look
         except RayActorError:
             events = []  # the queue's node is gone: its workers cannot end without it, and the next attempt has its own
         self._events = None
@@ -221,6 +227,7 @@ class _Training:
             elif kind == "skipped_checkpoint":
                 self._run_lease.fault(kind, step=event["step"], problem=event["problem"])
             self._on_event(event)
+        return bool(events)
 
 
 class _Fit(threading.Thread):
@@ -231,7 +238,8 @@ class _Fit(threading.Thread):
         self.failure: Exception | None = None
         self._trainer = TorchTrainer(
             _worker,
-            train_loop_config={"job": job, "queue": queue},
+            train_loop_config={"job": job, "queue": queue, "upload_s": UPLOADS * collective_seconds()},
+            torch_config=TorchConfig(timeout_s=collective_seconds()),
             scaling_config=scaling,
             # Attempts are counted here and not by Ray, which would also repeat the user's own mistakes.
             run_config=RunConfig(name=job.run, storage_path=scratch, failure_config=FailureConfig(max_failures=0)),
@@ -243,6 +251,18 @@ class _Fit(threading.Thread):
             self._trainer.fit()
         except Exception as error:  # noqa: BLE001 - the main thread asks for it
             self.failure = error
+
+
+def collective_seconds() -> int:
+    """`MORPHOGEN_COLLECTIVE_TIMEOUT_S`: how long a rank waits for another that cannot be reached or does nothing.
+
+    Ray notices a node that is gone by itself; this is for nodes that reach the head and not each other. It must be
+    longer than one rank may wait for the store (`--wait-budget`) or heal, and than rows that are made live may take.
+    Raises InvalidRequestError outside 5 to 86,400.
+    """
+    expected = "expected seconds, 5 to 86400; 1800 is the default"
+    name, fits_range = "MORPHOGEN_COLLECTIVE_TIMEOUT_S", lambda seconds: 5 <= seconds <= 86_400
+    return int(seconds_setting(name, COLLECTIVE_S, fits_range, expected))
 
 
 def default_workers(config: TrainConfig, workers: int | None = None, gpu: bool | None = None) -> tuple[int, bool]:

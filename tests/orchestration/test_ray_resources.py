@@ -6,14 +6,22 @@ import pytest
 
 from generator import parse_spec
 from orchestration.cluster import resources as ray_resources
-from orchestration.cluster.resources import Demand, WaitNotice, autoscales, demand_of_workers, fits, require
-from orchestration.errors import InvalidRequestError, JobStopped
+from orchestration.cluster.resources import (
+    Demand,
+    WaitNotice,
+    autoscales,
+    demand_of_workers,
+    fits,
+    rejoin_seconds,
+    require,
+)
+from orchestration.errors import ClusterLostError, InvalidRequestError, JobStopped
 from orchestration.generation.job import run_generation
 from orchestration.generation.request import GenerateRequest
 from orchestration.live.config import LiveRequest
 from orchestration.live.job import train_live
 from orchestration.runs.signals import Stop
-from orchestration.training.ray_train import default_workers, train_on_ray
+from orchestration.training.ray_train import collective_seconds, default_workers, train_on_ray
 from tests.ray_fixtures import TINY_SPEC
 from tests.trainer.lake_data import tiny_lake
 from trainer import TrainJob, parse_config
@@ -60,6 +68,30 @@ def test_a_wait_is_told_every_half_minute(ray_cluster):  # noqa: ARG001 - asked 
         "waiting for 62 s for 90 CPUs (workers = 90)",
     ]
     assert "6 CPUs and no GPU" in said[0]
+
+
+def test_lost_nodes_are_not_waited_for_for_ever(ray_cluster, monkeypatch):  # noqa: ARG001 - the Ray that is asked
+    monkeypatch.setenv("MORPHOGEN_REJOIN_WAIT_S", "100")
+    now, said = [0.0], []
+    demand = Demand("workers = 90", ({"CPU": 1.0},) * 90, "use fewer --workers")
+    notice = WaitNotice(demand, clock=lambda: now[0], say=said.append)
+    for now[0] in (31.0, 62.0, 93.0, 124.0):
+        notice.poll(started=True)
+    assert len(said) == 4, "a job that has started says it, too"
+    now[0] = 155.0
+    with pytest.raises(ClusterLostError, match=r"90 CPUs, and for 124 s .*6 CPUs.* use fewer --workers"):
+        notice.poll(started=True)
+    fitting = WaitNotice(Demand("workers = 1", ({"CPU": 1.0},), ""), clock=lambda: now[0], say=said.append)
+    for now[0] in (200.0, 300.0, 400.0):
+        fitting.poll(started=True)
+    assert len(said) == 4, "what fits is slow, or waits for others, and is no reason to give up"
+
+
+@pytest.mark.parametrize("setting", ["MORPHOGEN_REJOIN_WAIT_S", "MORPHOGEN_COLLECTIVE_TIMEOUT_S"])
+def test_a_wrong_time_to_wait_is_named(monkeypatch, setting):
+    monkeypatch.setenv(setting, "soon")
+    with pytest.raises(InvalidRequestError, match=rf"{setting} = 'soon': expected seconds"):
+        rejoin_seconds() if "REJOIN" in setting else collective_seconds()
 
 
 def lakes(folder):
