@@ -49,8 +49,8 @@ class TextLearner:
         self._job, self._lake = job, lake
         self._config, self._inputs, self._ranks, self._parallel = config, inputs, ranks, job.parallel
         self._shape = config.model.shape(inputs.vocab_size)
-        options = {"dropout": config.model.dropout, "recompute": config.model.recompute}
-        self.model = Llama(self._shape, None, **options, empty=True)
+        shape, own = self._shape, config.model
+        self.model = Llama(shape, None, dropout=own.dropout, recompute=own.recompute, empty=True)
         place_model(self.model, job.parallel, ranks, config.model.compile)
         self._moved = self._first_weights(lake)
         anchors = {}
