@@ -82,7 +82,7 @@ class Host:
         self.tmp = self.folder / "tmp"
         self.address = f"{BLOCK}.{network.block}.{4 * number + 2}"
         self.gateway = f"{BLOCK}.{network.block}.{4 * number + 1}"
-        self._holder: subprocess.Popen[str] | None = None
+        self._process: subprocess.Popen[str] | None = None
         self.pid = 0
 
     def __repr__(self) -> str:
@@ -90,34 +90,34 @@ class Host:
 
     @property
     def up(self) -> bool:
-        return self._holder is not None
+        return self._process is not None
 
     def boot(self) -> None:
         """Make the host's namespaces; its cable is for the network to lay."""
-        assert self._holder is None, f"{self.name} is up"
+        assert self._process is None, f"{self.name} is up"
         self.tmp.mkdir(parents=True, exist_ok=True)
         (self.folder / "hosts").write_text(self.network.hosts_file())
-        self._holder = subprocess.Popen(
+        self._process = subprocess.Popen(
             [
                 "unshare", *NAMESPACES, "--fork", "--mount-proc", "--kill-child",
                 "sh", "-c", SETUP, "sh", self.name, str(self.folder), SHM, sys.executable, INIT,
             ],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
         )  # fmt: skip
-        assert self._holder.stdout is not None
-        if self._holder.stdout.readline() != "up\n":
+        assert self._process.stdout is not None
+        if self._process.stdout.readline() != "up\n":
             raise RuntimeError(f"host {self.name} did not come up")
-        self.pid = int(Path(f"/proc/{self._holder.pid}/task/{self._holder.pid}/children").read_text().split()[0])
+        self.pid = int(Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children").read_text().split()[0])
 
     def halt(self) -> None:
         """SIGKILL every process of the host, and wait until it is gone with its namespaces."""
-        holder, self._holder = self._holder, None
-        if holder is None:
+        process, self._process = self._process, None
+        if process is None:
             return
         if self.pid:
             with suppress(ProcessLookupError):
                 os.kill(self.pid, signal.SIGKILL)  # the first process of a pid namespace takes all others along
-        holder.communicate()
+        process.communicate()
         self.pid = 0
 
     def popen(self, *command: str, **options: Any) -> Inside:

@@ -72,7 +72,7 @@ def run_schedule(site: Site, job: Job, schedule: Schedule, name: str) -> tuple[A
 
     AssertionError if it hangs, or one resume after a fault is not enough.
     """
-    site.mend()
+    site.restore()
     site.forget_rows()
     for file, text in job.files.items():
         site.write(file, text)

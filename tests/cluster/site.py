@@ -263,7 +263,7 @@ class Site:
             frozenset((host.name, partner.name)) in self.cuts for partner in partners
         )
 
-    def mend(self) -> None:
+    def restore(self) -> None:
         """Undo every fault, end every driver, and wait until all hosts are Ray's nodes again."""
         for driver in self.drivers:
             driver.end()
