@@ -69,8 +69,8 @@ class ActorPool(Generic[Task]):
     """Actors made by ``make_actor(number)``; ``room()`` is how many there should be now.
 
     ``demand`` is what one of them needs. Each holds up to ``depth`` tasks: one in work, the others waiting beside it.
-    With ``warm`` an idle actor is kept for later work. ``fault(kind, **facts)`` hears of deaths. The actors live as
-    long as the context.
+    With ``warm`` an idle actor is kept for later work. A task that comes is noticed within ``poll_s``.
+    ``fault(kind, **facts)`` hears of deaths. The actors live as long as the context.
     """
 
     def __init__(
@@ -81,11 +81,12 @@ class ActorPool(Generic[Task]):
         *,
         depth: int = 1,
         warm: bool = False,
+        poll_s: float = POLL_S,
         fault: Callable[..., None] = lambda *_, **__: None,
         on_size: Callable[[int, int], None] = lambda *_: None,
     ) -> None:
         self._make_actor, self._room, self._fault, self._on_size = make_actor, room, fault, on_size
-        self._depth, self._warm = depth, warm
+        self._depth, self._warm, self._poll_s = depth, warm, poll_s
         self._notice = WaitNotice(demand)
         self._working: list[_Member[Any]] = []
         self._starting: dict[ray.ObjectRef, _Member[Any]] = {}
@@ -110,7 +111,7 @@ class ActorPool(Generic[Task]):
         return len(self._working)
 
     def work(self, tasks: Tasks[Task], poll: Callable[[], None], left: Callable[[], bool] | None = None) -> None:
-        """Do all tasks; ``poll`` is called twice a second and may raise.
+        """Do all tasks; ``poll`` is called every ``poll_s`` seconds, or sooner, and may raise.
 
         It goes on while a task is waiting or in work, and as long as ``left`` says that more may come. Raises
         ClusterLostError if the head is gone, WorkerDiedError if no actor can be started, and what ``tasks.failed``
@@ -132,9 +133,9 @@ class ActorPool(Generic[Task]):
                 self._notice.poll()
             refs = [*self._starting, *(ref for member in self._working for ref in member.tasks)]
             if not refs:
-                time.sleep(POLL_S)
+                time.sleep(self._poll_s)
                 continue
-            for ref in ray.wait(refs, num_returns=1, timeout=POLL_S)[0]:
+            for ref in ray.wait(refs, num_returns=1, timeout=self._poll_s)[0]:
                 if ref in self._starting:
                     self._on_started(ref)
                 else:

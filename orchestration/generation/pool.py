@@ -35,11 +35,16 @@ class ShardTasks:
         self._on_made(task, result)
 
     def failed(self, task: Shard, error: Exception) -> None:
-        """Raise the worker's own error, or GenerationFailedError for a shard that kills every actor it meets."""
-        if isinstance(error, WorkerDiedError):
-            first, rows = task
-            raise GenerationFailedError(
-                f"shard of sequences {first} to {first + rows - 1}: {error}; run the command again, and with fewer "
-                "--actors if memory is short"
-            ) from error
-        raise error
+        raise shard_error(*task, error)
+
+
+def shard_error(first: int, rows: int, error: Exception) -> Exception:
+    """The worker's own error, or GenerationFailedError for a shard that killed every actor it met."""
+    if not isinstance(error, WorkerDiedError):
+        return error
+    failed = GenerationFailedError(
+        f"shard of sequences {first} to {first + rows - 1}: {error}; run the command again, and with fewer "
+        "--actors if memory is short"
+    )
+    failed.__cause__ = error
+    return failed

@@ -9,20 +9,21 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import ray
-from ray.exceptions import RayError, RayTaskError
 
 from datalake import Lake, Manifest, Plan, ShardRef, read_shard
 from datalake.events import log_event
 from datalake.names import parse_ref
 from datalake.shards.shard_format import tokens_of
-from orchestration.cluster.pool import named_cause, reason_of
-from orchestration.errors import GenerationFailedError
+from orchestration.cluster.pool import ActorPool
+from orchestration.cluster.resources import Demand
+from orchestration.generation.pool import shard_error
 from orchestration.generation.worker import Made, ShardWorker, stored
 from orchestration.live.schedule import Order, Schedule
 from orchestration.live.stats import LiveRecord
@@ -30,9 +31,11 @@ from orchestration.telemetry import start_telemetry
 
 SAMPLE_S = 0.5
 
-# As in `generate_job`: a poison shard ends the job, and one shard waiting beside the one in work keeps an actor busy.
-SHARD_RETRIES = 3
 ORDERS_PER_ACTOR = 2
+"""One shard waiting beside the one in work keeps an actor busy."""
+
+WATCH_S = 0.05
+"""How soon room that training has made in the buffer leads to another shard."""
 
 FedShard = tuple[ShardRef, Any]
 """A shard, and a reference to its rows in the object store (None: read it from the lake)."""
@@ -188,52 +191,30 @@ class LiveFeed:
             self._wake()
 
     async def _make_shards(self) -> None:
+        """In a thread, as the pool blocks; what it asks is answered in this actor's event loop."""
         job = self._job
-        options: dict[str, Any] = {"num_cpus": job.threads, "num_gpus": job.gpus}
-        worker: Any = ray.remote(max_restarts=-1, max_task_retries=SHARD_RETRIES, **options)(FeedingWorker)
-        pool = [
-            worker.remote(job.lake, job.planned.source, job.backend, job.threads, f"{job.ref} #{number}", job.run)
-            for number in range(job.actors)
-        ]
-        idle = [actor for actor in pool for _ in range(ORDERS_PER_ACTOR)]
-        making: set[asyncio.Task[None]] = set()
-        try:
-            while not self._schedule.complete:
-                changed = self._changed
-                while idle and (order := self._schedule.next()) is not None:
-                    making.add(asyncio.create_task(self._make(idle, idle.pop(0), order)))
-                self._record.throttled(bool(idle) and not self._schedule.all_ordered)
-                self._sample()
-                await changed.wait()
-                for task in [task for task in making if task.done()]:
-                    making.remove(task)
-                    task.result()
-        finally:
-            for task in making:
-                task.cancel()
-            for actor in pool:
-                ray.kill(actor)
+        need = {"CPU": float(job.threads), "GPU": float(job.gpus)}
+        worker: Any = ray.remote(
+            max_restarts=0, max_task_retries=0, num_cpus=need["CPU"], num_gpus=need["GPU"]
+        )(FeedingWorker)  # fmt: skip
 
-    async def _make(self, idle: list[Any], actor: Any, order: Order) -> None:
-        name = f"live shard of {self._job.planned.source.data_digest[:8]}"  # not of each: Ray counts by name for ever
-        rows = None
-        try:
-            if order.step is None:  # for the commit only: nobody waits for its rows
-                making = actor.make.options(name=name).remote(order.first, order.rows)
-            else:
-                making, rows = actor.feed.options(name=name, num_returns=2).remote(order.first, order.rows)
-            made: Made = await making
-        except RayTaskError as error:
-            raise named_cause(error) from error
-        except RayError as error:
-            raise GenerationFailedError(
-                f"shard of sequences {order.first} to {order.first + order.rows - 1}: its worker died "
-                f"{SHARD_RETRIES + 1} times ({reason_of(error)}); run the command again, and with fewer actors if "
-                "memory is short"
-            ) from error
-        finally:
-            idle.append(actor)
-            self._wake()
+        def make_actor(number: int) -> Any:
+            return worker.remote(
+                job.lake, job.planned.source, job.backend, job.threads, f"{job.ref} #{number}", job.run
+            )  # fmt: skip
+
+        def work() -> None:
+            with pool:
+                pool.work(orders, orders.poll, left=orders.left)
+
+        demand = Demand(f"actors = {job.actors}, live", (need,), "use fewer actors, or join a larger cluster")
+        pool: ActorPool[Order] = ActorPool(
+            *(make_actor, lambda: job.actors, demand), depth=ORDERS_PER_ACTOR, warm=True, poll_s=WATCH_S, fault=_fault
+        )
+        orders = _Orders(self, asyncio.get_running_loop())
+        await asyncio.to_thread(work)
+
+    def _on_made(self, order: Order, made: Made, rows: Any) -> None:
         self._made[order.first] = made
         self._schedule.fill(order, rows)
         self._record.made(order.rows * self._job.planned.seq_len, made.written)
@@ -253,3 +234,66 @@ class LiveFeed:
         while True:
             await asyncio.sleep(SAMPLE_S)
             self._sample()
+
+
+class _Orders:
+    """The schedule's orders as tasks of the pool, which asks in a thread of its own.
+
+    As many are taken from the schedule as all actors can hold: from then on they count against its bound.
+    """
+
+    def __init__(self, feed: LiveFeed, loop: asyncio.AbstractEventLoop) -> None:
+        self._feed, self._loop = feed, loop
+        self._most = feed._job.actors * ORDERS_PER_ACTOR
+        self._name = f"live shard of {feed._job.planned.source.data_digest[:8]}"  # of all: Ray counts each for ever
+        self._ready: deque[Order] = deque()
+        self._rows: dict[Order, Any] = {}  # of what actors work on: a reference to the rows, None if nobody waits
+        self._left = True
+
+    def waiting(self) -> int:
+        return len(self._ready)
+
+    def next(self) -> Order:
+        return self._ready.popleft()
+
+    def left(self) -> bool:
+        return self._left
+
+    def start(self, actor: Any, task: Order) -> Any:
+        if task.step is None:  # for the commit only: nobody waits for its rows
+            self._rows[task] = None
+            return actor.make.options(name=self._name).remote(task.first, task.rows)
+        made, self._rows[task] = actor.feed.options(name=self._name, num_returns=2).remote(task.first, task.rows)
+        return made
+
+    def facts(self, task: Order) -> dict[str, Any]:
+        return {"first": task.first, "rows": task.rows}
+
+    def done(self, task: Order, result: Made) -> None:
+        self._in_loop(lambda: self._feed._on_made(task, result, self._rows.pop(task)))
+
+    def failed(self, task: Order, error: Exception) -> None:
+        raise shard_error(task.first, task.rows, error)
+
+    def poll(self) -> None:
+        """Take what the schedule allows now."""
+        self._in_loop(self._take)
+
+    def _take(self) -> None:
+        schedule, busy = self._feed._schedule, len(self._rows)
+        while busy + len(self._ready) < self._most and (order := schedule.next()) is not None:
+            self._ready.append(order)
+        idle = busy + len(self._ready) < self._most
+        self._feed._record.throttled(idle and not schedule.all_ordered)
+        self._feed._sample()
+        self._left = not schedule.complete
+
+    def _in_loop(self, function: Callable[[], None]) -> None:
+        async def call() -> None:
+            function()
+
+        asyncio.run_coroutine_threadsafe(call(), self._loop).result()
+
+
+def _fault(kind: str, **facts: Any) -> None:
+    log_event(kind, level=logging.WARNING, logger="morphogen.live", **facts)
