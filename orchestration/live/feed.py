@@ -194,14 +194,12 @@ class LiveFeed:
         """In a thread, as the pool blocks; what it asks is answered in this actor's event loop."""
         job = self._job
         need = {"CPU": float(job.threads), "GPU": float(job.gpus)}
-        worker: Any = ray.remote(
-            max_restarts=0, max_task_retries=0, num_cpus=need["CPU"], num_gpus=need["GPU"]
-        )(FeedingWorker)  # fmt: skip
+        options: dict[str, Any] = {"num_cpus": job.threads, "num_gpus": job.gpus, "max_restarts": 0}
+        worker: Any = ray.remote(max_task_retries=0, **options)(FeedingWorker)
 
         def make_actor(number: int) -> Any:
-            return worker.remote(
-                job.lake, job.planned.source, job.backend, job.threads, f"{job.ref} #{number}", job.run
-            )  # fmt: skip
+            title = f"{job.ref} #{number}"
+            return worker.remote(job.lake, job.planned.source, job.backend, job.threads, title, job.run)
 
         def work() -> None:
             with pool:
