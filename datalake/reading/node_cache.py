@@ -199,10 +199,6 @@ class NodeCache:
         there = next((folder for folder in (self.folder, *self.folder.parents) if folder.exists()), None)
         return there is not None and size <= _room_on(there)
 
-    def bytes_used(self) -> int:
-        """Size of all files in the cache."""
-        return sum(size for _, size, _ in self._files())
-
     def _open(self, path: Path, rows: int, seq_len: int, dtype: np.dtype) -> np.ndarray | None:
         """The mapped rows, None if the file is absent or not what it should be (then it is removed)."""
         try:

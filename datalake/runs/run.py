@@ -97,11 +97,6 @@ class Run:
         return self._lease
 
     @property
-    def is_mine(self) -> bool:
-        """Whether the newest state known here still has this object's lease."""
-        return self._lease is not None and self._entry.state["lease"] == self._lease
-
-    @property
     def checkpoints(self) -> tuple[Checkpoint, ...]:
         """All checkpoints that have their files, in the order in which they were made: a read for 32 of them."""
         recorded = self.listed("checkpoints")
@@ -289,12 +284,11 @@ class Run:
         self._parent = None
         return None, skipped
 
-    def read_checkpoint(self, checkpoint: Checkpoint) -> dict[str, bytes]:
-        """A checkpoint's files, verified. Raises NotFoundError or CorruptObjectError."""
-        return dict(self.open_checkpoint(checkpoint))
-
     def open_checkpoint(self, checkpoint: Checkpoint) -> CheckpointFiles:
-        """A checkpoint's files, each to be read and verified when it is asked for."""
+        """A checkpoint's files, each read and verified when it is asked for.
+
+        Asking raises NotFoundError or CorruptObjectError.
+        """
         return CheckpointFiles(self._store, checkpoint)
 
     def metric_records(self) -> list[dict[str, Any]]:

@@ -165,7 +165,7 @@ def test_no_interleaving_loses_a_published_model_or_a_checkpoint(
 
     interleaved(folder, schedule, name_both)
     for checkpoint in plain.runs.get("r").checkpoints:
-        assert plain.runs.get("r").read_checkpoint(checkpoint) == {"model": b"m"}
+        assert dict(plain.runs.get("r").open_checkpoint(checkpoint)) == {"model": b"m"}
     for model in plain.models.list():
         assert plain.models.open_file(model, "model.safetensors") == b"weights"
 

@@ -73,7 +73,7 @@ def test_a_second_driver_fences_the_first(lake_uri: str) -> None:
         with pytest.raises(RunFencedError, match="attempt 2"):
             late.add_checkpoint(10, {"model": b"10"})
     second.add_checkpoint(10, {"model": b"ten"})
-    assert [(c.step, second.read_checkpoint(c)) for c in lake.runs.get("r").checkpoints] == [
+    assert [(c.step, dict(second.open_checkpoint(c))) for c in lake.runs.get("r").checkpoints] == [
         (5, {"model": b"5"}),
         (10, {"model": b"ten"}),
     ]
@@ -113,12 +113,12 @@ def test_a_checkpoint_cut_short_is_skipped_and_reported(tmp_path, damage: str) -
     assert checkpoint.step == 20
     assert [(s.step, s.key_prefix) for s in skipped] == [(30, newest.key_prefix)]
     assert path.name in skipped[0].problem
-    assert resumed.read_checkpoint(checkpoint)["model.safetensors"] == bytes([20]) * 500
+    assert resumed.open_checkpoint(checkpoint)["model.safetensors"] == bytes([20]) * 500
     resumed.add_checkpoint(30, {"model.safetensors": b"again"}, b"m30 again\n")
     assert list(runs.get("r").metrics_chunks()) == [b"m10\n", b"m20\n", b"m30 again\n"]
     if damage != "metrics":
         with pytest.raises((CorruptObjectError, NotFoundError)):
-            resumed.read_checkpoint(newest)
+            dict(resumed.open_checkpoint(newest))
 
 
 def test_metrics_follow_the_checkpoints_gone_on_from(tmp_path) -> None:
@@ -179,13 +179,17 @@ def test_of_two_takers_one_wins_and_workers_join_without_taking(lake_uri: str) -
         Lake.open(lake_uri).runs.start("r", "train", CONFIG, INPUTS, over="")
     worker = Lake.open(lake_uri).runs.start("r", "train", CONFIG, INPUTS, lease=first.lease)
     worker.add_checkpoint(5, {"model": b"5"})
-    assert (worker.state["attempts"], first.refresh().is_mine, len(first.checkpoints)) == (1, True, 1)
+    assert (worker.state["attempts"], first.refresh().state["lease"] == first.lease, len(first.checkpoints)) == (
+        1,
+        True,
+        1,
+    )
     second = runs.start("r", "train", CONFIG, INPUTS, over=first.lease)
     with pytest.raises(RunHeldError):
         runs.start("r", "train", CONFIG, INPUTS, over=first.lease)
     with pytest.raises(RunFencedError, match="attempt 2"):
         runs.start("r", "train", CONFIG, INPUTS, lease=first.lease)
-    assert not first.refresh().is_mine
+    assert first.refresh().state["lease"] != first.lease
     assert second.state["settings"] == {"workers": 2}
 
 

@@ -67,7 +67,7 @@ def test_published_model_is_the_trained_one(whole: tuple[Lake, TrainResult]) -> 
     lake, result = whole
     version = lake.models.get("tiny@1")
     run = lake.runs.get("whole")
-    weights = load(run.read_checkpoint(run.checkpoints[-1])["model.safetensors"])
+    weights = load(run.open_checkpoint(run.checkpoints[-1])["model.safetensors"])
     published = load(lake.models.open_file(version, hf_layout.WEIGHTS))
     assert published.keys() == weights.keys()
     assert all(torch.equal(published[name], weights[name]) for name in weights)
@@ -154,7 +154,7 @@ def test_divergence_stops_and_keeps_the_last_good_checkpoint(lake: Lake) -> None
     assert run.status == "failed"
     assert "DivergedError" in run.state["error"]
     for checkpoint in run.checkpoints:
-        weights = load(run.read_checkpoint(checkpoint)["model.safetensors"])
+        weights = load(run.open_checkpoint(checkpoint)["model.safetensors"])
         assert all(torch.isfinite(weight).all() for weight in weights.values())
 
 

@@ -152,7 +152,7 @@ def test_no_rank_holds_the_whole_model_as_it_starts(pair: tuple[Lake, list[dict]
 def test_each_rank_writes_its_rows(pair: tuple[Lake, list[dict]]) -> None:
     lake, _ = pair
     run = lake.runs.get("fsdp")
-    files = run.read_checkpoint(run.checkpoints[-1])
+    files = dict(run.open_checkpoint(run.checkpoints[-1]))
     kinds = [f"{kind}.{rank}-of-2.safetensors" for kind in ("average", "model", "optimizer") for rank in (0, 1)]
     assert sorted(files) == sorted([*kinds, "shards.json", "state.json"])
     about = json.loads(files["shards.json"])["tensors"]
