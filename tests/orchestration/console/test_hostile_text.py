@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from datalake import Lake
+from datalake.canonical import canonical_json
 from datalake.registry.access import TokenLog
 from orchestration.cli import main
 from orchestration.console import progress
@@ -37,6 +38,8 @@ COMMANDS = {
     "runs": ["runs list", "runs show language"],
     "pulses": ["runs show orphan"],
     "access": ["tokens list"],
+    "claims": ["data gc"],
+    "collections": ["data gc"],
 }
 MORE = {"params watch tiny": ["--after", "0", "--count", "3"]}
 
@@ -47,6 +50,9 @@ def lake_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     lake = Lake.open(str(folder))
     fill(lake)
     TokenLog(lake.store, lake.system).create("ada", "reader")
+    note = {"groups": ["data/abc"], "what": "a commit", "author": "ada", "time": lake.system.timestamp()}
+    for kind in ("claims", "collections"):  # as a killed process leaves them
+        lake.store.put_if_absent(f"{kind}/{lake.system.nonce()}.json", canonical_json(note))
     return folder
 
 
