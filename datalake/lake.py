@@ -17,7 +17,10 @@ from datalake.store.open import open_store
 
 @dataclass(frozen=True)
 class Lake:
-    """A lake. Picklable: another process gets the same lake and finds its own credentials."""
+    """A lake: parameter sets in ``params``, and ``datasets``, ``models`` and ``runs``.
+
+    Picklable: another process gets the same lake and finds its own credentials.
+    """
 
     store: Store
     system: System

@@ -205,7 +205,9 @@ class Trunk(nn.Module):
 
 
 class Llama(nn.Module):
-    """The language model. Parameters are float32; its initial weights are a pure function of (shape, seed).
+    """The language model (Touvron et al. 2023, arXiv 2302.13971), its tensors named and shaped as Hugging Face's Llama.
+
+    Parameters are float32; its initial weights are a pure function of (shape, seed).
 
     With ``seed`` None they are whatever lay in memory, for weights that will be loaded; with ``empty`` there are none
     before ``allocate`` has been called, so that ranks may first share the tensors' rows among them.
