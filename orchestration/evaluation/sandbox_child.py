@@ -105,6 +105,8 @@ def _watch(task: dict[str, Any], tests_file: int, report_to: int, lifeline: int)
     for end in (printing, asked, asking, answered, answering, tests_living, confining, tests_file):
         os.close(end)
     confine.drop_privileges(as_root=task["namespaces"] == "root")
+    # Without privileges this process can end only what has given up its own, too.
+    all_confined = _await_confined(confined)
     said, problem = _collect(output, tests_alive, lifeline, task["clock_seconds"])
     if problem:
         os.kill(tests_process, signal.SIGKILL)
@@ -113,7 +115,7 @@ def _watch(task: dict[str, Any], tests_file: int, report_to: int, lifeline: int)
     said += _rest(output)
     verdict = "passed" if code == PASSED else "program ended" if code == PROGRAM_ENDED else "failed"
     # The program could end with that code, too, but only once its process has said that it is confined.
-    if NOT_CONFINED in (code, ended) and len(os.read(confined, 3)) < 2:
+    if NOT_CONFINED in (code, ended) and not all_confined:
         verdict = "not confined"
     text = said[-SAID_BYTES:].decode(errors="replace")
     _report(report_to, {"verdict": verdict, "tests": code, "program": ended, "problem": problem, "said": text})
@@ -142,6 +144,14 @@ def _confine(task: dict[str, Any], confining: int) -> None:
     except OSError as error:
         print(error.strerror or error, file=sys.stderr, flush=True)
         os._exit(NOT_CONFINED)
+
+
+def _await_confined(confined: int) -> bool:
+    """Whether both processes have said that they are confined; False once one that has not is gone."""
+    said = b""
+    while len(said) < 2 and (part := os.read(confined, 2)):
+        said += part
+    return len(said) == 2
 
 
 def _collect(output: int, tests_alive: int, lifeline: int, seconds: float) -> tuple[bytes, str]:

@@ -60,6 +60,12 @@ def test_a_program_that_does_not_is_told_why(program: str, says: str) -> None:
     assert says in outcome.problem
 
 
+def test_a_flood_before_the_tests_are_there_is_told_as_one() -> None:
+    """Reading tests of millions of characters takes a moment, in which their process still has its privileges."""
+    outcome = run_tests("import sys\nwhile True: sys.stdout.write('x' * 4096)", f"# {'é' * 3_000_000}", LONG)
+    assert outcome.problem == "more than 1 MiB of output"
+
+
 # Each is tried in one program and counts as an escape if it does not raise (and is not False).
 ESCAPES = {
     "tcp": "socket.create_connection(('127.0.0.1', T['port']), 1)",
