@@ -43,7 +43,7 @@ def growing_cluster(folder: Path) -> Iterator[dict[str, str]]:
         "max_workers": 2,
         "upscaling_speed": 100,
         "idle_timeout_minutes": 30,
-        "provider": {"type": "fake_multinode", "gcs_address": address},
+        "provider": {"type": "fake_multinode", "gcs_address": address, "use_node_id_as_ip": True},
         "auth": {},
         "file_mounts": {},
         "cluster_synced_files": [],
