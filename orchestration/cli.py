@@ -26,6 +26,7 @@ from orchestration.commands import (
     models,
     params,
     pipeline,
+    ray,
     runs,
     serve,
     tune,
@@ -48,6 +49,7 @@ app.add_typer(corpus.app, name="corpus", help="Text corpora: tokenise into the l
 app.add_typer(models.app, name="models", help="Model repository: versions and aliases.")
 app.add_typer(lattice.app, name="lattice", help="3-D lattices of cells: train, evaluate, play.")
 app.add_typer(runs.app, name="runs", help="Runs: list, show, follow, stop, resume, retire.")
+app.add_typer(ray.app, name="ray", help="Keep a Ray of this machine between commands: start, stop, status.")
 app.add_typer(serve.tokens_app, name="tokens", help="Access tokens of the HTTP API: create, list, revoke.")
 COMMANDS: list[Callable[..., None]] = [
     *(look.preview, look.profile, jobs.generate, jobs.train, jobs.demo, pipeline.pipeline),

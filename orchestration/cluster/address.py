@@ -86,6 +86,11 @@ def cannot_join(address: str, error: BaseException) -> ClusterLostError:
     """The error of a cluster that answered and yet could not be joined; Ray's own words follow in one line."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     said = lines[0] if lines else type(error).__name__
+    if "InvalidAuthToken" in said or "Unauthenticated" in said:
+        return ClusterLostError(
+            f"{VARIABLE} = {address}: the Ray cluster there asks for a token: set RAY_AUTH_MODE=token, and "
+            "RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH (by default ~/.ray/auth_token) to what its head was started with"
+        )
     return ClusterLostError(
         f"{VARIABLE} = {address}: the Ray cluster there cannot be joined ({said}); this machine must be one of its "
         "nodes and have the same versions of Ray and Python"

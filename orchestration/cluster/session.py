@@ -1,6 +1,7 @@
 """One place that starts or joins Ray.
 
-``RAY_ADDRESS`` names a cluster to join; without it a local one is started for the command and stopped after it.
+``RAY_ADDRESS`` names a cluster to join. Without it the Ray that `morphogen ray start` keeps is joined, if it suits, or
+a local one is started for the command and stopped after it.
 Inside ``ray job submit`` the job's own cluster is joined and its working directory is what the workers import.
 """
 
@@ -10,13 +11,11 @@ import importlib
 import logging
 import math
 import os
-import secrets
 import signal
 import socket
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from pathlib import Path
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 import psutil
@@ -25,12 +24,14 @@ from ray._private import services
 from ray._raylet import GcsClient  # type: ignore[attr-defined]  # compiled
 from ray.exceptions import RayError
 
-from orchestration.cluster.address import cannot_join, check_head, cluster_address
+from orchestration.cluster.address import VARIABLE, cannot_join, check_head, cluster_address
 from orchestration.cluster.cores import local_cores
 from orchestration.cluster.head import Head, await_cluster, joined_head, leave_without_head
+from orchestration.cluster.kept import START_ATTEMPTS, START_TIMEOUT, KeptRay, kept_ray, start_kept, using
+from orchestration.cluster.ray_token import bring_token, give_token, keep_token
 from orchestration.cluster.submitted import inside_ray_job
 from orchestration.console.progress import console
-from orchestration.errors import ClusterLostError
+from orchestration.errors import ClusterLostError, InvalidRequestError
 from orchestration.folders import ray_folder
 
 OUR_PACKAGES = ("generator", "datalake", "trainer", "orchestration")
@@ -43,13 +44,9 @@ LOCAL_LOGICAL_CPUS = 4
 LOGICAL_CPUS_PER_CORE = 4
 MOST_LOGICAL_CPUS = 16
 
-START_ATTEMPTS = 3
-START_TIMEOUT = "timed out during startup"
-
 API_SERVER = "RAY_API_SERVER_ADDRESS"
 NOBODY = "http://127.0.0.1:9"
 
-_TOKENS = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
 _ENVIRONMENT = {
     # A report is no durable commit, but a controller that looks often restarts from the newest checkpoint sooner.
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
@@ -70,11 +67,13 @@ def compute_cores() -> int:
 def cluster_facts() -> dict[str, Any]:
     """What the cluster that Ray is connected to has, for a run's record."""
     total = ray.cluster_resources()
+    kept = kept_ray()
+    joined_kept = kept is not None and kept.address == ray.get_runtime_context().gcs_address
     return {
         "nodes": sum(bool(node["Alive"]) for node in ray.nodes()),
         "cpus": int(total.get("CPU", 0)),
         "gpus": int(total.get("GPU", 0)),
-        "cluster": cluster_address() or "local",
+        "cluster": cluster_address() or ("kept" if joined_kept else "local"),
         "driver": socket.gethostname(),
     }
 
@@ -89,20 +88,20 @@ def ray_session(cpus: float = 0) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    for name, value in _ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
+    _prepare_environment()
     # Ray's own warnings are about its internals; our stages say what is going on.
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     address = cluster_address()
-    with _our_sigterm():
-        if address:
-            if not inside_ray_job():
-                modules = [importlib.import_module(name) for name in OUR_PACKAGES]
-                options["runtime_env"] = {"py_modules": modules}
-            _join(address, options)
-        else:
-            _start(options, cpus)
-    with leave_without_head(joined_head()):
+    with ExitStack() as stack:
+        with _our_sigterm():
+            if address:
+                if not inside_ray_job():
+                    modules = [importlib.import_module(name) for name in OUR_PACKAGES]
+                    options["runtime_env"] = {"py_modules": modules}
+                _join(address, options)
+            elif not _join_kept(options, cpus, stack):
+                _start(options, cpus)
+        stack.enter_context(leave_without_head(joined_head()))
         try:
             yield
         except ClusterLostError:
@@ -116,6 +115,45 @@ def ray_session(cpus: float = 0) -> Iterator[None]:
             raise
         else:
             ray.shutdown()
+
+
+def keep_ray(cpus: int | None, poll: Callable[[float], None]) -> KeptRay:
+    """Start the Ray that later commands join, with ``cpus`` logical CPUs (what one of a command's own has, by default).
+
+    ``poll`` hears how many seconds it has taken. Raises InvalidRequestError if there is one or it could not be used,
+    ClusterLostError if it does not start.
+    """
+    usual = _logical_cpus(0)
+    if cpus is not None and cpus < usual:
+        raise InvalidRequestError(
+            f"cpus = {cpus}: commands expect at least {usual}; give that or more, or leave it out"
+        )
+    _prepare_environment()
+    keep_token()
+    return start_kept(cpus or usual, {API_SERVER: NOBODY}, poll)
+
+
+def _prepare_environment() -> None:
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+
+
+def _join_kept(options: dict[str, Any], cpus: float, stack: ExitStack) -> bool:
+    """Join the Ray that is kept, until ``stack`` ends; False, told why, where there is none that suits."""
+    kept = None if os.environ.get(VARIABLE, "").strip() else kept_ray()  # "local" asks for one of its own
+    if kept is None:
+        return False
+    problem = kept.differs(_logical_cpus(cpus))
+    if problem is None:
+        try:
+            stack.enter_context(using(kept))
+        except ClusterLostError:
+            problem = "it does not answer"
+        else:
+            _join(kept.address, options)
+            return True
+    console.print(f"the kept Ray is left alone: {problem} (`morphogen ray stop` ends it); this command starts its own")
+    return False
 
 
 @contextmanager
@@ -136,20 +174,6 @@ def _no_dashboard() -> Iterator[None]:
             os.environ[API_SERVER] = before
 
 
-def _bring_token() -> None:
-    """Let a Ray of one's own have a token where Ray can keep none: it writes one to ~/.ray, and fails without a home.
-
-    Its processes inherit it, and nobody else is to have it.
-    """
-    if os.environ.get("RAY_AUTH_MODE", "token") != "token" or any(map(os.environ.get, _TOKENS)):
-        return
-    home = os.environ.get("HOME", "")
-    folder = Path(home, ".ray") if os.path.isdir(os.path.join(home, ".ray")) else Path(home)
-    if os.path.isabs(home) and (os.access(folder / "auth_token", os.R_OK) or os.access(folder, os.W_OK)):
-        return
-    os.environ[_TOKENS[0]] = secrets.token_hex(32)
-
-
 @contextmanager
 def whole_start() -> Iterator[None]:
     """End what a start of Ray in the block has started if it fails: the next attempt would find a busier machine."""
@@ -164,13 +188,18 @@ def whole_start() -> Iterator[None]:
         raise
 
 
-def _start(options: dict[str, Any], cpus: float = 0) -> None:
+def _logical_cpus(cpus: float) -> int:
+    """What a Ray of this machine gets for a job that needs ``cpus`` at once."""
     cores = local_cores()
     most = max(MOST_LOGICAL_CPUS, LOGICAL_CPUS_PER_CORE * cores)
-    num_cpus = max(LOCAL_LOGICAL_CPUS, cores, min(math.ceil(cpus), most))
+    return max(LOCAL_LOGICAL_CPUS, cores, min(math.ceil(cpus), most))
+
+
+def _start(options: dict[str, Any], cpus: float = 0) -> None:
+    num_cpus = _logical_cpus(cpus)
     if (folder := ray_folder()) is not None:
         options["_temp_dir"] = folder
-    _bring_token()
+    bring_token()
     for attempt in range(1, START_ATTEMPTS + 1):
         try:
             # "local" and not the default: a stale address file of an earlier cluster would mislead the default.
@@ -196,6 +225,7 @@ def _start(options: dict[str, Any], cpus: float = 0) -> None:
 def _join(address: str, options: dict[str, Any]) -> None:
     address = _found_head() if address == "auto" else address
     check_head(address)
+    give_token(address)
     try:
         with leave_without_head(Head(address)):
             if not GcsClient(address=address).cluster_id:

@@ -8,6 +8,7 @@ import subprocess
 import pytest
 
 from orchestration.cluster import session as module
+from orchestration.cluster.ray_token import TOKENS
 from orchestration.errors import ClusterLostError
 
 BUSY = "The current node timed out during startup. This could happen because some of the raylet failed to startup."
@@ -57,7 +58,7 @@ def test_what_a_failed_start_has_started_is_ended_before_the_next(monkeypatch):
     [(None, True), ("/proc/none", True), ("", True), ("writable", False), ("has a token", False)],
 )
 def test_where_ray_can_keep_no_token_it_is_brought_one(starts, monkeypatch, tmp_path, home, brings):
-    for name in ("RAY_AUTH_MODE", *module._TOKENS):
+    for name in ("RAY_AUTH_MODE", *TOKENS):
         monkeypatch.delenv(name, raising=False)
     if home is None:
         monkeypatch.delenv("HOME")
