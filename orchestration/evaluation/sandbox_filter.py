@@ -14,13 +14,13 @@ import tempfile
 NEW_THREAD = 0x00010000  # CLONE_THREAD of linux/sched.h
 AF_UNIX = 1
 # Numbers that all architectures share, for an older libseccomp that does not know the names.
-CLONE3, IO_URING = 435, (425, 426, 427)
+CLONE3, IO_URING, OPEN_TREE_ATTR = 435, (425, 426, 427), 467
 
 # "socketpair" of AF_UNIX stays, for asyncio; what would let such a socket reach another one is refused.
 SOCKETS = "socket connect bind listen accept accept4 sendmsg sendmmsg socketcall"
 PROCESSES = "fork vfork execve execveat ptrace process_vm_readv process_vm_writev process_madvise pidfd_open "
 PROCESSES += "pidfd_getfd pidfd_send_signal kcmp process_mrelease migrate_pages move_pages"
-MOUNTS = "unshare setns mount umount umount2 pivot_root chroot move_mount open_tree open_tree_attr fsopen fsmount "
+MOUNTS = "unshare setns mount umount umount2 pivot_root chroot move_mount open_tree fsopen fsmount "
 MOUNTS += "fsconfig fspick mount_setattr swapon swapoff name_to_handle_at open_by_handle_at quotactl quotactl_fd acct"
 KERNEL = "bpf perf_event_open userfaultfd keyctl add_key request_key "
 KERNEL += "init_module finit_module delete_module kexec_load kexec_file_load reboot syslog personality lookup_dcookie "
@@ -30,6 +30,11 @@ KERNEL += "sethostname setdomainname nfsservctl uselib ustat sysfs _sysctl vmspl
 UNCOUNTED = "shmget shmat shmctl msgget msgsnd semget semop semtimedop mq_open"
 # Without a namespace of processes a program could end others of the same user.
 SIGNALS = "kill tkill tgkill rt_sigqueueinfo rt_tgsigqueueinfo"
+
+
+def refused_names(*, signals: bool) -> list[str]:
+    """The calls that are refused by name, on whatever architecture has them."""
+    return f"{SOCKETS} {PROCESSES} {MOUNTS} {KERNEL} {UNCOUNTED} {SIGNALS if signals else ''}".split()
 
 
 @functools.cache
@@ -44,11 +49,10 @@ def refused_calls(*, signals: bool) -> bytes | None:
         return None
     made = pyseccomp.SyscallFilter(pyseccomp.ALLOW)
     refuse = pyseccomp.ERRNO(errno.EPERM)
-    names = f"{SOCKETS} {PROCESSES} {MOUNTS} {KERNEL} {UNCOUNTED} {SIGNALS if signals else ''}"
-    for name in names.split():
+    for name in refused_names(signals=signals):
         if _is_known(pyseccomp, name):
             made.add_rule(refuse, name)
-    for number in IO_URING:
+    for number in (*IO_URING, OPEN_TREE_ATTR):
         made.add_rule(refuse, number)
     made.add_rule(refuse, "clone", pyseccomp.Arg(0, pyseccomp.MASKED_EQ, NEW_THREAD, 0))
     made.add_rule(refuse, "socketpair", pyseccomp.Arg(0, pyseccomp.NE, AF_UNIX))

@@ -19,6 +19,7 @@ from orchestration.errors import EvaluationError
 from orchestration.evaluation.pass_at_k import Problem, judge
 from orchestration.evaluation.sandbox import NONE, ROOT, USER, Limits, Outcome, best_namespaces, run_python, run_tests
 from orchestration.evaluation.sandbox_check import protection
+from orchestration.evaluation.sandbox_filter import refused_names
 
 # The first for what would never end; the rest must not fail because the machine is busy.
 QUICK, LONG = Limits(seconds=0.5, memory_mib=256), Limits(seconds=10.0, memory_mib=256)
@@ -64,6 +65,17 @@ def test_a_flood_before_the_tests_are_there_is_told_as_one() -> None:
     """Reading tests of millions of characters takes a moment, in which their process still has its privileges."""
     outcome = run_tests("import sys\nwhile True: sys.stdout.write('x' * 4096)", f"# {'é' * 3_000_000}", LONG)
     assert outcome.problem == "more than 1 MiB of output"
+
+
+def test_every_call_that_is_refused_has_a_number_wherever_it_exists() -> None:
+    """On arm64, where it was never tried, the filter must know the same calls, but for what only older ones have."""
+    import pyseccomp
+
+    older = {"fork", "vfork", "umount", "iopl", "ioperm", "modify_ldt", "uselib", "ustat", "sysfs", "_sysctl"}
+    absent = {pyseccomp.Arch.X86_64: {"umount", "socketcall"}, pyseccomp.Arch.AARCH64: {"socketcall", *older}}
+    for architecture, expected in absent.items():
+        names = refused_names(signals=True)
+        assert {name for name in names if pyseccomp.resolve_syscall(architecture, name) < 0} == expected
 
 
 # Each is tried in one program and counts as an escape if it does not raise (and is not False).
