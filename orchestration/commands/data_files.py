@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 import typer
 
 from datalake.maintenance.export import check_format, export_dataset
-from datalake.maintenance.importing import ImportOptions
+from datalake.maintenance.import_options import ImportFormat, ImportOptions
 from datalake.reading.computed import check_generator
 from datalake.reading.tables import layout_of
 from orchestration.commands.common import DEFAULT_LAKE, AsJson, LakeUri, Message, open_lake, print_json, print_summary
@@ -114,8 +114,14 @@ def index(
 
 def import_(
     name: Annotated[str, typer.Argument(help="Name of the dataset.")],
-    files: Annotated[list[Path], typer.Argument(help="Parquet files, in order.")],
-    column: Annotated[str, typer.Option(help="Holds lists of integers, or binary of --binary-bits.")] = "tokens",
+    files: Annotated[list[Path], typer.Argument(help="Files or folders, in order.")],
+    format_: Annotated[
+        ImportFormat | None, typer.Option("--format", help="By default what names and first bytes say.")
+    ] = None,
+    column: Annotated[
+        str | None,
+        typer.Option(help="Of a table: holds lists of integers, or binary; by default tokens, else input_ids."),
+    ] = None,
     seq_len: Annotated[int | None, typer.Option(min=2, help="Lay rows end to end and cut them to this length.")] = None,
     end_of_text: Annotated[int | None, typer.Option(min=0, max=2**31 - 1, help="Token to put after each row.")] = None,
     binary_bits: Annotated[
@@ -130,10 +136,11 @@ def import_(
     lake: LakeUri = DEFAULT_LAKE,
     as_json: AsJson = False,
 ) -> None:
-    """Take tokenised Parquet from elsewhere into the lake as a text dataset."""
+    """Take tokens from elsewhere into the lake as a text dataset: Parquet, Arrow, llm.c's, Megatron's or raw files."""
     from orchestration.corpus.import_tokens import import_tokens
 
     options = ImportOptions(
+        format=format_,
         column=column,
         seq_len=seq_len,
         end_of_text=end_of_text,

@@ -7,7 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from datalake import DatasetVersion, Lake
-from datalake.maintenance.importing import ImportOptions, import_parquet
+from datalake.maintenance.import_options import ImportOptions
+from datalake.maintenance.importing import import_files
 from orchestration.corpus.tokenizer_files import read_tokenizer
 from orchestration.errors import TokenizerError
 
@@ -21,12 +22,12 @@ def import_tokens(
     message: str = "",
     progress: Callable[[int, int], None] = lambda _done, _all: None,
 ) -> DatasetVersion:
-    """`import_parquet`, and with a ``tokenizer`` file (see `tokenizer_files`) its vocabulary, bytes per token and JSON.
+    """`import_files`, and with a ``tokenizer`` file (see `tokenizer_files`) its vocabulary, bytes per token and JSON.
 
-    Raises TokenizerError, also for a vocabulary size other than the tokenizer's, and what `import_parquet` raises.
+    Raises TokenizerError, also for a vocabulary size other than the tokenizer's, and what `import_files` raises.
     """
     if tokenizer is None:
-        return import_parquet(lake, name, files, options, message, progress)
+        return import_files(lake, name, files, options, message, progress)
     text = read_tokenizer(tokenizer)
     if options.vocab_size not in (None, text.vocab_size):
         raise TokenizerError(
@@ -35,4 +36,4 @@ def import_tokens(
     # Before the dataset that names it: a tokenizer that nothing names is garbage, a name without one is damage.
     lake.store.put_if_absent(text.key, text.json_bytes)
     known = replace(options, vocab_size=text.vocab_size, token_bytes=text.token_bytes, tokenizer=text.describe())
-    return import_parquet(lake, name, files, known, message, progress)
+    return import_files(lake, name, files, known, message, progress)

@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from datalake.errors import ImportRefusedError, LakePathError
 from datalake.lake import Lake
 from datalake.maintenance.export import export_dataset
-from datalake.maintenance.importing import ImportOptions, import_parquet
+from datalake.maintenance.import_options import ImportOptions
+from datalake.maintenance.importing import import_files
 from datalake.maintenance.verify import verify_dataset
 from datalake.reading.reader import DatasetReader
 from tests.datalake.helpers import SEQ_LEN, make_manifest, make_tokens
@@ -99,7 +100,7 @@ def test_rows_of_one_length_stay_rows(tmp_path: Path, column: pa.Array) -> None:
     files = [write(tmp_path / "a.parquet", column[:33]), write(tmp_path / "b.parquet", column[33:])]
     lengths = np.arange(1000) % 5
     options = ImportOptions(shard_sequences=32, vocab_size=1000, token_bytes=lengths)
-    version = import_parquet(lake, "d", files, options)
+    version = import_files(lake, "d", files, options)
     manifest = lake.datasets.manifest(version)
     assert (manifest.kind, manifest.sequences, manifest.seq_len, manifest.vocab_size) == ("text", 70, SEQ_LEN, 1000)
     reader = DatasetReader(lake.store, manifest)
@@ -109,7 +110,7 @@ def test_rows_of_one_length_stay_rows(tmp_path: Path, column: pa.Array) -> None:
     assert manifest.text_bytes == expected.sum()
     assert verify_dataset(lake.store, manifest).ok
     one = write(tmp_path / "one.parquet", COLUMNS["list of int32"])
-    assert import_parquet(lake, "d", [one], options) == version
+    assert import_files(lake, "d", [one], options) == version
 
 
 @settings(max_examples=15, deadline=None)
@@ -130,9 +131,9 @@ def test_documents_are_laid_end_to_end_and_cut(tmp_path_factory, documents, end,
     options = ImportOptions(seq_len=seq_len, end_of_text=end, shard_sequences=shard)
     if not whole:
         with pytest.raises(ImportRefusedError, match="even one row"):
-            import_parquet(lake, "d", files, options)
+            import_files(lake, "d", files, options)
         return
-    manifest = lake.datasets.manifest(import_parquet(lake, "d", files, options))
+    manifest = lake.datasets.manifest(import_files(lake, "d", files, options))
     rows = DatasetReader(lake.store, manifest).rows(np.arange(whole))
     assert rows.tolist() == np.reshape(stream[: whole * seq_len], (whole, seq_len)).tolist()
     assert manifest.vocab_size == max(stream[: whole * seq_len]) + 1
@@ -160,9 +161,9 @@ REFUSED = {
 def test_what_cannot_be_imported_is_refused_in_one_line(tmp_path: Path, column, options, says) -> None:
     lake = Lake.open(str(tmp_path / "lake"))
     with pytest.raises(ImportRefusedError, match=says) as caught:
-        import_parquet(lake, "d", [write(tmp_path / "a.parquet", column)], ImportOptions(**options))
+        import_files(lake, "d", [write(tmp_path / "a.parquet", column)], ImportOptions(**options))
     assert "\n" not in str(caught.value)
     assert list(lake.store.list()) == []
     (tmp_path / "not.parquet").write_bytes(b"not Parquet")
     with pytest.raises(ImportRefusedError, match="cannot be read as Parquet"):
-        import_parquet(lake, "d", [tmp_path / "not.parquet"], ImportOptions())
+        import_files(lake, "d", [tmp_path / "not.parquet"], ImportOptions())

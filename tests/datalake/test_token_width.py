@@ -14,7 +14,8 @@ from datalake import DatasetReader, Lake, Manifest, Plan, PlanSource, Source, co
 from datalake.canonical import digest_of
 from datalake.errors import ImportRefusedError, ObjectTooLargeError
 from datalake.maintenance.export import export_dataset
-from datalake.maintenance.importing import ImportOptions, import_parquet
+from datalake.maintenance.import_options import ImportOptions
+from datalake.maintenance.importing import import_files
 from datalake.maintenance.verify import verify_dataset
 from datalake.reading.node_cache import NodeCache
 from datalake.shards.shard_format import token_column
@@ -80,7 +81,7 @@ def test_the_vocabulary_chooses_the_width_and_all_that_reads_follows_it(tmp_path
     lines = (tmp_path / "jsonl" / "sequences.jsonl").read_text().splitlines()
     assert [json.loads(line)["tokens"] for line in lines] == expected.tolist()
 
-    back = import_parquet(lake, "back", sorted((tmp_path / "parquet").glob("*.parquet")), ImportOptions())
+    back = import_files(lake, "back", sorted((tmp_path / "parquet").glob("*.parquet")), ImportOptions())
     again = lake.datasets.manifest(back)
     assert (again.vocab_size, again.content_digest) == (vocab, manifest.content_digest)
     assert (DatasetReader(lake.store, again).rows(np.arange(40)) == expected).all()
@@ -99,17 +100,17 @@ def test_the_same_tokens_make_the_same_dataset_whatever_holds_them(tmp_path: Pat
     digests = set()
     for name, (column, options) in columns.items():
         pq.write_table(pa.table({"tokens": column}), tmp_path / "in.parquet")
-        digests.add(import_parquet(lake, name, [tmp_path / "in.parquet"], options).digest)
+        digests.add(import_files(lake, name, [tmp_path / "in.parquet"], options).digest)
     assert len(digests) == 1
     low = np.arange(3 * LENGTH, dtype="<u4").reshape(3, LENGTH)  # few tokens in four bytes are two bytes here
     pq.write_table(pa.table({"tokens": token_column(low)}), tmp_path / "low.parquet")
     manifest = lake.datasets.manifest(
-        import_parquet(lake, "low", [tmp_path / "low.parquet"], ImportOptions(binary_bits=32))
+        import_files(lake, "low", [tmp_path / "low.parquet"], ImportOptions(binary_bits=32))
     )
     assert (manifest.vocab_size, manifest.token_dtype) == (24, NARROW)
     pq.write_table(pa.table({"tokens": pa.array([b"\xff" * 8])}), tmp_path / "negative.parquet")
     with pytest.raises(ImportRefusedError, match=r"has values up to 4294967295.*0 to 2147483647.*read as 32 bits"):
-        import_parquet(lake, "no", [tmp_path / "negative.parquet"], ImportOptions(binary_bits=32))
+        import_files(lake, "no", [tmp_path / "negative.parquet"], ImportOptions(binary_bits=32))
 
 
 def test_a_mixture_holds_the_widest_and_the_plan_does_not_care() -> None:

@@ -17,7 +17,8 @@ import pytest
 
 from datalake import Lake
 from datalake.errors import DatalakeError, ImportRefusedError
-from datalake.maintenance.importing import ImportOptions, import_parquet
+from datalake.maintenance.import_options import ImportOptions
+from datalake.maintenance.importing import import_files
 from generator.errors import GeneratorError
 from orchestration.corpus.tokenizer_files import chat_template, open_tokenizer
 from orchestration.errors import EvaluationError, OrchestrationError
@@ -49,7 +50,7 @@ READERS: dict[str, Callable[[Path, Lake], Any]] = {
     "tokenizer": lambda path, _lake: open_tokenizer(path),
     "chat template": lambda path, _lake: chat_template(path, None, None),
     "problems": lambda path, _lake: read_problems(path),
-    "import": lambda path, lake: import_parquet(lake, "x", [path], ImportOptions()),
+    "import": lambda path, lake: import_files(lake, "x", [path], ImportOptions()),
     "model's config": lambda path, lake: model_folder(path, "config.json", lake),
     "model's weights": lambda path, lake: model_folder(path, "model.safetensors", lake),
     "model's index": lambda path, lake: model_folder(path, "model.safetensors.index.json", lake),
@@ -75,7 +76,7 @@ def test_a_small_file_that_claims_millions_of_values_is_refused(tmp_path: Path) 
     assert path.stat().st_size < 60_000
     lake = Lake.open(str(tmp_path / "lake"))
     with pytest.raises(ImportRefusedError, match=r"claims 3,000,000 values in .* bytes, which cannot hold as many"):
-        import_parquet(lake, "x", [path], ImportOptions(seq_len=8))
+        import_files(lake, "x", [path], ImportOptions(seq_len=8))
 
 
 @pytest.mark.parametrize(
