@@ -68,7 +68,9 @@ def cluster_facts() -> dict[str, Any]:
     """What the cluster that Ray is connected to has, for a run's record."""
     total = ray.cluster_resources()
     kept = kept_ray()
-    joined_kept = kept is not None and kept.address == ray.get_runtime_context().gcs_address
+    # By the port: Ray gives the address of this machine another form than it was started with.
+    port = ray.get_runtime_context().gcs_address.rpartition(":")[2]
+    joined_kept = kept is not None and kept.address.rpartition(":")[2] == port
     return {
         "nodes": sum(bool(node["Alive"]) for node in ray.nodes()),
         "cpus": int(total.get("CPU", 0)),
