@@ -92,13 +92,15 @@ def test_the_bucket_policy_grants_what_the_jobs_call_and_no_other_delete():
         assert each["Principal"] != "*"
         assert each["Resource"].endswith("/lake/*") or each["Action"] == "s3:ListBucket" or "/lake/" in each["Resource"]
     overwrites = [each["Resource"] for each in allowed if each["Action"] == "s3:PutObject" and "Condition" not in each]
-    assert overwrites == [f"arn:aws:s3:::my-bucket/lake/{prefix}/*" for prefix in ("data", "pulses", "heads")]
+    prefixes = ("data", "attempts", "pulses", "heads")
+    assert overwrites == [f"arn:aws:s3:::my-bucket/lake/{prefix}/*" for prefix in prefixes]
 
 
 def test_only_the_modules_that_the_bucket_policy_knows_replace_or_delete():
-    """Shards are put back under data/, heartbeats replaced under pulses/, hints of newest entries under heads/, the
-    conformance record is probe/verdict.json; runs drop old checkpoints' files, commits their own claims, the server
-    the marks of sessions long over; the probe removes its own objects and garbage collection is an administrator's."""
+    """Shards are put back under data/, parts of an index under attempts/, heartbeats replaced under pulses/, hints of
+    newest entries under heads/, the conformance record is probe/verdict.json; runs drop old checkpoints' files, commits
+    their own claims, the server the marks of sessions long over; the probe removes its own objects and garbage
+    collection is an administrator's."""
     calls = {
         (path.stem, node.func.attr)
         for path in (ROOT / "datalake").rglob("*.py")
@@ -110,6 +112,7 @@ def test_only_the_modules_that_the_bucket_policy_knows_replace_or_delete():
     }
     assert calls == {
         ("shards", "replace"),
+        ("attempts", "replace"),
         ("heartbeat", "replace"),
         ("conformance", "replace"),
         ("run", "delete"),
