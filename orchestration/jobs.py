@@ -260,7 +260,7 @@ def _experiment(lake: Lake, run: str, config: dict[str, Any], settings: dict[str
     from orchestration.experiment.config.load import parse_experiment
 
     file = parse_experiment(config, Path(settings.get("folder", "")), settings.get("file_digest", ""))
-    result, analysis = experiment_run(lake, file)
+    result, analysis = experiment_run(lake, file, ray=settings.get("ray", True))
     return {"run": run, "arms": {arm.name: arm.status for arm in result.arms}, "verdict": analysis.verdict}
 
 

@@ -98,7 +98,7 @@ def run_experiment(
             with acquire(
                 *(lake, name, KIND, file.model_dump(mode="json"), {}),
                 stop=stop,
-                settings={"folder": str(file.folder), "file_digest": file.file_digest, **(settings or {})},
+                settings={"folder": str(file.folder), "file_digest": file.file_digest, "ray": ray, **(settings or {})},
                 resources=cluster_facts() if ray else {"cpus": local_cores(), "driver": this_process()["host"]},
             ) as run_lease:
                 return _run(lake, file, run_lease, command, ray)

@@ -75,6 +75,8 @@ def test_a_task_is_compared_by_the_accuracy_of_its_answers(tmp_path: Path, capsy
     lake = Lake.open(str(tmp_path / "lake"))
     assert again.arms == result.arms
     assert {lake.runs.get(arm.run).state["attempts"] for arm in again.arms} == {1}
+    [known] = [run for run in map(lake.runs.get, lake.runs.list()) if run.state["kind"] == "experiment"]
+    assert known.state["settings"]["ray"] is False, "or `runs resume` would ask for one"
 
 
 def test_a_run_that_fails_in_this_process_is_an_arm_that_failed(
