@@ -51,7 +51,8 @@ def test_a_packed_row_is_trained_on_as_its_documents_one_by_one(options) -> None
     assert losses_T.shape == torch.cat(alone).shape, "every token but the first is predicted once"
     torch.testing.assert_close(losses_T, torch.cat(alone))
     for name, weight in model.named_parameters():
-        torch.testing.assert_close(together[name], weight.grad, rtol=1e-4, atol=1e-6)
+        largest = max(1.0, float(weight.grad.abs().max()))  # the embedding's is 16: what cancels is rounded as it
+        torch.testing.assert_close(together[name], weight.grad, rtol=1e-4, atol=1e-6 * largest)
     assert not torch.allclose(losses_T, model(row_BT)[0], atol=1e-3), "causal attention is something else"
 
 
