@@ -35,6 +35,7 @@ def recorded(**changes) -> KeptRay:
     return kept
 
 
+@pytest.mark.soak  # a start of Ray, and of four commands
 def test_commands_join_it_and_it_ends_with_all_its_processes(tmp_path, morphogen):
     lake = Lake.open(str(tmp_path / "lake"))
     lake.params.put("tiny", parse_spec(TINY_SPEC).model_dump(mode="json"))
@@ -95,10 +96,14 @@ def test_nobody_uses_a_head_that_does_not_answer():
     assert not in_use()
 
 
+@pytest.mark.soak
 def test_a_start_that_fails_says_why_and_leaves_nothing():
     with pytest.raises(ClusterLostError, match=r"did not start.*all of it is in"):
         start_kept(-1, {}, lambda _: None)
     assert kept_ray() is None
+
+
+def test_one_starts_or_uses_it_at_a_time():
     with module._path().with_suffix(".lock").open("a") as lock:
         module.fcntl.flock(lock, module.fcntl.LOCK_SH)
         with pytest.raises(InvalidRequestError, match="another command"):

@@ -28,12 +28,12 @@ from orchestration.training.stop_watcher import Parent, following
 from tests.trainer.lake_data import tiny_lake
 from trainer import TrainJob, load_metrics, parse_config
 
-STEPS = 900
+STEPS = 400
 LONG = 3000  # under way for as long as two other drivers need to start
 CONFIG = f"""
 steps = {STEPS}
 batch_sequences = 4
-checkpoint_every = 300
+checkpoint_every = 150
 log_every = 1
 data = [{{dataset = "train@1"}}]
 [model]

@@ -57,6 +57,7 @@ def experiment(folder: Path, capsys: pytest.CaptureFixture[str], text: str) -> t
     return ended.value.code, ExperimentResult.model_validate(json.loads(said.out)["result"])
 
 
+@pytest.mark.soak  # five trainings and a report; what follows goes the same way
 def test_a_task_is_compared_by_the_accuracy_of_its_answers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Models that only count what a sequence shows, as after so few steps, are no reason to refuse."""
     code, result = experiment(tmp_path, capsys, TASK)
