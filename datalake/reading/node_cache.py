@@ -28,7 +28,7 @@ from datalake.errors import LakePathError
 from datalake.events import log_event
 from datalake.shards.shards import ShardRef
 from datalake.shards.tokens import NARROW
-from datalake.store.addresses import expanded
+from datalake.store.addresses import expanded, nearest_existing
 from datalake.store.interface import Store
 
 _TRAILER = struct.Struct("<8sII16s")  # magic, CRC-32 of the rows, rows, boot id
@@ -196,8 +196,7 @@ class NodeCache:
         """Whether ``size`` bytes of rows fit, so that shards are worth fetching whole."""
         if self.max_bytes is not None:
             return size <= self.max_bytes
-        there = next((folder for folder in (self.folder, *self.folder.parents) if folder.exists()), None)
-        return there is not None and size <= _room_on(there)
+        return size <= _room_on(nearest_existing(self.folder))
 
     def _open(self, path: Path, rows: int, seq_len: int, dtype: np.dtype) -> np.ndarray | None:
         """The mapped rows, None if the file is absent or not what it should be (then it is removed)."""

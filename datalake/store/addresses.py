@@ -83,3 +83,8 @@ def _s3_address(rest: str) -> S3Address:
     if size > MAX_PREFIX:
         raise LakePathError(f"{lake}: its prefix has {size} bytes of UTF-8: give one of at most {MAX_PREFIX}")
     return S3Address(bucket, prefix)
+
+
+def nearest_existing(path: Path) -> Path:
+    """The path itself, or the closest folder above it that exists."""
+    return next(folder for folder in (path.absolute(), *path.absolute().parents) if folder.exists())

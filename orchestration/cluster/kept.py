@@ -104,7 +104,8 @@ def start_kept(cpus: int, environment: Mapping[str, str], poll: Callable[[float]
     """
     path = _path()
     with path.with_suffix(".lock").open("a") as lock:
-        _lock_alone(lock.fileno(), "another command starts or uses one")
+        if not _locked_alone(lock.fileno()):
+            raise InvalidRequestError("the kept Ray: another command starts or uses one")
         if (there := kept_ray()) is not None:
             raise InvalidRequestError(
                 f"a Ray with {there.cpus} logical CPUs is kept at {there.address} already: use it, or end it first "
@@ -131,8 +132,10 @@ def stop_kept(*, force: bool = False) -> KeptRay | None:
     """
     path = _path()
     with path.with_suffix(".lock").open("a") as lock:
-        if not force:
-            _lock_alone(lock.fileno(), "a command uses it: wait for its end, or give --force, which ends that too")
+        if not force and not _locked_alone(lock.fileno()):
+            raise InvalidRequestError(
+                "the kept Ray: a command uses it: wait for its end, or give --force, which ends that too"
+            )
         kept = kept_ray()
         if kept is not None:
             _end(kept.pid)
@@ -143,11 +146,7 @@ def stop_kept(*, force: bool = False) -> KeptRay | None:
 def in_use() -> bool:
     """Whether a command uses the kept Ray now."""
     with _path().with_suffix(".lock").open("a") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        return False
+        return not _locked_alone(lock.fileno())
 
 
 def _path() -> Path:
@@ -167,11 +166,12 @@ def _fingerprint(salt: str) -> dict[str, str]:
     }
 
 
-def _lock_alone(descriptor: int, why_not: str) -> None:
+def _locked_alone(descriptor: int) -> bool:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        raise InvalidRequestError(f"the kept Ray: {why_not}") from None
+        return False
+    return True
 
 
 def _free_port() -> int:

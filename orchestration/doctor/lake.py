@@ -14,11 +14,10 @@ from urllib.parse import urlsplit
 from datalake import Lake
 from datalake.errors import CredentialsError, StoreRefusedError
 from datalake.log.claims import CLAIMS, COLLECTIONS, notes
-from datalake.store.addresses import expanded, parse_address
+from datalake.store.addresses import expanded, nearest_existing, parse_address
 from datalake.store.conformance import check_writable, read_conformance
 from datalake.store.interface import Store
 from orchestration.doctor.findings import Add, Finding
-from orchestration.doctor.machine import nearest_existing
 from orchestration.runs.view import view_of
 
 SLOW_S = 0.5

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import psutil
 
+from datalake.store.addresses import nearest_existing
 from generator.cache_folder import cache_folder
 from generator.nca.simd import kernel_name
 from generator.score import zlib_defines_scores
@@ -120,11 +121,6 @@ def check_disk(add: Add, lake: Path | None) -> None:
             disks.setdefault(there.stat().st_dev, (there, []))[1].append(use)
     for place, uses in disks.values():
         add(_disk_finding(place, uses))
-
-
-def nearest_existing(path: Path) -> Path:
-    """The path itself, or the closest folder above it that exists."""
-    return next(folder for folder in (path.absolute(), *path.absolute().parents) if folder.exists())
 
 
 def _disk_finding(place: Path, uses: Iterable[str]) -> Finding:

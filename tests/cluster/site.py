@@ -10,7 +10,7 @@ import os
 import secrets
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -198,7 +198,7 @@ class Site:
 
     def lake(self, name: str) -> tuple[str, Lake]:
         """A lake's address for the site's commands, and the same lake from here."""
-        with _environment(self.server.env()):
+        with self.server.in_environment():
             return f"s3://lake/{name}", Lake.open(f"s3://lake/{name}")
 
     def driver(self, host: Host, *arguments: str) -> Driver:
@@ -325,17 +325,3 @@ def site_of(folder: Path, workers: Sequence[str]) -> Iterator[Site]:
             yield site
         finally:
             site.stop()
-
-
-@contextmanager
-def _environment(values: Mapping[str, str]) -> Iterator[None]:
-    before = {name: os.environ.get(name) for name in values}
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value

@@ -129,7 +129,7 @@ class World:
         """A fresh lake: its address for drivers, and the same lake past the proxy. ``kind``: s3 or disk (small)."""
         if kind == "s3":
             uri = f"s3://lake/{name}"
-            with _environment(self.server.env()):
+            with self.server.in_environment():
                 direct = Lake.open(uri)
             yield uri, direct
             return
@@ -169,17 +169,3 @@ def world(folder: Path) -> Iterator[World]:
                 proxy.close()
     finally:
         server.stop()
-
-
-@contextmanager
-def _environment(values: dict[str, str]) -> Iterator[None]:
-    before = {name: os.environ.get(name) for name in values}
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
