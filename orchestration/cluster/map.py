@@ -22,8 +22,8 @@ Result = TypeVar("Result")
 _IN_FLIGHT_PER_CORE = 2
 
 
-def ray_map(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
-    """Apply ``function`` to each item in a Ray task, lazily. Ray must be initialised.
+def ray_map(function: Callable[[Item], Result], items: Iterable[Item], *, title: str = "corpus") -> Iterator[Result]:
+    """Apply ``function`` to each item in a Ray task, lazily. Ray must be initialised. The dashboard shows ``title``.
 
     Raises InvalidRequestError for a cluster without a CPU for tasks, and says every 30 s what it waits for.
 
@@ -32,10 +32,10 @@ def ray_map(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterat
     """
     demand = Demand("a task of 1 CPU", ({"CPU": 1.0},), "use --no-ray, or join a cluster with CPUs for tasks")
     require(demand)
-    _await_room(demand)
+    _await_room(demand, title)
     shared = ray.put(function)
     name = getattr(function, "func", function)
-    task = _apply.options(name=f"corpus: {getattr(name, '__name__', type(name).__name__)}")
+    task = _apply.options(name=f"{title}: {getattr(name, '__name__', type(name).__name__)}")
     waiting: deque[Any] = deque()
     limit = _IN_FLIGHT_PER_CORE * compute_cores()
     for item in items:
@@ -46,9 +46,9 @@ def ray_map(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterat
         yield _result(waiting.popleft())
 
 
-def _await_room(demand: Demand) -> None:
+def _await_room(demand: Demand, title: str) -> None:
     """Return once a task of ours has run; later ones may take long, which is no reason to speak of waiting."""
-    notice, first = WaitNotice(demand), _apply.options(name="corpus: begin").remote(_nothing, None)
+    notice, first = WaitNotice(demand), _apply.options(name=f"{title}: begin").remote(_nothing, None)
     while not ray.wait([first], timeout=POLL_S)[0]:
         check_cluster()
         notice.poll()
