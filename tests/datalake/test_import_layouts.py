@@ -35,6 +35,8 @@ def lake(tmp_path: Path) -> Lake:
 
 def imported(lake: Lake, paths: list[Path], **options) -> np.ndarray:
     manifest = lake.datasets.manifest(import_files(lake, "d", paths, ImportOptions(**options)))
+    assert manifest.source.format == 2
+    assert all(ref.footer_sha256 for ref in manifest.shards), "imported shards name their blocks, too"
     return DatasetReader(lake.store, manifest).rows(np.arange(manifest.sequences))
 
 
