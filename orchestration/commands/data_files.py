@@ -142,7 +142,7 @@ def import_(
     lake: LakeUri = DEFAULT_LAKE,
     as_json: AsJson = False,
 ) -> None:
-    """Take tokens from elsewhere into the lake as a text dataset: Parquet, Arrow, litdata, llm.c, Megatron, raw files."""
+    """Take tokens from elsewhere into the lake as a text dataset: Parquet, Arrow, litdata, llm.c, Megatron or raw."""
     from orchestration.corpus.import_tokens import import_tokens
 
     options = ImportOptions(
