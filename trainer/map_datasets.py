@@ -35,7 +35,7 @@ from trainer.errors import ConfigError
 from trainer.mask import LossMask, counted_targets, mask_applies, spec_of
 
 Labels = Literal["shifted", "same"]
-_NUMPY = {torch.int64: np.int64, torch.int32: np.int32, torch.uint16: np.uint16}
+_NUMPY: dict[torch.dtype, type[np.integer]] = {torch.int64: np.int64, torch.int32: np.int32, torch.uint16: np.uint16}
 Sample = Tensor | dict[str, Tensor]
 
 IGNORED = -100

@@ -15,7 +15,6 @@ from datalake.canonical import canonical_json
 from datalake.errors import LakePathError
 from datalake.maintenance.export_formats import ExportFile, ExportRows, plan_files, write_file
 from datalake.maintenance.export_targets import ExportTarget, FolderTarget
-from datalake.reading.tables import layout_of
 from datalake.shards.computed import RowGenerator
 from datalake.shards.manifest import Manifest, Progress
 from datalake.store.interface import Store
@@ -88,25 +87,25 @@ def export_dataset(
     Raises ExportRefusedError, LakePathError, MissingShardError or CorruptShardError, and what a store raises.
     """
     files = plan_files(manifest, format, file_tokens)
-    if isinstance(target, Path):
-        target = FolderTarget(target)
+    place = FolderTarget(target) if isinstance(target, Path) else target
     progress = progress or (lambda _done, _all: None)
-    found = _begin(target, {"manifest": manifest.digest, "format": format, "file_tokens": file_tokens})
-    write = WriteFile(ExportRows(store, manifest, generator), format, target)
+    found = _begin(place, {"manifest": manifest.digest, "format": format, "file_tokens": file_tokens})
+    write = WriteFile(ExportRows(store, manifest, generator), format, place)
+    shards = sum(_weight(file) for file in files)
     done = sum(_weight(file) for file in files if file.name in found)
     for file in mapper(write, [file for file in files if file.name not in found]):
         done += _weight(file)
-        progress(done, len(layout_of(manifest)))
+        progress(done, shards)
     about = {MANIFEST: json.dumps(json.loads(manifest.canonical), indent=2).encode() + b"\n", **(beside or {})}
     for name, data in about.items():
-        target.replace(name, data)
-    found = target.found()
+        place.replace(name, data)
+    found = place.found()
     names = (*(file.name for file in files), MANIFEST)
     if lost := [name for name in names if name not in found]:
         raise LakePathError(
-            f"{target.address} has no {lost[0]}, though it was written: give a place that all machines of the job share"
+            f"{place.address} has no {lost[0]}, though it was written: give a place that all machines of the job share"
         )
-    target.end(UNFINISHED)
+    place.end(UNFINISHED)
     return ExportReport(names, sum(found[name] for name in names))
 
 

@@ -73,7 +73,7 @@ class ExportRows:
 
     def count(self, shards: range) -> int:
         """Rows in these shards."""
-        return sum(rows for _, rows in layout_of(self.manifest)[shards.start : shards.stop])
+        return sum(rows for _, rows in layout_of(self.manifest, shards.start, shards.stop))
 
 
 def plan_files(manifest: Manifest, format: str, file_tokens: int | None = None) -> list[ExportFile]:
@@ -184,7 +184,7 @@ def _parquet(rows: ExportRows, file: ExportFile, out: IO[bytes]) -> None:
     manifest, shard = rows.manifest, file.shards.start
     if manifest.is_computed:
         (table,) = rows.tables(file.shards)
-        out.write(encode_shard(manifest.source, table, layout_of(manifest)[shard][0]))
+        out.write(encode_shard(manifest.source, table, shard * manifest.source.shard_sequences))
     else:
         out.write(fetch_shard(rows.store, manifest.shards[shard]))
 

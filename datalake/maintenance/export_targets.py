@@ -30,8 +30,10 @@ class ExportTarget(Protocol):
     Every method may raise LakePathError, and what a store raises.
     """
 
-    address: str
-    """How it was named."""
+    @property
+    def address(self) -> str:
+        """How it was named."""
+        ...
 
     def found(self) -> dict[str, int]:
         """Name and size in bytes of whatever lies there; a folder that is not there yet is empty."""
