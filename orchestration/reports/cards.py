@@ -48,7 +48,7 @@ def model_card(lake: Lake, version: ModelVersion, config: Mapping[str, Any], lic
     scored = {ref: scores for ref, scores in version.metrics.items() if isinstance(scores, Mapping)}
     data = ModelCardData(
         license=check_license(license),
-        library_name="transformers",
+        library_name="morphogen" if "learned_positions" in config else "transformers",
         pipeline_tag=task,
         tags=["morphogen", *sorted({dataset["kind"] for dataset in tree["datasets"]})],
         datasets=sorted({_name(ref) for ref in version.datasets}) or None,
@@ -79,16 +79,32 @@ def model_card(lake: Lake, version: ModelVersion, config: Mapping[str, Any], lic
         "## Scores",
         _scores(scored),
         "## How to load it",
-        _code(
-            "python",
-            "from transformers import AutoModelForCausalLM" + (", AutoTokenizer" if tokenizer else ""),
-            "",
-            'model = AutoModelForCausalLM.from_pretrained("path/of/this/folder")',
-            *(['tokenizer = AutoTokenizer.from_pretrained("path/of/this/folder")'] if tokenizer else []),
-        ),
+        _code("python", *_loading(config, tokenizer)),
         _ending(config, tokenizer),
     ]
     return _card(data, parts)
+
+
+def _loading(config: Mapping[str, Any], tokenizer: bool) -> list[str]:
+    """Lines of Python that load a folder's model."""
+    if "learned_positions" in config:
+        return [
+            "# Learned positions: no class of transformers computes this model. Its weights are a plain state dict.",
+            "from pathlib import Path",
+            "",
+            "from trainer.foreign import open_weights",
+            "from trainer.hf_layout import open_model",
+            "",
+            'folder = Path("path/of/this/folder")',
+            "weights = open_weights(folder, {path.name for path in folder.iterdir()})",
+            'model = open_model((folder / "config.json").read_bytes(), weights.items())',
+        ]
+    return [
+        "from transformers import AutoModelForCausalLM" + (", AutoTokenizer" if tokenizer else ""),
+        "",
+        'model = AutoModelForCausalLM.from_pretrained("path/of/this/folder")',
+        *(['tokenizer = AutoTokenizer.from_pretrained("path/of/this/folder")'] if tokenizer else []),
+    ]
 
 
 def dataset_card(version: DatasetVersion, manifest: Manifest, format: str, license: str, first: str) -> bytes:

@@ -36,7 +36,16 @@ def everything() -> TrainConfig:
             {"dataset": "train@1", "weight": 2.0},
         ],
         eval=["framed@1"],
-        model={"depth": 2, "dim": 16, "heads": 2, "kv_heads": 1, "qk_norm": True, "dropout": 0.1, "recompute": True},
+        model={
+            "depth": 2,
+            "dim": 16,
+            "heads": 2,
+            "kv_heads": 1,
+            "qk_norm": True,
+            "dropout": 0.1,
+            "recompute": True,
+            "learned_positions": 23,
+        },
         optimizer={
             "name": "hybrid",
             "lr": 1e-2,
