@@ -128,7 +128,7 @@ def test_everything_says_what_it_does(everything_whole: Lake) -> None:
         "hidden": ("muon", 8),
         "hidden/transferred": ("adamw", 6),
         "head": ("adamw", 1),
-        "embedding": ("adamw", 1),
+        "embedding": ("adamw", 2),
         "norm": ("adamw", 9),
     }
     assert sorted(facts["moved"]) == sorted(
