@@ -131,17 +131,17 @@ def _build(sizes: Sizes) -> Callable[..., Any]:
                             source, to = p * half_c * LANES, p * E * LANES
                             activate(seen, source, w_in, k * half_c * E, b_in, k * E, wide, to, shifts[0], in_sizes)  # type: ignore[call-arg]
                             at = to + H * LANES
-                            normalise(wide, at, wide, at, gate_norm)  # type: ignore[call-arg]
+                            normalise(wide, at, wide, at, gate_norm)
                         at_w, at_b = k * PAIRS * POSITIONS, k * H * POSITIONS
                         gate(wide, 0, w_gate, at_w, gain, k * H, b_gate, at_b, gated, 0, shifts[1], H)  # type: ignore[call-arg]
                         at_w, left, right = k * H * PAIRS * C, n * H * PAIRS, n * C
-                        read_out(  # type: ignore[call-arg]
+                        read_out(
                             gated, 0, w_read, at_w, b_read, k * C, lefts, left, rights, right,
                             own, 0, near, 0, shifts[2], read_sizes,
                         )  # fmt: skip
-                        normalise(near, 0, near_hat, 0, state_norm)  # type: ignore[call-arg]
-                        activate(near_hat, 0, w_up, k * half_c * F, b_up, k * F, fed, 0, shifts[3], up_sizes)  # type: ignore[call-arg]
-                        feed_forward(fed, 0, w_down, k * half_f * C, b_down, k * C, near, 0, shifts[4], down_sizes)  # type: ignore[call-arg]
+                        normalise(near, 0, near_hat, 0, state_norm)
+                        activate(near_hat, 0, w_up, k * half_c * F, b_up, k * F, fed, 0, shifts[3], up_sizes)
+                        feed_forward(fed, 0, w_down, k * half_f * C, b_down, k * C, near, 0, shifts[4], down_sizes)
                         for lane in range(min(LANES, many - first)):
                             x = chosen[first + lane]
                             for c in range(C):
