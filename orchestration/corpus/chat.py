@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, NoReturn
 
 import jinja2
+from jinja2 import nodes
 from jinja2.ext import Extension, loopcontrols
-from jinja2.nodes import Node
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from orchestration.corpus.places import BadRecord
+from orchestration.corpus.places import MAX_RECORD, BadRecord
 from orchestration.errors import CorpusError
+
+_MOST_STEPS = 200_000
+_COUNTED, _JOINED = " counted", " joined"  # filters by names that no template can write
 
 # What the share-GPT layout calls roles; its messages have ``from`` and ``value``.
 _ROLES = {"human": "user", "gpt": "assistant", "chatgpt": "assistant", "bing": "assistant"}
@@ -34,7 +39,7 @@ class ChatTemplate:
 
     def __post_init__(self) -> None:
         try:
-            _environment().from_string(self.source)
+            _Bounded().from_string(self.source)
         except jinja2.TemplateError as error:
             raise CorpusError(f"chat_template: it is no template ({error}); give a Jinja template") from error
 
@@ -55,8 +60,9 @@ class ChatTemplate:
                     "messages",
                 )
         try:
-            template = _environment().from_string(self.source)
-            return template.render(messages=found, add_generation_prompt=False, **self.tokens)
+            return _opened(self.source, threading.get_ident())(
+                {"messages": found, "add_generation_prompt": False, **self.tokens}
+            )
         except Exception as error:  # the template is a program, and can raise anything
             raise BadRecord(
                 f"{where} is refused by the chat template ({type(error).__name__}: {error})",
@@ -88,24 +94,105 @@ class _Generation(Extension):
 
     tags = {"generation"}  # noqa: RUF012 - Jinja reads a plain class attribute
 
-    def parse(self, parser: Parser) -> Node | list[Node]:
+    def parse(self, parser: Parser) -> nodes.Node | list[nodes.Node]:
         next(parser.stream)
         return parser.parse_statements(("name:endgeneration",), drop_needle=True)
 
 
-def _environment() -> ImmutableSandboxedEnvironment:
-    def refuse(message: str) -> NoReturn:
-        raise jinja2.TemplateError(message)
+def _within_bounds(pieces: Iterable[str]) -> str:
+    found: list[str] = []
+    size = 0
+    for piece in pieces:
+        size += len(piece)
+        if size > MAX_RECORD:
+            raise _too_large()
+        found.append(piece)
+    return "".join(found)
 
-    def now(_format: str) -> NoReturn:
-        raise jinja2.TemplateError("the text would depend on the day on which it is added")
 
-    def as_json(value: Any, **settings: Any) -> str:
-        return json.dumps(value, **{"ensure_ascii": False} | settings)
+def _too_large() -> jinja2.TemplateError:
+    return jinja2.TemplateError(f"it makes a text of more than {MAX_RECORD >> 20} MiB")
 
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols]
-    )
-    environment.globals |= {"raise_exception": refuse, "strftime_now": now}
-    environment.filters["tojson"] = as_json
-    return environment
+
+class _Bounded(ImmutableSandboxedEnvironment):
+    """A sandbox that also ends what would not end by itself, or make more than a record's size: passes through loops,
+    calls and operations are counted, and products looked at before they are made."""
+
+    intercepted_binops = frozenset({"+", "*", "**", "%"})
+
+    def __init__(self) -> None:
+        super().__init__(trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols])
+        self.steps = 0
+        self.globals |= {"raise_exception": _refuse, "strftime_now": _now}
+        self.filters |= {"tojson": _as_json, _COUNTED: self._counted, _JOINED: self._joined}
+        self.concat = _within_bounds  # type: ignore[method-assign]  # what macros and blocks make
+
+    def _step(self) -> None:
+        self.steps += 1
+        if self.steps > _MOST_STEPS:
+            raise jinja2.TemplateError(f"it takes more than {_MOST_STEPS:,} steps")
+
+    def _counted(self, values: Iterable[Any]) -> Iterator[Any]:
+        for value in values:
+            self._step()
+            yield value
+
+    def _joined(self, values: Iterable[Any]) -> str:
+        return _within_bounds(map(str, values))
+
+    def _parse(self, source: str, name: str | None, filename: str | None) -> nodes.Template:
+        template = super()._parse(source, name, filename)
+        for loop in list(template.find_all(nodes.For)):
+            loop.iter = nodes.Filter(loop.iter, _COUNTED, [], [], None, None, lineno=loop.lineno)
+        for joint in list(template.find_all(nodes.Concat)):
+            values = nodes.List(joint.nodes, lineno=joint.lineno)
+            joint.nodes = [nodes.Filter(values, _JOINED, [], [], None, None, lineno=joint.lineno)]
+        return template
+
+    def call(self, context: Any, function: Any, /, *arguments: Any, **named: Any) -> Any:
+        self._step()
+        return super().call(context, function, *arguments, **named)
+
+    def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
+        self._step()
+        repeated = operator == "*" and max(_length(left) * _size(right), _length(right) * _size(left))
+        power = operator == "**" and _size(left).bit_length() * _size(right)
+        if max(repeated, power) > MAX_RECORD:
+            raise _too_large()
+        found = super().call_binop(context, operator, left, right)
+        if _length(found) > MAX_RECORD:
+            raise _too_large()
+        return found
+
+
+def _length(value: Any) -> int:
+    return len(value) if isinstance(value, (str, bytes, list, tuple)) else 0
+
+
+def _size(value: Any) -> int:
+    return abs(value) if isinstance(value, int) else 0
+
+
+@lru_cache(maxsize=8)
+def _opened(source: str, _thread: int) -> Callable[[Mapping[str, Any]], str]:
+    """A template of this thread's own, compiled once: variables in, text out."""
+    environment = _Bounded()
+    template = environment.from_string(source)
+
+    def render(variables: Mapping[str, Any]) -> str:
+        environment.steps = 0
+        return _within_bounds(template.generate(variables))
+
+    return render
+
+
+def _refuse(message: str) -> NoReturn:
+    raise jinja2.TemplateError(message)
+
+
+def _now(_format: str) -> NoReturn:
+    raise jinja2.TemplateError("the text would depend on the day on which it is added")
+
+
+def _as_json(value: Any, **settings: Any) -> str:
+    return json.dumps(value, **{"ensure_ascii": False} | settings)

@@ -15,9 +15,11 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import numpy as np
+
 from orchestration.console.foreign import shown
 from orchestration.corpus.options import Kind, ReadOptions
-from orchestration.corpus.places import BadRecord, LeftOut, Place, bare_name
+from orchestration.corpus.places import BadRecord, LeftOut, Place, bare_name, named
 from orchestration.corpus.records import is_archive, kind_of, records, text_of
 from orchestration.corpus.screening import CONTAMINATED, Screen
 from orchestration.errors import CorpusError
@@ -49,6 +51,7 @@ class FileSurvey:
     left: LeftOut = field(default_factory=LeftOut)
     records_as_text: bool = False
     signatures: bytes = b""  # of each document, where near-duplicates are looked for
+    ends_within: bool = False  # token ids of a document hold the one that ends a document before its end
 
     @property
     def single(self) -> bool:
@@ -212,6 +215,8 @@ def _survey_records(survey: FileSurvey, options: ReadOptions, screen: Screen | N
             digests += hashlib.sha256(text).digest()
             survey.sizes.append(len(text))
             survey.records.append(number)
+            if options.ids and not survey.ends_within:
+                survey.ends_within = bool((np.frombuffer(text, dtype="<u4")[:-1] == options.end_of_text).any())
     finally:
         survey.signatures = bytes(signatures)
         survey.digests = bytes(digests)  # also of those before the damage, where what follows is skipped
@@ -279,7 +284,7 @@ def read_parts(parts: Sequence[Part], options: ReadOptions) -> list[bytes]:
             text = text_of(part.kind, part.number, cursor.raw(part.number), options)
         if text is None or hashlib.sha256(text).digest() != part.sha256:
             close_files()
-            raise CorpusError(f"paths: {shown(part.place)} changed while it was being read; add the corpus again")
+            raise CorpusError(f"paths: {named(part.place)} changed while it was being read; add the corpus again")
         texts.append(part.side(text))
     return texts
 

@@ -13,12 +13,14 @@ FORMATS = ("auto", "text", "jsonl", "json", "csv", "tsv", "parquet")
 
 @dataclass(frozen=True)
 class ReadOptions:
-    """How files are read. ``column`` is a field or the path of one (``a.b``); ``ids`` says that it holds token ids,
-    ``chat`` that it holds a conversation to render. ``encoding`` is of text files (UTF-8 by default)."""
+    """How files are read. ``column`` is a field or the path of one (``a.b``); ``ids`` says that it holds token ids, of
+    which ``end_of_text`` ends a document, ``chat`` that it holds a conversation to render. ``encoding`` is of text
+    files (UTF-8 by default)."""
 
     column: str = "text"
     format: str = "auto"
     encoding: str | None = None
     ids: bool = False
+    end_of_text: int | None = None
     chat: ChatTemplate | None = None
     on_bad_record: str = "fail"

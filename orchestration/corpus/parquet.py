@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from datalake.shards.parquet_pages import MAX_PAGE, largest_page, too_many_rows
 from orchestration.console.foreign import shown
 from orchestration.corpus.options import ReadOptions
-from orchestration.corpus.places import Place, opened
+from orchestration.corpus.places import Place, named, opened
 from orchestration.errors import CorpusError
 
 _BATCH_ROWS = 1024
@@ -40,7 +40,7 @@ def parquet_values(place: Place, options: ReadOptions, start: int) -> Iterator[t
         except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
             said = next(iter(str(error).splitlines()), "")
             raise CorpusError(
-                f"paths: {shown(place)} cannot be read as Parquet ({shown(said)}); mend or leave out the file"
+                f"paths: {named(place)} cannot be read as Parquet ({shown(said)}); mend or leave out the file"
             ) from error
 
 
@@ -48,7 +48,7 @@ def _check_claim(place: Place, source: BinaryIO, count: int, what: str) -> None:
     size = source.seek(0, 2)
     if too_many_rows(count, size):
         raise CorpusError(
-            f"paths: {shown(place)} claims {count:,} {what} in {size:,} bytes, which cannot hold as many texts; "
+            f"paths: {named(place)} claims {count:,} {what} in {size:,} bytes, which cannot hold as many texts; "
             "leave out the file"
         )
 
@@ -59,9 +59,12 @@ def _leaf_type(place: Place, file: pq.ParquetFile, options: ReadOptions) -> pa.D
     parts = [options.column] if options.column in schema.names else options.column.split(".")
     kind: Any = pa.struct(list(schema))
     for part in parts:
+        twice = pa.types.is_struct(kind) and sum(field.name == part for field in kind) > 1
+        if twice:
+            raise CorpusError(f"text_column: {named(place)} has two columns {part!r}; name each column once")
         if not pa.types.is_struct(kind) or kind.get_field_index(part) < 0:
             raise CorpusError(
-                f"text_column: {shown(place)} has no {options.column!r}, it has {', '.join(map(shown, schema.names))}; "
+                f"text_column: {named(place)} has no {options.column!r}, it has {', '.join(map(shown, schema.names))}; "
                 "name the column that holds the text"
             )
         kind = kind.field(part).type
@@ -75,7 +78,7 @@ def _leaf_type(place: Place, file: pq.ParquetFile, options: ReadOptions) -> pa.D
     if not fits:
         what = "messages" if options.chat is not None else "a list of token ids" if options.ids else "text"
         raise CorpusError(
-            f"text_column: {shown(place)}: {options.column!r} is of type {kind}, not {what}; "
+            f"text_column: {named(place)}: {options.column!r} is of type {kind}, not {what}; "
             "name the column that holds the text"
         )
     return kind
@@ -101,7 +104,7 @@ def _batch_rows(place: Place, source: BinaryIO, file: pq.ParquetFile, group: int
             largest = max(largest, largest_page(source, chunk))
     if largest > MAX_PAGE:
         raise CorpusError(
-            f"paths: {shown(place)} holds a page of {largest >> 20} MiB, {MAX_PAGE >> 20} are the limit; "
+            f"paths: {named(place)} holds a page of {largest >> 20} MiB, {MAX_PAGE >> 20} are the limit; "
             "write it with smaller pages, or leave out the file"
         )
     return max(1, min(_BATCH_ROWS, MAX_PAGE // largest))

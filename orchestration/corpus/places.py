@@ -5,8 +5,8 @@ A local place is a `Path`, any other a URL that fsspec opens. Nothing here holds
 
 from __future__ import annotations
 
-import errno
 import fnmatch
+import glob
 import io
 import lzma
 import os
@@ -16,25 +16,34 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO, cast
+from typing import BinaryIO, cast
 from urllib.parse import unquote
 
-import fsspec
 import pyarrow as pa
 
 from generator.regular_files import open_regular
 from orchestration.console.foreign import shown
 from orchestration.corpus.ahead import chunks_ahead
+from orchestration.corpus.remote import (
+    SKIPPED_FOLDERS,
+    filesystem,
+    is_url,
+    listed,
+    names_of,
+    open_remote,
+    without_secrets,
+)
 from orchestration.errors import CorpusError
 
 Place = Path | str
 
 COMPRESSIONS = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd", ".zstd": "zstd", ".xz": "xz"}
 BUFFER = 1 << 20
-_SKIPPED_FOLDERS = {"__pycache__", "site-packages", "dist-packages"}
+MAX_RECORD = 64 << 20  # bytes of one record; parsed and encoded it takes up to six times as much
 _EXAMPLES = 10
 
 LEAVING_LINK = "links that leave the folder"
+LOST_LINK = "links that lead nowhere"
 SPECIAL_FILE = "special files (pipes, sockets, devices)"
 
 
@@ -46,7 +55,7 @@ class BadRecord(Exception):
         self.problem, self.advice, self.argument = problem, advice, argument
 
     def of(self, place: Place) -> CorpusError:
-        return CorpusError(f"{self.argument}: {shown(place)} {self.problem}; {self.advice}")
+        return CorpusError(f"{self.argument}: {named(place)} {self.problem}; {self.advice}")
 
 
 @dataclass
@@ -78,18 +87,24 @@ class FoundFiles(dict[str, Place]):
         self.left = left
 
 
-def is_url(path: object) -> bool:
-    return isinstance(path, str) and "://" in path
-
-
 def place_of(path: str) -> Place:
     """What a command line's word means: a URL, or a local path."""
     return path if is_url(path) else Path(path)
 
 
+def path_of(place: Place) -> PurePosixPath:
+    """A place as a path whose suffixes can be looked at."""
+    return PurePosixPath(without_secrets(place) if is_url(place) else place)
+
+
+def named(place: Place) -> str:
+    """A place as it may be shown."""
+    return shown(without_secrets(str(place)) if is_url(place) else place)
+
+
 def compression_of(place: Place) -> str | None:
     """The compression that the name's last suffix tells, None for none."""
-    return COMPRESSIONS.get(PurePosixPath(str(place)).suffix.lower())
+    return COMPRESSIONS.get(path_of(place).suffix.lower())
 
 
 def bare_name(relative: str) -> str:
@@ -98,15 +113,18 @@ def bare_name(relative: str) -> str:
 
 
 def unreadable(place: Place, error: BaseException) -> CorpusError:
-    said = getattr(error, "strerror", None) or next(iter(str(error).splitlines()), "") or type(error).__name__
-    return CorpusError(f"paths: {shown(place)} cannot be read ({shown(said)}); mend or leave out the file")
+    said = getattr(error, "strerror", None) or next(iter(str(error).splitlines()), "")
+    if is_url(place) and said in ("", place) and error.__cause__ is not None:  # a library's words for any failure
+        return unreadable(place, error.__cause__)
+    said = without_secrets(said) or type(error).__name__
+    return CorpusError(f"paths: {named(place)} cannot be read ({shown(said)}); mend or leave out the file")
 
 
 @contextmanager
 def opened(place: Place) -> Iterator[BinaryIO]:
     """The file's bytes as they lie there. Raises CorpusError for what cannot be opened or is no regular file."""
     try:
-        file = open_regular(place, BUFFER) if isinstance(place, Path) else _filesystem(place)[0].open(place, "rb")
+        file = open_regular(place, BUFFER) if isinstance(place, Path) else open_remote(place)
     except CorpusError:
         raise
     except Exception as error:  # every filesystem has errors of its own
@@ -123,26 +141,44 @@ def expanded(place: Place) -> Iterator[BinaryIO]:
         if compression is None:
             yield file
         elif compression == "xz":
-            with lzma.open(file) as stream:
-                yield cast(BinaryIO, _Errors(cast(BinaryIO, stream)))
+            yield cast(BinaryIO, _Xz(file))
         else:
             with pa.CompressedInputStream(pa.PythonFile(file, "r"), compression) as stream:
                 yield cast(BinaryIO, stream)
 
 
-class _Errors(io.RawIOBase):
-    """A stream whose EOFError and LZMAError (which xz alone raises) are OSError, as of any other file."""
+class _Xz(io.RawIOBase):
+    """The content of the streams of an xz file. Python's own reader takes what follows the first one for nothing if its
+    beginning is damaged."""
 
-    def __init__(self, stream: BinaryIO) -> None:
-        self._stream = stream
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._stream: lzma.LZMADecompressor | None = None
+        self._rest = b""  # what follows a stream, as much of it as was read
 
     def readable(self) -> bool:
         return True
 
     def read(self, size: int = -1) -> bytes:
         try:
-            return self._stream.read(size)
-        except (EOFError, lzma.LZMAError) as error:
+            while True:
+                data = b""
+                if self._stream is None:
+                    data, self._rest = self._rest or self._file.read(BUFFER), b""
+                    if not data:
+                        return b""
+                    data = data.lstrip(b"\0")  # streams may be padded
+                    if not data:
+                        continue
+                    self._stream = lzma.LZMADecompressor()
+                elif self._stream.needs_input and not (data := self._file.read(BUFFER)):
+                    raise OSError("it ends before its time")
+                found = self._stream.decompress(data, size)
+                if self._stream.eof:
+                    self._rest, self._stream = self._stream.unused_data, None
+                if found:
+                    return found
+        except lzma.LZMAError as error:
             raise OSError(str(error)) from error
 
 
@@ -151,18 +187,6 @@ def in_chunks(file: BinaryIO, place: Place) -> AbstractContextManager[Iterator[b
     if isinstance(place, Path) and compression_of(place) is None:
         return nullcontext(iter(partial(file.read, BUFFER), b""))
     return chunks_ahead(file, BUFFER)
-
-
-def _filesystem(url: str) -> tuple[Any, str]:
-    """The fsspec filesystem of a URL and the path in it. Raises CorpusError where its package is not installed."""
-    scheme = url.partition("://")[0]
-    try:
-        return fsspec.core.url_to_fs(url)
-    except (ImportError, ValueError) as error:
-        raise CorpusError(
-            f"paths: {shown(url)}: {scheme}:// cannot be opened here ({shown(error)}); "
-            "install the package that it names, or copy the files"
-        ) from error
 
 
 def find_files(
@@ -193,7 +217,7 @@ def find_files(
         passed = "".join(f"; {count} {reason} passed over" for reason, count in found.left.counts.items())
         wanted = ", ".join([*patterns, *where])
         raise CorpusError(
-            f"paths: no file matches {wanted} in {', '.join(map(shown, given)) or 'no path'}{passed}; "
+            f"paths: no file matches {wanted} in {', '.join(map(named, given)) or 'no path'}{passed}; "
             "give another folder or pattern"
         )
     return found
@@ -214,18 +238,20 @@ def _partition_matches(name: str, where: Sequence[str]) -> bool:
 def _find_local(
     given: Sequence[Place], patterns: Sequence[str], root: Path | None, follow_links: Path | None
 ) -> FoundFiles:
-    absolute = [Path(os.path.abspath(path)) for path in given]
+    absolute = [match for path in given for match in _meant(Path(os.path.abspath(path)))]
     left, found = LeftOut(), dict[Path, int]()
     for path in absolute:
-        if not path.exists():
-            raise CorpusError(f"paths: {shown(path)} does not exist; give a text file or a folder that holds some")
-        if path.is_file():
-            found[path] = path.stat().st_size
-        elif path.is_dir():
+        try:
+            status = path.stat()
+        except (OSError, ValueError) as error:
+            raise unreadable(path, error) from error
+        if stat.S_ISREG(status.st_mode):
+            found[path] = status.st_size
+        elif stat.S_ISDIR(status.st_mode):
             roots = [path.resolve(), *([follow_links.resolve()] if follow_links else [])]
             found.update(_below(path, patterns, roots, follow_links is not None, left))
         else:
-            raise CorpusError(f"paths: {shown(path)} is neither a file nor a folder; give one of them")
+            raise CorpusError(f"paths: {named(path)} is neither a file nor a folder; give one of them")
     if not absolute or not found:
         return FoundFiles({}, {}, left)
     base = root.absolute() if root else Path(os.path.commonpath([p.parent if p.is_file() else p for p in absolute]))
@@ -240,13 +266,34 @@ def _find_local(
     return FoundFiles(cast(dict[str, Place], relative), sizes, left)
 
 
+def _meant(path: Path) -> list[Path]:
+    """What a path means: itself, or where there is no such path and it has ``*``, ``?`` or ``[``, what it matches, as a
+    shell would put it in its place."""
+    if os.path.lexists(path):
+        return [path]
+    fixed = next((at for at, part in enumerate(path.parts) if glob.has_magic(part)), None)
+    if fixed is None:
+        raise CorpusError(f"paths: {named(path)} does not exist; give a text file or a folder that holds some")
+    folder, rest = Path(*path.parts[:fixed]), path.parts[fixed:]
+    try:
+        found = sorted(folder.glob("/".join(rest)))
+    except ValueError as error:
+        raise CorpusError(f"paths: {named(path)} is no pattern ({error}); write `**` between slashes alone") from error
+    hidden = any(part.startswith(".") for part in rest)
+    return [each for each in found if hidden or not any(p.startswith(".") for p in each.relative_to(folder).parts)]
+
+
 def _below(
     folder: Path, patterns: Sequence[str], roots: Sequence[Path], into_folders: bool, left: LeftOut
 ) -> Iterator[tuple[Path, int]]:
     """(file, size) of each file below a folder that may be read."""
     entered = {folder.resolve()}
-    for parent, folders, names in os.walk(folder, followlinks=into_folders):
-        folders[:] = [name for name in folders if name not in _SKIPPED_FOLDERS and not name.startswith(".")]
+
+    def refuse(error: OSError) -> None:
+        raise unreadable(Path(error.filename), error) from error
+
+    for parent, folders, names in os.walk(folder, onerror=refuse, followlinks=into_folders):
+        folders[:] = [name for name in folders if name not in SKIPPED_FOLDERS and not name.startswith(".")]
         for name in [name for name in folders if into_folders and os.path.islink(os.path.join(parent, name))]:
             target = Path(parent, name).resolve()
             if not _within(target, roots):
@@ -262,7 +309,10 @@ def _below(
                 continue
             status = os.lstat(path)
             if stat.S_ISLNK(status.st_mode):
-                if not path.is_file():  # dangling, in a circle, or to something that is no file
+                if not path.exists():  # or in a circle
+                    left.add(LOST_LINK, str(path))
+                    continue
+                if not path.is_file():
                     continue
                 if not _within(path.resolve(), roots):
                     left.add(LEAVING_LINK, str(path))
@@ -280,44 +330,18 @@ def _within(target: Path, roots: Sequence[Path]) -> bool:
 
 def _find_urls(urls: Sequence[str], patterns: Sequence[str]) -> FoundFiles:
     found: dict[str, int] = {}
-    bases: list[PurePosixPath] = []
+    bases: list[str] = []
     for url in urls:
-        system, path = _filesystem(url)
+        system, path = filesystem(url)
         try:
-            listed, base = _listed(system, path, patterns)
+            files, base = listed(system, path, patterns)
         except Exception as error:  # every filesystem has errors of its own
             raise unreadable(url, error) from error
-        found |= {system.unstrip_protocol(name): size for name, size in listed.items()}
-        bases.append(PurePosixPath(system.unstrip_protocol(base)))
+        found |= files
+        bases.append(base)
     if not found:
         return FoundFiles({}, {}, LeftOut())
-    common = PurePosixPath(os.path.commonpath(bases))
-    names = {url: PurePosixPath(url).relative_to(common).as_posix() for url in found}
-    sizes = {names[url]: size for url, size in found.items()}
-    return FoundFiles({name: url for url, name in names.items()}, sizes, LeftOut())
-
-
-def _listed(system: Any, path: str, patterns: Sequence[str]) -> tuple[dict[str, int], str]:
-    """Path → size in a filesystem, and the folder that their names are relative to."""
-    if any(character in path for character in "*?["):
-        entries = system.glob(path, detail=True)
-        fixed = path[: min(path.index(c) for c in "*?[" if c in path)]
-        wanted: tuple[str, ...] = ("*",)
-        base = fixed.rpartition("/")[0]
-    elif system.protocol in ("http", "https") or "http" in system.protocol or system.isfile(path):
-        entries, wanted, base = {path: system.info(path)}, ("*",), path.rpartition("/")[0]
-    else:
-        entries, wanted, base = system.find(path, detail=True), tuple(patterns), path.rstrip("/")
-        if not entries:
-            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
-    files = {}
-    for name, entry in entries.items():
-        inner = PurePosixPath(name).relative_to(base).parts if name.startswith(base) else (name,)
-        hidden = any(part.startswith(".") or part in _SKIPPED_FOLDERS for part in inner)
-        if entry.get("type") == "file" and not hidden and _matches(inner[-1], wanted):
-            files[name] = int(entry.get("size") or 0)
-    return files, base
-
-
-def _matches(name: str, patterns: Sequence[str]) -> bool:
-    return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
+    names = names_of(list(found), bases)
+    return FoundFiles(
+        {name: url for url, name in names.items()}, {names[url]: size for url, size in found.items()}, LeftOut()
+    )

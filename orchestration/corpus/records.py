@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import codecs
 import csv
-import io
 import json
 import re
 from collections.abc import Iterator
-from itertools import islice
-from pathlib import PurePosixPath
+from contextlib import suppress
+from functools import partial
+from itertools import chain, islice
 from typing import Any
 
 import numpy as np
@@ -20,20 +20,30 @@ import numpy as np
 from orchestration.console.foreign import shown
 from orchestration.corpus.options import Kind, ReadOptions
 from orchestration.corpus.parquet import parquet_values
-from orchestration.corpus.places import COMPRESSIONS, BadRecord, Place, expanded, in_chunks, unreadable
+from orchestration.corpus.places import (
+    COMPRESSIONS,
+    MAX_RECORD,
+    BadRecord,
+    Place,
+    expanded,
+    in_chunks,
+    path_of,
+    unreadable,
+)
+from orchestration.corpus.structured import DELIMITERS, TOO_LONG, rows_of, table, values
 
-MAX_RECORD = 64 << 20  # bytes of one record; parsed and encoded it takes up to six times as much
 PIECE = 1 << 20  # bytes of text that are tokenised at once: a token in work takes a hundred bytes
 
 _SUFFIXES: dict[str, Kind] = {".jsonl": "lines", ".ndjson": "lines", ".parquet": "parquet"}
 _MAYBE = {".json", ".csv", ".tsv"}  # records if they have the field, otherwise text such as a program's settings
 _ARCHIVES = {".tar", ".tgz", ".zip", ".7z", ".rar", ".tbz2", ".txz"}
 _NAMED: dict[str, Kind] = {"jsonl": "lines", "json": "values", "csv": "csv", "tsv": "tsv", "parquet": "parquet"}
+_LOOKED_AT = 100  # records
 _SHOWN_FIELDS = 20
 
 
 def is_archive(place: Place) -> bool:
-    suffixes = [suffix.lower() for suffix in PurePosixPath(str(place)).suffixes[-2:]]
+    suffixes = [suffix.lower() for suffix in path_of(place).suffixes[-2:]]
     return bool(suffixes) and (suffixes[-1] in _ARCHIVES or (suffixes[-1] in COMPRESSIONS and suffixes[0] == ".tar"))
 
 
@@ -41,7 +51,7 @@ def kind_of(place: Place, options: ReadOptions) -> tuple[Kind, bool]:
     """The kind of a file, and whether it looks like records but has none with the field, and so counts as text."""
     if options.format != "auto":
         return _NAMED.get(options.format, "text"), False
-    suffixes = [suffix.lower() for suffix in PurePosixPath(str(place)).suffixes]
+    suffixes = [suffix.lower() for suffix in path_of(place).suffixes]
     if suffixes and suffixes[-1] in COMPRESSIONS:
         suffixes.pop()
     suffix = suffixes[-1] if suffixes else ""
@@ -55,13 +65,23 @@ def kind_of(place: Place, options: ReadOptions) -> tuple[Kind, bool]:
 
 
 def _has_field(place: Place, kind: Kind, options: ReadOptions) -> bool:
+    """Whether the first line of a table names the field, one of the first records has it, or there are no records."""
+    first = None
     try:
-        (_, first) = next(records(place, kind, options))
-        value = json.loads(first) if kind == "lines" else first
-        _field(value, options.column)
-    except (BadRecord, ValueError, RecursionError, LookupError, StopIteration):
-        return False
-    return True
+        if kind in DELIMITERS:
+            with expanded(place) as stream, in_chunks(stream, place) as source:
+                return options.column in next(rows_of(_utf8(source, options, kind), DELIMITERS[kind]), [])
+        for _, first in islice(records(place, kind, options), _LOOKED_AT):
+            if isinstance(first, BadRecord):  # too long a line to be a record
+                return False
+            with suppress(LookupError):
+                _field(json.loads(first) if kind == "lines" and first.strip() else first, options.column)
+                return True
+    except OSError as error:
+        raise unreadable(place, error) from error
+    except (BadRecord, ValueError, RecursionError, csv.Error):
+        return False  # as much of it as is JSON, or a table, has it not
+    return kind == "values" and first is None
 
 
 def records(place: Place, kind: Kind, options: ReadOptions, start: int = 0) -> Iterator[tuple[int, Any]]:
@@ -166,10 +186,13 @@ def _utf8(source: Iterator[bytes], options: ReadOptions, kind: Kind) -> Iterator
     encoding = options.encoding
     if encoding is not None and codecs.lookup(encoding).name not in ("utf-8", "utf-8-sig"):
         decoder = codecs.getincrementaldecoder(encoding)()
+        begun = False
         try:
-            for chunk in source:
-                yield decoder.decode(chunk).removeprefix("\ufeff").encode("utf-8", errors="replace")
-            yield decoder.decode(b"", True).encode("utf-8", errors="replace")
+            for chunk, last in chain(((chunk, False) for chunk in source), [(b"", True)]):
+                text = decoder.decode(chunk, last)
+                # A mark at the beginning alone is one; within a text it is a character like any other.
+                yield (text if begun else text.removeprefix("\ufeff")).encode("utf-8", errors="replace")
+                begun = begun or bool(text)
         except UnicodeError as error:
             raise _not_text(encoding) from error
         return
@@ -238,11 +261,6 @@ def pieces_of(text: bytes) -> list[bytes]:
     return [*found, text[begin:]]
 
 
-_TOO_LONG = BadRecord(
-    f"is larger than {MAX_RECORD >> 20} MiB", "a document of that size belongs into a text file of its own"
-)
-
-
 def _lines(source: Iterator[bytes], _options: ReadOptions) -> Iterator[bytes | BadRecord]:
     first = next(source, b"")
     separator = _separator(first)
@@ -254,12 +272,12 @@ def _lines(source: Iterator[bytes], _options: ReadOptions) -> Iterator[bytes | B
         size += len(head)
         held = [*held, head] if size <= MAX_RECORD else []
         if rest:
-            yield b"".join(held) if size <= MAX_RECORD else _TOO_LONG
+            yield b"".join(held) if size <= MAX_RECORD else TOO_LONG
             yield from rest[:-1]
             held, size = [rest[-1]], len(rest[-1])
         chunk = next(source, None)
     if size:
-        yield b"".join(held) if size <= MAX_RECORD else _TOO_LONG
+        yield b"".join(held) if size <= MAX_RECORD else TOO_LONG
 
 
 def _separator(first: bytes) -> bytes:
@@ -273,96 +291,9 @@ def _separator(first: bytes) -> bytes:
     return b"\r"
 
 
-_SPACE = " \t\r\n"
-
-
-def _values(source: Iterator[bytes], _options: ReadOptions) -> Iterator[Any]:
-    """The elements of a JSON array, or values one after the other."""
-    decoder, text = (
-        json.JSONDecoder(),
-        io.TextIOWrapper(io.BufferedReader(_Chunks(source)), encoding="utf-8", errors="surrogateescape"),
-    )
-    buffer, wanted, ended, array, more = "", 1 << 16, False, False, False
-    while True:
-        buffer = buffer.lstrip(_SPACE)
-        if not buffer and not ended:
-            buffer = text.read(wanted)
-            ended = not buffer
-            continue
-        if not buffer and not array:
-            return
-        if buffer[:1] == "[" and not array and not more:
-            array, buffer = True, buffer[1:]
-            continue
-        if array and buffer[:1] in "],":
-            if buffer[:1] == "]" and not (buffer[1:] + text.read(wanted)).strip(_SPACE):
-                return
-            if buffer[:1] == "]" or not more:
-                raise BadRecord(
-                    "is no JSON array (something stands where a value should)", "mend or leave out the file"
-                )
-            buffer, more = buffer[1:], False
-            continue
-        try:
-            if array and more:
-                raise BadRecord("is no JSON array (a comma is missing)", "mend or leave out the file")
-            value, end = decoder.raw_decode(buffer)
-            if end == len(buffer) and not ended:  # a number may go on
-                raise ValueError("incomplete")
-        except (ValueError, RecursionError) as error:
-            if isinstance(error, RecursionError) or ended or len(buffer) > MAX_RECORD:
-                problem = "it is nested too deeply" if isinstance(error, RecursionError) else shown(error)
-                large = _TOO_LONG.problem if len(buffer) > MAX_RECORD else f"is not JSON ({problem})"
-                raise BadRecord(f"has a record that {large}", "mend or leave out the file") from error
-            wanted = max(wanted, len(buffer))  # twice as much each time, so that no part is parsed often
-            added = text.read(wanted)
-            ended = not added
-            buffer += added
-            continue
-        buffer, more, wanted = buffer[end:], True, 1 << 16
-        yield value
-
-
-class _Chunks(io.RawIOBase):
-    """An iterator of bytes as a file."""
-
-    def __init__(self, source: Iterator[bytes]) -> None:
-        self._source, self._rest = source, b""
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, target: Any) -> int:
-        while not self._rest:
-            chunk = next(self._source, None)
-            if chunk is None:
-                return 0
-            self._rest = chunk
-        count = min(len(target), len(self._rest))
-        target[:count], self._rest = self._rest[:count], self._rest[count:]
-        return count
-
-
-def _table(source: Iterator[bytes], delimiter: str) -> Iterator[Any]:
-    csv.field_size_limit(MAX_RECORD)
-    text = io.TextIOWrapper(io.BufferedReader(_Chunks(source)), encoding="utf-8", errors="surrogateescape", newline="")
-    rows = csv.reader(text, delimiter=delimiter)
-    try:
-        names = next(rows, [])
-        for row in rows:
-            if row:
-                yield {
-                    name: value.encode("utf-8", errors="surrogateescape")
-                    for name, value in zip(names, row, strict=False)
-                }
-    except csv.Error as error:
-        raise BadRecord(f"line {rows.line_num} is no row ({error})", "mend or leave out the file") from error
-
-
 _READERS: dict[str, Any] = {
     "text": _text_pieces,
     "lines": _lines,
-    "values": _values,
-    "csv": lambda source, _options: _table(source, ","),
-    "tsv": lambda source, _options: _table(source, "\t"),
+    "values": values,
+    **{kind: partial(table, delimiter=delimiter) for kind, delimiter in DELIMITERS.items()},
 }

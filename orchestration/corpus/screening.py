@@ -18,9 +18,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from orchestration.console.foreign import shown
 from orchestration.corpus.options import ReadOptions
-from orchestration.corpus.places import BadRecord, Place, find_files
+from orchestration.corpus.places import BadRecord, Place, find_files, named
 from orchestration.corpus.records import kind_of, records, text_of
 from orchestration.errors import CorpusError
 
@@ -146,7 +145,7 @@ def open_screen(options: ScreenOptions, reading: ReadOptions) -> Screen:
             found.append(np.unique(runs_of(words, options.words)))
     if options.against and not found:
         raise CorpusError(
-            f"decontaminate: nothing in {', '.join(shown(place) for place in options.against)} has {options.words} "
+            f"decontaminate: nothing in {', '.join(named(place) for place in options.against)} has {options.words} "
             f"words in a row under {', '.join(map(repr, options.columns))} ({short} shorter texts); name the fields "
             "that hold its texts, or ask for fewer words"
         )
