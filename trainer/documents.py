@@ -75,9 +75,12 @@ def _end(dataset: TrainDataset, given: Mapping[str, int]) -> int | None:
         return end
     if len(said := set(given.values())) == 1:  # for held-out data, which the config names by reference alone
         return said.pop()
+    spec = manifest.source.spec
     why = (
-        "its conversations hold the token that ends a text"
-        if manifest.source.spec.get("special_tokens_in_text")
+        "its documents hold the token that ends a text, as conversations do"
+        if spec.get("special_tokens_in_text")
+        else "not every document of the files that it was made of ended with the token that ends a text"
+        if spec.get("documents_unmarked")
         else "it was made without a tokenizer that names the token that ends a text"
     )
     raise ConfigError(
@@ -89,7 +92,7 @@ def _end(dataset: TrainDataset, given: Mapping[str, int]) -> int | None:
 def end_of_documents(manifest: Manifest) -> int | None:
     """The token that ends a document wherever it stands in the dataset's rows; None where there is none known."""
     spec = manifest.source.spec
-    if manifest.kind == "synthetic" or spec.get("special_tokens_in_text"):
+    if manifest.kind == "synthetic" or spec.get("special_tokens_in_text") or spec.get("documents_unmarked"):
         return None
     end = spec.get("end_of_text")
     return end if isinstance(end, int) else None

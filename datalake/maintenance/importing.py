@@ -17,6 +17,7 @@ import pyarrow as pa
 from datalake.canonical import digest_of
 from datalake.errors import ImportRefusedError
 from datalake.lake import Lake
+from datalake.maintenance.import_ends import DocumentEnds
 from datalake.maintenance.import_layouts import files_of, pieces
 from datalake.maintenance.import_options import ImportOptions
 from datalake.registry.datasets import DatasetVersion
@@ -45,7 +46,8 @@ def import_files(
     """
     lake.check_writable()
     paths = files_of(paths, options)
-    seq_len, rows, largest, contents = _survey(paths, options)
+    ends = DocumentEnds(options.tokenizer.get("end_of_text"))
+    seq_len, rows, largest, contents = _survey(paths, options, ends)
     vocab_size = options.vocab_size or largest + 1
     dtype = token_dtype(vocab_size)
     content = contents[dtype]
@@ -61,6 +63,11 @@ def import_files(
         "vocab_size": vocab_size,
         "content": content,
     }
+    # Only where it is so: imports of before keep their digest. Without seq_len rows are what they were.
+    if options.seq_len is not None and ends.held_within:
+        spec["special_tokens_in_text"] = True
+    if options.seq_len is not None and ends.unmarked:
+        spec["documents_unmarked"] = True
     if options.token_bytes is not None:
         lengths = np.asarray(options.token_bytes, dtype=np.int64)
         if len(lengths) < vocab_size:
@@ -92,15 +99,18 @@ def import_files(
     return lake.datasets.commit(name, manifest, message=message)
 
 
-def _survey(paths: Sequence[Path], options: ImportOptions) -> tuple[int, int, int, dict[np.dtype, str]]:
-    """Row length, rows, largest token, and digest of all tokens in either width (in the wide one alone if need be)."""
+def _survey(
+    paths: Sequence[Path], options: ImportOptions, ends: DocumentEnds
+) -> tuple[int, int, int, dict[np.dtype, str]]:
+    """Row length, rows, largest token, and digest of all tokens in either width (in the wide one alone if need be);
+    ``ends`` sees every document."""
     if not paths:
         raise ImportRefusedError("no files given: name one or more")
     rows, largest, seq_len = 0, 0, 0
     # Which width it is follows from the vocabulary, and that perhaps from the last token only.
     dtypes = (NARROW, WIDE) if options.vocab_size is None else (token_dtype(options.vocab_size),)
     digests = {dtype: hashlib.sha256() for dtype in dtypes}
-    for _, tokens_NT in _blocks(paths, options, _BATCH):
+    for _, tokens_NT in _blocks(paths, options, _BATCH, ends):
         rows, seq_len = rows + len(tokens_NT), tokens_NT.shape[1]
         largest = max(largest, int(tokens_NT.max()))
         for dtype, digest in digests.items():
@@ -125,7 +135,9 @@ def _table(first: int, tokens_NT: np.ndarray, token_bytes: np.ndarray | None) ->
     return pa.table({**columns, "target_bytes": pa.array(represented)}), int(represented.sum(dtype=np.int64))
 
 
-def _blocks(paths: Sequence[Path], options: ImportOptions, size: int) -> Iterator[tuple[int, np.ndarray]]:
+def _blocks(
+    paths: Sequence[Path], options: ImportOptions, size: int, watching: DocumentEnds | None = None
+) -> Iterator[tuple[int, np.ndarray]]:
     """(index of the first row, uint32 [up to size, seq_len]), all full but the last."""
     waiting = np.empty(0, dtype=WIDE)
     seq_len, first = options.seq_len or 0, 0
@@ -144,6 +156,9 @@ def _blocks(paths: Sequence[Path], options: ImportOptions, size: int) -> Iterato
             begun = len(tokens) - int(ends[-1]) if len(ends) else begun + len(tokens)
             if options.end_of_text is not None and options.seq_len is not None:
                 tokens = np.insert(tokens, ends, options.end_of_text)
+                ends = ends + np.arange(1, len(ends) + 1)
+            if watching is not None:
+                watching.see(tokens, ends)
             waiting = np.concatenate([waiting, tokens])
             while seq_len and len(waiting) >= size * seq_len:
                 block, waiting = np.split(waiting, [size * seq_len])

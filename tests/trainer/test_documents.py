@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import json
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from tokenizers import AddedToken, Tokenizer, models
 from torch.nn.attention.flex_attention import create_block_mask
 
 from datalake import Lake
+from datalake.maintenance.import_ends import DocumentEnds
+from datalake.maintenance.import_options import ImportOptions
+from datalake.maintenance.importing import import_files
 from orchestration.corpus.add import add_corpus
+from orchestration.corpus.options import ReadOptions
 from orchestration.evaluation.models import held_out, open_dataset, open_model
+from tests.datalake.test_import_layouts import megatron
 from tests.trainer.lake_data import add_dataset, patterned, tiny_config
 from trainer import TrainJob, run_training
 from trainer import model as model_module
 from trainer.config import ModelConfig, parse_config
-from trainer.documents import document_mask, numbered
+from trainer.documents import document_mask, end_of_documents, numbered
 from trainer.errors import ConfigError
 from trainer.evaluate import score
 from trainer.inputs import open_inputs
@@ -115,12 +123,88 @@ def test_a_run_by_document_resumes_and_is_evaluated_the_same_way(tmp_path: Path)
     assert lake.runs.get("run").state["config"]["model"]["attention"] == "document"
 
 
+IDS = {
+    "ended": ([[1, 2, END], [3, END], [4, 5, 6, END]], None),
+    "ended here": ([[1, 2], [3], [], [4, 5, 6]], None),
+    "within": ([[1, END, 2], [3, END], [4, END, END]], "special_tokens_in_text"),
+}
+
+
+@pytest.mark.parametrize("case", IDS)
+def test_token_ids_that_hold_the_end_of_a_text_within_say_so(tmp_path: Path, case: str) -> None:
+    documents, said = IDS[case]
+    lake = Lake.open(str(tmp_path / "lake"))
+    unused = [chr(0x4E00 + at) for at in range(END - 26)]
+    vocabulary = {piece: at for at, piece in enumerate([*"abcdefghijklmnopqrstuvwxyz", *unused])}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="a"))
+    tokenizer.add_special_tokens([AddedToken("<|endoftext|>", special=True)])
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    lines = [json.dumps({"ids": [number, *ids]}) for number in range(3) for ids in documents]
+    (tmp_path / "in.jsonl").write_text("\n".join(lines))
+    made = add_corpus(
+        lake,
+        "ids",
+        tmp_path / "in.jsonl",
+        tokenizer=str(tmp_path / "tokenizer.json"),
+        lossy=True,
+        options=ReadOptions(ids=True),
+        text_column="ids",
+        seq_len=4,
+        heldout_fraction=0,
+    )
+    manifest = lake.datasets.manifest(made.train)
+    assert end_of_documents(manifest) == (None if said else END)
+    assert manifest.source.spec.get("special_tokens_in_text") == (True if said else None)
+
+
+MEGATRON = {
+    "ended": ([[[1, 2, END]], [[3, END], [4, END]]], "special_tokens_in_text"),
+    "ended once": ([[[1, 2, END]], [[3], [4, END]]], None),
+    "not ended": ([[[1, 2, END]], [[3, 4]]], "documents_unmarked"),
+    "not ended anywhere": ([[[1, 2]], [[3, 4], [5]]], "documents_unmarked"),
+}
+
+
+@pytest.mark.parametrize("case", MEGATRON)
+def test_imported_documents_that_do_not_show_their_ends_say_so(tmp_path: Path, case: str) -> None:
+    documents, said = MEGATRON[case]
+    lake = Lake.open(str(tmp_path / "lake"))
+    tokenizer = {"tokenizer": "x", "end_of_text": END}
+    path = megatron(tmp_path / "in", documents)
+    made = import_files(lake, "d", [path], ImportOptions(seq_len=3, vocab_size=32, tokenizer=tokenizer))
+    manifest = lake.datasets.manifest(made)
+    flags = {"special_tokens_in_text", "documents_unmarked"} & set(manifest.source.spec)
+    assert flags == ({said} if said else set())
+    assert end_of_documents(manifest) == (None if said else END)
+    if said == "documents_unmarked":
+        options = ImportOptions(seq_len=3, vocab_size=32, tokenizer=tokenizer, end_of_text=END)
+        closed = lake.datasets.manifest(import_files(lake, "closed", [path], options))
+        assert end_of_documents(closed) == (END if case == "not ended anywhere" else None)
+
+
+def test_pieces_of_imported_documents_are_looked_at_as_the_whole() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(300):
+        lengths = rng.integers(0, 4, 6)
+        tokens = rng.integers(0, 2, lengths.sum())
+        ends = np.cumsum(lengths)
+        whole, pieces = DocumentEnds(1), DocumentEnds(1)
+        whole.see(tokens, ends)
+        cuts = [0, *sorted(rng.integers(0, len(tokens) + 1, 3)), len(tokens)]
+        for at, (low, high) in enumerate(pairwise(cuts)):
+            here = ends[(ends > low) & (ends <= high)] if at else ends[ends <= high]
+            pieces.see(tokens[low:high], here - low)
+        documents = np.split(tokens, ends[:-1])
+        assert whole.unmarked == pieces.unmarked == any(len(d) and d[-1] != 1 for d in documents)
+        assert whole.held_within == pieces.held_within == any((d[:-1] == 1).any() for d in documents)
+
+
 def test_what_does_not_show_its_documents_is_refused_until_told(tmp_path: Path) -> None:
     lake = Lake.open(str(tmp_path / "lake"))
     add_dataset(lake, "chat", patterned(8), kind="text", tokenizer="x", end_of_text=3, special_tokens_in_text=True)
     add_dataset(lake, "plain", patterned(8), kind="text")
     model = {"depth": 1, "dim": 16, "heads": 2, "attention": "document"}
-    for name, why in (("chat", "its conversations hold the token"), ("plain", "made without a tokenizer")):
+    for name, why in (("chat", "its documents hold the token"), ("plain", "made without a tokenizer")):
         config = tiny_config(model=model, data=[{"dataset": f"{name}@1"}], eval=[f"{name}@1"])
         with pytest.raises(ConfigError, match=rf"dataset {name}@1 does not show .*{why}.*end_of_text.*'causal'"):
             open_inputs(config, lake)
