@@ -10,8 +10,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from generator.nca.simd import LANES, choose_dot
-from generator.vector_code import splat
+from generator.nca.simd import LANES, choose_dot, splat
 
 # Independent sums: enough of them to hide an instruction's latency, few enough to stay in the registers. Which number
 # is best hangs on how many registers a sum takes, so several are tried.

@@ -28,7 +28,7 @@ from orchestration.errors import CorpusError
 from orchestration.jobs import resumable
 
 if TYPE_CHECKING:
-    from orchestration.corpus.files import Mapper
+    from orchestration.corpus.held import Cluster
     from orchestration.corpus.profile import CorpusProfile
 
 app = typer.Typer(no_args_is_help=True)
@@ -177,13 +177,13 @@ def add(
     )
     opened = open_lake(lake, to_write=True)
     with resumable(), ExitStack() as stack:
-        mapper: Mapper = map
+        cluster: Cluster | None = None
         if ray or (ray is None and cluster_address()):
             from orchestration.cluster.map import ray_map
             from orchestration.cluster.session import ray_session
 
             stack.enter_context(ray_session())
-            mapper = ray_map
+            cluster = ray_map
         progress = stack.enter_context(corpus_stages(name))
         result = add_corpus(
             opened,
@@ -213,7 +213,7 @@ def add(
             patterns=tuple(pattern or ["*"]),
             message=message,
             progress=progress,
-            mapper=mapper,
+            cluster=cluster,
         )
     if as_json:
         print_json(asdict(result))

@@ -16,15 +16,17 @@ from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import Any, get_args
 
-from datalake import DatasetVersion, Lake, Manifest, Source, check_name, digest_of
+from datalake import Lake, Manifest, Source, check_name, digest_of
 from datalake.shards.content import combine
 from orchestration.corpus.documents import DUPLICATE, EMPTY, NOT_TEXT, Document, close_files, path_hash
 from orchestration.corpus.encodings import guessed_encoding
-from orchestration.corpus.files import SPLITS, Mapper, SplitBy, Survey, find_files, stdlib_files, survey_files
+from orchestration.corpus.files import SPLITS, SplitBy, Survey, find_files, stdlib_files, survey_files
+from orchestration.corpus.held import Cluster
 from orchestration.corpus.options import FORMATS, ReadOptions
 from orchestration.corpus.packing import Packing
 from orchestration.corpus.places import LeftOut, Place, compression_of
-from orchestration.corpus.rows import NumberedTable, PositionSplit, Rows, WrittenRows, texts_of, write_rows
+from orchestration.corpus.result import CorpusResult
+from orchestration.corpus.rows import PositionSplit, Rows, WrittenRows, texts_of, write_held, write_rows
 from orchestration.corpus.screening import ScreenOptions, open_screen
 from orchestration.corpus.tokenizer_files import chat_template, is_tokenizer_path, made_tokenizer, open_tokenizer
 from orchestration.corpus.tokenizers import BpeTokenizer, ByteTokenizer, TextTokenizer, parse_tokenizer, train_bpe
@@ -36,63 +38,6 @@ Progress = Callable[[str, int, int], None]
 
 # What is left out of every corpus without a loss: nothing, or what is there already.
 _NO_LOSS = {EMPTY, DUPLICATE}
-
-
-@dataclass(frozen=True)
-class CorpusResult:
-    """Both versions and an account of every document: those kept, and how many were left out for each reason, with the
-    first names. ``heldout`` is None where nothing is held out.
-
-    ``files`` counts those that gave a document, ``bytes`` is the documents' UTF-8 text.
-    """
-
-    train: DatasetVersion
-    heldout: DatasetVersion | None
-    files: int
-    documents: int
-    bytes: int
-    duplicates: int
-    undecodable: int
-    empty: int
-    left_out: dict[str, int]
-    first_left_out: dict[str, list[str]]
-    split: str
-    records_as_text: list[str]
-    compressed: dict[str, int]
-    tokens: dict[str, int]
-    tokens_dropped: dict[str, int]
-    vocab_size: int
-    tokenizer_digest: str | None
-    evaluation_too_short: int = 0
-
-    def both(self) -> tuple[DatasetVersion, DatasetVersion]:
-        """The train and the held-out version; CorpusError where nothing was held out."""
-        if self.heldout is None:
-            raise CorpusError(f"heldout_fraction: nothing of {self.train.ref} is held out; hold some of it out")
-        return self.train, self.heldout
-
-    def notes(self) -> list[str]:
-        """One sentence on each thing that was left out or decided; empty if nothing was."""
-        said = [
-            f"{count:,} {reason} (first: {self.first_left_out[reason][0]})" for reason, count in self.left_out.items()
-        ]
-        if self.compressed:
-            kinds = ", ".join(f"{count:,} {suffix}" for suffix, count in self.compressed.items())
-            said.append(f"compressed files, read as what they hold: {kinds}")
-        if self.records_as_text:
-            said.append(
-                f"{len(self.records_as_text):,} JSON or CSV files without the text column are read as text "
-                f"(first: {self.records_as_text[0]}); name the column, or leave them out"
-            )
-        if self.split == "position":
-            said.append("too few documents to hold some out: the last share of each is held out, the rest trained on")
-        if self.evaluation_too_short:
-            said.append(f"{self.evaluation_too_short:,} texts of the evaluation set are too short to be looked for")
-        for split, dropped in self.tokens_dropped.items():
-            if dropped:
-                share = dropped / (dropped + self.tokens[split])
-                said.append(f"{dropped:,} tokens of {split} ({share:.2%}) lost: they do not fit the rows")
-        return said
 
 
 def add_corpus(
@@ -121,7 +66,7 @@ def add_corpus(
     shard_sequences: int = 512,
     message: str = "",
     progress: Progress | None = None,
-    mapper: Mapper = map,
+    cluster: Cluster | None = None,
 ) -> CorpusResult:
     """Tokenise documents into the datasets ``name`` and ``name``-heldout.
 
@@ -139,9 +84,9 @@ def add_corpus(
     has more than 65,536 tokens), target_bytes int32 (UTF-8 bytes that tokens 1 to seq_len−1 stand for, the divisor of
     bits per byte).
 
-    Adding the same files again returns the same versions. ``mapper`` applies the three costly functions (survey a file,
-    tokenise a group of documents, write a shard) and gives results in order; pass one that uses a cluster to do it
-    there, with the same bytes. ``progress`` is told (stage, bytes done, bytes in all).
+    Adding the same files again returns the same versions. With a ``cluster`` all that is costly is done there, with the
+    same bytes: its nodes read the files, keep the tokens and write the shards, and none of that passes through here.
+    ``progress`` is told (stage, bytes done, bytes in all).
 
     Raises CorpusError (bad argument, nothing to read, too little text for one row, a file that is broken or changes
     meanwhile) and TokenizerError (unknown or unusable tokenizer, vocabulary over 2**31).
@@ -157,6 +102,10 @@ def add_corpus(
     if messages:
         reading = replace(reading, chat=chat_template(template, files, given))
         given = given and given.for_templates()
+    if reading.ids:
+        if vocabulary is not None:
+            raise CorpusError(f"ids: {tokenizer} is trained on text, and token ids are none; give their tokenizer")
+        reading = replace(reading, end_of_text=(given or ByteTokenizer()).end_of_text)
     screen = open_screen(screening, reading)
     found = find_files(paths, patterns, root=root, follow_links=follow_links, where=where)
     heldout_files = find_files(heldout_paths, follow_links=follow_links) if heldout_paths else None
@@ -169,7 +118,7 @@ def add_corpus(
         heldout=heldout_files,
         screen=screen if screen.wanted else None,
         near_duplicates=screening.near_duplicates,
-        mapper=mapper,
+        mapper=cluster or map,
     )
     _name_encodings(survey, {**found, **(heldout_files or {})}, reading)
     if given is None and vocabulary is None:
@@ -181,20 +130,24 @@ def add_corpus(
     if split in ("name", "content") and heldout_fraction and not all(survey.documents.values()):
         split = "position"
     try:
-        begun = _begun(survey, settings, split, given_text, vocabulary, progress, mapper)
+        begun = _begun(survey, settings, split, given_text, vocabulary, progress, cluster)
     except TooLittleText:
         # Fewer documents than give one held-out one: that a few short ones were held out was chance.
         if split == "position" or sum(map(len, survey.documents.values())) * heldout_fraction >= 1 or heldout_paths:
             raise
         split = "position"
-        begun = _begun(survey, settings, split, given_text, vocabulary, progress, mapper)
+        begun = _begun(survey, settings, split, given_text, vocabulary, progress, cluster)
     text, rows = begun.text, begun.rows
     if isinstance(text, BpeTokenizer):
         lake.store.put_if_absent(text.key, text.json_bytes)
     manifests = {}
     for part, tables in begun.tables.items():
         source = _source(part, rows[part], settings, split)
-        shards = list(mapper(partial(write_rows, lake.store, source), tables))
+        if cluster:
+            write: Any = partial(write_held, lake.store, source, text)
+            shards = list(cluster.with_held(write, tables))
+        else:
+            shards = [write_rows(lake.store, source, table) for table in tables]
         manifests[part] = _manifest(source, rows[part], shards, survey.left)
     close_files()
 
@@ -252,7 +205,7 @@ def _check_arguments(
         try:
             "".encode(options.encoding)
             codecs.getincrementaldecoder(options.encoding)
-        except LookupError as error:
+        except (LookupError, UnicodeError) as error:
             raise CorpusError(f"encoding: {options.encoding!r} is unknown; use for example 'cp1252'") from error
 
 
@@ -287,7 +240,7 @@ class _Begun:
 
     text: TextTokenizer
     rows: dict[str, Rows]
-    tables: dict[str, Iterator[NumberedTable]]
+    tables: dict[str, Iterator[Any]]
 
 
 def _begun(
@@ -297,7 +250,7 @@ def _begun(
     given: TextTokenizer | None,
     vocabulary: int | None,
     progress: Progress | None,
-    mapper: Mapper,
+    cluster: Cluster | None,
 ) -> _Begun:
     documents: Mapping[str, Sequence[Document]] = survey.documents
     sides: dict[str, PositionSplit | None] = dict.fromkeys(SPLITS)
@@ -310,7 +263,8 @@ def _begun(
         least = settings.seq_len * (1 if isinstance(given, ByteTokenizer) else 6) // max(1, len(whole))
         sides = {part: PositionSplit(settings.heldout_fraction, least, part == "heldout") for part in SPLITS}
     wanted = [part for part in SPLITS if part == "train" or settings.heldout_fraction or split == "given"]
-    text = given or train_bpe(texts_of(documents["train"], settings.options, sides["train"]), vocabulary or 0)
+    train = partial(_trained, settings.options, sides["train"], vocabulary or 0)
+    text = given or (cluster.alone(train, documents["train"]) if cluster else train(documents["train"]))
     rows = {
         part: Rows(
             documents[part],
@@ -323,9 +277,10 @@ def _begun(
         )
         for part in wanted
     }
-    tables: dict[str, Iterator[NumberedTable]] = {}
+    tables: dict[str, Iterator[Any]] = {}
     for part in wanted:
-        made = rows[part].tables(settings.shard_sequences, mapper, partial(progress, part) if progress else None)
+        size, advance = settings.shard_sequences, partial(progress, part) if progress else None
+        made: Iterator[Any] = rows[part].shards(cluster, size, advance) if cluster else rows[part].tables(size, advance)
         first = next(made, None)
         if first is None:
             left = "".join(f"; {count:,} {reason}" for reason, count in survey.left.counts.items())
@@ -335,6 +290,15 @@ def _begun(
             )
         tables[part] = chain([first], made)
     return _Begun(text, rows, tables)
+
+
+def _trained(
+    options: ReadOptions, side: PositionSplit | None, vocabulary: int, documents: Sequence[Document]
+) -> BpeTokenizer:
+    try:
+        return train_bpe(texts_of(documents, options, side), vocabulary)
+    finally:
+        close_files()
 
 
 _SPLIT_NAMES = {
@@ -367,7 +331,7 @@ def _source(part: str, rows: Rows, settings: _Settings, split: SplitBy) -> Sourc
         spec["packing"] = rows.packing
     if settings.lossy:
         spec["lossy"] = True
-    if settings.options.chat is not None:
+    if settings.options.chat is not None or any(document.survey.ends_within for document in rows.documents):
         spec["special_tokens_in_text"] = True
     return Source(
         kind="text",
@@ -389,8 +353,8 @@ def _manifest(source: Source, rows: Rows, shards: Sequence[WrittenRows], left: L
         vocab_size=rows.tokenizer.vocab_size,
         sequences=rows.count,
         tokens=rows.count * rows.seq_len,
-        text_bytes=rows.text_bytes,
-        content_digest=combine(part for _, part in shards),
-        shards=tuple(ref for ref, _ in shards),
+        text_bytes=sum(each.text_bytes for each in shards),
+        content_digest=combine(each.content for each in shards),
+        shards=tuple(each.ref for each in shards),
         left_out=left.counts if lost else None,
     )

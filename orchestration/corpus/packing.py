@@ -21,13 +21,17 @@ _WAITING = 1024
 
 class Packer(Protocol):
     """``add`` takes documents in order and gives the rows that are now full, [rows, seq_len]; ``finish`` the
-    last ones. ``lost`` counts the tokens given that are in no row, final once ``finish`` was called."""
+    last ones. ``lost`` counts the tokens given that are in no row, final once ``finish`` was called; ``waiting`` are
+    those that may still come into one, as pieces of documents. Tokens are never looked at, so places of tokens are laid
+    out just so."""
 
     lost: int
 
     def add(self, documents: Iterable[Tokens]) -> Tokens: ...
 
     def finish(self) -> Tokens: ...
+
+    def waiting(self) -> Iterable[Tokens]: ...
 
 
 def packer(packing: Packing, seq_len: int, dtype: np.dtype) -> Packer:
@@ -52,6 +56,9 @@ class Concatenated:
     def finish(self) -> Tokens:
         self.lost = len(self._rest)
         return np.empty((0, self.seq_len), dtype=self._dtype)
+
+    def waiting(self) -> Iterable[Tokens]:
+        return [self._rest]
 
 
 class BestFit:
@@ -87,6 +94,9 @@ class BestFit:
             rows.append(self._row())
         self.lost += self._tokens
         return self._stack(rows)
+
+    def waiting(self) -> Iterable[Tokens]:
+        return self._pieces.values()
 
     def _wait(self, piece: Tokens) -> None:
         insort(self._waiting, (len(piece), -self._arrived))

@@ -130,7 +130,7 @@ def opened(place: Place) -> Iterator[BinaryIO]:
     except Exception as error:  # every filesystem has errors of its own
         raise unreadable(place, error) from error
     with file:
-        yield cast(BinaryIO, file)
+        yield file
 
 
 @contextmanager
@@ -209,7 +209,7 @@ def find_files(
     urls = [path for path in given if is_url(path)]
     if urls and len(urls) < len(given):
         raise CorpusError("paths: some are URLs and some are not; add those of one place at a time")
-    found = _find_urls(cast(list[str], urls), patterns) if urls else _find_local(given, patterns, root, follow_links)
+    found = _find_urls(urls, patterns) if urls else _find_local(given, patterns, root, follow_links)
     if where:
         kept = {name: place for name, place in found.items() if _partition_matches(name, where)}
         found = FoundFiles(kept, found.sizes, found.left)

@@ -13,7 +13,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import PurePosixPath
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO, TypeGuard, cast
 
 import fsspec
 
@@ -29,7 +29,7 @@ _WEB = ("http://", "https://")
 _SECRET = re.compile(r"(?P<before>[a-z][a-z0-9+.-]*://)(?P<user>[^/\s@'\"]*@)?(?P<path>[^\s'\"()]*)", re.IGNORECASE)
 
 
-def is_url(path: object) -> bool:
+def is_url(path: object) -> TypeGuard[str]:
     return isinstance(path, str) and "://" in path
 
 

@@ -5,20 +5,22 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute
 
 from datalake import ShardRef, Source, Store, write_shard
 from datalake.shards.content import ContentPart, part_of
 from datalake.shards.shard_format import token_column
 from datalake.shards.tokens import token_dtype
-from orchestration.console.foreign import shown
 from orchestration.corpus.ahead import mapped_ahead
 from orchestration.corpus.documents import Document, Ending, Part, close_files, read_parts
-from orchestration.corpus.files import Mapper
+from orchestration.corpus.held import PLACE, Cluster, HeldGroups, HeldShard, Lengths
 from orchestration.corpus.options import ReadOptions
 from orchestration.corpus.packing import Packing, packer
+from orchestration.corpus.places import named
 from orchestration.corpus.records import PIECE, pieces_of
 from orchestration.corpus.tokenizers import TextTokenizer, Tokens
 from orchestration.errors import CorpusError, TokenizerError
@@ -27,7 +29,15 @@ _GROUP_BYTES = 4 << 20  # documents tokenised together: enough to keep the BPE's
 _ENCODING = 2  # groups at once: while one's tokens are taken from the library, it makes the other's
 
 NumberedTable = tuple[int, pa.Table]
-WrittenRows = tuple[ShardRef, ContentPart]
+Advance = Callable[[int, int], None]
+
+
+class WrittenRows(NamedTuple):
+    """A shard as the manifest names it, the digests of its rows, and the bytes of text that they predict."""
+
+    ref: ShardRef
+    content: ContentPart
+    text_bytes: int
 
 
 @dataclass(frozen=True)
@@ -58,7 +68,8 @@ class PositionSplit:
 
 
 class Rows:
-    """The rows of one split; ``tables`` makes them, and what it counted can be read once it is exhausted."""
+    """The rows of one split; ``tables`` makes them, or ``shards`` has a cluster make them, and what was counted can be
+    read once that is exhausted."""
 
     def __init__(
         self,
@@ -80,37 +91,54 @@ class Rows:
         self.lossy = lossy
         self.count = 0  # rows
         self.lost = 0  # tokens that are in no row
-        self.text_bytes = 0  # sum of target_bytes
 
-    def tables(
-        self, shard_sequences: int, mapper: Mapper = map, progress: Callable[[int, int], None] | None = None
-    ) -> Iterator[NumberedTable]:
+    def tables(self, shard_sequences: int, progress: Advance | None = None) -> Iterator[NumberedTable]:
         """(index of the first row, table of ``shard_sequences`` rows), the last table shorter. ``progress`` is told
         bytes of text."""
-        dtype = token_dtype(self.tokenizer.vocab_size)
-        packing = packer(self.packing, self.seq_len, dtype)
-        unfinished = _Unfinished(self.seq_len)
-        waiting = np.empty((0, self.seq_len), dtype=dtype)
         sizes: deque[int] = deque()
+        laying = _Laying(self.packing, self.seq_len, token_dtype(self.tokenizer.vocab_size))
+        for tokens_NT in self._laid_out(laying, self._encoded(sizes), shard_sequences, sizes, progress):
+            first = self.count
+            self.count += len(tokens_NT)
+            yield first, table_of(self.tokenizer, first, tokens_NT)
+
+    def shards(
+        self, cluster: Cluster, shard_sequences: int, progress: Advance | None = None
+    ) -> Iterator[tuple[HeldShard, list[Any]]]:
+        """The same rows, while their tokens stay with the cluster: each shard laid out, and its groups' handles."""
+        sizes: deque[int] = deque()
+        laying, held = _Laying(self.packing, self.seq_len, PLACE), HeldGroups()
+        encoder = Encoder(self.tokenizer, self.options, self.lossy)
+
+        def encoded() -> Iterator[list[tuple[Tokens, Ending]]]:
+            for handle, lengths in cluster.held(encoder.held, self._groups(sizes, _GROUP_BYTES)):
+                held.keep(laying.waiting())
+                yield held.add(handle, lengths)
+
+        for places_NT in self._laid_out(laying, encoded(), shard_sequences, sizes, progress):
+            first = self.count
+            self.count += len(places_NT)
+            yield held.shard(first, places_NT)
+
+    def _laid_out(
+        self,
+        laying: _Laying,
+        encoded: Iterable[list[tuple[Tokens, Ending]]],
+        shard_sequences: int,
+        sizes: deque[int],
+        progress: Advance | None,
+    ) -> Iterator[Tokens]:
         done, everything = 0, sum(document.size for document in self.documents) if progress else 0
-        for encoded in self._encoded(mapper, sizes):
-            waiting = np.concatenate([waiting, packing.add(unfinished.documents(encoded))])
-            while len(waiting) >= shard_sequences:
-                shard, waiting = np.split(waiting, [shard_sequences])
-                yield self._table(shard)
+        for group in encoded:
+            yield from laying.add(group, shard_sequences)
             done += sizes.popleft()
             if progress:
                 progress(done, everything)
-        waiting = np.concatenate([waiting, packing.finish()])
-        self.lost = packing.lost + unfinished.lost
-        for start in range(0, len(waiting), shard_sequences):
-            yield self._table(waiting[start : start + shard_sequences])
+        yield from laying.finish(shard_sequences)
+        self.lost = laying.lost
 
-    def _encoded(self, mapper: Mapper, sizes: deque[int]) -> Iterable[list[tuple[Tokens, Ending]]]:
-        """Each group's tokens, here or by a cluster's workers, each of which reads what it tokenises."""
+    def _encoded(self, sizes: deque[int]) -> Iterable[list[tuple[Tokens, Ending]]]:
         encoder = Encoder(self.tokenizer, self.options, self.lossy)
-        if mapper is not map:
-            return mapper(encoder, self._groups(sizes, _GROUP_BYTES))
         read = mapped_ahead(encoder.read, self._groups(sizes, _GROUP_BYTES // _ENCODING), finish=close_files)
         return mapped_ahead(encoder.encode, read, _ENCODING)
 
@@ -119,29 +147,56 @@ class Rows:
             sizes.append(sum(part.size for part in group))
             yield group
 
-    def _table(self, tokens_NT: Tokens) -> NumberedTable:
-        first = self.count
-        target_bytes_N = self.tokenizer.token_bytes[tokens_NT[:, 1:]].sum(axis=1, dtype=np.int32)
-        if self.tokenizer.prefix_bytes:
-            # What a document's first token spells before the document is not text of it.
-            begins_NT = (tokens_NT[:, :-1] == self.tokenizer.end_of_text) & (
-                tokens_NT[:, 1:] != self.tokenizer.end_of_text
-            )
-            target_bytes_N -= (begins_NT.sum(axis=1) * self.tokenizer.prefix_bytes).astype(np.int32)
-        column = token_column(tokens_NT)
-        self.count += len(tokens_NT)
-        self.text_bytes += int(target_bytes_N.sum(dtype=np.int64))
-        fields = [
-            pa.field("sequence_id", pa.int64(), nullable=False),
-            pa.field("tokens", column.type, nullable=False),
-            pa.field("target_bytes", pa.int32(), nullable=False),
-        ]
-        columns = [
-            pa.array(np.arange(first, self.count, dtype=np.int64)),
-            column,
-            pa.array(target_bytes_N),
-        ]
-        return first, pa.Table.from_arrays(columns, schema=pa.schema(fields))
+
+class _Laying:
+    """Tokens, or their places, of documents on their way into rows."""
+
+    def __init__(self, packing: Packing, seq_len: int, dtype: np.dtype) -> None:
+        self._packer = packer(packing, seq_len, dtype)
+        self._unfinished = _Unfinished(seq_len)
+        self._rows = np.empty((0, seq_len), dtype=dtype)
+        self.lost = 0
+
+    def add(self, encoded: list[tuple[Tokens, Ending]], shard_sequences: int) -> Iterator[Tokens]:
+        """The shards, [shard_sequences, seq_len], that are now full."""
+        self._rows = np.concatenate([self._rows, self._packer.add(self._unfinished.documents(encoded))])
+        while len(self._rows) >= shard_sequences:
+            shard, self._rows = np.split(self._rows, [shard_sequences])
+            yield shard
+
+    def finish(self, shard_sequences: int) -> Iterator[Tokens]:
+        """The last shards, the last of them shorter."""
+        self._rows = np.concatenate([self._rows, self._packer.finish()])
+        self.lost = self._packer.lost + self._unfinished.lost
+        for start in range(0, len(self._rows), shard_sequences):
+            yield self._rows[start : start + shard_sequences]
+
+    def waiting(self) -> Iterator[Tokens]:
+        """All that may still come into a row: rows, and pieces of documents."""
+        yield self._rows
+        yield from self._packer.waiting()
+        yield from self._unfinished.waiting()
+
+
+def table_of(tokenizer: TextTokenizer, first: int, tokens_NT: Tokens) -> pa.Table:
+    """The table of a shard: rows of tokens from ``first`` on, and the bytes of text that they predict."""
+    target_bytes_N = tokenizer.token_bytes[tokens_NT[:, 1:]].sum(axis=1, dtype=np.int32)
+    if tokenizer.prefix_bytes:
+        # What a document's first token spells before the document is not text of it.
+        begins_NT = (tokens_NT[:, :-1] == tokenizer.end_of_text) & (tokens_NT[:, 1:] != tokenizer.end_of_text)
+        target_bytes_N -= (begins_NT.sum(axis=1) * tokenizer.prefix_bytes).astype(np.int32)
+    column = token_column(tokens_NT)
+    fields = [
+        pa.field("sequence_id", pa.int64(), nullable=False),
+        pa.field("tokens", column.type, nullable=False),
+        pa.field("target_bytes", pa.int32(), nullable=False),
+    ]
+    columns = [
+        pa.array(np.arange(first, first + len(tokens_NT), dtype=np.int64)),
+        column,
+        pa.array(target_bytes_N),
+    ]
+    return pa.Table.from_arrays(columns, schema=pa.schema(fields))
 
 
 class _Unfinished:
@@ -167,6 +222,10 @@ class _Unfinished:
             if full:
                 yield joined[:full]
 
+    def waiting(self) -> Iterable[Tokens]:
+        """The tokens that wait for the next piece of their document."""
+        return self._held
+
 
 @dataclass(frozen=True)
 class Encoder:
@@ -176,8 +235,10 @@ class Encoder:
     options: ReadOptions
     lossy: bool = False
 
-    def __call__(self, group: Sequence[Part]) -> list[tuple[Tokens, Ending]]:
-        return self.encode(self.read(group))
+    def held(self, group: Sequence[Part]) -> tuple[Tokens, Lengths]:
+        """The tokens of all of the group, and how many each part has."""
+        encoded = self.encode(self.read(group))
+        return np.concatenate([tokens for tokens, _ in encoded]), [(len(tokens), ending) for tokens, ending in encoded]
 
     def read(self, group: Sequence[Part]) -> tuple[Sequence[Part], list[bytes]]:
         """The group and its texts. Raises CorpusError for one that has changed."""
@@ -198,7 +259,7 @@ class Encoder:
         for part, ids in zip(group, found, strict=True):
             if int(ids.max()) >= self.tokenizer.vocab_size:
                 raise CorpusError(
-                    f"tokenizer: {shown(part.place)} record {part.number + 1} holds the token {ids.max()}, the "
+                    f"tokenizer: {named(part.place)} record {part.number + 1} holds the token {ids.max()}, the "
                     f"vocabulary has {self.tokenizer.vocab_size}; give the tokenizer that made these ids"
                 )
         return [ids.astype(token_dtype(self.tokenizer.vocab_size)) for ids in found]
@@ -222,7 +283,7 @@ class Encoder:
         if self.options.chat is None and (tokens == self.tokenizer.end_of_text).any():
             # A model may hold the token as a piece, too, and find it where a text merely spells it.
             raise TokenizerError(
-                f"tokenizer: the text of {shown(part.place)} record {part.number + 1} spells "
+                f"tokenizer: the text of {named(part.place)} record {part.number + 1} spells "
                 f"{self.tokenizer.end_token}, which it takes for the end of a document; take it out of the text, "
                 "or use another tokenizer"
             )
@@ -234,7 +295,7 @@ class Encoder:
             at = next((i for i, (a, b) in enumerate(zip(spelled, expected, strict=False)) if a != b), 0)
             was, became = (side[max(0, at - 10) : at + 20].decode(errors="replace") for side in (expected, spelled))
             raise TokenizerError(
-                f"tokenizer: it does not keep the text of {shown(part.place)} record {part.number + 1}: {was!r} "
+                f"tokenizer: it does not keep the text of {named(part.place)} record {part.number + 1}: {was!r} "
                 f"becomes {became!r}, so bits per byte would be of another text; use another tokenizer, "
                 "or take it as lossy"
             )
@@ -277,4 +338,12 @@ def grouped(documents: Sequence[Document], position: PositionSplit | None, most:
 def write_rows(store: Store, source: Source, shard: NumberedTable) -> WrittenRows:
     """Write a table as a shard of ``source``, wherever there is a process for it, and digest its rows."""
     first, table = shard
-    return write_shard(store, source, table, first), part_of(table, first)
+    text_bytes = pa.compute.sum(table.column("target_bytes")).as_py()
+    return WrittenRows(write_shard(store, source, table, first), part_of(table, first), text_bytes)
+
+
+def write_held(
+    store: Store, source: Source, tokenizer: TextTokenizer, shard: HeldShard, *values: Tokens
+) -> WrittenRows:
+    """The same of a shard whose tokens are in ``values``."""
+    return write_rows(store, source, (shard.first, table_of(tokenizer, shard.first, shard.tokens(values))))

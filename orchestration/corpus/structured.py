@@ -94,7 +94,7 @@ class _Chunks(io.RawIOBase):
 def table(source: Iterator[bytes], options: ReadOptions, delimiter: str) -> Iterator[Any]:
     rows: Any = rows_of(source, delimiter)
     try:
-        names = next(rows, [])
+        names: list[str] = next(rows, [])
         for row in rows:
             if names.count(options.column) > 1:
                 yield BadRecord(f"has two columns {options.column!r}", "name each column once", "text_column")

@@ -100,18 +100,6 @@ def test_adding_again_gives_the_same_versions_and_objects(lake, folder):
         assert list(lake.store.list("")) == objects
 
 
-def test_shard_size_and_writer_order_leave_the_rows_alone(lake, folder):
-    def backwards(write, tables):
-        tables = list(tables)
-        return [write(table) for table in reversed(tables)][::-1]
-
-    one = add_corpus(lake, "one", folder, seq_len=32, heldout_fraction=0.3, shard_sequences=8)
-    other = add_corpus(lake, "two", folder, seq_len=32, heldout_fraction=0.3, shard_sequences=32, mapper=backwards)
-    for a, b in ((one.train, other.train), (one.heldout, other.heldout)):
-        assert manifest_of(lake, a).content_digest == manifest_of(lake, b).content_digest
-        assert manifest_of(lake, a).digest != manifest_of(lake, b).digest
-
-
 def test_where_the_folder_stands_does_not_matter(lake, folder, tmp_path):
     moved = tmp_path / "elsewhere" / "deep"
     one = add_corpus(lake, "texts", folder, seq_len=64, heldout_fraction=0.3)

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from datalake import DatasetReader, Lake
 from datalake.shards.tokens import NARROW
+from orchestration.corpus import rows as corpus_rows
 from orchestration.corpus.add import CorpusResult, add_corpus
 from orchestration.corpus.files import find_files, survey_files
 from orchestration.corpus.packing import packer
@@ -155,18 +156,20 @@ def test_a_tokenizer_is_trained_from_parquet_as_from_lines(lake, tmp_path):
 
 
 @pytest.mark.usefixtures("ray_cluster")
-def test_ray_gives_the_same_bytes_and_the_same_errors(lake, tmp_path):
+def test_ray_gives_the_same_bytes_and_the_same_errors(lake, tmp_path, monkeypatch):
     from orchestration.cluster.map import ray_map
 
+    monkeypatch.setattr(corpus_rows, "_GROUP_BYTES", 2000)  # several groups
     write_records(tmp_path / "in", "jsonl", TEXTS)
     write_records(tmp_path / "in" / "more", "parquet", [text[::-1] for text in TEXTS])
     arguments = {"tokenizer": "bpe:300", "seq_len": 16, "heldout_fraction": 0.3, "shard_sequences": 8}
-    here = add_corpus(lake, "here", tmp_path / "in", **arguments)
-    there = add_corpus(lake, "there", tmp_path / "in", **arguments, mapper=ray_map)
-    assert (there.train.digest, there.heldout.digest) == (here.train.digest, here.heldout.digest)
+    for packing in ("concat", "best-fit"):
+        here = add_corpus(lake, "here", tmp_path / "in", **arguments, packing=packing)
+        there = add_corpus(lake, "there", tmp_path / "in", **arguments, packing=packing, cluster=ray_map)
+        assert (there.train.digest, there.heldout.digest) == (here.train.digest, here.heldout.digest)
     (tmp_path / "in" / "broken.jsonl").write_text("{")
     with pytest.raises(CorpusError, match=r"broken\.jsonl line 1 is not JSON"):
-        add_corpus(lake, "there", tmp_path / "in", **arguments, mapper=ray_map)
+        add_corpus(lake, "there", tmp_path / "in", **arguments, cluster=ray_map)
 
 
 def test_compressibility_tells_texts_apart(lake, tmp_path):
