@@ -38,6 +38,7 @@ setup: $(STAMP)
 
 # torch goes first and pinned: left to the resolver, it may be replaced by another build of several gigabytes.
 # uv resolves and installs the rest in seconds; pip is the fallback where uv cannot reach an index that pip can.
+# pip knows no overrides (pyproject.toml says why torchvision is left out), so it takes it out again.
 # Byte code is written at install because every Ray worker would otherwise parse its imports again.
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11 …")'
@@ -45,7 +46,8 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt torch
 	$(BIN)/python -m pip install --disable-pip-version-check -q uv
 	$(BIN)/uv pip install --python $(BIN)/python --compile-bytecode -c constraints.txt -e '.[dev]' \
-	  || $(BIN)/python -m pip install --disable-pip-version-check --compile -c constraints.txt -e '.[dev]'
+	  || { $(BIN)/python -m pip install --disable-pip-version-check --compile -c constraints.txt -e '.[dev]' \
+	    && $(BIN)/python -m pip uninstall --disable-pip-version-check -y torchvision; }
 	touch $@
 
 clean:

@@ -10,7 +10,8 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from generator.nca.simd import LANES, choose_dot, splat
+from generator.nca.simd import LANES, choose_dot
+from generator.vector_code import splat
 
 # Independent sums: enough of them to hide an instruction's latency, few enough to stay in the registers. Which number
 # is best hangs on how many registers a sum takes, so several are tried.

@@ -26,9 +26,11 @@ FetchWeights = Callable[[str], bytes | None]
 @dataclass(frozen=True)
 class SpecGenerator:
     """Sequences of specs given as JSON fields. ``fetch_weights`` brings the weights that a spec names and that neither
-    the package nor this process has; it must be picklable if this is to be pickled."""
+    the package nor this process has; it must be picklable if this is to be pickled. ``threads`` make a table: all cores
+    by default."""
 
     fetch_weights: FetchWeights | None = None
+    threads: int | None = None
     version: ClassVar[str] = GENERATOR_VERSION
 
     def table(self, spec: Mapping[str, Any], seed: int, first: int, rows: int) -> pa.Table:
@@ -37,7 +39,7 @@ class SpecGenerator:
         Raises SpecError, WeightsError, RangeError and BandError.
         """
         provide_weights(spec, self.fetch_weights)
-        return generate_batch(parse_spec(spec), seed, first, rows)
+        return generate_batch(parse_spec(spec), seed, first, rows, threads=self.threads)
 
     def tokens(
         self, spec: Mapping[str, Any], seed: int, ids_N: np.ndarray, attempts_N: np.ndarray | None = None

@@ -10,19 +10,19 @@ from generator.errors import RangeError
 from generator.spec import BaseSpec, GridSpec
 
 
-def _split_patches(spec: GridSpec, frames: np.ndarray) -> np.ndarray:
-    """[..., *grid] -> [..., patches, cells of a patch]."""
-    d, lead = len(spec.grid), frames.ndim - len(spec.grid)
-    shape = [n for side, patch in zip(spec.grid, spec.patch_sides, strict=True) for n in (side // patch, patch)]
-    blocks = frames.reshape(*frames.shape[:lead], *shape)
-    order = [*range(lead), *range(lead, lead + 2 * d, 2), *range(lead + 1, lead + 2 * d, 2)]
-    return blocks.transpose(order).reshape(*frames.shape[:lead], spec.patches, spec.patch_cells)
-
-
 def encode_frames(spec: GridSpec, frames: np.ndarray) -> np.ndarray:
     """Patch tokens, int32 [..., patches], of grid states uint8 [..., *grid]."""
-    cells = _split_patches(spec, np.asarray(frames)).astype(np.int32)
-    return cells @ (np.int32(spec.colors) ** np.arange(cells.shape[-1], dtype=np.int32))
+    tokens = np.asarray(frames).astype(np.min_scalar_type(spec.alphabet - 1))
+    lead, base = tokens.ndim - len(spec.grid), spec.colors
+    for axis, patch in reversed(list(enumerate(spec.patch_sides))):
+        # The cells of a patch along this axis are digits of base `base`.
+        before, side, after = tokens.shape[: lead + axis], spec.grid[axis] // patch, tokens.shape[lead + axis + 1 :]
+        digits = np.moveaxis(tokens.reshape(*before, side, patch, *after), lead + axis + 1, 0)
+        tokens = digits[0]
+        for number in range(1, patch):
+            tokens = tokens + digits[number] * base**number
+        base **= patch
+    return tokens.reshape(*tokens.shape[:lead], spec.patches).astype(np.int32)
 
 
 def frames_to_tokens(spec: GridSpec, frames_NF: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -1,6 +1,8 @@
 """The same weights as files that Hugging Face ``LlamaForCausalLM`` opens: names already agree, so this is a config.
 
 A model with normalised queries and keys is what Hugging Face calls Qwen3 (without sliding windows) and is named so.
+One with learned positions is none of Hugging Face's: its config says ``OURS``, transformers refuses it by that name,
+and its weights are a plain state dict that ``open_model`` here loads.
 
 The rotary convention (pairs i and i + head_dim/2) is the same too, so no projection is permuted.
 """
@@ -18,12 +20,15 @@ from datalake.shards.tokens import MAX_VOCABULARY
 from trainer.config import ModelShape
 from trainer.errors import CheckpointError
 from trainer.model import Llama
+from trainer.model_config import MAX_POSITIONS
 from trainer.shards import Piece, local, wanted_rows
 from trainer.tensor_files import arrange, names_of, tensor_bytes
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 CONFIG = "config.json"
+OURS = "morphogen"
+"""``model_type`` of a model that no class of transformers computes."""
 
 
 def to_hf_config(shape: ModelShape, max_length: int, end_of_text: int | None = None) -> dict[str, Any]:
@@ -32,9 +37,20 @@ def to_hf_config(shape: ModelShape, max_length: int, end_of_text: int | None = N
     ``end_of_text`` is the token at which generation ends; a text also begins after it. None where there is none. It is
     no ``pad_token_id`` here: transformers would never train the row of that one.
     """
+    if shape.learned_positions is not None:
+        kind: dict[str, Any] = {
+            "architectures": ["MorphogenLlama"],
+            "model_type": OURS,
+            "learned_positions": shape.learned_positions,
+            "qk_norm": shape.qk_norm,
+        }
+    else:
+        kind = {
+            "architectures": ["Qwen3ForCausalLM" if shape.qk_norm else "LlamaForCausalLM"],
+            "model_type": "qwen3" if shape.qk_norm else "llama",
+        }
     return {
-        "architectures": ["Qwen3ForCausalLM" if shape.qk_norm else "LlamaForCausalLM"],
-        "model_type": "qwen3" if shape.qk_norm else "llama",
+        **kind,
         "vocab_size": shape.vocab_size,
         "hidden_size": shape.dim,
         "intermediate_size": shape.ffn,
@@ -59,7 +75,11 @@ def from_hf_config(config: Mapping[str, Any]) -> ModelShape:
     """The shape that a ``LlamaConfig`` or ``Qwen3Config`` describes; CheckpointError for a model of another kind."""
     kind = config.get("model_type")
     special = ("attention_bias", "mlp_bias", "rope_scaling", "use_sliding_window")
-    if kind not in ("llama", "qwen3") or config.get("hidden_act", "silu") != "silu" or any(map(config.get, special)):
+    if (
+        kind not in ("llama", "qwen3", OURS)
+        or config.get("hidden_act", "silu") != "silu"
+        or any(map(config.get, special))
+    ):
         raise CheckpointError(
             f"model_type = {kind!r}: only a plain Llama or Qwen3 (silu, no biases, no rope_scaling, no sliding window) "
             "is read"
@@ -96,7 +116,8 @@ def from_hf_config(config: Mapping[str, Any]) -> ModelShape:
         tied=sizes.tie_word_embeddings,
         rope_theta=sizes.rope_theta or 10_000.0,
         norm_eps=sizes.rms_norm_eps,
-        qk_norm=kind == "qwen3",
+        qk_norm=sizes.qk_norm if kind == OURS else kind == "qwen3",
+        learned_positions=sizes.learned_positions if kind == OURS else None,
     )
 
 
@@ -116,6 +137,8 @@ class _Sizes(BaseModel):
     tie_word_embeddings: bool = False
     rope_theta: float | None = Field(default=None, gt=0)
     rms_norm_eps: float = Field(default=1e-6, gt=0)
+    qk_norm: bool = False
+    learned_positions: int | None = Field(default=None, ge=1, le=MAX_POSITIONS)
 
 
 def read_config(data: bytes) -> dict[str, Any]:

@@ -21,11 +21,12 @@ from trainer.shards import local, wanted_rows
 BLOCK_VALUES = 1 << 18
 
 VOCABULARY = ("model.embed_tokens.weight", "lm_head.weight")
-VOCABULARY_STD = 0.02
+LOOKED_UP = (*VOCABULARY, "model.embed_positions.weight")
+LOOKED_UP_STD = 0.02
 
 
 def init_weights(model: nn.Module, shape: ModelShape, seed: int) -> None:
-    """Fill ``model`` in place: norms 1, matrices N(0, 1/fan_in), residual outputs shrunk, vocabulary N(0, 0.02²).
+    """Fill ``model`` in place: norms 1, matrices N(0, 1/fan_in), residual outputs shrunk, tables N(0, 0.02²).
 
     The two projections that write into the residual stream (o, down) are divided by sqrt(2·layers), so that the
     stream's variance does not grow with depth (Radford et al. 2019, GPT-2, section 2.3). The small head makes the first
@@ -38,7 +39,7 @@ def init_weights(model: nn.Module, shape: ModelShape, seed: int) -> None:
             if parameter.ndim == 1:
                 held.fill_(1.0)
                 continue
-            std = VOCABULARY_STD if name in VOCABULARY else 1.0 / math.sqrt(parameter.shape[1])
+            std = LOOKED_UP_STD if name in LOOKED_UP else 1.0 / math.sqrt(parameter.shape[1])
             if name.endswith(("o_proj.weight", "down_proj.weight")):
                 std /= math.sqrt(2 * shape.layers)
             start, stop = wanted_rows(parameter.shape, parameter)

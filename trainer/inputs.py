@@ -105,6 +105,11 @@ def open_inputs(
             )
     if seq_len < 2:
         raise ConfigError(f"dataset {train[0].ref}: seq_len = {seq_len}; at least 2 tokens make one prediction")
+    if config.model.learned_positions is not None and seq_len - 1 > config.model.learned_positions:
+        raise ConfigError(
+            f"model.learned_positions = {config.model.learned_positions}: rows of {seq_len} tokens need {seq_len - 1}; "
+            "raise it, or read shorter rows"
+        )
     needed = max(dataset.manifest.vocab_size for dataset in (*train, *held_out))
     if config.model.vocab_size is not None and config.model.vocab_size < needed:
         raise ConfigError(

@@ -35,6 +35,7 @@ from trainer.errors import ConfigError
 from trainer.mask import LossMask, counted_targets, mask_applies, spec_of
 
 Labels = Literal["shifted", "same"]
+_NUMPY: dict[torch.dtype, type[np.integer]] = {torch.int64: np.int64, torch.int32: np.int32, torch.uint16: np.uint16}
 Sample = Tensor | dict[str, Tensor]
 
 IGNORED = -100
@@ -61,7 +62,7 @@ class RowDataset(Dataset[Sample]):
         labels: Labels | None,
         loss_mask: LossMask,
     ) -> None:
-        if dtype not in (torch.int64, torch.int32, torch.uint16):
+        if dtype not in _NUMPY:
             raise ConfigError(f"dtype = {dtype}: allowed are torch.int64, torch.int32 and torch.uint16; choose one")
         if labels not in (None, "shifted", "same"):
             raise ConfigError(f"labels = {labels!r}: allowed are None, 'shifted' and 'same'; choose one")
@@ -85,6 +86,10 @@ class RowDataset(Dataset[Sample]):
         """Tokens of rows ``indices_N`` (int64 [N], within range): unsigned integers [N, seq_len]."""
         raise NotImplementedError
 
+    def _tokens_as(self, indices_N: np.ndarray, dtype: type[np.integer]) -> np.ndarray:
+        """The same as ``dtype``, which holds every token."""
+        return self.tokens(indices_N).astype(dtype, copy=False)
+
     @property
     def identity(self) -> str:
         """SHA-256 over what fixes the rows; equal identities, equal rows."""
@@ -99,7 +104,7 @@ class RowDataset(Dataset[Sample]):
 
     def __getitems__(self, indices: Sequence[int]) -> list[Sample]:
         """Rows ``indices``, made in one call: what ``DataLoader`` asks for a batch."""
-        tokens_NT = torch.from_numpy(self.tokens(self._checked(indices)).astype(np.int64)).to(self._dtype)
+        tokens_NT = torch.from_numpy(self._tokens_as(self._checked(indices), _NUMPY[self._dtype]))
         return [self._sample(tokens_T) for tokens_T in tokens_NT]
 
     def _checked(self, indices: Sequence[int]) -> np.ndarray:
@@ -194,11 +199,17 @@ class LakeDataset(RowDataset):
         return {**self.__dict__, "_reader": None}
 
     def tokens(self, indices_N: np.ndarray) -> np.ndarray:
-        # A forked process must not share its parent's connections and locks.
+        return self._here().rows(indices_N)
+
+    def _tokens_as(self, indices_N: np.ndarray, dtype: type[np.integer]) -> np.ndarray:
+        return self._here().rows(indices_N, np.empty((len(indices_N), self.seq_len), dtype=dtype))
+
+    def _here(self) -> RowReader:
+        """This process's reader: a forked one must not share its parent's connections and locks."""
         if self._reader is None or self._reader[0] != os.getpid():
             store = Lake.open(self.uri).store
             self._reader = (os.getpid(), Repairer().reader(store, self.manifest, SpecGenerator(ModelFiles(self.uri))))
-        return self._reader[1].rows(indices_N)
+        return self._reader[1]
 
     @property
     def identity(self) -> str:

@@ -3,8 +3,8 @@
 Pre-norm blocks with RMSNorm (Zhang & Sennrich 2019, arXiv 1910.07467), rotary positions (Su et al. 2021, arXiv
 2104.09864) in the half-split convention, grouped-query attention (Ainslie et al. 2023, arXiv 2305.13245) through SDPA's
 causal flag, or within documents (``trainer.documents``), and SwiGLU (Shazeer 2020, arXiv 2002.05202). No biases.
-Optional: RMSNorm of each head's queries and keys (Henry et al. 2020, arXiv 2010.04245, with RMSNorm as in Qwen3),
-dropout, and recomputation of blocks.
+Optional: a learned table of positions in place of rotation, RMSNorm of each head's queries and keys (Henry et al. 2020,
+arXiv 2010.04245, with RMSNorm as in Qwen3), dropout, and recomputation of blocks.
 
 Axes: B batch, T time, D dim, H query heads, K key/value heads, E head_dim, V vocabulary.
 """
@@ -22,6 +22,7 @@ from torch.utils.checkpoint import checkpoint
 
 from trainer.config import ModelShape
 from trainer.documents import document_mask
+from trainer.errors import ConfigError
 from trainer.init import init_weights
 from trainer.loss import token_losses, token_scores
 from trainer.rms_norm import rms_norm
@@ -90,6 +91,9 @@ def rope_tables(length: int, head_dim: int, theta: float, device: torch.device) 
     return angle_TE.cos()[:, None, :], angle_TE.sin()[:, None, :]
 
 
+Rope = tuple[Tensor, Tensor] | None
+"""What ``rope_tables`` gives; None where positions are learned, and queries and keys stay as they are."""
+
 Mask = Tensor | BlockMask | None
 """Who attends to whom, as ``documents.document_mask`` has it; None: each token to itself and all before it."""
 
@@ -118,11 +122,13 @@ class Attention(nn.Module):
         self.q_norm = RMSNorm(shape.head_dim, shape.norm_eps) if shape.qk_norm else nn.Identity()
         self.k_norm = RMSNorm(shape.head_dim, shape.norm_eps) if shape.qk_norm else nn.Identity()
 
-    def forward(self, x_BTD: Tensor, rope: tuple[Tensor, Tensor], mask: Mask = None) -> Tensor:
+    def forward(self, x_BTD: Tensor, rope: Rope, mask: Mask = None) -> Tensor:
         heads, kv_heads, head_dim = self.shape.heads, self.shape.kv_heads, self.shape.head_dim
         batch, length, _ = x_BTD.shape
-        q_BTHE = rotate(self.q_norm(self.q_proj(x_BTD).view(batch, length, heads, head_dim)), *rope)
-        k_BTKE = rotate(self.k_norm(self.k_proj(x_BTD).view(batch, length, kv_heads, head_dim)), *rope)
+        q_BTHE = self.q_norm(self.q_proj(x_BTD).view(batch, length, heads, head_dim))
+        k_BTKE = self.k_norm(self.k_proj(x_BTD).view(batch, length, kv_heads, head_dim))
+        if rope is not None:
+            q_BTHE, k_BTKE = rotate(q_BTHE, *rope), rotate(k_BTKE, *rope)
         v_BTKE = self.v_proj(x_BTD).view(batch, length, kv_heads, head_dim)
         q_BHTE, k_BKTE, v_BKTE = q_BTHE.transpose(1, 2), k_BTKE.transpose(1, 2), v_BTKE.transpose(1, 2)
         grouped = kv_heads != heads
@@ -161,7 +167,7 @@ class Block(nn.Module):
         self.post_attention_layernorm = RMSNorm(shape.dim, shape.norm_eps)
         self.mlp = MLP(shape)
 
-    def forward(self, x_BTD: Tensor, rope: tuple[Tensor, Tensor], mask: Mask = None) -> Tensor:
+    def forward(self, x_BTD: Tensor, rope: Rope, mask: Mask = None) -> Tensor:
         x_BTD = x_BTD + self._drop(self.self_attn(self.input_layernorm(x_BTD), rope, mask))
         return x_BTD + self._drop(self.mlp(self.post_attention_layernorm(x_BTD)))
 
@@ -181,12 +187,14 @@ class Trunk(nn.Module):
         self.dropout = dropout
         self.recompute = recompute
         self.embed_tokens = nn.Embedding(shape.vocab_size, shape.dim)
+        learned = shape.learned_positions
+        self.embed_positions = None if learned is None else nn.Embedding(learned, shape.dim)
         self.layers = nn.ModuleList(Block(shape, dropout) for _ in range(shape.layers))
         self.norm = RMSNorm(shape.dim, shape.norm_eps)
         self._rope: tuple[Tensor, Tensor] | None = None
 
     def forward(self, tokens_BT: Tensor, documents_BT: Tensor | None = None) -> Tensor:
-        x_BTD = self.embed_tokens(tokens_BT)
+        x_BTD = self.at_positions(self.embed_tokens(tokens_BT), 0)
         mask = None if documents_BT is None else document_mask(documents_BT)
         rope = self._rope_for(tokens_BT.shape[1], x_BTD)
         for layer in self.layers:
@@ -197,7 +205,24 @@ class Trunk(nn.Module):
                 x_BTD = layer(x_BTD, rope, mask)
         return self.norm(x_BTD)
 
-    def _rope_for(self, length: int, x_BTD: Tensor) -> tuple[Tensor, Tensor]:
+    def at_positions(self, x_BTD: Tensor, first: int) -> Tensor:
+        """``x`` plus the learned vectors of positions ``first`` on, where positions are learned.
+
+        ConfigError for more positions than there are.
+        """
+        if self.embed_positions is None:
+            return x_BTD
+        last = first + x_BTD.shape[1]
+        if last > (most := self.embed_positions.num_embeddings):
+            raise ConfigError(
+                f"learned_positions = {most}: {last} tokens are to be read; give shorter sequences, or train a model "
+                "with more positions"
+            )
+        return x_BTD + self.embed_positions.weight[first:last]
+
+    def _rope_for(self, length: int, x_BTD: Tensor) -> Rope:
+        if self.embed_positions is not None:
+            return None
         # Kept out of the state dict: a pure function of the shape has no place in a checkpoint.
         if self._rope is None or self._rope[0].shape[0] != length or self._rope[0].device != x_BTD.device:
             self._rope = rope_tables(length, self.shape.head_dim, self.shape.rope_theta, x_BTD.device)

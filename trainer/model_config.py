@@ -9,6 +9,9 @@ from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, mod
 from datalake.shards.tokens import MAX_VOCABULARY
 from trainer.config_model import ConfigModel, without_unset
 
+MAX_POSITIONS = 1 << 20
+ROPE_THETA = 10_000.0
+
 
 class ModelConfig(ConfigModel):
     """A Llama-style model. ``depth`` sizes it; every derived dimension can be overridden.
@@ -16,7 +19,9 @@ class ModelConfig(ConfigModel):
     dim = 64·depth, heads = dim/64 (at least 1), kv_heads = heads, ffn = 8/3·dim rounded up to a multiple of 32 (the
     SwiGLU width that keeps the parameter count of a 4·dim ReLU block, Shazeer 2020, arXiv 2002.05202).
 
-    ``qk_norm`` normalises each head's queries and keys before rotation. The last four are how it trains and no part of
+    ``qk_norm`` normalises each head's queries and keys before rotation. ``learned_positions`` is how many positions a
+    learned table has, whose rows are added to the embedding in place of rotation (as in GPT-2, Radford et al. 2019):
+    the longest input. The last four are how it trains and no part of
     its shape: ``dropout`` on what each half of a block adds to the residual stream, ``recompute`` to keep only blocks'
     inputs and compute the rest again in the backward pass, ``compile`` for torch.compile. ``attention`` = "document"
     lets a token attend to earlier tokens of its own document only (see ``trainer.documents``), "causal" to all earlier
@@ -31,9 +36,10 @@ class ModelConfig(ConfigModel):
     ffn: int | None = Field(default=None, ge=1)
     vocab_size: int | None = Field(default=None, ge=2, le=MAX_VOCABULARY)
     tied: bool = False
-    rope_theta: float = Field(default=10_000.0, gt=0)
+    rope_theta: float = Field(default=ROPE_THETA, gt=0)
     norm_eps: float = Field(default=1e-5, gt=0)
     qk_norm: bool = False
+    learned_positions: int | None = Field(default=None, ge=1, le=MAX_POSITIONS)
     dropout: float = Field(default=0.0, ge=0, lt=1)
     recompute: bool = False
     compile: bool = False
@@ -41,8 +47,8 @@ class ModelConfig(ConfigModel):
 
     @model_serializer(mode="wrap")
     def _as_before(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Without ``attention`` where it is as it always was: a config's digest is the identity of its run."""
-        return without_unset(handler(self), attention="causal")
+        """Without what came later where it says nothing: a config's digest is the identity of its run."""
+        return without_unset(handler(self), attention="causal", learned_positions=None)
 
     @model_validator(mode="after")
     def _divides(self) -> Self:
@@ -53,6 +59,11 @@ class ModelConfig(ConfigModel):
             )
         if shape.heads % shape.kv_heads:
             raise ValueError(f"kv_heads = {shape.kv_heads}: must divide heads = {shape.heads}; change kv_heads")
+        if self.learned_positions is not None and self.rope_theta != ROPE_THETA:
+            raise ValueError(
+                f"rope_theta = {self.rope_theta}: learned_positions = {self.learned_positions} takes the place of "
+                "rotation; leave one of them out"
+            )
         return self
 
     def shape(self, vocab_size: int) -> ModelShape:
@@ -70,6 +81,7 @@ class ModelConfig(ConfigModel):
             rope_theta=self.rope_theta,
             norm_eps=self.norm_eps,
             qk_norm=self.qk_norm,
+            learned_positions=self.learned_positions,
         )
 
 
@@ -83,9 +95,15 @@ class ModelShape(ConfigModel):
     kv_heads: int
     ffn: int
     tied: bool = False
-    rope_theta: float = 10_000.0
+    rope_theta: float = ROPE_THETA
     norm_eps: float = 1e-5
     qk_norm: bool = False
+    learned_positions: int | None = None
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without ``learned_positions`` where there are none, as records had it before."""
+        return without_unset(handler(self), learned_positions=None)
 
     @property
     def head_dim(self) -> int:

@@ -50,7 +50,7 @@ def parameter_groups(model: nn.Module, rule: str = "adamw", transferred: Collect
     for name, parameter in model.named_parameters():
         if parameter.ndim < 2 or name in getattr(model, "vectors", ()):
             kind = "norm"
-        elif "embed_tokens" in name:
+        elif ".embed_" in name:
             kind = "embedding"
         else:
             kind = "head" if name.startswith("lm_head") else "hidden"

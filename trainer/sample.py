@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from trainer.model import Attention, Block, Llama, rope_tables, rotate
+from trainer.model import Attention, Block, Llama, Rope, rope_tables, rotate
 from trainer.precision import Precision, autocast
 
 GROUP = 8
@@ -32,7 +32,9 @@ class Cached:
     def __init__(self, model: Llama, max_length: int) -> None:
         shape = model.shape
         self._model = model
-        self._rope = rope_tables(max_length, shape.head_dim, shape.rope_theta, model.lm_head.weight.device)
+        device = model.lm_head.weight.device
+        rotary = shape.learned_positions is None
+        self._rope = rope_tables(max_length, shape.head_dim, shape.rope_theta, device) if rotary else None
         self._past: list[tuple[Tensor, Tensor]] = []
         self._length = 0
 
@@ -40,22 +42,23 @@ class Cached:
         """Append ``tokens_BT`` (int64; one position each after the first call) and return the last one's [B, V]."""
         trunk = self._model.model
         start, stop = self._length, self._length + tokens_BT.shape[1]
-        cos_T1E, sin_T1E = (table[start:stop] for table in self._rope)
-        x_BTD = trunk.embed_tokens(tokens_BT)
+        rope = None if self._rope is None else (self._rope[0][start:stop], self._rope[1][start:stop])
+        x_BTD = trunk.at_positions(trunk.embed_tokens(tokens_BT), start)
         for index, layer in enumerate(cast("list[Block]", list(trunk.layers))):
             normed_BTD = layer.input_layernorm(x_BTD)
-            x_BTD = x_BTD + self._attend(index, layer.self_attn, normed_BTD, (cos_T1E, sin_T1E))
+            x_BTD = x_BTD + self._attend(index, layer.self_attn, normed_BTD, rope)
             x_BTD = x_BTD + layer.mlp(layer.post_attention_layernorm(x_BTD))
         self._length = stop
         return self._model.lm_head(trunk.norm(x_BTD[:, -1])).float()
 
-    def _attend(self, index: int, attention: Attention, x_BTD: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
+    def _attend(self, index: int, attention: Attention, x_BTD: Tensor, rope: Rope) -> Tensor:
         shape = attention.shape
         batch, length, _ = x_BTD.shape
         q_BTHE = attention.q_norm(attention.q_proj(x_BTD).view(batch, length, shape.heads, shape.head_dim))
         k_BTKE = attention.k_norm(attention.k_proj(x_BTD).view(batch, length, shape.kv_heads, shape.head_dim))
-        q_BHTE = rotate(q_BTHE, *rope).transpose(1, 2)
-        k_BKTE = rotate(k_BTKE, *rope).transpose(1, 2)
+        if rope is not None:
+            q_BTHE, k_BTKE = rotate(q_BTHE, *rope), rotate(k_BTKE, *rope)
+        q_BHTE, k_BKTE = q_BTHE.transpose(1, 2), k_BTKE.transpose(1, 2)
         v_BKTE = attention.v_proj(x_BTD).view(batch, length, shape.kv_heads, shape.head_dim).transpose(1, 2)
         if index < len(self._past):
             k_BKTE, v_BKTE = (torch.cat(pair, 2) for pair in zip(self._past[index], (k_BKTE, v_BKTE), strict=True))

@@ -10,8 +10,9 @@ from pathlib import Path
 import pyarrow as pa
 
 from datalake.errors import ImportRefusedError
-from datalake.maintenance.export_layouts import LLMC_KINDS
+from datalake.maintenance.export_layouts import LITDATA_INDEX, LLMC_KINDS
 from datalake.maintenance.import_columns import arrow_pieces, parquet_pieces
+from datalake.maintenance.import_litdata import litdata_pieces
 from datalake.maintenance.import_options import ImportFormat, ImportOptions, Piece
 from datalake.maintenance.import_streams import bin_pieces, llmc_pieces, megatron_pieces
 
@@ -21,6 +22,7 @@ _READERS: dict[ImportFormat, Callable[[Path, ImportOptions], Iterator[Piece]]] =
     "bin": bin_pieces,
     "llmc": llmc_pieces,
     "megatron": megatron_pieces,
+    "litdata": litdata_pieces,
 }
 _SAID = {
     "parquet": "Parquet",
@@ -28,6 +30,7 @@ _SAID = {
     "bin": "tokens",
     "llmc": "llm.c's file",
     "megatron": "Megatron's files",
+    "litdata": "litdata's chunks",
 }
 _SUFFIXES: dict[str, ImportFormat] = {".parquet": "parquet", ".arrow": "arrow", ".idx": "megatron"}
 _IN_FOLDERS = ("*.parquet", "*.arrow", "*.idx", "*.bin")
@@ -74,10 +77,14 @@ def _listed(folder: Path, options: ImportOptions) -> list[Path]:
         if not all(isinstance(name, str) and Path(name).name == name for name in named):
             raise ImportRefusedError(f"{state}: its files are to lie beside it: mend it, or give the files themselves")
         return [folder / str(name) for name in named]
+    if (index := folder / LITDATA_INDEX).is_file():
+        return [index]
     for pattern in _IN_FOLDERS:
         if found := sorted(folder.glob(pattern)):
             return [file for path in found for file in _files(path, options)]
-    raise ImportRefusedError(f"{folder} holds no {', '.join(_IN_FOLDERS)}: give a folder that does, or files")
+    raise ImportRefusedError(
+        f"{folder} holds no {', '.join((LITDATA_INDEX, *_IN_FOLDERS))}: give a folder that does, or files"
+    )
 
 
 def _json_field(path: Path, field: str) -> list[object]:
@@ -92,6 +99,8 @@ def _json_field(path: Path, field: str) -> list[object]:
 
 def _kind_of(path: Path) -> ImportFormat:
     suffix = path.suffix.lower()
+    if path.name == LITDATA_INDEX:
+        return "litdata"
     if suffix == ".bin" and path.is_file():
         with path.open("rb") as file:
             head = file.read(8)

@@ -11,7 +11,7 @@ import numpy as np
 Piece = tuple[np.ndarray, np.ndarray]
 """Some tokens, uint32 [n], and where in them a document ends: int64, rising, each from 0 to n."""
 
-ImportFormat = Literal["parquet", "arrow", "bin", "llmc", "megatron"]
+ImportFormat = Literal["parquet", "arrow", "bin", "llmc", "megatron", "litdata"]
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class ImportOptions:
     ``arrow``) a row is a document, and ``column`` holds the tokens, by default "tokens" or else "input_ids": lists of
     integers, or little-endian binary of ``binary_bits`` a token (by default what the footer of an exported shard says,
     else what ``vocab_size`` needs, else 16). ``bin`` and ``llmc`` are one run of tokens; the documents of ``megatron``
-    are those of its index.
+    are those of its index, those of ``litdata`` the items of its chunks.
 
     Without ``seq_len`` every document must have the same length and becomes a row; with it, documents are laid end to
     end (``end_of_text``, if given, after each) and cut into rows of that many tokens, an incomplete last one left out.

@@ -21,7 +21,7 @@ def lineage(lake: Lake, ref: str) -> dict[str, Any]:
     model = lake.models.get(ref)
     run = _run(lake, model.run)
     inputs = run.get("inputs", {})
-    datasets = [_dataset(lake, name) for name in _merged(model.datasets, inputs.get("datasets", ()))]
+    datasets = [dataset_lineage(lake, name) for name in _merged(model.datasets, inputs.get("datasets", ()))]
     named = _merged(model.params, (d["params"]["ref"] for d in datasets if d["params"]), inputs.get("params", ()))
     return {
         "model": {
@@ -53,7 +53,8 @@ def _run(lake: Lake, name: str) -> dict[str, Any]:
     }
 
 
-def _dataset(lake: Lake, ref: str) -> dict[str, Any]:
+def dataset_lineage(lake: Lake, ref: str) -> dict[str, Any]:
+    """What dataset version ``ref`` was made from, as one of the ``datasets`` of ``lineage``. Raises NotFoundError."""
     version = lake.datasets.get(ref)
     manifest = lake.datasets.manifest(version)
     return {

@@ -9,15 +9,17 @@ from pyarrow import Table
 from datalake.shards.computed import RowGenerator, compute_table
 from datalake.shards.manifest import Manifest, read_shards
 from datalake.shards.shards import read_shard
-from datalake.shards.source import shard_layout
 from datalake.store.interface import Store
 
 
-def layout_of(manifest: Manifest) -> list[tuple[int, int]]:
-    """``(first, rows)`` of every shard that a dataset has, or would have if it were stored."""
+def layout_of(manifest: Manifest, start: int = 0, stop: int | None = None) -> list[tuple[int, int]]:
+    """``(first, rows)`` of every shard that a dataset has, or would have if it were stored, or of those at places
+    ``start`` … ``stop - 1``, without a look at the others."""
     if manifest.is_computed:
-        return shard_layout(manifest.sequences, manifest.source.shard_sequences)
-    return [(ref.first, ref.rows) for ref in manifest.shards]
+        size, sequences = manifest.source.shard_sequences, manifest.sequences
+        numbers = range(-(-sequences // size))[start:stop]
+        return [(number * size, min(size, sequences - number * size)) for number in numbers]
+    return [(ref.first, ref.rows) for ref in manifest.shards[start:stop]]
 
 
 def all_tables(
@@ -29,7 +31,7 @@ def all_tables(
     ManifestError without one, and GeneratorVersionError.
     """
     if manifest.is_computed:
-        for first, rows in layout_of(manifest)[start:stop]:
+        for first, rows in layout_of(manifest, start, stop):
             yield compute_table(manifest.source, generator, first, rows)
     else:
         for _, table in read_shards(store, manifest.shards[start:stop]):

@@ -106,13 +106,15 @@ class S3Store:
     def put_if_absent(self, key: str, data: Content) -> bool:
         check_key(key)
         proven = self._guard.check(self, key)
-        created = self._create(key, data)
+        created = self.create(key, data)
         if not proven:
             # The same bytes once more, so that a store which overwrites does no harm by it.
-            self._guard.prove(self, self._system, refuses=not (created and self._create(key, data)))
+            self._guard.prove(self, self._system, refuses=not (created and self.create(key, data)))
         return created
 
-    def _create(self, key: str, data: Content) -> bool:
+    def create(self, key: str, data: Content) -> bool:
+        """``put_if_absent`` as a store that is no lake has it: nothing is asked or kept of what the store can do."""
+
         def put() -> bool:
             body = data.open() if isinstance(data, Pieces) else data
             try:
@@ -186,6 +188,13 @@ class S3Store:
         items = [item for page in self._pages(prefix) for item in page.get("Contents", ())]
         infos = (ObjectInfo(self._own(item["Key"]), item["Size"], item["LastModified"]) for item in items)
         return iter(sorted(info for info in infos if is_key(info.key)))
+
+    def everything(self) -> dict[str, int]:
+        """Name and size of all that lies below the prefix, also of what can be no object of a lake."""
+        items = [item for page in self._pages("") for item in page.get("Contents", ())]
+        found = {self._own(item["Key"]): item["Size"] for item in items}
+        found.pop("", None)  # by which a console marks a folder
+        return found
 
     def leftovers(self) -> Iterator[ObjectInfo]:
         return iter(())  # every write is one request: it is there or it is not

@@ -54,17 +54,24 @@ def draw(spec: LatticeSpec, network: Network, seed: int, ids_N: np.ndarray, atte
 
 def _gone(spec: LatticeSpec, words_N9: np.ndarray) -> np.ndarray:
     """The cells that damage hits, bool [N, cells]: a ball around any cell, or one side of a plane through its cell."""
-    sides = np.array(spec.grid)
-    where_X3 = np.stack(np.unravel_index(np.arange(spec.cells), spec.grid), axis=1)
     middle_N = philox.below(words_N9[:, 0], spec.cells)
-    middle_N3 = np.stack(np.unravel_index(middle_N, spec.grid), axis=1)
-    apart = where_X3[None] - middle_N3[:, None]
-    radius_N = 1 + philox.below(words_N9[:, 1], max(1, int(sides.min()) // 2))
-    ball = (apart * apart).sum(2) <= (radius_N * radius_N)[:, None]
+    # By axis: how far each place along it is from the middle.
+    middles = np.unravel_index(middle_N, spec.grid)
+    apart = [np.arange(side) - at_N[:, None] for side, at_N in zip(spec.grid, middles, strict=True)]
+    radius_N = 1 + philox.below(words_N9[:, 1], max(1, min(spec.grid) // 2))
     axis_N = philox.below(words_N9[:, 2], 3)
-    beyond = np.take_along_axis(apart, axis_N[:, None, None], axis=2)[:, :, 0] >= 0
-    half = np.where((words_N9[:, 3] >> 31 == 1)[:, None], beyond, ~beyond)
-    return np.where((words_N9[:, 4] >> 31 == 1)[:, None], ball, half)
+    below_N = words_N9[:, 3] >> 31 == 0
+    ball_N = words_N9[:, 4] >> 31 == 1
+    gone = np.empty((len(words_N9), *spec.grid), bool)
+    x, y, z = (each[ball_N] ** 2 for each in apart)
+    gone[ball_N] = (
+        x[:, :, None, None] + (y[:, None, :, None] + z[:, None, None, :]) <= radius_N[ball_N, None, None, None] ** 2
+    )
+    for axis in range(3):
+        rows = ~ball_N & (axis_N == axis)
+        half = (apart[axis][rows] < 0) == below_N[rows, None]
+        gone[rows] = half.reshape(-1, *(side if k == axis else 1 for k, side in enumerate(spec.grid)))
+    return gone.reshape(-1, spec.cells)
 
 
 def fires(spec: LatticeSpec, seed: int, ids_N: np.ndarray, attempts_N: np.ndarray, step: int) -> np.ndarray:

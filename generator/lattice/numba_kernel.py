@@ -1,213 +1,151 @@
-"""The CPU kernel: one sequence at a time, only the cells that fire, sums of whole numbers in float32.
+"""The CPU kernel: one sequence at a time, and of its cells those that fire, LANES of one set of weights at once.
 
-Every sum is below 2²⁴ (`weights.parse` refuses others), so any order of additions, and any fused multiplication, gives
-the reference's result. `build_kernel` closes over the network's sizes: the inner loops have fixed lengths, and run
-along the outputs, which are contiguous in memory.
+Numbers are integers as in the reference; products are made of packed pairs (`generator.lattice.simd`). A network's
+sums are below 2²⁴ (`weights.parse` refuses others), so 32 bits hold them. What a network is packed into is made by
+`generator.lattice.packing`; `build_kernel` closes over its sizes, which become compile-time constants.
 """
 
+import inspect
+import zlib
 from collections.abc import Callable
 from functools import lru_cache
 from threading import Lock
 from typing import Any
 
-import numba
 import numpy as np
 
-from generator import philox
+from generator import philox, vector_code
+from generator.lattice import simd
+from generator.lattice.packing import Sizes
+from generator.lattice.simd import (
+    BLOCK_LANES,
+    LANES,
+    PAIRS,
+    activate,
+    draw_fires,
+    feed_forward,
+    gate,
+    normalise,
+    read_out,
+)
 from generator.lattice.wiring import POSITIONS
 from generator.machine_code import compiled
 
-_LOW = np.uint64(0xFFFFFFFF)
-_32 = np.uint64(32)
-_M0, _M1 = np.uint64(philox.MUL_0), np.uint64(philox.MUL_1)
-_W0, _W1 = np.uint64(philox.WEYL_0), np.uint64(philox.WEYL_1)
+# Numba renews its disk cache when this file changes or a constant below does: this one stands for the other files whose
+# contents end up in the machine code.
+_SOURCES = zlib.crc32("".join(inspect.getsource(module) for module in (philox, simd, vector_code)).encode())
 _NOISE = philox.NOISE
-_F0, _F1, _HALF = np.float32(0), np.float32(1), np.float32(0.5)
-_MOST, _TOP = np.float32(127), np.float32(96)
-
 _BUILDING = Lock()
 
 
-@numba.njit(nogil=True, inline="always")
-def _four_words(seed, address, number, block):
-    c0, c1, c2, c3 = np.uint64(block), address, np.uint64(number) & _LOW, np.uint64(number) >> _32
-    k0, k1 = np.uint64(seed) & _LOW, np.uint64(seed) >> _32
-    for _ in range(10):
-        p0, p1 = _M0 * c0, _M1 * c2
-        c0, c1, c2, c3 = (p1 >> _32) ^ c1 ^ k0, p1 & _LOW, (p0 >> _32) ^ c3 ^ k1, p0 & _LOW
-        k0, k1 = (k0 + _W0) & _LOW, (k1 + _W1) & _LOW
-    return c0, c1, c2, c3
+def build_kernel(sizes: Sizes) -> Callable[..., int]:
+    """Return kernel(seed, ids, attempts, around, firsts, below, times, shifts, packed, drawn, frames), compiled once a
+    process for networks of these sizes.
 
-
-@numba.njit(nogil=True, inline="always")
-def _factor(total, log_width, unit):
-    """What brings a mean magnitude of total / 2^log_width units of 2^-unit into [1/2, 1), in units of 1/16."""
-    bits = 0
-    rest = np.int64(total)
-    while rest > 0:
-        rest >>= 1
-        bits += 1
-    exponent = max(bits - unit - log_width, -5)
-    shift = exponent + unit - 4
-    factor = _F1
-    for _ in range(shift):
-        factor *= _HALF
-    for _ in range(-shift):
-        factor += factor
-    return factor
-
-
-@numba.njit(nogil=True, inline="always")
-def _clip(x, low, high):
-    return min(max(x, low), high)
-
-
-def build_kernel(channels: int, gate: int, feed: int, visible: int, goal: int) -> Callable[..., None]:
-    """The kernel for networks of these sizes, compiled once a process."""
+    ids, attempts int64 [N]; around int64 [X + 1, 7], of neighbours, X where nobody is; firsts int64 [K + 1], where each
+    set's cells begin; a cell fires if its word is less than below; times (burn_in,
+    stride, bits, visible); shifts int32 [5];
+    packed of `packing.pack`; drawn (seed_N, goal_NG int16, moment_N, gone_NX, left_NR packed, right_NC int32). It
+    writes frames uint8 [N, F, X], releases the GIL and returns a checksum of the sources that it was compiled from.
+    """
     with _BUILDING:
-        return _build(channels, gate, feed, visible, goal)
+        return _build(sizes)
 
 
 @lru_cache(maxsize=64)
-def _build(channels: int, gate: int, feed: int, visible: int, goal: int) -> Callable[..., Any]:
-    C, H, F = channels, gate, feed
-    E, R = 2 * gate, POSITIONS * gate
+def _build(sizes: Sizes) -> Callable[..., Any]:
+    C, H, F = sizes.channels, sizes.gate, sizes.feed
+    E, half_c, half_f = 2 * H, C // 2, F // 2
+    in_sizes, up_sizes = (half_c, E, 0), (half_c, F, 1)
+    read_sizes, down_sizes = (H * PAIRS, C), (half_f, C)
     log_c, log_h = C.bit_length() - 1, H.bit_length() - 1
+    state_norm, gate_norm = (C, log_c, 5, 1), (H, log_h, 4, 0)
+    sources = _SOURCES
 
-    def kernel(
-        seed,
-        ids,
-        attempts,
-        around,  # int64 [X, 7]
-        types,  # int64 [X]
-        below,  # fires if a word is less
-        times,  # burn_in, stride, bits
-        factors,  # float32 [6]: 2^-shift after w_in, gate, w_read, w_up, w_down
-        w_in,
-        b_in,
-        w_gate,
-        gain,
-        shift,
-        w_read,
-        b_read,
-        w_up,
-        b_up,
-        w_down,
-        b_down,
-        seeds,
-        goals,
-        moments,
-        gone,
-        lefts,
-        rights,
-        frames,  # uint8 [N, frames, X]: out
-    ):
-        cells = around.shape[0]
-        blocks = (cells + 3) // 4
-        state = np.zeros((cells, C), np.float32)
-        hat = np.zeros((cells + 1, C), np.float32)
-        firing = np.zeros(4 * blocks, np.bool_)
-        a = np.zeros((POSITIONS, E), np.float32)
-        v = np.zeros((POSITIONS, H), np.float32)
-        m = np.zeros(H, np.float32)
-        z = np.zeros(R, np.float32)
-        r = np.zeros(C, np.float32)
-        y = np.zeros(C, np.float32)
-        q = np.zeros(F, np.float32)
-        f = np.zeros(C, np.float32)
-        burn_in, stride, bits = times
+    def kernel(seed, ids, attempts, around, firsts, below, times, shifts, packed, drawn, frames):
+        w_in, b_in, w_gate, gain, b_gate, w_read, b_read, w_up, b_up, w_down, b_down = packed
+        seeds, goals, moments, gone, lefts, rights = drawn
+        burn_in, stride, bits, visible = times
+        cells = around.shape[0] - 1
+        rows = -(-(cells + 1) // LANES) * LANES  # cell number `cells` is nobody: nothing, and it stays so
+        blocks = -(-cells // (4 * BLOCK_LANES)) * BLOCK_LANES
+        state = np.zeros((C, rows), np.int16)
+        hat = np.zeros((rows, half_c), np.int32)
+        firing = np.zeros(4 * blocks, np.uint8)
+        chosen = np.zeros(rows + LANES, np.int64)
+        own = np.zeros(C * LANES, np.int32)
+        seen = np.zeros(POSITIONS * half_c * LANES, np.int32)
+        wide = np.zeros(POSITIONS * E * LANES, np.int32)
+        gated = np.zeros(H * PAIRS * LANES, np.int32)
+        near = np.zeros(C * LANES, np.int32)
+        near_hat = np.zeros(half_c * LANES, np.int32)
+        fed = np.zeros(half_f * LANES, np.int32)
         count = frames.shape[1]
         last = burn_in + (count - 1) * stride
         for n in range(len(ids)):
-            address = np.uint64(attempts[n]) * np.uint64(256) + np.uint64(_NOISE)
-            state[:] = _F0
+            address = attempts[n] * 256 + _NOISE
+            state[:] = 0
             for step in range(last + 1):
                 if step >= burn_in and (step - burn_in) % stride == 0:
-                    frame = (step - burn_in) // stride
+                    frame = frames[n, (step - burn_in) // stride]
                     for x in range(cells):
-                        color = 0
-                        for bit in range(bits):
-                            color |= (state[x, bit] > _F0) << bit
-                        frames[n, frame, x] = color
+                        frame[x] = state[0, x] > 0
+                    for bit in range(1, bits):
+                        for x in range(cells):
+                            frame[x] |= (state[bit, x] > 0) << bit
                 if step == last:
                     break
                 if moments[n] == step:
-                    for x in range(cells):
-                        if gone[n, x]:
-                            state[x] = _F0
-                for g in range(goal):
-                    state[seeds[n], visible + g] = goals[n, g]
-                for x in range(cells):
-                    total = _F0
                     for c in range(C):
-                        total += abs(state[x, c])
-                    factor = _factor(total, log_c, 5)
+                        for x in range(cells):
+                            if gone[n, x]:
+                                state[c, x] = 0
+                for g in range(goals.shape[1]):
+                    state[visible + g, seeds[n]] = goals[n, g]
+                for first in range(0, rows, LANES):
                     for c in range(C):
-                        hat[x, c] = _clip(np.floor(state[x, c] * factor + _HALF), -_MOST, _MOST)
-                for block in range(blocks):
-                    w0, w1, w2, w3 = _four_words(seed, address, ids[n], step * blocks + block)
-                    firing[4 * block] = w0 < below
-                    firing[4 * block + 1] = w1 < below
-                    firing[4 * block + 2] = w2 < below
-                    firing[4 * block + 3] = w3 < below
-                for x in range(cells):
-                    if not firing[x]:
-                        continue
-                    k = types[x]
-                    for p in range(POSITIONS):
-                        near = around[x, p]
-                        for e in range(E):
-                            a[p, e] = b_in[k, e]
-                        for c in range(C):
-                            seen = hat[near, c]
-                            for e in range(E):
-                                a[p, e] += seen * w_in[k, c, e]
-                        total = _F0
-                        for e in range(E):
-                            a[p, e] = _clip(np.floor(a[p, e] * factors[0] + _HALF), _F0, _TOP)
-                        for h in range(H):
-                            total += a[p, H + h]
-                        factor = _factor(total, log_h, 4)
-                        for h in range(H):
-                            v[p, h] = min(np.floor(a[p, H + h] * factor + _HALF), _MOST)
-                    for p in range(POSITIONS):
-                        for h in range(H):
-                            m[h] = _F0
-                        for other in range(POSITIONS):
-                            weight = w_gate[k, p, other]
-                            for h in range(H):
-                                m[h] += weight * v[other, h]
-                        for h in range(H):
-                            gated = np.floor((m[h] * gain[k, h] + shift[k, p, h]) * factors[1] + _HALF)
-                            gated = _clip(gated, -_MOST, _MOST) * a[p, h]
-                            z[p * H + h] = _clip(np.floor(gated * np.float32(1 / 32) + _HALF), -_MOST, _MOST)
-                    along = _F0
-                    for c in range(C):
-                        r[c] = b_read[k, c]
-                    for i in range(R):
-                        along += z[i] * lefts[n, i]
-                        for c in range(C):
-                            r[c] += z[i] * w_read[k, i, c]
-                    total = _F0
-                    for c in range(C):
-                        r[c] = np.floor((r[c] + along * rights[n, c]) * factors[2] + _HALF)
-                        y[c] = state[x, c] + r[c]
-                        total += abs(y[c])
-                    factor = _factor(total, log_c, 5)
-                    for j in range(F):
-                        q[j] = b_up[k, j]
-                    for c in range(C):
-                        wide = _clip(np.floor(y[c] * factor + _HALF), -_MOST, _MOST)
-                        for j in range(F):
-                            q[j] += wide * w_up[k, c, j]
-                    for c in range(C):
-                        f[c] = b_down[k, c]
-                    for j in range(F):
-                        rectified = _clip(np.floor(q[j] * factors[3] + _HALF), _F0, _TOP)
-                        for c in range(C):
-                            f[c] += rectified * w_down[k, j, c]
-                    for c in range(C):
-                        changed = y[c] + np.floor(f[c] * factors[4] + _HALF)
-                        state[x, c] = _clip(changed, -_MOST, _MOST)
+                        for lane in range(LANES):
+                            own[c * LANES + lane] = state[c, first + lane]
+                    normalise(own, 0, near_hat, 0, state_norm)  # type: ignore[call-arg]
+                    for lane in range(LANES):
+                        for i in range(half_c):
+                            hat[first + lane, i] = near_hat[i * LANES + lane]
+                for block in range(0, blocks, BLOCK_LANES):
+                    draw_fires(seed, address, ids[n], step * (-(-cells // 4)) + block, below, firing, block, blocks)  # type: ignore[call-arg]
+                for k in range(len(firsts) - 1):
+                    many = 0
+                    for x in range(firsts[k], firsts[k + 1]):
+                        chosen[many] = x
+                        many += firing[(x & 3) * blocks + (x >> 2)]
+                    chosen[many : many + LANES] = cells
+                    for first in range(0, many, LANES):
+                        for lane in range(LANES):
+                            x = chosen[first + lane]
+                            for c in range(C):
+                                own[c * LANES + lane] = state[c, x]
+                            for p in range(POSITIONS):
+                                other = around[x, p]
+                                for i in range(half_c):
+                                    seen[(p * half_c + i) * LANES + lane] = hat[other, i]
+                        for p in range(POSITIONS):
+                            source, to = p * half_c * LANES, p * E * LANES
+                            activate(seen, source, w_in, k * half_c * E, b_in, k * E, wide, to, shifts[0], in_sizes)  # type: ignore[call-arg]
+                            at = to + H * LANES
+                            normalise(wide, at, wide, at, gate_norm)
+                        at_w, at_b = k * PAIRS * POSITIONS, k * H * POSITIONS
+                        gate(wide, 0, w_gate, at_w, gain, k * H, b_gate, at_b, gated, 0, shifts[1], H)  # type: ignore[call-arg]
+                        at_w, left, right = k * H * PAIRS * C, n * H * PAIRS, n * C
+                        read_out(
+                            gated, 0, w_read, at_w, b_read, k * C, lefts, left, rights, right,
+                            own, 0, near, 0, shifts[2], read_sizes,
+                        )  # fmt: skip
+                        normalise(near, 0, near_hat, 0, state_norm)
+                        activate(near_hat, 0, w_up, k * half_c * F, b_up, k * F, fed, 0, shifts[3], up_sizes)
+                        feed_forward(fed, 0, w_down, k * half_f * C, b_down, k * C, near, 0, shifts[4], down_sizes)
+                        for lane in range(min(LANES, many - first)):
+                            x = chosen[first + lane]
+                            for c in range(C):
+                                state[c, x] = near[c * LANES + lane]
+        return sources
 
-    return compiled(kernel)
+    return compiled(kernel, boundscheck=False)

@@ -22,7 +22,7 @@ _TYPES: dict[str, Any] = {"I8": np.dtype("<i1"), "I32": np.dtype("<i4")}
 EXACT = 1 << 24
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # so that it can be a key
 class Network:
     """The weights in their units, float32 arrays of whole numbers, K sets of them (H is half of ``hidden``).
 

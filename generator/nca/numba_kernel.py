@@ -11,7 +11,7 @@ from collections.abc import Callable
 import numba
 import numpy as np
 
-from generator import philox, tables
+from generator import philox, tables, vector_code
 from generator.machine_code import compiled
 from generator.nca import simd
 from generator.nca.kernel_plan import KernelPlan
@@ -20,7 +20,7 @@ from generator.tables import COLOR_Q, WEIGHT_Q
 
 # Numba renews its disk cache when this file changes or a constant below does: this one stands for the other files whose
 # contents end up in the machine code.
-_SOURCES = zlib.crc32("".join(inspect.getsource(module) for module in (philox, simd, tables)).encode())
+_SOURCES = zlib.crc32("".join(inspect.getsource(module) for module in (philox, simd, tables, vector_code)).encode())
 _LOW = np.uint64(0xFFFFFFFF)
 _32 = np.uint64(32)
 _M0, _M1 = np.uint64(philox.MUL_0), np.uint64(philox.MUL_1)

@@ -15,55 +15,34 @@ from numba.core import cgutils
 from numba.core.registry import cpu_target
 from numba.extending import intrinsic
 
+from generator.vector_code import (
+    I8,
+    I16,
+    I32,
+    I64,
+    by_parts,
+    call,
+    clamp,
+    constant,
+    load,
+    on_x86,
+    pointer,
+    shuffle,
+    splat,
+    target_of,
+)
+
 LANES = 16
 INDEX_LANES = 32
-_I8, _I16, _I32, _I64 = (ir.IntType(bits) for bits in (8, 16, 32, 64))
-
-
-def _pointer(context: Any, builder: Any, array_type: Any, array: Any, index: Any, kind: ir.Type) -> Any:
-    """Address of element `index` (in elements of the array) as a pointer to `kind`."""
-    data = context.make_array(array_type)(context, builder, array).data
-    return builder.bitcast(builder.gep(data, [index]), kind.as_pointer())
-
-
-def splat(builder: Any, scalar: Any, lanes: int) -> Any:
-    """A vector whose `lanes` lanes are all `scalar`."""
-    vector_type = ir.VectorType(scalar.type, lanes)
-    one = builder.insert_element(ir.Constant(vector_type, ir.Undefined), scalar, ir.Constant(_I32, 0))
-    mask = ir.Constant(ir.VectorType(_I32, lanes), [0] * lanes)
-    return builder.shuffle_vector(one, ir.Constant(vector_type, ir.Undefined), mask)
-
-
-def constant(kind: ir.IntType, value: int, lanes: int) -> ir.Constant:
-    """A vector of `lanes` equal integers."""
-    return ir.Constant(ir.VectorType(kind, lanes), [value] * lanes)
-
-
-def _clamp(builder: Any, value: Any, low: int, high: int) -> Any:
-    kind, lanes = value.type.element, value.type.count
-    for bound, order in ((low, ">"), (high, "<")):
-        limit = constant(kind, bound, lanes)
-        value = builder.select(builder.icmp_signed(order, value, limit), value, limit)
-    return value
 
 
 def _to_bytes(context: Any, builder: Any, value: Any) -> Any:
     """16 int16 clamped to 0 .. 255, as bytes: one instruction on x86, where LLVM makes three of the clamp."""
-    byte_type = ir.VectorType(_I8, LANES)
-    if not on_x86(str(context.codegen().magic_tuple()[0])):
-        return builder.trunc(_clamp(builder, value, 0, 255), byte_type)
-    sides = (_shuffle(builder, value, list(range(first, first + 8))) for first in (0, 8))
-    return _call(builder, "llvm.x86.sse2.packuswb.128", byte_type, *sides)
-
-
-def _load(builder: Any, pointer: Any) -> Any:
-    # Numba arrays are not aligned to vectors: claim no more than bytes.
-    return builder.load(pointer, align=1)
-
-
-def _shuffle(builder: Any, first: Any, picks: list[int]) -> Any:
-    mask = ir.Constant(ir.VectorType(_I32, len(picks)), picks)
-    return builder.shuffle_vector(first, ir.Constant(first.type, ir.Undefined), mask)
+    byte_type = ir.VectorType(I8, LANES)
+    if not on_x86(target_of(context)[0]):
+        return builder.trunc(clamp(builder, value, 0, 255), byte_type)
+    sides = (shuffle(builder, value, list(range(first, first + 8))) for first in (0, 8))
+    return call(builder, "llvm.x86.sse2.packuswb.128", byte_type, *sides)
 
 
 @intrinsic(prefer_literal=True)
@@ -79,17 +58,17 @@ def fold_row(
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         rows_, to_, conv_, conv_at_, first_, extra_, _ = args
-        narrow, wide = ir.VectorType(_I16, padded), ir.VectorType(_I32, padded)
-        total = constant(_I32, 1 << shift >> 1, padded)
+        narrow, wide = ir.VectorType(I16, padded), ir.VectorType(I32, padded)
+        total = constant(I32, 1 << shift >> 1, padded)
         for e in range(embed):
-            at = builder.add(conv_at_, ir.Constant(_I64, e))
-            weight = builder.sext(_load(builder, _pointer(context, builder, sig.args[2], conv_, at, _I16)), _I32)
-            at = ir.Constant(_I64, e * padded)
-            layer = builder.sext(_load(builder, _pointer(context, builder, sig.args[4], first_, at, narrow)), wide)
+            at = builder.add(conv_at_, ir.Constant(I64, e))
+            weight = builder.sext(load(builder, pointer(context, builder, sig.args[2], conv_, at, I16)), I32)
+            at = ir.Constant(I64, e * padded)
+            layer = builder.sext(load(builder, pointer(context, builder, sig.args[4], first_, at, narrow)), wide)
             total = builder.add(total, builder.mul(layer, splat(builder, weight, padded)))
-        total = builder.trunc(builder.ashr(total, constant(_I32, shift, padded)), narrow)
+        total = builder.trunc(builder.ashr(total, constant(I32, shift, padded)), narrow)
         total = builder.add(total, splat(builder, extra_, padded))
-        builder.store(total, _pointer(context, builder, sig.args[0], rows_, to_, narrow), align=1)
+        builder.store(total, pointer(context, builder, sig.args[0], rows_, to_, narrow), align=1)
         return context.get_dummy_value()
 
     return signature, codegen
@@ -105,10 +84,10 @@ def add_row(
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         tables_, to_, origin_, rows_, at_, _ = args
-        kind = ir.VectorType(_I16, lanes)
-        before = _load(builder, _pointer(context, builder, sig.args[0], tables_, origin_, kind))
-        row = _load(builder, _pointer(context, builder, sig.args[3], rows_, at_, kind))
-        place = _pointer(context, builder, sig.args[0], tables_, to_, kind)
+        kind = ir.VectorType(I16, lanes)
+        before = load(builder, pointer(context, builder, sig.args[0], tables_, origin_, kind))
+        row = load(builder, pointer(context, builder, sig.args[3], rows_, at_, kind))
+        place = pointer(context, builder, sig.args[0], tables_, to_, kind)
         builder.store(builder.add(before, row), place, align=1)
         return context.get_dummy_value()
 
@@ -124,18 +103,18 @@ def join_neighbors(_typing: Any, pad: Any, index: Any, where: Any, joins: Any) -
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         pad_, index_, where_, _ = args
-        byte_type, entry_type = ir.VectorType(_I8, INDEX_LANES), ir.VectorType(_I16, INDEX_LANES)
+        byte_type, entry_type = ir.VectorType(I8, INDEX_LANES), ir.VectorType(I16, INDEX_LANES)
         neighbors = list(zip(pairs[::2], pairs[1::2], strict=True))
         for group in range(-(-len(neighbors) // members)):
             entry = None
             for offset, factor in neighbors[group * members : (group + 1) * members]:
-                at = _pointer(
-                    context, builder, sig.args[0], pad_, builder.add(where_, ir.Constant(_I64, offset)), byte_type
+                at = pointer(
+                    context, builder, sig.args[0], pad_, builder.add(where_, ir.Constant(I64, offset)), byte_type
                 )
-                part = builder.mul(builder.zext(_load(builder, at), entry_type), constant(_I16, factor, INDEX_LANES))
+                part = builder.mul(builder.zext(load(builder, at), entry_type), constant(I16, factor, INDEX_LANES))
                 entry = part if entry is None else builder.add(entry, part)
-            at = builder.add(where_, ir.Constant(_I64, group * stride))
-            builder.store(entry, _pointer(context, builder, sig.args[1], index_, at, entry_type), align=1)
+            at = builder.add(where_, ir.Constant(I64, group * stride))
+            builder.store(entry, pointer(context, builder, sig.args[1], index_, at, entry_type), align=1)
         return context.get_dummy_value()
 
     return signature, codegen
@@ -156,21 +135,21 @@ def hidden_units(
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         tables_, index_, where_, out_, cell_, _ = args
-        row_type = ir.VectorType(_I16, LANES)
+        row_type = ir.VectorType(I16, LANES)
         rows = []
         for group in range(groups):
-            at = builder.add(where_, ir.Constant(_I64, group * index_stride))
-            entry = builder.zext(_load(builder, _pointer(context, builder, sig.args[1], index_, at, _I16)), _I64)
-            rows.append(builder.add(entry, ir.Constant(_I64, group * group_size)))
+            at = builder.add(where_, ir.Constant(I64, group * index_stride))
+            entry = builder.zext(load(builder, pointer(context, builder, sig.args[1], index_, at, I16)), I64)
+            rows.append(builder.add(entry, ir.Constant(I64, group * group_size)))
         for chunk in range(chunks):
             total = None
             for row in rows:
-                at = builder.add(row, ir.Constant(_I64, chunk * LANES))
-                value = _load(builder, _pointer(context, builder, sig.args[0], tables_, at, row_type))
+                at = builder.add(row, ir.Constant(I64, chunk * LANES))
+                value = load(builder, pointer(context, builder, sig.args[0], tables_, at, row_type))
                 total = value if total is None else builder.add(total, value)
-            bytes_ = _to_bytes(context, builder, builder.ashr(total, constant(_I16, shift, LANES)))
-            at = builder.add(builder.mul(cell_, ir.Constant(_I64, LANES)), ir.Constant(_I64, chunk * cells * LANES))
-            builder.store(bytes_, _pointer(context, builder, sig.args[3], out_, at, bytes_.type), align=1)
+            bytes_ = _to_bytes(context, builder, builder.ashr(total, constant(I16, shift, LANES)))
+            at = builder.add(builder.mul(cell_, ir.Constant(I64, LANES)), ir.Constant(I64, chunk * cells * LANES))
+            builder.store(bytes_, pointer(context, builder, sig.args[3], out_, at, bytes_.type), align=1)
         return context.get_dummy_value()
 
     return signature, codegen
@@ -179,7 +158,7 @@ def hidden_units(
 def choose_dot(context: Any) -> tuple[Callable[..., Any], bool]:
     """(the four-byte dot product for the CPU that ``context`` compiles for, whether it can shift its sums left free of
     charge, as its argument ``shift`` says)."""
-    triple, _, features = (str(part) for part in context.codegen().magic_tuple()[:3])
+    triple, features = target_of(context)
     if "+avx512vnni" in features:
         return dot_vnni, False
     if "+avx2" in features:
@@ -195,63 +174,36 @@ def kernel_name() -> str:
     return {dot_vnni: "AVX-512 VNNI", dot_avx2: "AVX2", dot_sse2: "SSE2"}.get(dot, "portable vector code")
 
 
-def on_x86(triple: str) -> bool:
-    """Whether a target has SSE2: all 64-bit x86 processors do."""
-    return triple.startswith("x86_64")
-
-
-def _call(builder: Any, name: str, result: ir.Type, *operands: Any) -> Any:
-    kind = ir.FunctionType(result, [operand.type for operand in operands])
-    return builder.call(cgutils.get_or_insert_function(builder.module, kind, name), operands)
-
-
-def _by_parts(builder: Any, lanes: int, act: Callable[..., Any], *vectors: Any) -> Any:
-    """``act`` on each ``lanes`` lanes of vectors of one length, put together again."""
-    parts = []
-    for first in range(0, vectors[0].type.count, lanes):
-        parts.append(act(*(_shuffle(builder, vector, list(range(first, first + lanes))) for vector in vectors)))
-    while len(parts) > 1:
-        parts = [_join(builder, low, high) for low, high in zip(parts[::2], parts[1::2], strict=True)]
-    return parts[0]
-
-
-def _join(builder: Any, low: Any, high: Any) -> Any:
-    count = 2 * low.type.count
-    return builder.shuffle_vector(low, high, ir.Constant(ir.VectorType(_I32, count), list(range(count))))
-
-
 def dot_avx2(builder: Any, total: Any, bytes_: Any, weights: Any, shift: int = 0) -> Any:
     """As `dot_plain`: pairs of byte products fit int16 (2 * 255 * 62), so the saturating sum of two never saturates.
 
     ``shift`` 0 to 8 multiplies what is added to ``total`` by a power of two.
     """
-    octets, halves, words = (ir.VectorType(*each) for each in ((_I8, 32), (_I16, 16), (_I32, 8)))
+    octets, halves, words = (ir.VectorType(*each) for each in ((I8, 32), (I16, 16), (I32, 8)))
 
     def part(total_: Any, low: Any, high: Any) -> Any:
         sides = [builder.bitcast(side, octets) for side in (low, high)]
-        pairs = _call(builder, "llvm.x86.avx2.pmadd.ub.sw", halves, *sides)
-        return builder.add(
-            total_, _call(builder, "llvm.x86.avx2.pmadd.wd", words, pairs, constant(_I16, 1 << shift, 16))
-        )
+        pairs = call(builder, "llvm.x86.avx2.pmadd.ub.sw", halves, *sides)
+        return builder.add(total_, call(builder, "llvm.x86.avx2.pmadd.wd", words, pairs, constant(I16, 1 << shift, 16)))
 
-    return _by_parts(builder, 8, part, total, bytes_, weights)
+    return by_parts(builder, 8, part, total, bytes_, weights)
 
 
 def dot_sse2(builder: Any, total: Any, bytes_: Any, weights: Any, shift: int = 0) -> Any:
     """As `dot_plain`: even and odd bytes as int16, each multiplied and added in pairs. ``shift`` as in `dot_avx2`."""
-    halves, words = ir.VectorType(_I16, 8), ir.VectorType(_I32, 4)
+    halves, words = ir.VectorType(I16, 8), ir.VectorType(I32, 4)
 
     def part(total_: Any, low: Any, high: Any) -> Any:
-        eight = constant(_I16, 8, 8)
+        eight = constant(I16, 8, 8)
         low, high = (builder.bitcast(side, halves) for side in (low, high))
         for odd in (False, True):
-            left = builder.lshr(low, eight) if odd else builder.and_(low, constant(_I16, 255, 8))
+            left = builder.lshr(low, eight) if odd else builder.and_(low, constant(I16, 255, 8))
             right = builder.ashr(high if odd else builder.shl(high, eight), eight)
-            right = builder.shl(right, constant(_I16, shift, 8)) if shift else right
-            total_ = builder.add(total_, _call(builder, "llvm.x86.sse2.pmadd.wd", words, left, right))
+            right = builder.shl(right, constant(I16, shift, 8)) if shift else right
+            total_ = builder.add(total_, call(builder, "llvm.x86.sse2.pmadd.wd", words, left, right))
         return total_
 
-    return _by_parts(builder, 4, part, total, bytes_, weights)
+    return by_parts(builder, 4, part, total, bytes_, weights)
 
 
 def dot_vnni(builder: Any, total: Any, bytes_: Any, weights: Any) -> Any:
@@ -266,8 +218,8 @@ def dot_vnni(builder: Any, total: Any, bytes_: Any, weights: Any) -> Any:
 def dot_plain(builder: Any, total: Any, bytes_: Any, weights: Any) -> Any:
     """Per 32-bit lane: total + sum of four (unsigned byte * signed byte); the pairs match multiply-add instructions."""
     lanes = total.type.count
-    wide = ir.VectorType(_I16, 4 * lanes)
-    octets = ir.VectorType(_I8, 4 * lanes)
+    wide = ir.VectorType(I16, 4 * lanes)
+    octets = ir.VectorType(I8, 4 * lanes)
     product = [
         builder.zext(builder.bitcast(bytes_, octets), wide),
         builder.sext(builder.bitcast(weights, octets), wide),
@@ -275,7 +227,7 @@ def dot_plain(builder: Any, total: Any, bytes_: Any, weights: Any) -> Any:
     for part in (0, 2):
         pair = []
         for odd in (0, 1):
-            sides = [_shuffle(builder, p, list(range(part + odd, 4 * lanes, 4))) for p in product]
+            sides = [shuffle(builder, p, list(range(part + odd, 4 * lanes, 4))) for p in product]
             left, right = (builder.sext(side, total.type) for side in sides)
             pair.append(builder.mul(left, right))
         total = builder.add(total, builder.add(*pair))
@@ -300,44 +252,44 @@ def next_colors(
         dot, shifts = choose_dot(context)
         shift = color_bits if shifts else 0
         options = {"shift": shift} if shifts else {}
-        lane_type = ir.VectorType(_I32, LANES)
+        lane_type = ir.VectorType(I32, LANES)
         quads = []
         for chunk in range(chunks):
-            at = builder.add(builder.mul(cell_, ir.Constant(_I64, LANES)), ir.Constant(_I64, chunk * cells * LANES))
-            block = _load(builder, _pointer(context, builder, sig.args[0], hidden_, at, ir.VectorType(_I32, 4 * LANES)))
-            quads += [_shuffle(builder, block, list(range(quad, 4 * LANES, 4))) for quad in range(4)]
+            at = builder.add(builder.mul(cell_, ir.Constant(I64, LANES)), ir.Constant(I64, chunk * cells * LANES))
+            block = load(builder, pointer(context, builder, sig.args[0], hidden_, at, ir.VectorType(I32, 4 * LANES)))
+            quads += [shuffle(builder, block, list(range(quad, 4 * LANES, 4))) for quad in range(4)]
         color_now = None
         if identity:
-            byte_type = ir.VectorType(_I8, LANES)
-            at_now = _pointer(context, builder, sig.args[2], now_, cell_, byte_type)
-            color_now = builder.zext(_load(builder, at_now), lane_type)
+            byte_type = ir.VectorType(I8, LANES)
+            at_now = pointer(context, builder, sig.args[2], now_, cell_, byte_type)
+            color_now = builder.zext(load(builder, at_now), lane_type)
         best = None
         for color in range(colors):
             if noisy:
-                at = builder.add(cell_, ir.Constant(_I64, color * cells))
-                logit = _load(builder, _pointer(context, builder, sig.args[3], noise_, at, lane_type))
-                logit = builder.shl(logit, constant(_I32, shift, LANES)) if shift else logit
+                at = builder.add(cell_, ir.Constant(I64, color * cells))
+                logit = load(builder, pointer(context, builder, sig.args[3], noise_, at, lane_type))
+                logit = builder.shl(logit, constant(I32, shift, LANES)) if shift else logit
             else:
-                logit = constant(_I32, 0, LANES)
+                logit = constant(I32, 0, LANES)
             if shifts:  # the code's low bits lie where no product reaches, so the sum can begin with them
-                logit = builder.add(logit, constant(_I32, colors - 1 - color, LANES))
+                logit = builder.add(logit, constant(I32, colors - 1 - color, LANES))
             for number, quad in enumerate(quads):
-                at = ir.Constant(_I64, color * len(quads) + number)
-                weight = _load(builder, _pointer(context, builder, sig.args[1], weights_, at, _I32))
+                at = ir.Constant(I64, color * len(quads) + number)
+                weight = load(builder, pointer(context, builder, sig.args[1], weights_, at, I32))
                 logit = dot(builder, logit, quad, splat(builder, weight, LANES), **options)
             if color_now is not None:
-                same = builder.icmp_signed("==", color_now, constant(_I32, color, LANES))
-                bias = builder.select(same, constant(_I32, identity << shift, LANES), constant(_I32, 0, LANES))
+                same = builder.icmp_signed("==", color_now, constant(I32, color, LANES))
+                bias = builder.select(same, constant(I32, identity << shift, LANES), constant(I32, 0, LANES))
                 logit = builder.add(logit, bias)
             coded = logit
             if not shifts:
-                coded = builder.shl(logit, constant(_I32, color_bits, LANES))
-                coded = builder.or_(coded, constant(_I32, colors - 1 - color, LANES))
+                coded = builder.shl(logit, constant(I32, color_bits, LANES))
+                coded = builder.or_(coded, constant(I32, colors - 1 - color, LANES))
             best = coded if best is None else builder.select(builder.icmp_signed(">", coded, best), coded, best)
-        rank = builder.and_(best, constant(_I32, (1 << color_bits) - 1, LANES))
-        color_next = builder.sub(constant(_I32, colors - 1, LANES), rank)
-        bytes_ = builder.trunc(color_next, ir.VectorType(_I8, LANES))
-        builder.store(bytes_, _pointer(context, builder, sig.args[4], out_, cell_, bytes_.type), align=1)
+        rank = builder.and_(best, constant(I32, (1 << color_bits) - 1, LANES))
+        color_next = builder.sub(constant(I32, colors - 1, LANES), rank)
+        bytes_ = builder.trunc(color_next, ir.VectorType(I8, LANES))
+        builder.store(bytes_, pointer(context, builder, sig.args[4], out_, cell_, bytes_.type), align=1)
         return context.get_dummy_value()
 
     return signature, codegen

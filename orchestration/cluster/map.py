@@ -26,73 +26,70 @@ Result = TypeVar("Result")
 _IN_FLIGHT_PER_CORE = 2
 
 
-class RayMap:
-    """Functions applied in Ray tasks of a CPU each, lazily. Ray must be initialised.
+def ray_map(function: Callable[[Item], Result], items: Iterable[Item], *, title: str = "corpus") -> Iterator[Result]:
+    """Apply ``function`` to each item in a Ray task, lazily. Ray must be initialised. The dashboard shows ``title``.
 
     Raises InvalidRequestError for a cluster without a CPU for tasks, and says every 30 s what it waits for.
 
-    A task whose worker dies is run again by Ray, so functions must be harmless to repeat; the error that one raises is
-    raised here as it was.
+    A task whose worker dies is run again by Ray, so ``function`` must be harmless to repeat; the error that it raises
+    is raised here as it was.
     """
+    return map(_result, _started(function, ((item, ()) for item in items), title))
+
+
+class RayCluster:
+    """`ray_map`, and tasks whose large values stay with the nodes that made them; under the same conditions."""
 
     def __call__(self, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
         """``function`` of each item."""
-        return self._ordered(function, ((item, ()) for item in items))
+        return ray_map(function, items)
 
-    def held(
-        self, function: Callable[[Item], tuple[Any, Result]], items: Iterable[Item]
-    ) -> Iterator[tuple[Any, Result]]:
+    def held(self, function: Callable[[Item], tuple[Any, Result]], items: Iterable[Item]) -> Iterator[Any]:
         """(reference to the first, the second) of what ``function`` returns for each item."""
-        started = self._started(function, ((item, ()) for item in items), returns=2)
+        started = _started(function, ((item, ()) for item in items), returns=2)
         return ((value, _result(told)) for value, told in started)
 
     def with_held(
         self, function: Callable[..., Result], items: Iterable[tuple[Any, Sequence[Any]]]
     ) -> Iterator[Result]:
         """``function(item, *values)`` of each (item, references)."""
-        return self._ordered(function, items)
+        return map(_result, _started(function, items))
 
     def alone(self, function: Callable[[Item], Result], item: Item) -> Result:
         """``function(item)``, which may use all cores of its node: nothing else of the job is in work."""
-        (result,) = self._ordered(function, [(item, ())], threads=True)
+        (result,) = map(_result, _started(function, [(item, ())], threads=True))
         return result
 
-    def _ordered(
-        self, function: Callable[..., Any], items: Iterable[tuple[Any, Sequence[Any]]], threads: bool = False
-    ) -> Iterator[Any]:
-        return map(_result, self._started(function, items, threads=threads))
 
-    def _started(
-        self,
-        function: Callable[..., Any],
-        items: Iterable[tuple[Any, Sequence[Any]]],
-        returns: int = 1,
-        threads: bool = False,
-    ) -> Iterator[Any]:
-        """The reference of each task, or its references, in order; the oldest once enough others are in work."""
-        demand = Demand("a task of 1 CPU", ({"CPU": 1.0},), "use --no-ray, or join a cluster with CPUs for tasks")
-        require(demand)
-        _await_room(demand)
-        shared = ray.put(function)
-        name = getattr(function, "func", function)
-        title = getattr(name, "__name__", type(name).__name__)
-        task = _apply.options(name=f"corpus: {title}", num_returns=returns)
-        waiting: deque[Any] = deque()
-        limit = _IN_FLIGHT_PER_CORE * compute_cores()
-        for item, handles in items:
-            waiting.append(task.remote(threads, shared, item, *handles))
-            if len(waiting) >= limit:
-                yield waiting.popleft()
-        while waiting:
+def _started(
+    function: Callable[..., Any],
+    items: Iterable[tuple[Any, Sequence[Any]]],
+    title: str = "corpus",
+    *,
+    returns: int = 1,
+    threads: bool = False,
+) -> Iterator[Any]:
+    """The reference of each task, or its references, in order; the oldest once enough others are in work."""
+    demand = Demand("a task of 1 CPU", ({"CPU": 1.0},), "use --no-ray, or join a cluster with CPUs for tasks")
+    require(demand)
+    _await_room(demand, title)
+    shared = ray.put(function)
+    name = getattr(function, "func", function)
+    said = f"{title}: {getattr(name, '__name__', type(name).__name__)}"
+    task = _apply.options(name=said, num_returns=returns)
+    waiting: deque[Any] = deque()
+    limit = _IN_FLIGHT_PER_CORE * compute_cores()
+    for item, handles in items:
+        waiting.append(task.remote(threads, shared, item, *handles))
+        if len(waiting) >= limit:
             yield waiting.popleft()
+    while waiting:
+        yield waiting.popleft()
 
 
-ray_map = RayMap()
-
-
-def _await_room(demand: Demand) -> None:
+def _await_room(demand: Demand, title: str) -> None:
     """Return once a task of ours has run; later ones may take long, which is no reason to speak of waiting."""
-    notice, first = WaitNotice(demand), _apply.options(name="corpus: begin").remote(False, _nothing, None)
+    notice, first = WaitNotice(demand), _apply.options(name=f"{title}: begin").remote(False, _nothing, None)
     while not ray.wait([first], timeout=POLL_S)[0]:
         check_cluster()
         notice.poll()

@@ -179,11 +179,11 @@ def add(
     with resumable(), ExitStack() as stack:
         cluster: Cluster | None = None
         if ray or (ray is None and cluster_address()):
-            from orchestration.cluster.map import ray_map
+            from orchestration.cluster.map import RayCluster
             from orchestration.cluster.session import ray_session
 
             stack.enter_context(ray_session())
-            cluster = ray_map
+            cluster = RayCluster()
         progress = stack.enter_context(corpus_stages(name))
         result = add_corpus(
             opened,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
@@ -9,18 +10,15 @@ from typing import Annotated, Literal
 
 import typer
 
-from datalake.maintenance.export import check_format, export_dataset
 from datalake.maintenance.import_options import ImportFormat, ImportOptions
-from datalake.reading.computed import check_generator
-from datalake.reading.tables import layout_of
 from orchestration.commands.common import DEFAULT_LAKE, AsJson, LakeUri, Message, open_lake, print_json, print_summary
 from orchestration.console.output import say
-from orchestration.console.progress import stage
+from orchestration.console.progress import Advance, stage
 from orchestration.generation.attempts import index_attempts
-from orchestration.generation.recompute import lake_generator
+from orchestration.generation.export import LINEAGE, ExportRequest, run_export
 from orchestration.generation.request import request_of
 from orchestration.jobs import generate_run, job
-from orchestration.reports.cards import README, UNKNOWN, check_license, dataset_card
+from orchestration.reports.cards import README, UNKNOWN
 
 Reference = Annotated[str, typer.Argument(help="DATASET, DATASET@VERSION or DATASET@ALIAS.")]
 
@@ -41,6 +39,7 @@ class ExportFormat(StrEnum):
     bin = "bin"
     llmc = "llmc"
     megatron = "megatron"
+    litdata = "litdata"
 
 
 _BITS: dict[BinaryBits, Literal[16, 32]] = {BinaryBits.narrow: 16, BinaryBits.wide: 32}
@@ -48,39 +47,46 @@ _BITS: dict[BinaryBits, Literal[16, 32]] = {BinaryBits.narrow: 16, BinaryBits.wi
 
 def export(
     reference: Reference,
-    folder: Annotated[Path, typer.Argument(help="A new or empty folder, or that of this export, interrupted.")],
+    folder: Annotated[
+        str,
+        typer.Argument(help="A folder or s3://bucket/prefix: new, empty, or that of this export, interrupted."),
+    ],
     format: Annotated[
         ExportFormat,
         typer.Option(
-            help="parquet: the shards; huggingface: lists of input_ids for datasets; bin: one memory-mappable file of "
-            "uint16 (uint32 for vocabularies over 65,536); llmc: for llm.c and modded-nanogpt; megatron: .bin and .idx."
+            help="parquet: the shards; huggingface: lists of input_ids for datasets; bin: memory-mappable uint16 "
+            "(uint32 for vocabularies over 65,536); llmc: for llm.c and modded-nanogpt; megatron: .bin and .idx; "
+            "litdata: chunks for Lightning's."
         ),
     ] = ExportFormat.parquet,
     license: Annotated[
         str, typer.Option(metavar="ID", help="Licence in the card, as the Hub names it: apache-2.0, cc-by-4.0, …")
     ] = UNKNOWN,
+    file_tokens: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="Most tokens of a file (at least one shard); by default what suits the format."),
+    ] = None,
+    ray: Annotated[
+        bool | None,
+        typer.Option(
+            "--ray/--no-ray",
+            help="Write on Ray; by default where RAY_ADDRESS names a cluster and the files go to a bucket.",
+        ),
+    ] = None,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="Without Ray: files written at once; as many as cores by default.")
+    ] = None,
     lake: LakeUri = DEFAULT_LAKE,
 ) -> None:
-    """Write a version as plain files for other programs, verified on the way, and a card (README.md)."""
-    check_license(license)
-    opened = open_lake(lake)
-    version = opened.datasets.usable(reference)
-    manifest = opened.datasets.manifest(version)
-    generator = lake_generator(opened.store.uri)
-    check_generator(manifest, version.ref, generator)
-    check_format(manifest, format.value)
-    card = dataset_card(version, manifest, format.value, license)
-    with stage(f"export {reference}", len(layout_of(manifest))) as advance:
-        report = export_dataset(
-            opened.store,
-            manifest,
-            folder,
-            format.value,
-            lambda done, _all: advance(done, format.value),
-            generator=generator,
-            beside={README: card},
-        )
-    say(f"{len(report.files)} files, {report.bytes:,} bytes and {README} in {folder}")
+    """Write a version as plain files for other programs, verified on the way, its lineage and a card (README.md)."""
+    request = ExportRequest(reference, folder, format.value, license, file_tokens, ray, threads)
+    with job() as stop, ExitStack() as stack:
+
+        def begin(shards: int) -> Advance:
+            return stack.enter_context(stage(f"export {reference}", shards))
+
+        report = run_export(open_lake(lake), request, begin, stop)
+    say(f"{len(report.files)} files, {report.bytes:,} bytes, {LINEAGE} and {README} in {folder}")
 
 
 def materialize(
@@ -136,7 +142,7 @@ def import_(
     lake: LakeUri = DEFAULT_LAKE,
     as_json: AsJson = False,
 ) -> None:
-    """Take tokens from elsewhere into the lake as a text dataset: Parquet, Arrow, llm.c's, Megatron's or raw files."""
+    """Take tokens from elsewhere into the lake as a text dataset: Parquet, Arrow, litdata, llm.c, Megatron or raw."""
     from orchestration.corpus.import_tokens import import_tokens
 
     options = ImportOptions(

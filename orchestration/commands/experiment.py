@@ -64,15 +64,23 @@ def experiment(
 
 
 def _print_plan(loaded: Any, opened: Any, as_json: bool) -> None:
+    from orchestration.experiment.run.auto import describe
     from orchestration.experiment.run.dryrun import dry_run
     from orchestration.experiment.run.runner import detectable_effect, say_effect
 
-    plan = dry_run(opened, loaded) | {"detectable_effect": say_effect(detectable_effect(loaded), loaded.metric)}
+    if loaded.auto is None:
+        said = [say_effect(detectable_effect(loaded), loaded.metric)]
+        plan = dry_run(opened, loaded) | {"detectable_effect": said[0]}
+    else:
+        # What is listed is one pair: how many there will be is what the sentences say.
+        said = describe(opened, loaded)
+        plan = dry_run(opened, loaded.model_copy(update={"seeds": (1,)})) | {"auto": said}
     if as_json:
         print_json(plan)
         return
     say(f"{plan['name']}: {plan['question']}" if plan["question"] else plan["name"])
-    say(plan["detectable_effect"])
+    for line in said:
+        say(line)
     names = list(plan["arms"][0]["factors"])
     print_table(
         [*names, "seed", "language tokens", "tokens before", "shared hash"],

@@ -66,6 +66,10 @@ def train(
 def evaluate(
     model: ModelRef,
     report: Annotated[Path | None, typer.Option(help="HTML file to write.")] = None,
+    sparse: Annotated[
+        float | None,
+        typer.Option(min=0, help="Compute a cell again only when what it sees has moved by more than this."),
+    ] = None,
     lake: LakeUri = DEFAULT_LAKE,
     as_json: AsJson = False,
 ) -> None:
@@ -79,7 +83,8 @@ def evaluate(
     opened = open_lake(lake)
     version = opened.models.get(model)
     config, lattice = open_lattice(opened, version)
-    scores = evaluate_lattice(config, lattice, make_target(config.lattice, config.target), "fp32", full=True)
+    target = make_target(config.lattice, config.target)
+    scores = evaluate_lattice(config, lattice, target, "fp32", full=True, sparse=sparse)
     if report is not None:
         _write_page(opened, version.run, version.ref, report, config, lattice, scores)
     if as_json:

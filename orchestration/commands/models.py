@@ -101,9 +101,9 @@ def export(
     extra = {"lineage.json": json.dumps(lineage(opened, version.ref), indent=2).encode()}
     with writing(out, "out"):
         out.mkdir(parents=True, exist_ok=True)
-        files, note = write_hf_folder(
+        files, lacking = write_hf_folder(
             opened, version, out, extra, card=lambda config, text: model_card(opened, version, config, license, text)
         )
     say(f"{version.ref} -> {out} ({layout.value}: {', '.join(sorted(files))})")
-    if note:
-        say(f"no tokenizer: {note}")
+    for said in lacking:
+        say(said)

@@ -34,12 +34,13 @@ def write_hf_folder(
     folder: Path,
     extra: Mapping[str, bytes] | None = None,
     card: Callable[[Mapping[str, Any], bool], bytes] | None = None,
-) -> tuple[list[str], str]:
+) -> tuple[list[str], list[str]]:
     """Write the folder's files and ``extra`` ones, verified; nothing of them is left there after an error.
 
     ``card`` makes the README.md of config.json's fields and whether there is a tokenizer.
-    Returns the files' names, and a sentence on why there is no tokenizer among them, or "". Published files already are
-    in this layout; those of gigabytes go through memory in pieces.
+    Returns the files' names, and a sentence on each thing that the folder cannot give: a tokenizer, or a model that a
+    class of transformers computes. Published files already are in this layout; those of gigabytes go through memory in
+    pieces.
     """
     text = model_text(lake, version)
     files = {**(extra or {}), CONFIG: lake.models.open_file(version, CONFIG)}
@@ -63,7 +64,12 @@ def write_hf_folder(
         for path in written:
             path.unlink(missing_ok=True)
         raise
-    return [path.name for path in written], text.why_none
+    lacking = [f"no tokenizer: {text.why_none}"] if text.why_none else []
+    if "learned_positions" in config:
+        lacking.append(
+            "a plain state dict: no class of transformers computes learned positions; README.md shows how to load it"
+        )
+    return [path.name for path in written], lacking
 
 
 def end_ids(tokenizer: TextTokenizer) -> dict[str, int]:

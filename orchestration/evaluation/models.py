@@ -147,6 +147,11 @@ def run_tasks(lake: Lake, opened: OpenModel, tasks: Sequence[str], options: Task
     """
     check_harness()
     opened.text_tokenizer()
+    if opened.model.shape.learned_positions is not None:
+        raise EvaluationError(
+            f"{opened.version.ref}: has learned positions, which no class of transformers computes, and the harness "
+            "opens models by those; score it on datasets, or train one with rotary positions"
+        )
     import lm_eval  # type: ignore[import-not-found, import-untyped, unused-ignore]
     from lm_eval.tasks import TaskManager  # type: ignore[import-not-found, import-untyped, unused-ignore]
 

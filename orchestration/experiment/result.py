@@ -174,9 +174,9 @@ class ExperimentResult(ResultModel):
     differ in those. ``hash_leaves_out`` lists the dotted paths of the configuration that ``shared_hash`` leaves out;
     given it, every hash is computed again (see ``shared``). ``primary`` names the comparisons that the error rate is
     kept for, as "LEVEL" (of the treatment, against the baseline's) or "LEVEL vs LEVEL"; the rest is exploratory; empty,
-    all are primary. An interval within ±``margin``, in the metric's unit, is a verdict of its own. ``experiment`` is
-    the file as parsed; times are ISO 8601
-    in UTC.
+    all are primary. ``looks`` says after how many pairs, in the order of their seeds, all planned looks are or would
+    have been taken; empty where the pairs were counted beforehand. An interval within ±``margin``, in the metric's
+    unit, is a verdict of its own. ``experiment`` is the file as parsed; times are ISO 8601 in UTC.
     """
 
     name: str
@@ -190,6 +190,7 @@ class ExperimentResult(ResultModel):
     alpha: float = 0.05
     primary: tuple[str, ...] = ()
     margin: float | None = None
+    looks: tuple[int, ...] = ()
     arms: tuple[ArmResult, ...]
     minimum_detectable_effect: DetectableEffect | None = None
     started: str

@@ -10,9 +10,12 @@ from datalake.lake import ModelFiles
 from generator import SpecGenerator
 
 
-def lake_generator(lake_uri: str) -> SpecGenerator:
-    """The generator of this release; weights that a spec names come from the models of the lake at ``lake_uri``."""
-    return SpecGenerator(ModelFiles(lake_uri))
+def lake_generator(lake_uri: str, threads: int | None = None) -> SpecGenerator:
+    """The generator of this release; weights that a spec names come from the models of the lake at ``lake_uri``.
+
+    ``threads`` make a table: all cores by default.
+    """
+    return SpecGenerator(ModelFiles(lake_uri), threads)
 
 
 def make_repairer(

@@ -48,7 +48,7 @@ def model_card(lake: Lake, version: ModelVersion, config: Mapping[str, Any], lic
     scored = {ref: scores for ref, scores in version.metrics.items() if isinstance(scores, Mapping)}
     data = ModelCardData(
         license=check_license(license),
-        library_name="transformers",
+        library_name="morphogen" if "learned_positions" in config else "transformers",
         pipeline_tag=task,
         tags=["morphogen", *sorted({dataset["kind"] for dataset in tree["datasets"]})],
         datasets=sorted({_name(ref) for ref in version.datasets}) or None,
@@ -79,23 +79,42 @@ def model_card(lake: Lake, version: ModelVersion, config: Mapping[str, Any], lic
         "## Scores",
         _scores(scored),
         "## How to load it",
-        _code(
-            "python",
-            "from transformers import AutoModelForCausalLM" + (", AutoTokenizer" if tokenizer else ""),
-            "",
-            'model = AutoModelForCausalLM.from_pretrained("path/of/this/folder")',
-            *(['tokenizer = AutoTokenizer.from_pretrained("path/of/this/folder")'] if tokenizer else []),
-        ),
+        _code("python", *_loading(config, tokenizer)),
         _ending(config, tokenizer),
     ]
     return _card(data, parts)
 
 
-def dataset_card(version: DatasetVersion, manifest: Manifest, format: str, license: str) -> bytes:
-    """The card of a dataset version that is exported in ``format``, one of ``export.Format``."""
+def _loading(config: Mapping[str, Any], tokenizer: bool) -> list[str]:
+    """Lines of Python that load a folder's model."""
+    if "learned_positions" in config:
+        return [
+            "# Learned positions: no class of transformers computes this model. Its weights are a plain state dict.",
+            "from pathlib import Path",
+            "",
+            "from trainer.foreign import open_weights",
+            "from trainer.hf_layout import open_model",
+            "",
+            'folder = Path("path/of/this/folder")',
+            "weights = open_weights(folder, {path.name for path in folder.iterdir()})",
+            'model = open_model((folder / "config.json").read_bytes(), weights.items())',
+        ]
+    return [
+        "from transformers import AutoModelForCausalLM" + (", AutoTokenizer" if tokenizer else ""),
+        "",
+        'model = AutoModelForCausalLM.from_pretrained("path/of/this/folder")',
+        *(['tokenizer = AutoTokenizer.from_pretrained("path/of/this/folder")'] if tokenizer else []),
+    ]
+
+
+def dataset_card(version: DatasetVersion, manifest: Manifest, format: str, license: str, first: str) -> bytes:
+    """The card of a dataset version that is exported in ``format``, one of ``export_formats.Format``.
+
+    ``first`` is the name of the first of its files.
+    """
     from huggingface_hub import DatasetCardData
 
-    files = {"parquet": "*.parquet", "huggingface": "*.parquet", "jsonl": "sequences.jsonl"}.get(format)
+    files = {"parquet": "*.parquet", "huggingface": "*.parquet", "jsonl": "sequences*.jsonl"}.get(format)
     spec, text = manifest.source.spec, manifest.kind == "text"
     family = "text" if text else str(spec.get("family", "synthetic"))
     data = DatasetCardData(
@@ -120,23 +139,23 @@ def dataset_card(version: DatasetVersion, manifest: Manifest, format: str, licen
         ("digest of all tokens", _content(manifest.content_digest)),
     ]
     dtype = manifest.token_dtype
-    ids = f"little-endian uint{8 * dtype.itemsize}"
+    ids, stem = f"little-endian uint{8 * dtype.itemsize}", first.removesuffix(".bin")
     load = {
         "parquet": [
             "import numpy as np, pyarrow.parquet as pq",
             "",
-            'rows = pq.read_table("00000.parquet")["tokens"].to_pylist()  # one sequence a row, as bytes',
+            f'rows = pq.read_table("{first}")["tokens"].to_pylist()  # one sequence a row, as bytes',
             f'tokens = np.frombuffer(rows[0], dtype="{dtype.str}")',
         ],
         "jsonl": [
             "import json",
             "",
-            'tokens = json.loads(next(open("sequences.jsonl")))["tokens"]  # one sequence a line',
+            f'tokens = json.loads(next(open("{first}")))["tokens"]  # one sequence a line',
         ],
         "bin": [
             "import numpy as np",
             "",
-            f'tokens = np.memmap("tokens.bin", dtype="{dtype.str}", mode="r").reshape(-1, {manifest.seq_len})',
+            f'tokens = np.memmap("{first}", dtype="{dtype.str}", mode="r").reshape(-1, {manifest.seq_len})',
         ],
         "huggingface": [
             "from datasets import load_dataset",
@@ -148,13 +167,19 @@ def dataset_card(version: DatasetVersion, manifest: Manifest, format: str, licen
             "import numpy as np",
             "",
             "# 256 int32 (magic 20240520, version 1, number of tokens), then the tokens; more files follow.",
-            'tokens = np.memmap("tokens_000000.bin", dtype="<u2", mode="r", offset=1024)',
+            f'tokens = np.memmap("{first}", dtype="<u2", mode="r", offset=1024)',
         ],
         "megatron": [
             "import numpy as np",
             "",
-            '# What Megatron\'s IndexedDataset("tokens") maps; the index lies in tokens.idx.',
-            f'tokens = np.memmap("tokens.bin", dtype="{dtype.str}", mode="r").reshape(-1, {manifest.seq_len})',
+            f'# What Megatron\'s IndexedDataset("{stem}") maps; the index lies in {stem}.idx.',
+            f'tokens = np.memmap("{first}", dtype="{dtype.str}", mode="r").reshape(-1, {manifest.seq_len})',
+        ],
+        "litdata": [
+            "from litdata import StreamingDataset, TokensLoader",
+            "",
+            f'rows = StreamingDataset(".", item_loader=TokensLoader({manifest.seq_len}))',
+            "tokens = rows[0]  # one sequence",
         ],
     }[format]
     parts = [
@@ -163,7 +188,8 @@ def dataset_card(version: DatasetVersion, manifest: Manifest, format: str, licen
         _table(["fact", ""], facts),
         "## How to load it",
         _code("python", *load),
-        f"Token ids are {ids} in the binary formats. `manifest.json` lists every shard with its digest.",
+        f"Token ids are {ids} in the binary formats. `manifest.json` lists every shard with its "
+        "digest, `lineage.json` says what it was made from.",
         "## What made it",
         _code("json", as_json(dict(sorted(spec.items())), indent=2)),
     ]

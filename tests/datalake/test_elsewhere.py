@@ -62,7 +62,7 @@ def test_exports(lake_uri: str, tmp_path: Path) -> None:
     everything = make_tokens(7, 0, 100)
 
     report = export_dataset(lake.store, manifest, tmp_path / "bin", "bin")
-    assert [path.name for path in report.files] == ["tokens.bin", "manifest.json"]
+    assert report.files == ("tokens.bin", "manifest.json")
     mapped = np.memmap(tmp_path / "bin" / "tokens.bin", dtype=np.uint16, mode="r")
     assert np.array_equal(mapped.reshape(-1, SEQ_LEN), everything)
 

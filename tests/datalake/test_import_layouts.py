@@ -8,11 +8,14 @@ from contextlib import suppress
 from pathlib import Path
 
 import datasets
+import litdata
 import numpy as np
 import pyarrow as pa
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from litdata.streaming.writer import BinaryWriter
 
 from datalake import DatasetReader, Lake
 from datalake.errors import ImportRefusedError
@@ -32,6 +35,8 @@ def lake(tmp_path: Path) -> Lake:
 
 def imported(lake: Lake, paths: list[Path], **options) -> np.ndarray:
     manifest = lake.datasets.manifest(import_files(lake, "d", paths, ImportOptions(**options)))
+    assert manifest.source.format == 2
+    assert all(ref.footer_sha256 for ref in manifest.shards), "imported shards name their blocks, too"
     return DatasetReader(lake.store, manifest).rows(np.arange(manifest.sequences))
 
 
@@ -50,7 +55,7 @@ def megatron(path: Path, documents: list[list[list[int]]], kind: str = "<i4", co
     return path
 
 
-@pytest.mark.parametrize("format", ["parquet", "huggingface", "megatron", "llmc", "bin"])
+@pytest.mark.parametrize("format", ["parquet", "huggingface", "megatron", "llmc", "bin", "litdata"])
 def test_our_own_exports_come_back(lake, tmp_path, format):
     export_dataset(lake.store, make_manifest(lake, 100), tmp_path / "out", format)
     told = {"seq_len": SEQ_LEN} if format in ("llmc", "bin") else {}
@@ -109,6 +114,40 @@ def test_megatron_s_documents_end_where_its_index_says(tmp_path_factory, documen
         assert np.array_equal(imported(lake, [name], **options), expected)
 
 
+def chunks(folder: Path, items: list[list[int]], dtype="<u2", code="no_header_numpy:5", dim=None, **config) -> Path:
+    """One chunk of litdata's, of items of any lengths, and its index."""
+    lengths = [np.dtype(dtype).itemsize * len(item) for item in items]
+    offsets = 4 * (len(items) + 2) + np.cumsum([0, *lengths])
+    tokens = np.array([token for item in items for token in item], dtype)
+    head = np.array([len(items), *offsets], "<u4")
+    (folder / "chunk-0-0.bin").write_bytes(head.tobytes() + tokens.tobytes())
+    chunk = {"filename": "chunk-0-0.bin", "dim": len(tokens) if dim is None else dim}
+    (folder / "index.json").write_text(
+        json.dumps({"chunks": [chunk], "config": {"data_format": [code], "compression": None, **config}})
+    )
+    return folder
+
+
+@pytest.mark.parametrize(
+    "make", [lambda row: row, lambda row: torch.from_numpy(row.astype(np.int64))], ids=["arrays", "tensors"]
+)
+def test_what_litdata_wrote_is_read_item_by_item(lake, tmp_path, make):
+    writer = BinaryWriter(str(tmp_path / "lit"), chunk_size=1000, item_loader=litdata.TokensLoader())
+    documents = [[1, 2, 3], [4], [5, 6, 7, 8]]
+    for number, document in enumerate(documents):
+        writer.add_item(number, make(np.array(document, np.uint16)))
+    writer.done()
+    writer.merge(1)
+    rows = imported(lake, [tmp_path / "lit"], seq_len=3, end_of_text=9)
+    assert rows.tolist() == [[1, 2, 3], [9, 4, 9], [5, 6, 7]]
+
+
+def test_items_of_a_chunk_are_documents_of_any_length(lake, tmp_path, monkeypatch):
+    monkeypatch.setattr("datalake.maintenance.import_litdata._AT_ONCE", 3)
+    rows = imported(lake, [chunks(tmp_path, [[1, 2, 3, 4], [], [5], [6, 7]])], seq_len=3, end_of_text=9)
+    assert rows.tolist() == [[1, 2, 3], [4, 9, 9], [5, 9, 6]]
+
+
 def test_llama_s_files_have_wide_tokens(lake, tmp_path):
     header = np.zeros(256, "<i4")
     header[:3] = 20240801, 7, 8
@@ -152,6 +191,24 @@ def damaged(path: Path, at: int, value: int, kind: str = "<q") -> Path:
     return path
 
 
+def cut(folder: Path, by: int = 1) -> Path:
+    chunk = folder / "chunk-0-0.bin"
+    chunk.write_bytes(chunk.read_bytes()[:-by])
+    return folder
+
+
+def many(folder: Path) -> Path:
+    chunk = folder / "chunk-0-0.bin"
+    chunk.write_bytes(b"\xff" * 4 + chunk.read_bytes()[4:])
+    return folder
+
+
+def without(folder: Path) -> Path:
+    (folder / "chunk-0-0.bin").unlink()
+    return folder
+
+
+ELSEWHERE = json.dumps({"chunks": [{"filename": "../x"}], "config": {"data_format": ["no_header_numpy:5"]}}).encode()
 TWO = [[[1, 2], [3]], [[4, 5, 6]]]
 HOSTILE = {
     "compressed": (
@@ -184,6 +241,19 @@ HOSTILE = {
     "lengths": (lambda f: megatron(f / "t", [[[1, 2]], [[3]]]), {}, "give seq_len"),
     "negative token": (lambda f: megatron(f / "t", [[[-1, 2]]]), {"seq_len": 2}, "values from -1 to 2"),
     "empty folder": (lambda f: f, {}, "holds no"),
+    "compressed chunks": (lambda f: chunks(f, [[1, 2]], compression="zstd"), {}, "have compression = 'zstd'"),
+    "chunks of trees": (lambda f: chunks(f, [[1, 2]], code="int"), {}, r"its items are \['int'\]"),
+    "chunks of floats": (lambda f: chunks(f, [[1, 2]], code="no_header_numpy:9"), {}, "give chunks of integers"),
+    "sizes before tokens": (lambda f: chunks(f, [[2, 0, 7]], dim="none"), {}, "its index says 'none'"),
+    "chunk cut": (lambda f: cut(chunks(f, [[1, 2], [3, 4]])), {}, "do not lie end to end"),
+    "chunk of nothing": (lambda f: cut(chunks(f, [[1, 2]]), 99), {}, "cannot hold 0 items"),
+    "chunk of many": (lambda f: many(chunks(f, [[1, 2]])), {}, "cannot hold 4,294,967,295 items"),
+    "chunk missing": (lambda f: without(chunks(f, [[1, 2]])), {}, "is missing"),
+    "negative items": (lambda f: chunks(f, [[-1, 2]], "<i4", "no_header_numpy:2"), {}, "values from -1 to 2"),
+    "chunk elsewhere": (lambda f: written(f / "index.json", ELSEWHERE), {}, "lie beside it"),
+    "no chunks": (lambda f: written(f / "index.json", b"[]"), {}, "lists no chunks"),
+    "deep index": (lambda f: written(f / "index.json", b"[" * 100_000), {}, "nested too deep"),
+    "no index": (lambda f: written(f / "index.json", b"\xff"), {}, "cannot be read as litdata's"),
 }
 
 

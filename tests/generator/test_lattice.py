@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,11 +16,29 @@ from generator.lattice import weights
 from tests.generator.lattice_networks import network_file
 
 SHAPES = [{}, {"channels": 16, "hidden": 8, "feed": 5, "types": 4}]
+SHIFTS = ("w_in", "w_gate", "gain", "w_read", "w_up", "w_down")
+# Of the sizes of `lattice-small`, so that one kernel serves both, and of others: an odd number, widths that fill no
+# tile; with weights of middling, of the coarsest (the largest sums and changes) and of mixed units.
+COMPILED: list[dict[str, Any]] = [
+    {"feed": 16},
+    SHAPES[1],
+    {"feed": 16, "about": {"shifts": dict.fromkeys(SHIFTS, 1)}},
+    {"feed": 16, "about": {"shifts": dict(zip(SHIFTS, (12, 1, 3, 7, 2, 9), strict=True))}},
+]
+
+
+def provided(shapes: list[dict[str, Any]]) -> list[str]:
+    return [weights.provide(network_file(seed, **shape)) for seed, shape in enumerate(shapes)]
 
 
 @pytest.fixture(scope="module")
 def digests() -> list[str]:
-    return [weights.provide(network_file(seed, **shape)) for seed, shape in enumerate(SHAPES)]
+    return provided(SHAPES)
+
+
+@pytest.fixture(scope="module")
+def compiled_digests() -> list[str]:
+    return provided(COMPILED)
 
 
 def drawn_spec(draw: np.random.Generator, digest: str) -> dict:
@@ -50,11 +69,11 @@ def drawn_spec(draw: np.random.Generator, digest: str) -> dict:
     }
 
 
-def test_numba_equals_the_definition_on_120_drawn_settings(digests):
+def test_numba_equals_the_definition_on_120_drawn_settings(compiled_digests):
     draw = np.random.default_rng(15)
     different = set()
     for number in range(120):
-        spec = parse_spec(drawn_spec(draw, digests[number % 2]))
+        spec = parse_spec(drawn_spec(draw, compiled_digests[number % 4]))
         ids = np.array([0, int(draw.integers(1 << 40))])
         attempts = np.array([0, int(draw.integers(1 << 15))])
         seed = int(draw.integers(1 << 62))
@@ -78,9 +97,9 @@ def test_sequences_do_not_change(digests):
     assert total.hexdigest() == GOLDEN, "raise GENERATOR_VERSION, or undo the change"
 
 
-def test_sequences_differ_and_decode(digests):
+def test_sequences_differ_and_decode(compiled_digests):
     spec = parse_spec(
-        {"family": "lattice", "weights": digests[0], "grid": [6, 5, 4], "patch": [3, 5, 1], "seq_len": 90}
+        {"family": "lattice", "weights": compiled_digests[0], "grid": [6, 5, 4], "patch": [3, 5, 1], "seq_len": 90}
     )
     assert (spec.vocab_size, spec.frame_tokens) == (2**15 + 2, 10)
     table = generate_batch(spec, 7, 0, 6, backend="numba", threads=1)
@@ -92,7 +111,7 @@ def test_sequences_differ_and_decode(digests):
 
 
 def test_a_file_is_known_by_its_digest(digests):
-    data = network_file(9)
+    data = network_file(9, **COMPILED[0])
     absent = weights.digest_of(data)
     spec = parse_spec({"family": "lattice", "weights": absent, "grid": [4, 4, 4]})
     with pytest.raises(WeightsError, match=f"no file with SHA-256 {absent}"):

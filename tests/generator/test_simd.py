@@ -13,16 +13,19 @@ from numba import types
 from numba.extending import intrinsic
 
 from benchmarks.peak import CHAINS, dot_chains
-from generator.nca.simd import LANES, choose_dot, dot_avx2, dot_plain, dot_sse2, on_x86
+from generator.lattice import simd as lattice_simd
+from generator.nca.simd import LANES, choose_dot, dot_avx2, dot_plain, dot_sse2
+from generator.vector_code import on_x86
 
 
-def compiled_dot(dot: Any, options: dict[str, int]) -> Any:
-    """f(total int32 [16], bytes uint8 [64], weights int8 [64], out int32 [16]) by one form of the product."""
+def compiled_dot(dot: Any, options: dict[str, int], lanes: int = LANES) -> Any:
+    """f(total int32 [16], bytes uint8 [64], weights int8 [64], out int32 [16]) by one form of the product; with other
+    ``lanes`` of as many 32 bits each."""
 
     @intrinsic
     def apply(_typing, total, bytes_, weights, out):
         def codegen(context, builder, sig, args):
-            kind = ir.VectorType(ir.IntType(32), LANES)
+            kind = ir.VectorType(ir.IntType(32), lanes)
             places = [
                 builder.bitcast(context.make_array(of)(context, builder, arg).data, kind.as_pointer())
                 for of, arg in zip(sig.args, args, strict=True)
@@ -67,6 +70,27 @@ def test_a_form_equals_numpy(dot, shift):
         run(total, bytes_, weights, out)
         products = (bytes_.astype(np.int32) * weights.astype(np.int32)).reshape(LANES, 4).sum(1)
         assert (out == total + (products << shift)).all()
+
+
+@pytest.mark.parametrize("form", [lattice_simd.pairs_plain, lattice_simd.pairs_sse2, lattice_simd.pairs_avx2])
+def test_a_form_of_two_products_equals_numpy(form):
+    """On a machine without its instruction a form would not run; the plain one runs anywhere."""
+    triple, features = target()
+    if form is not lattice_simd.pairs_plain and not on_x86(triple):
+        form = lattice_simd.pairs_plain
+    if form is lattice_simd.pairs_avx2 and "+avx2" not in features:
+        form = lattice_simd.pairs_sse2
+    lanes = lattice_simd.LANES
+    run = compiled_dot(form, {}, lanes)
+    random = np.random.Generator(np.random.Philox(2))
+    for turn in range(50):
+        left, right = (random.integers(-128, 128, 2 * lanes).astype(np.int16) for _ in range(2))
+        if turn < 2:
+            left[:], right[:] = -128, 127 - 255 * turn
+        total = random.integers(-(1 << 24), 1 << 24, lanes).astype(np.int32)
+        out = np.zeros(lanes, np.int32)
+        run(total, left, right, out)
+        assert (out == total + (left.astype(np.int32) * right).reshape(lanes, 2).sum(1)).all()
 
 
 def test_this_machine_uses_the_best_that_it_has():

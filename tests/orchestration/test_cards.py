@@ -65,7 +65,7 @@ def test_a_card_without_scores_or_run(lake: Lake, tmp_path: Path) -> None:
     assert "without held-out scores" in ModelCard.load(tmp_path / "out" / "README.md").text
 
 
-@pytest.mark.parametrize("format", ["parquet", "huggingface", "jsonl", "bin", "llmc", "megatron"])
+@pytest.mark.parametrize("format", ["parquet", "huggingface", "jsonl", "bin", "llmc", "megatron", "litdata"])
 def test_a_datasets_card_loads_what_it_says(
     lake: Lake, tmp_path: Path, format: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -15,6 +15,7 @@ import torch
 import morphogen
 from datalake import ComputedReader, DatasetReader, Lake, Manifest, PlanSource, content_digest, shard_layout
 from datalake.errors import GeneratorVersionError, ManifestError
+from datalake.maintenance.export_targets import open_target
 from datalake.maintenance.garbage import find_garbage, sweep
 from datalake.plan.plan import Plan
 from datalake.shards.shards import write_shard
@@ -134,7 +135,7 @@ def test_any_row_in_any_order_and_process(both: Lake) -> None:
     assert data.identity == morphogen.LakeDataset(both.uri, "code@2").identity
 
 
-@pytest.mark.parametrize("format", ["parquet", "huggingface", "jsonl", "bin", "llmc", "megatron"])
+@pytest.mark.parametrize("format", ["parquet", "huggingface", "jsonl", "bin", "llmc", "megatron", "litdata"])
 def test_exports_are_those_of_the_stored_version_byte_for_byte(both: Lake, tmp_path: Path, format: str) -> None:
     for ref in ("code@1", "code@2"):
         assert call("data", "export", ref, tmp_path / ref, "--format", format, "--lake", both.uri) == 0
@@ -147,6 +148,31 @@ def test_exports_are_those_of_the_stored_version_byte_for_byte(both: Lake, tmp_p
     assert files["code@1"] == files["code@2"] != {}
     if format == "parquet":
         assert sum(pq.read_metadata(path).num_rows for path in (tmp_path / "code@1").glob("*.parquet")) == ROWS
+
+
+def test_an_export_to_a_bucket_is_that_to_a_folder(
+    both: Lake, tmp_path: Path, s3_lake_uri: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ("--format", "bin", "--file-tokens", SHARD * SEQ_LEN, "--lake", both.uri)
+    assert call("data", "export", "code@1", tmp_path / "out", *arguments) == 0
+    assert call("data", "export", "code@1", s3_lake_uri, "--no-ray", "--threads", 2, *arguments) == 0
+    target = open_target(s3_lake_uri)
+    written = {name: target.read(name) for name in target.found()}
+    assert written == {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    tokens = [f"tokens-{number:05d}-of-00003.bin" for number in range(3)]
+    assert sorted(written) == sorted([*tokens, "README.md", "lineage.json", "manifest.json"])
+    lineage = json.loads(written["lineage.json"])
+    assert (lineage["dataset"]["ref"], lineage["export"]) == ("code@1", {"format": "bin", "files": tokens})
+    assert lineage["dataset"]["params"]["ref"] == "code@1"
+    capsys.readouterr()
+    for place, more, says in (
+        (s3_lake_uri, (), f"{s3_lake_uri} is not empty"),
+        (tmp_path / "other", ("--ray", "--threads", 2), "threads = 2: on Ray"),
+        ("s3:/one-slash", (), "mistyped"),
+    ):
+        assert call("data", "export", "code@1", place, *more, "--lake", both.uri) == 2
+        assert says in capsys.readouterr().err
+    assert not (tmp_path / "other").exists()
 
 
 def test_commands_know_what_is_computed(both: Lake, capsys: pytest.CaptureFixture[str]) -> None:

@@ -64,7 +64,7 @@ def test_killed_at_any_shard_and_run_again_it_makes_the_same_bytes(lake: Lake, t
 
 @pytest.mark.usefixtures("ray_cluster")
 def test_rays_workers_read_from_s3_where_it_lies(lake: Lake, tmp_path: Path, s3_lake_uri: str) -> None:
-    from orchestration.cluster.map import ray_map
+    from orchestration.cluster.map import RayCluster
 
     (tmp_path / "in").mkdir()
     for number in range(6):
@@ -75,7 +75,7 @@ def test_rays_workers_read_from_s3_where_it_lies(lake: Lake, tmp_path: Path, s3_
     here = add_corpus(lake, "here", tmp_path / "in", **SIZES)
     told: list[tuple[str, int, int]] = []
     there = add_corpus(
-        lake, "there", f"{s3_lake_uri}/in", cluster=ray_map, progress=lambda *each: told.append(each), **SIZES
+        lake, "there", f"{s3_lake_uri}/in", cluster=RayCluster(), progress=lambda *each: told.append(each), **SIZES
     )
     assert (there.train.digest, there.heldout.digest) == (here.train.digest, here.heldout.digest)
     sizes = sum(path.stat().st_size for path in (tmp_path / "in").iterdir())

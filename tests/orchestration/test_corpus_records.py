@@ -157,7 +157,7 @@ def test_a_tokenizer_is_trained_from_parquet_as_from_lines(lake, tmp_path):
 
 @pytest.mark.usefixtures("ray_cluster")
 def test_ray_gives_the_same_bytes_and_the_same_errors(lake, tmp_path, monkeypatch):
-    from orchestration.cluster.map import ray_map
+    from orchestration.cluster.map import RayCluster
 
     monkeypatch.setattr(corpus_rows, "_GROUP_BYTES", 2000)  # several groups
     write_records(tmp_path / "in", "jsonl", TEXTS)
@@ -165,11 +165,11 @@ def test_ray_gives_the_same_bytes_and_the_same_errors(lake, tmp_path, monkeypatc
     arguments = {"tokenizer": "bpe:300", "seq_len": 16, "heldout_fraction": 0.3, "shard_sequences": 8}
     for packing in ("concat", "best-fit"):
         here = add_corpus(lake, "here", tmp_path / "in", **arguments, packing=packing)
-        there = add_corpus(lake, "there", tmp_path / "in", **arguments, packing=packing, cluster=ray_map)
+        there = add_corpus(lake, "there", tmp_path / "in", **arguments, packing=packing, cluster=RayCluster())
         assert (there.train.digest, there.heldout.digest) == (here.train.digest, here.heldout.digest)
     (tmp_path / "in" / "broken.jsonl").write_text("{")
     with pytest.raises(CorpusError, match=r"broken\.jsonl line 1 is not JSON"):
-        add_corpus(lake, "there", tmp_path / "in", **arguments, cluster=ray_map)
+        add_corpus(lake, "there", tmp_path / "in", **arguments, cluster=RayCluster())
 
 
 def test_compressibility_tells_texts_apart(lake, tmp_path):

@@ -50,6 +50,10 @@ def test_a_lattice_is_trained_scored_and_drawn(trained, capsys):
     assert call("lattice", "evaluate", "grown@1", "--json", "--lake", lake) == 0
     scores = json.loads(capsys.readouterr().out)
     assert set(scores) >= {"overlap", "persists", "recovers", "without_links", "constant", "by_time"}
+    assert call("lattice", "evaluate", "grown@1", "--sparse", "0", "--json", "--lake", lake) == 0
+    sparse = json.loads(capsys.readouterr().out)
+    assert 0 < sparse.pop("computed") < 1
+    assert sparse == scores
     for name, magic in (("a.gif", b"GIF89a"), ("a.png", b"\x89PNG")):
         assert call("lattice", "play", "grown@1", "-o", trained / name, "--steps", "5", "-n", "2", "--lake", lake) == 0
         assert (trained / name).read_bytes().startswith(magic)
@@ -77,6 +81,7 @@ def test_mistakes_are_one_line(trained, tmp_path, capsys):
         assert call("lattice", "train", file, "--lake", tmp_path / "lake") == 2
         (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
         assert said in line
+    assert call("lattice", "evaluate", "grown@1", "--sparse", "-1", "--lake", trained / "lake") == 2
     assert call("lattice", "evaluate", "nothing@1", "--lake", trained / "lake") == 2
     assert call("lattice", "play", "grown@1", "-o", tmp_path / "no" / "a.gif", "--lake", trained / "lake") == 2
 

@@ -49,6 +49,21 @@ def test_the_folder_holds_the_model_and_its_origins(lake: Lake, tmp_path: Path) 
     assert json.loads((tmp_path / "out" / "lineage.json").read_text())["model"]["ref"] == "tiny@1"
 
 
+def test_what_transformers_cannot_compute_says_so_and_how_it_is_loaded(lake: Lake, tmp_path: Path, capsys) -> None:
+    model = {"depth": 1, "dim": 16, "learned_positions": 23}
+    config = tiny_config(steps=1, eval=[], schedule={}, model=model, publish="own")
+    run_training(TrainJob(config, lake, "own"), threads=1)
+    out = tmp_path / "out"
+    assert export(lake, "own", out) == 0
+    assert "computes learned positions; README.md shows how to load it" in capsys.readouterr().out
+    with pytest.raises(ValueError, match="morphogen"):
+        transformers.AutoModelForCausalLM.from_pretrained(out)
+    code = (out / "README.md").read_text().partition("```python\n")[2].partition("```")[0]
+    found: dict = {}
+    exec(code.replace("path/of/this/folder", str(out)), found)
+    assert found["model"].shape.learned_positions == 23
+
+
 def test_transformers_opens_it_and_generates(lake: Lake, tmp_path: Path) -> None:
     assert export(lake, "tiny", tmp_path / "out") == 0
     model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out")

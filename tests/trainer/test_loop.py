@@ -197,6 +197,11 @@ def test_inputs_that_do_not_fit_leave_nothing_behind(lake: Lake) -> None:
         ({"data": [{"dataset": "train@1"}, {"dataset": "long@1"}]}, ConfigError, "seq_len = 48, but train@1 has 24"),
         ({"eval": ["long@1"]}, ConfigError, "dataset long@1: seq_len = 48"),
         ({"model": {"depth": 1, "vocab_size": 31}}, ConfigError, "model.vocab_size = 31: the data needs 32"),
+        (
+            {"model": {"depth": 1, "learned_positions": 22}},
+            ConfigError,
+            "= 22: rows of 24 tokens need 23",
+        ),
         ({"data": [{"dataset": "train@7"}]}, NotFoundError, "train"),
         ({"transfer": {"source": "nobody@1"}}, NotFoundError, "nobody"),
         ({"publish": "no name"}, InvalidNameError, "publish: model 'no name'"),

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 from tests.trainer.lake_data import hf_files, open_files
 from trainer import hf_layout
 from trainer.config import ModelConfig
-from trainer.errors import CheckpointError
+from trainer.errors import CheckpointError, ConfigError
 from trainer.loss import token_losses, token_scores
 from trainer.model import Llama, count_parameters
 from trainer.rms_norm import rms_norm
@@ -248,3 +248,53 @@ def test_compiled_gradients_equal_plain_ones(overrides: dict) -> None:
         found.append([losses_BT.detach(), *(parameter.grad for parameter in model.parameters())])
     for one, other in zip(*found, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+
+
+def test_learned_positions_are_added_in_place_of_rotation() -> None:
+    """Against a plain reference: the table's rows added to the embedding, and queries and keys as they are."""
+    model, x_BT = make(learned_positions=20, kv_heads=2), tokens(2, 20)
+    shape = model.shape
+    x_BTD = model.model.embed_tokens(x_BT) + model.model.embed_positions.weight[:20]
+    for layer in model.model.layers:
+        normed_BTD, attention = layer.input_layernorm(x_BTD), layer.self_attn
+        q, k, v = (
+            proj(normed_BTD).view(2, 20, heads, shape.head_dim).transpose(1, 2)
+            for proj, heads in ((attention.q_proj, 4), (attention.k_proj, 2), (attention.v_proj, 2))
+        )
+        k, v = k.repeat_interleave(2, 1), v.repeat_interleave(2, 1)
+        scores = q @ k.transpose(2, 3) / shape.head_dim**0.5 + torch.full((20, 20), -torch.inf).triu(1)
+        mixed_BTD = (scores.softmax(-1) @ v).transpose(1, 2).reshape(2, 20, shape.dim)
+        x_BTD = x_BTD + attention.o_proj(mixed_BTD)
+        x_BTD = x_BTD + layer.mlp(layer.post_attention_layernorm(x_BTD))
+    torch.testing.assert_close(model.logits(x_BT), model.lm_head(model.model.norm(x_BTD)))
+    drawn, rotary = make(learned_positions=9).state_dict(), make().state_dict()
+    assert drawn.pop("model.embed_positions.weight").shape == (9, 32)
+    assert all(torch.equal(drawn[name], rotary[name]) for name in drawn | rotary)
+
+
+def test_learned_positions_end_where_the_table_does() -> None:
+    model = make(learned_positions=8)
+    assert model(tokens(1, 9)).shape == (1, 8)
+    with pytest.raises(ConfigError, match=r"learned_positions = 8: 9 tokens are to be read; give shorter sequences"):
+        model(tokens(1, 10))
+    with pytest.raises(ValueError, match=r"rope_theta = 5\.0: learned_positions = 8 takes the place of rotation"):
+        ModelConfig(depth=1, learned_positions=8, rope_theta=5.0)
+
+
+def test_a_model_with_learned_positions_is_written_and_read_under_a_name_of_its_own() -> None:
+    for qk_norm in (False, True):
+        model = make(learned_positions=12, qk_norm=qk_norm)
+        files = hf_files(model)
+        assert '"model_type": "morphogen"' in files[hf_layout.CONFIG].decode()
+        opened = open_files(files[hf_layout.CONFIG], files[hf_layout.WEIGHTS])
+        assert opened.shape == model.shape
+        assert torch.equal(opened(tokens(2, 12)), model(tokens(2, 12)))
+    with pytest.raises(ValueError, match="morphogen"):
+        transformers.AutoConfig.for_model("morphogen")
+
+
+def test_configurations_without_learned_positions_say_nothing_of_them() -> None:
+    """A run's identity is its configuration's digest, also of runs that were begun before there were any."""
+    assert "learned_positions" not in ModelConfig(depth=1).model_dump()
+    assert "learned_positions" not in ModelConfig(depth=1).shape(9).model_dump()
+    assert ModelConfig(depth=1, learned_positions=4).model_dump()["learned_positions"] == 4

@@ -45,10 +45,13 @@ def copies(model: Llama) -> dict[str, torch.Tensor]:
     what=st.sampled_from(["all", "attn", "attn+norm", "mlp", "none", "stats"]),
     tied=st.booleans(),
     qk_norm=st.booleans(),
+    learned=st.sampled_from([None, 5]),
     layers=st.integers(1, 3),
 )
-def test_every_parameter_is_in_one_group(rule: str, what: str, tied: bool, qk_norm: bool, layers: int) -> None:
-    model = make(tied=tied, qk_norm=qk_norm, layers=layers)
+def test_every_parameter_is_in_one_group(
+    rule: str, what: str, tied: bool, qk_norm: bool, learned: int | None, layers: int
+) -> None:
+    model = make(tied=tied, qk_norm=qk_norm, learned_positions=learned, layers=layers)
     optimizer = optimizer_of(model, what, name=rule)
     names = [name for group in optimizer.groups for name in group.parameters]
     assert sorted(names) == sorted(name for name, _ in model.named_parameters())

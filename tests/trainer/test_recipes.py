@@ -36,7 +36,16 @@ def everything() -> TrainConfig:
             {"dataset": "train@1", "weight": 2.0},
         ],
         eval=["framed@1"],
-        model={"depth": 2, "dim": 16, "heads": 2, "kv_heads": 1, "qk_norm": True, "dropout": 0.1, "recompute": True},
+        model={
+            "depth": 2,
+            "dim": 16,
+            "heads": 2,
+            "kv_heads": 1,
+            "qk_norm": True,
+            "dropout": 0.1,
+            "recompute": True,
+            "learned_positions": 23,
+        },
         optimizer={
             "name": "hybrid",
             "lr": 1e-2,
@@ -119,7 +128,7 @@ def test_everything_says_what_it_does(everything_whole: Lake) -> None:
         "hidden": ("muon", 8),
         "hidden/transferred": ("adamw", 6),
         "head": ("adamw", 1),
-        "embedding": ("adamw", 1),
+        "embedding": ("adamw", 2),
         "norm": ("adamw", 9),
     }
     assert sorted(facts["moved"]) == sorted(

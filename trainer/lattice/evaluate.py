@@ -15,6 +15,7 @@ from trainer.lattice.masks import FireMasks
 from trainer.lattice.neighbours import wire
 from trainer.lattice.rollout import rollout
 from trainer.lattice.sampling import empty_rows, injection, shown, torch_dtype
+from trainer.lattice.sparse import Sparse
 from trainer.lattice.targets import Surface, Target
 from trainer.lattice.train_config import LatticeTrainConfig
 from trainer.precision import Precision
@@ -37,10 +38,11 @@ def states_over_time(
     precision: Precision,
     rows: Tensor | None = None,
     first: int = 0,
+    sparse: Sparse | None = None,
 ) -> list[Tensor]:
     """What judged cells show after each of ``steps`` steps, [J, B] each, and as the last item all rows' states.
 
-    Begins with nothing, or goes on from ``rows`` at step ``first`` of the counters.
+    Begins with nothing, or goes on from ``rows`` at step ``first`` of the counters; event-driven with ``sparse``.
     """
     ids = torch.arange(len(codes), device=model.wiring.order.device) + first * len(codes)
     masks = FireMasks(config.seed ^ HELD_OUT, ids, config.lattice.fire, model.wiring.order)
@@ -51,6 +53,7 @@ def states_over_time(
         segment=1,
         dtype=torch_dtype(precision),
         whole=is_whole(config),
+        sparse=sparse,
         after=lambda _step, state: seen.append(shown(model, target, state)),
     )
     return [*seen, last]
@@ -58,7 +61,12 @@ def states_over_time(
 
 @torch.no_grad()
 def evaluate_lattice(
-    config: LatticeTrainConfig, model: Lattice, target: Target, precision: Precision, full: bool = False
+    config: LatticeTrainConfig,
+    model: Lattice,
+    target: Target,
+    precision: Precision,
+    full: bool = False,
+    sparse: float | None = None,
 ) -> dict[str, Any]:
     """Scores on ``eval_volumes`` volumes with codes drawn for evaluation.
 
@@ -66,8 +74,17 @@ def evaluate_lattice(
     of ``time``. With ``full`` also: ``by_time`` (the score after 1, 2, … steps), ``without_links`` and, for ``growth``,
     ``persists`` (at 4 and 16 times as many steps), ``recovers`` (as many steps after damage) and ``constant`` (the
     overlap of the best answer that knows no code). ``surface`` tells ``distance`` and the score of cells ``below`` and
-    ``within`` their light cone.
+    ``within`` their light cone. With ``sparse``, a threshold, steps are event-driven, and ``computed`` is the share of
+    the cell updates that were computed.
     """
+    events: list[Sparse] = []
+
+    def over_time(model: Lattice, steps: int, **more: Any) -> list[Tensor]:
+        if sparse is not None:
+            events.append(Sparse(sparse))
+            more["sparse"] = events[-1]
+        return states_over_time(config, model, target, codes, steps, precision, **more)
+
     ids = np.arange(config.eval_volumes)
     codes = target.draw(config.seed ^ HELD_OUT, ids)
     wanted = torch.from_numpy(target.wanted(codes)).to(model.wiring.order.device)
@@ -75,7 +92,7 @@ def evaluate_lattice(
     score = accuracy if surface else overlap
     steps = 2 * config.lattice.size[2] if surface else config.time[1]
     longest = (3 * config.lattice.size[2] if surface else steps) if full else steps
-    *frames, rows = states_over_time(config, model, target, codes, longest, precision)
+    *frames, rows = over_time(model, longest)
     at = frames[steps - 1]
     name = "accuracy" if surface else "overlap"
     found: dict[str, Any] = {
@@ -84,31 +101,36 @@ def evaluate_lattice(
         "steps_run": steps,
     }
     if not full:
-        return found
+        return found | _computed(events)
     found["by_time"] = [float(score(frame, wanted).mean()) for frame in frames]
     found["distance"] = [int(target.distance.min()), int(target.distance.max())]
     cut = _without_links(config, model)
-    found["without_links"] = float(
-        score(states_over_time(config, cut, target, codes, steps, precision)[steps - 1], wanted).mean()
-    )
+    found["without_links"] = float(score(over_time(cut, steps)[steps - 1], wanted).mean())
     if surface:
         right = torch.stack([((frame > 0) == (wanted > 0)).double().mean(1) for frame in frames]).cpu().numpy()
         reached = np.arange(1, len(frames) + 1)[:, None] >= target.distance[None]
         found["below"], found["within"] = float(right[~reached].mean()), float(right[reached].mean())
-        return found
+        return found | _computed(events)
     persists = {}
     for times in (4, 16):
-        *later, _ = states_over_time(config, model, target, codes, times * steps, precision)
+        *later, _ = over_time(model, times * steps)
         persists[str(times)] = float(score(later[-1], wanted).mean())
     found["persists"] = persists
     gone = torch.from_numpy(damaged_cells(config.lattice.size, config.seed ^ HELD_OUT, ids)).to(rows.device)
     hurt = rows.clone()
     hurt[model.wiring.row_of] = rows[model.wiring.row_of] * ~gone[:, :, None]
-    *healed, _ = states_over_time(config, model, target, codes, steps, precision, hurt, first=1)
+    *healed, _ = over_time(model, steps, rows=hurt, first=1)
     found["damaged"] = float(score(shown(model, target, hurt), wanted).mean())
     found["recovers"] = [float(score(frame, wanted).mean()) for frame in healed]
     found["constant"] = _constant(wanted)
-    return found
+    return found | _computed(events)
+
+
+def _computed(events: list[Sparse]) -> dict[str, float]:
+    """The share of cell updates that event-driven rollouts computed; empty where there were none."""
+    if not events:
+        return {}
+    return {"computed": sum(each.computed for each in events) / sum(each.possible for each in events)}
 
 
 def _without_links(config: LatticeTrainConfig, model: Lattice) -> Lattice:

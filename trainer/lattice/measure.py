@@ -43,7 +43,8 @@ def measure_updates(config: LatticeTrainConfig, updates: int = 1, device: str | 
     ``bytes``: parameters, gradients, moments, peak_pass and peak_update (all that the process holds more than before),
     peak (the larger), activations (the rest of peak_pass); ``reserved`` on CUDA. ``seconds`` and ``cpu_seconds`` by
     part, mean of an update: pass (forward and backward), clip, update. ``cell_updates`` of one update,
-    ``cell_updates_per_s``, and ``flops_per_s`` of all matrix products, those that are done again included.
+    ``cell_updates_per_s``, and ``flops_per_s`` of all matrix products, those that are done again included. ``losses``
+    and ``held``, what the process holds more than before, after each update, the first included.
     """
     place = pick_device(device)
     precision = resolve_precision(config.precision, place)
@@ -56,7 +57,7 @@ def measure_updates(config: LatticeTrainConfig, updates: int = 1, device: str | 
         pool = Pool(config.pool, target, config.lattice.size, config.seed, config.batch)
     seconds = {part: [0.0, 0.0] for part in ("pass", "clip", "update")}
     size: dict[str, int] = {"parameters": _bytes(model.parameters())}
-    counted, losses = 0, []
+    counted, losses, held = 0, [], []
     for number in range(updates + 1):
         if number == 1:
             seconds, counted = {part: [0.0, 0.0] for part in seconds}, 0
@@ -74,6 +75,7 @@ def measure_updates(config: LatticeTrainConfig, updates: int = 1, device: str | 
             optimizer.step()
             optimizer.zero_grad()
         size["peak_update"] = _peak(place) - before
+        held.append(_held(place) - before)
     states = (value for _, _, state in optimizer.states() for value in state.values())
     size["moments"] = _bytes(value for value in states if isinstance(value, Tensor) and value.ndim)
     size["peak"] = max(size["peak_pass"], size["peak_update"])
@@ -93,6 +95,7 @@ def measure_updates(config: LatticeTrainConfig, updates: int = 1, device: str | 
         "flops_per_s": flops / seconds["pass"][0],
         "flops_per_cpu_s": flops / max(seconds["pass"][1], 1e-9),
         "losses": losses,
+        "held": held,
         "precision": precision,
         "device": str(place),
     }

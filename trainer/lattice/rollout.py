@@ -21,6 +21,7 @@ from trainer.lattice.ledger import Ledger
 from trainer.lattice.masks import FireMasks
 from trainer.lattice.neighbours import Neighbours
 from trainer.lattice.quantise import quantised
+from trainer.lattice.sparse import Sparse
 from trainer.lattice.step import Kept, Shape, step, step_back
 
 
@@ -37,6 +38,7 @@ class Tape:
     segment: int
     keep: bool
     whole: bool
+    sparse: Sparse | None = None
     ledger: Ledger | None = None
 
     def run(self, state: Tensor, first: int, count: int, keep: bool) -> tuple[Tensor, list[Kept]]:
@@ -45,6 +47,9 @@ class Tape:
         for number in range(first, first + count):
             state = self.injection.apply(state, number)
             fires = self.masks.at(number, state.dtype)
+            if self.sparse is not None:
+                state = self.sparse.step(self.config, self.wiring, self.weights, state, fires, self.whole)
+                continue
             state, made = step(self.config, self.wiring, self.weights, state, fires, keep, self.whole)
             if made is not None:
                 kept.append(made)
@@ -122,13 +127,15 @@ def rollout(
     keep: bool = False,
     offload: bool = False,
     whole: bool = False,
+    sparse: Sparse | None = None,
     after: Callable[[int, Tensor], None] | None = None,
 ) -> Tensor:
     """The state after ``steps`` steps, gradients through all of them; [rows, B, C] in the order of rows.
 
     ``segment`` steps are computed again at once, in ``dtype``; with ``keep`` nothing is. ``offload`` keeps the states
     between segments in host memory. With ``whole`` weights
-    and states are rounded to 8 bits. ``after(step, state)`` sees the state after each segment.
+    and states are rounded to 8 bits. ``sparse`` makes the steps event-driven, for a rollout without gradients.
+    ``after(step, state)`` sees the state after each segment. Raises ValueError for ``sparse`` with gradients.
     """
     effective = model.effective()
     with torch.no_grad():
@@ -136,8 +143,10 @@ def rollout(
         if whole:
             weights = quantised(weights)
         weights = Effective(*(tensor.to(dtype) for tensor in weights.tensors()))
-    tape = Tape(model.config, model.wiring, weights, masks, injection, min(segment, steps), keep, whole)
+    tape = Tape(model.config, model.wiring, weights, masks, injection, min(segment, steps), keep, whole, sparse)
     gradients = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in effective.tensors())
+    if gradients and sparse is not None:
+        raise ValueError("sparse: event-driven steps have no gradients; call rollout under torch.no_grad()")
     anchor = _Weights.apply(tape, *effective.tensors()) if gradients else None
     del effective
     with torch.autograd.graph.save_on_cpu() if offload else nullcontext():

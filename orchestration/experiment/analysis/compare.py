@@ -14,6 +14,7 @@ import numpy as np
 from orchestration.experiment.analysis.curves import Reach, area, reaches
 from orchestration.experiment.analysis.pairs import arms_of, is_baseline, labels, partner, seeds_of
 from orchestration.experiment.analysis.problems import Problem
+from orchestration.experiment.analysis.sequential import look_alphas
 from orchestration.experiment.analysis.statistics import Estimate, Interval, estimate, holm, t_bounds
 from orchestration.experiment.result import NOT_APPLICABLE, ArmResult, CurvePoint, ExperimentResult, Metric, ResultModel
 
@@ -37,6 +38,8 @@ class Comparison(ResultModel):
     ``decided`` is the interval at the level that Holm's correction leaves this comparison: the verdict is whether it
     excludes zero, or lies within the margin that the file gives (an equivalence test, which the one interval decides,
     too, as it holds the truth whichever way). Comparisons that are not ``primary`` are corrected among themselves.
+    Where pairs were looked at several times, it is the interval of the first look that decided, or the last look's
+    (see ``sequential``), and there is no corrected p.
     ``area`` is the difference of mean losses over the tokens. ``reasons`` says why there is no verdict. A refused
     comparison has no numbers.
     """
@@ -161,6 +164,25 @@ def _numbers(pairs: Pairs, alpha: float, metric: Metric) -> dict[str, object]:
     }
 
 
+def _decide_by_looks(result: ExperimentResult, each: Comparison, family: int) -> Comparison:
+    """The verdict at the first look that gives one, or the last look's so far; ``family`` comparisons share alpha.
+
+    Intervals of all looks hold the truth at once, so what one of them decided stands, whatever comes after.
+    """
+    if each.verdict != "no effect found" or each.difference is None:
+        return each
+    differences = np.array(each.difference.differences)
+    found = each
+    for look, own in zip(result.looks, look_alphas(result.looks, result.alpha / family), strict=True):
+        if look > len(differences) or found.verdict != "no effect found":
+            break
+        low, high = t_bounds(differences[:look], own)
+        interval = Interval(low=float(low), high=float(high), level=1 - own)
+        verdict = verdict_of(interval, result.metric, result.margin)
+        found = each.model_copy(update={"decided": interval, "verdict": verdict})
+    return found
+
+
 def verdict_of(interval: Interval, metric: Metric, margin: float | None) -> Conformance:
     """What the interval of a difference says: on which side of zero it lies, or that it lies within ±``margin``."""
     if interval.excludes_zero:
@@ -199,6 +221,8 @@ def _over_tokens(pairs: Pairs, alpha: float) -> tuple[BandPoint, ...]:
 
 def _decide(result: ExperimentResult, family: Sequence[Comparison]) -> list[Comparison]:
     """Verdicts by Holm's correction over the whole family, comparisons without verdict counted."""
+    if result.looks:
+        return [_decide_by_looks(result, each, len(family)) for each in family]
     open_ = [each.verdict == "no effect found" for each in family]
     p_values = [
         each.difference.p if undecided and each.difference else None

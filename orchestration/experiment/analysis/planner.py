@@ -14,6 +14,7 @@ import numpy as np
 from scipy import optimize, stats  # type: ignore[import-untyped]
 
 from orchestration.errors import ExperimentError
+from orchestration.experiment.analysis.sequential import look_alphas
 from orchestration.experiment.result import ResultModel
 
 QUANTILES = 64
@@ -104,6 +105,34 @@ def plan_pairs(
         middle = (low + high) // 2
         low, high = (middle, high) if lacks(middle, wanted) < 0 else (low, middle)
     return plan(high, wanted, True)
+
+
+def looks_of(pairs: int, looks: int) -> tuple[int, ...]:
+    """After how many of ``pairs`` to look, ``looks`` times or fewer, evenly, the first time after three or more."""
+    return tuple(sorted({max(min(3, pairs), math.ceil(pairs * at / looks)) for at in range(1, looks + 1)}))
+
+
+def plan_with_looks(
+    sd: float,
+    pilot_pairs: int,
+    looks: int,
+    *,
+    wanted: float,
+    most: int,
+    alpha: float = 0.05,
+    power: float = 0.8,
+    comparisons: int = 1,
+) -> PairPlan:
+    """``plan_pairs`` for pairs that are looked at ``looks`` times, three of them or more.
+
+    Counted is the power of the last look alone, at its own level (``sequential.look_alphas``): what earlier looks find
+    comes on top.
+    """
+    asked = {"wanted": wanted, "power": power, "comparisons": comparisons}
+    first = plan_pairs(sd, pilot_pairs, most=most, alpha=alpha, **asked)  # type: ignore[arg-type]
+    last = look_alphas(looks_of(max(first.pairs, 3), looks), alpha / comparisons)[-1]
+    found = plan_pairs(sd, pilot_pairs, most=most, alpha=min(alpha, last * comparisons), **asked)  # type: ignore[arg-type]
+    return found.model_copy(update={"alpha": alpha, "pairs": max(found.pairs, 3)})
 
 
 def _root(lacking: Callable[[float], float], low: float) -> float:

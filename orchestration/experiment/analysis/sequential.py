@@ -59,6 +59,11 @@ def look_alphas(looks: tuple[int, ...], alpha: float) -> tuple[float, ...]:
     return tuple(alphas)
 
 
+def say_looks(looks: Sequence[int]) -> str:
+    """After how many pairs all are looked at."""
+    return f"looked at after {', '.join(map(str, looks))} pairs, and ended once all primary comparisons are decided"
+
+
 def _null_p_values(looks: Sequence[int]) -> np.ndarray:
     """p of the t test at each look, of paths without effect: float64 [looks, PATHS]."""
     rng = np.random.Generator(np.random.Philox(0))

@@ -71,6 +71,8 @@ def pre_config(file: ExperimentFile, cell: Mapping[str, str], seed: int, refs: R
         "seed": seed,
         "optimizer": optimizer,
     }
+    if (level := data_level(cell["pre"])) in file.pre.loss_masks:
+        fixed["loss_mask"] = file.pre.loss_masks[level]
     defaults = {"eval_every": file.pre.train.get("steps", 1)}
     return _published("pre", parse_config(defaults | file.pre.train | fixed))
 

@@ -16,6 +16,7 @@ from datalake import check_name, digest_of
 from orchestration.experiment.config.levels import BUILT_IN, FIRST, LEVELS, Factors, cells, effective_optimizer, staged
 from orchestration.experiment.result import FACTOR_ORDER, Metric
 from trainer.config_model import ConfigModel, Listed, without_unset
+from trainer.mask import LossMask
 
 Table = dict[str, Any]
 
@@ -72,7 +73,8 @@ class Pre(ConfigModel):
     target.
 
     ``tokens`` are generated once for all seeds: by default as many as the stage reads. ``optimizers`` holds, by name,
-    what an optimiser brings along, its rate among it.
+    what an optimiser brings along, its rate among it; ``loss_masks``, by level, which predictions count where the table
+    ``train`` cannot say it for all: frames and answers are asked for in different ways.
     """
 
     spec: str | Table | None = None
@@ -83,6 +85,12 @@ class Pre(ConfigModel):
     seed: int = Field(default=0, ge=0)
     train: Table = Field(default_factory=dict)
     optimizers: dict[str, Table] = Field(default_factory=dict)
+    loss_masks: dict[str, LossMask] = Field(default_factory=dict)
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without ``loss_masks`` where there are none: a file's digest names its experiment."""
+        return without_unset(handler(self), loss_masks={})
 
 
 class Mixing(ConfigModel):
@@ -118,6 +126,35 @@ class Power(ConfigModel):
         return without_unset(handler(self), margin=None)
 
 
+class Auto(ConfigModel):
+    """How ``seeds = "auto"`` chooses: as many pairs as find ``effect`` (in the metric's unit) with ``[power] power``.
+
+    Their spread is a pilot's: of ``pilot_pairs`` pairs that are run first, at seeds of their own that no verdict reads,
+    or, with ``pilot_sd``, of that many that were run before ([power] source says where). There are no more pairs than
+    the budget allows, of which at least one is given: ``pairs``, ``tokens`` (trained on, the pilot's among them) or
+    ``hours`` (of training on this machine, as the pilot measured it). The pairs are looked at ``looks`` times, and no
+    more are run once every primary comparison is decided (see ``analysis.sequential``).
+    """
+
+    effect: float = Field(gt=0)
+    pilot_pairs: int = Field(default=4, ge=3, le=100)
+    pilot_sd: float | None = Field(default=None, gt=0)
+    pairs: int | None = Field(default=None, ge=3, le=1000)
+    tokens: float | None = Field(default=None, gt=0)
+    hours: float | None = Field(default=None, gt=0)
+    looks: int = Field(default=3, ge=1, le=10)
+
+    @model_validator(mode="after")
+    def _budget(self) -> Self:
+        if self.pairs is None and self.tokens is None and self.hours is None:
+            raise ValueError("pairs: missing; give a budget, as pairs, tokens or hours")
+        if self.hours is not None and self.pilot_sd is not None:
+            raise ValueError(
+                f"hours = {self.hours:g}: are measured in a pilot that is run; leave pilot_sd or hours out"
+            )
+        return self
+
+
 class Machine(ConfigModel):
     """CPU threads of an arm (bits depend on it, so it is fixed), and how many arms share a GPU."""
 
@@ -129,12 +166,14 @@ class ExperimentFile(ConfigModel):
     """The file, checked. ``digest`` is of what it says, ``file_digest`` of its bytes.
 
     ``primary`` names the comparisons that share the error rate, by levels of the treatment: "nca" (against the
-    baseline) or "nca vs shuffled"; the others are exploratory. Without it all are primary.
+    baseline) or "nca vs shuffled"; the others are exploratory. Without it all are primary. With ``seeds = "auto"``
+    (here: none) the table ``auto`` says how they are chosen.
     """
 
     name: str
     question: str = ""
-    seeds: Listed[int] = Field(min_length=1)
+    seeds: Listed[int]
+    auto: Auto | None = None
     factors: dict[str, Listed[str]]
     treatment: str = "pre"
     baseline: dict[str, str] = Field(default_factory=dict)
@@ -184,6 +223,11 @@ class ExperimentFile(ConfigModel):
             first["pre"] = "none"
         return first | self.baseline
 
+    @field_validator("seeds", mode="before")
+    @classmethod
+    def _auto_seeds(cls, value: Any) -> Any:
+        return () if value == "auto" else value
+
     @field_validator("name")
     @classmethod
     def _name(cls, value: str) -> str:
@@ -198,8 +242,14 @@ class ExperimentFile(ConfigModel):
                 raise ValueError(f"factors.{name}: no factor; the factors are {', '.join(FACTOR_ORDER)}")
             allowed = (*BUILT_IN, *self.pre.specs) if name == "pre" else LEVELS[name]
             _check_levels(f"factors.{name}", levels, allowed)
-        _check_levels("seeds", [str(seed) for seed in self.seeds])
-        if min(self.seeds) < 0:
+        if (not self.seeds) != (self.auto is not None):
+            raise ValueError(
+                "seeds = 'auto': needs a table [auto] with an effect and a budget; add it"
+                if not self.seeds
+                else "auto: says how seeds are chosen, but seeds are given; set seeds = 'auto' or remove the table"
+            )
+        _check_levels("seeds", [str(seed) for seed in self.seeds] or ["auto"])
+        if min(self.seeds, default=0) < 0:
             raise ValueError(f"seeds = {list(self.seeds)}: a seed is at least 0; change it")
         if taken := sorted({*self.pre.specs} & {*BUILT_IN} - {"dyck", "shuffle-dyck"}):
             raise ValueError(f"pre.specs.{taken[0]}: the name of a built-in level; give the spec another name")
@@ -214,14 +264,16 @@ class ExperimentFile(ConfigModel):
 
     @model_serializer(mode="wrap")
     def _as_before(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Without ``primary`` where all are: a file's digest names its experiment."""
-        fields = handler(self)
+        """Without ``primary`` where all are, and without ``auto``: a file's digest names its experiment."""
+        fields = without_unset(handler(self), auto=None)
         return {name: value for name, value in fields.items() if name != "primary" or value}
 
     @model_validator(mode="after")
     def _primary(self) -> Self:
         levels = self.factors.get(self.treatment, ())
         base = self.reference[self.treatment]
+        if self.auto is not None and not self.primary:
+            raise ValueError("primary: missing; with seeds = 'auto' name the comparisons that pairs are planned for")
         for said in self.primary:
             level, _, against = said.partition(" vs ")
             if level not in levels or level == base or (against or base) not in levels or against == level:
@@ -239,6 +291,11 @@ class ExperimentFile(ConfigModel):
                 if key in table:
                     raise ValueError(f"{place}.{key}: set by the experiment itself; remove it")
         needs_spec = {"nca", "shuffled", "iid", "stats"} & {*self.factors["pre"]}
+        for level in self.pre.loss_masks:
+            if level not in self.factors["pre"] or level == "none":
+                raise ValueError(
+                    f"pre.loss_masks.{level}: no level of factors.pre with a stage before; remove or mend it"
+                )
         if needs_spec and self.pre.spec is None:
             raise ValueError(f"pre.spec: missing, but level {min(needs_spec)!r} of factors.pre needs it; give a spec")
         if {*self.factors["pre"]} - {"none"} and "steps" not in self.pre.train and self._has_stage():

@@ -8,6 +8,7 @@ from orchestration.console.foreign import in_code, in_markdown
 from orchestration.experiment.analysis.analyse import Analysis
 from orchestration.experiment.analysis.compare import Comparison
 from orchestration.experiment.analysis.pairs import seeds_of, short_labels
+from orchestration.experiment.analysis.sequential import say_looks
 from orchestration.experiment.report.tables import (
     Rows,
     answers_table,
@@ -40,6 +41,7 @@ def to_markdown(result: ExperimentResult, analysis: Analysis) -> str:
                 if stated
                 else "No smallest detectable effect was stated before the runs."
             )
+            + (f" Pairs were {say_looks(result.looks)}." if result.looks else "")
             + (
                 f" As it turned out: SD {seen.sd:.2g}, so {seen.effect:.4f} {SHORT_UNIT[result.metric]}."
                 if (seen := analysis.observed)

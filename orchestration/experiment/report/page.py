@@ -13,6 +13,7 @@ from orchestration.console.foreign import as_json
 from orchestration.experiment.analysis.analyse import Analysis
 from orchestration.experiment.analysis.compare import Comparison
 from orchestration.experiment.analysis.pairs import seeds_of, short_labels
+from orchestration.experiment.analysis.sequential import say_looks
 from orchestration.experiment.report.charts import accuracy_chart, forest_chart, in_context_chart, panels
 from orchestration.experiment.report.tables import (
     Names,
@@ -103,7 +104,7 @@ def _stated(result: ExperimentResult, analysis: Analysis) -> tuple[str, str]:
     return (
         f"{stated.effect:.4f} {SHORT_UNIT[result.metric]}",
         f"stated before the runs: power {stated.power:g}, paired differences of SD {stated.sd:g} "
-        f"({stated.source}){after}",
+        f"({stated.source}){after}" + (f"; pairs were {say_looks(result.looks)}" if result.looks else ""),
     )
 
 

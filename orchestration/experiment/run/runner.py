@@ -14,12 +14,13 @@ from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import Any
 
-from datalake import Lake
+from datalake import Lake, Run
 from datalake.errors import RunHeldError
 from orchestration.cluster.cores import local_cores
 from orchestration.cluster.session import cluster_facts
 from orchestration.console.progress import console
 from orchestration.errors import ExperimentError, JobStopped
+from orchestration.experiment.analysis.sequential import say_looks
 from orchestration.experiment.analysis.statistics import minimum_detectable_effect
 from orchestration.experiment.config.configs import Refs, has_stage, language_config, pre_config, shared_without
 from orchestration.experiment.config.file import ExperimentFile
@@ -34,6 +35,7 @@ from orchestration.experiment.result import (
     Metric,
     SweepTrial,
 )
+from orchestration.experiment.run.auto import SeedPlan, run_planned
 from orchestration.experiment.run.collect import arm_result, check_labels, failed, loss_of
 from orchestration.experiment.run.local import LocalPool
 from orchestration.experiment.run.pool import Job, Outcome, Pool
@@ -93,7 +95,9 @@ def run_experiment(
         if ended is not None and ended.status == "stopped":
             raise JobStopped(f"run {name} was {ended.state['error']}; `morphogen runs resume {name}` goes on", ASKED)
         if ended is not None and ended.status == "failed":
-            return _report(lake, file, ended.state, _arms(lake, file, None, ray), command)
+            if file.auto is not None and "seed_plan" not in ended.state:
+                raise ExperimentError(f"run {name} failed before any pair: {ended.state['error']}")
+            return _report(lake, file, ended.state, _arms(lake, file, ended, None, ray), command)
         try:
             with acquire(
                 *(lake, name, KIND, file.model_dump(mode="json"), {}),
@@ -120,10 +124,12 @@ def _run(
         # Said before any arm runs, and in the lake, where nobody can say it again afterwards.
         stated = None if effect is None else effect.model_dump(mode="json")
         record.append(started=lake.system.timestamp(), stated=stated, message="what can be found, before the runs")
-    console.print(f"experiment {file.name}: {len(file.cells)} cells × {len(file.seeds)} seeds, lake {lake.uri}")
-    console.print(say_effect(effect, file.metric))
+    seeds = f"{len(file.seeds)} seeds" if file.auto is None else "as many seeds as a pilot asks for"
+    console.print(f"experiment {file.name}: {len(file.cells)} cells × {seeds}, lake {lake.uri}")
+    if file.auto is None:
+        console.print(say_effect(effect, file.metric))
     try:
-        arms = _arms(lake, file, run_lease, ray)
+        arms = _arms(lake, file, record, run_lease, ray)
     except JobStopped as stopped:
         if run_lease.stop.is_set():
             raise run_lease.stop.error(record.name, "keeps what is done") from stopped
@@ -139,7 +145,7 @@ def _run(
     return _report(lake, file, record.state, arms, command)
 
 
-def _arms(lake: Lake, file: ExperimentFile, run_lease: RunLease | None, ray: bool) -> list[ArmResult]:
+def _arms(lake: Lake, file: ExperimentFile, record: Run, run_lease: RunLease | None, ray: bool) -> list[ArmResult]:
     """Every arm's result; without ``run_lease`` of what others have run, none of it tried again."""
     refs = prepare(lake, file, run_lease.stop if run_lease else None, ray=ray)
     _note_reads(run_lease, datasets=sorted(refs.rows))
@@ -150,12 +156,37 @@ def _arms(lake: Lake, file: ExperimentFile, run_lease: RunLease | None, ray: boo
         else LocalPool(lake, threads, run_lease) as pool
     ):
         rates = choose_rates(pool, file, refs)
-        plans = [plan_arm(file, cell, seed, refs, rates) for cell in file.cells for seed in file.seeds]
-        jobs = [job for plan in plans for job in (plan.pre, plan.language) if job is not None]
-        _note_reads(run_lease, runs=sorted({job.run for job in jobs}))
-        with arms_stage(f"{file.name}: arms", jobs, pool.slots, run_lease.advance if run_lease else None) as watch:
-            outcomes = pool.run(jobs, watch)
-        return gather(lake, file, pool, plans, outcomes)
+        named: set[str] = set()
+
+        def run_seeds(seeds: Sequence[int]) -> list[ArmResult]:
+            plans = [plan_arm(file, cell, seed, refs, rates) for cell in file.cells for seed in seeds]
+            jobs = [job for plan in plans for job in (plan.pre, plan.language) if job is not None]
+            named.update(job.run for job in jobs)
+            _note_reads(run_lease, runs=sorted(named))
+            with arms_stage(f"{file.name}: arms", jobs, pool.slots, run_lease.advance if run_lease else None) as watch:
+                outcomes = pool.run(jobs, watch)
+            return gather(lake, file, pool, plans, outcomes)
+
+        if file.auto is None:
+            return run_seeds(file.seeds)
+
+        def note(plan: SeedPlan) -> None:
+            console.print(f"{plan.pairs.say(UNIT[file.metric])}; {say_looks(plan.looks)}")
+            if run_lease is not None and "seed_plan" not in record.state:
+                # Before any pair runs, and in the lake, where nobody can say it again afterwards.
+                said = {"stated": plan.stated().model_dump(mode="json"), "seed_plan": plan.model_dump(mode="json")}
+                record.append(**said, message="what is planned, before the pairs")
+
+        known = record.state.get("seed_plan")
+        return run_planned(
+            lake,
+            file,
+            pool.slots,
+            None if known is None else SeedPlan.model_validate(known),
+            run_seeds,
+            lambda arms: _report(lake, file, record.state, arms, ()),
+            note,
+        )
 
 
 def _note_reads(run_lease: RunLease | None, **names: list[str]) -> None:
@@ -175,6 +206,7 @@ def _report(
     command: Sequence[str] | None,
 ) -> ExperimentResult:
     return ExperimentResult(
+        looks=(state.get("seed_plan") or {}).get("looks", ()),
         name=file.name,
         file_digest=file.file_digest,
         experiment=file.model_dump(mode="json"),

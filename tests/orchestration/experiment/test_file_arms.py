@@ -137,6 +137,8 @@ def test_another_seed_is_another_run_and_the_same_one_is_the_same():
         ({"sweep": {"lr": {"adamw": [1e-3, 2e-3], "muon": [1e-3]}, "seed": 9}}, "as many"),
         ({"sweep": {"lr": {"adamw": [1e-3]}, "seed": 9}}, "sweep.lr.muon: missing"),
         ({"sweep": {"lr": {"adamw": [1e-3], "muon": [1e-3]}, "seed": 3}}, "also a reported seed"),
+        ({"pre": {"loss_masks": {"identity": "answers"}}}, "pre.loss_masks.identity: no level of factors.pre"),
+        ({"pre": {"loss_masks": {"nca": "all"}}}, "pre.loss_masks.nca"),
         ({"baseline": {"pre": "dyck"}}, "baseline.pre"),
         ({"treatment": "decay"}, "treatment"),
         ({"corpus": {"paths": ["x"], "heldout": "y"}}, "heldout"),
@@ -151,6 +153,16 @@ def test_a_bad_file_is_refused_in_one_line(changes, said):
         parsed(**changes)
     assert said in str(raised.value)
     assert len(str(raised.value).splitlines()) == 1
+
+
+def test_a_level_may_have_a_loss_mask_of_its_own():
+    masks = {"nca": "first_frame", "identity": "answers"}
+    specs = {"identity": {"family": "procedural", "task": "identity"}}
+    factors = {"pre": ["none", "nca", "shuffled", "identity"]}
+    file = parsed(factors=factors, pre={"specs": specs, "loss_masks": masks})
+    stages = {cell["pre"]: pre_config(file, cell, 1, Refs()) for cell in file.cells if has_stage(cell)}
+    assert {level: stage.loss_mask for level, stage in stages.items()} == {**masks, "shuffled": "none"}
+    assert "loss_masks" not in parsed().model_dump()["pre"], "a file's digest names its experiment, also of older ones"
 
 
 def test_every_shipped_experiment_reads():

@@ -19,7 +19,7 @@ RUN: dict[str, Any] = {
         "boundary": "zero",
         "channels": 8,
         "hidden": 16,
-        "feed": 8,
+        "feed": 16,  # the sizes of `lattice-small`: its compiled kernel serves these, too
         "goal": 2,
         "types": 3,
         "norm": "shift",

@@ -6,14 +6,18 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks.lattice import FEATURES, config_of
 from generator import philox
 from tests.trainer.lattice.lattices import CUBE, naive_step, shaken
 from trainer.lattice.cell import Lattice
 from trainer.lattice.config import CoarseConfig, LatticeConfig
 from trainer.lattice.inject import Injection
 from trainer.lattice.masks import FIRE, FireMasks, words
+from trainer.lattice.measure import measure_updates
 from trainer.lattice.rollout import rollout
+from trainer.lattice.sparse import Sparse
 from trainer.lattice.step import step
+from trainer.lattice.train_config import parse_lattice_config
 
 KINDS = {
     "one type": {},
@@ -102,6 +106,18 @@ def test_a_cell_of_the_full_lattice_is_25112_numbers_and_all_of_them_62_million(
         assert sum(parameter.numel() for parameter in Lattice(config).parameters()) == 62_152_200
 
 
+@pytest.mark.soak
+@pytest.mark.timeout(3600)
+def test_a_hundred_updates_at_full_size_take_no_more_memory_than_ten():
+    config = config_of(False, FEATURES["base"], time=[2, 2], batch=1, micro_batches=1)
+    found = measure_updates(parse_lattice_config(config), 110)
+    assert found["bytes"]["parameters"] == 4 * 62_152_200
+    assert np.isfinite(found["losses"]).all()
+    assert len(found["losses"]) == len(found["held"]) == 111
+    assert max(found["held"][10:]) - found["held"][10] < 8 << 20
+    assert found["bytes"]["peak"] < 2e9
+
+
 def test_masks_are_the_generators_words_and_a_cells_own():
     ids = np.array([3, 2**33 + 5])
     expected = philox.words(2**40 + 9, FIRE, ids, np.zeros(2, int), 24, first=12)
@@ -126,3 +142,36 @@ def test_masks_are_the_generators_words_and_a_cells_own():
 def test_what_no_lattice_can_be_is_refused(changes, said):
     with pytest.raises(ValueError, match=said):
         LatticeConfig(**{**CUBE, **changes})
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_event_driven_steps_with_a_threshold_of_0_are_the_dense_ones(kind):
+    model = shaken(LatticeConfig(**{**CUBE, **KINDS[kind]}))
+    state, masks, injection = beginning(model)
+    sparse = Sparse(0.0)
+    with torch.no_grad():
+        dense = rollout(model, state, 6, masks, injection, dtype=torch.float64)
+        found = rollout(model, state, 6, masks, injection, dtype=torch.float64, sparse=sparse)
+    real = model.wiring.row_of
+    assert (dense[real] - found[real]).abs().max() < 1e-10
+    assert sparse.possible == 6 * model.config.cells
+    assert sparse.computed < sparse.possible or kind == "all fire"
+
+
+def test_event_driven_whole_numbers_are_the_dense_ones_to_the_bit_and_come_to_rest():
+    config = LatticeConfig(size=(4, 4, 4), types=5, norm="shift", boundary="zero", channels=8, hidden=16, feed=8)
+    model = Lattice(config, 3)
+    with torch.no_grad():
+        model.w_read.copy_(torch.randn(model.w_read.shape, generator=torch.Generator().manual_seed(1)) * 0.05)
+    masks = FireMasks(7, torch.arange(VOLUMES), config.fire, model.wiring.order)
+    injection = Injection(config, model.wiring, model.wiring.row_of[[21]], torch.ones(1, VOLUMES, config.goal))
+    begun, exact, loose = torch.zeros(model.wiring.rows, VOLUMES, config.channels), Sparse(0.0), Sparse(0.5)
+    with torch.no_grad():
+        dense = rollout(model, begun, 40, masks, injection, whole=True)
+        assert torch.equal(rollout(model, begun, 40, masks, injection, whole=True, sparse=exact), dense)
+        rollout(model, begun, 40, masks, injection, whole=True, sparse=loose)
+    assert loose.computed < exact.computed < exact.possible
+    with pytest.raises(ValueError, match="no gradients"):
+        rollout(model, begun, 2, masks, injection, sparse=Sparse(0.0))
+    with pytest.raises(ValueError, match="sparse = -1"):
+        Sparse(-1.0)
