@@ -21,7 +21,7 @@ from orchestration.experiment.config.file import ExperimentFile
 from orchestration.experiment.config.load import parse_experiment
 from orchestration.experiment.report.markdown import to_markdown
 from orchestration.experiment.result import ArmResult, ExperimentResult
-from orchestration.experiment.run.auto import SeedPlan, describe, pilot_seeds, plan_seeds, run_planned
+from orchestration.experiment.run.auto import SeedPlan, describe, most_pairs, pilot_seeds, plan_seeds, run_planned
 from tests.orchestration.experiment.builder import experiment
 from tests.orchestration.experiment.test_task_experiment import TASK
 
@@ -75,6 +75,15 @@ def test_the_seed_that_rates_are_chosen_at_is_no_pairs() -> None:
     stated = parsed(auto={"effect": 0.03, "pairs": 12, "pilot_sd": 0.02})
     assert pilot_seeds(stated) == ()
     assert plan_seeds(stated, 0.02, 12).seeds[:3] == (1, 2, 3)
+
+
+def test_hours_are_measured_in_the_pilot_whose_share_is_taken_off() -> None:
+    lake = Lake.open("/nowhere")  # which a budget of hours does not ask
+    file = parsed(auto={"effect": 0.03, "hours": 1})
+    assert most_pairs(lake, file, 360.0) == 36, "four pairs took 360 s, and 3,240 s are left"
+    assert most_pairs(lake, parsed(auto={"effect": 0.03, "hours": 1, "pairs": 9}), 360.0) == 9
+    with pytest.raises(ExperimentError, match="auto: the budget allows 1 pairs beside a pilot of 4"):
+        most_pairs(lake, file, 2600.0)
 
 
 def test_the_dry_run_says_all_of_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
