@@ -145,7 +145,7 @@ def test_pages_load_nothing_and_run_only_their_own(pages: dict[str, httpx.Respon
 
 def test_the_play_control_finds_what_it_plays(pages: dict[str, httpx.Response]):
     """``play.js`` hides nothing that a page without scripts needs, and finds its parts in every section."""
-    played = 0
+    played = volumes = 0
     for path, response in pages.items():
         parts = re.findall(r"<section class=\"sequence\".*?</section>", response.text, re.S)
         for section in map(Page, parts):
@@ -156,7 +156,9 @@ def test_the_play_control_finds_what_it_plays(pages: dict[str, httpx.Response]):
             played += 1
             (stage,) = [div for div in section.all("div") if (div.get("class") or "").split()[0] == "stage"]
             assert "hidden" in stage, "shown by the script"
-            (slider,) = section.all("input")
+            slider, *slices = section.all("input")
+            assert [each["data-slices"] for each in slices] == ["4"] * ("volume" in stage["class"]), path
+            volumes += len(slices)
             first, *frames = section.all("img")
             assert (slider["type"], slider["max"]) == ("range", str(len(frames) - 1)), path
             assert len(section.all("li")) == len(frames) > 1
@@ -165,6 +167,7 @@ def test_the_play_control_finds_what_it_plays(pages: dict[str, httpx.Response]):
         if parts:
             assert any("data-player" in script for script in Page(response.text).texts["script"]), path
     assert played > 10
+    assert volumes > 1
 
 
 def test_what_people_wrote_is_shown_not_run(pages: dict[str, httpx.Response]):

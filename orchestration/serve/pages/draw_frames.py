@@ -38,12 +38,14 @@ class Picture:
 @dataclass(frozen=True)
 class Drawing:
     """One sequence: ``pictures`` of a grid, or ``text``; ``kind`` is frames, text or tokens. ``frames`` is how many
-    there are, of which the first MAX_PICTURES are drawn."""
+    there are, of which the first MAX_PICTURES are drawn; ``slices`` of depth, 1 unless it is a volume, lie side by side
+    in each picture."""
 
     kind: str
     pictures: tuple[Picture, ...] = ()
     text: str = ""
     frames: int = 0
+    slices: int = 1
 
 
 def draw_sequence(store: Store, manifest: Manifest, tokens_T: NDArray[np.unsignedinteger]) -> Drawing:
@@ -59,17 +61,18 @@ def draw_sequence(store: Store, manifest: Manifest, tokens_T: NDArray[np.unsigne
     if shown is None or not len(frames):
         return _numbers(tokens_T)
     if frames.ndim == 2:  # cells in a row: time goes downwards, and the whole sequence is one picture
-        return Drawing("frames", (_picture(frames, shown.colors, None),))
+        return Drawing("frames", (picture(frames, shown.colors, None),))
     first, stride = getattr(shown, "burn_in", 0), getattr(shown, "stride", 1)
     steps = [first + stride * index if spec.family == "nca" else None for index in range(len(frames))]
     return Drawing(
         "frames",
-        tuple(_picture(frame, shown.colors, step) for frame, step in zip(frames[:MAX_PICTURES], steps, strict=False)),
+        tuple(picture(frame, shown.colors, step) for frame, step in zip(frames[:MAX_PICTURES], steps, strict=False)),
         frames=len(frames),
+        slices=frames.shape[1] if frames.ndim == 4 else 1,
     )
 
 
-def _picture(frame: NDArray[np.uint8], colors: int, step: int | None) -> Picture:
+def picture(frame: NDArray[np.uint8], colors: int, step: int | None) -> Picture:
     """A frame, uint8 [H, W] or [D, H, W] (slices side by side), one pixel a cell."""
     if frame.ndim == 3:
         # One empty column between slices; index `colors` of the palette is transparent.
