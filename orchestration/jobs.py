@@ -274,20 +274,29 @@ def _tune(lake: Lake, run: str, config: dict[str, Any], settings: dict[str, Any]
     return {"run": run, "promoted": result.promoted, "verdict": result.verdict}
 
 
-def lattice_run(lake: Lake, config: LatticeTrainConfig, run: str, threads: int | None = None) -> TrainResult:
-    """Train a lattice in this process, with progress shown."""
+def lattice_run(
+    lake: Lake, config: LatticeTrainConfig, run: str, threads: int | None = None, workers: int | None = None
+) -> TrainResult:
+    """Train a lattice with progress shown: in this process, or on ``workers`` workers of Ray."""
     from orchestration.console.training import training_display
     from orchestration.lattice.train import train_lattice
 
+    if workers is not None:
+        config.check_world(workers)
     with job() as stop, training_display(f"lattice {run}", config.steps) as shown:
-        return train_lattice(lake, config, run, on_event=shown, stop=stop, threads=threads)
+        if workers is None:
+            return train_lattice(lake, config, run, on_event=shown, stop=stop, threads=threads)
+        from orchestration.cluster.session import ray_session
+        from orchestration.lattice.ray_train import train_lattice_on_ray
+
+        with ray_session(workers):
+            return train_lattice_on_ray(lake, config, run, workers, on_event=shown, stop=stop)
 
 
 def _lattice(lake: Lake, run: str, config: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
     from trainer.lattice.train_config import parse_lattice_config
 
-    del settings
-    result = lattice_run(lake, parse_lattice_config(config), run)
+    result = lattice_run(lake, parse_lattice_config(config), run, workers=settings.get("workers"))
     return {"run": run, "step": result.step, "model": result.model}
 
 
@@ -298,5 +307,5 @@ KINDS: dict[str, tuple[frozenset[str], Job]] = {
     "pipeline": (frozenset({"workers", "actors"}), _pipeline),
     "experiment": (frozenset(), _experiment),
     "tune": (frozenset(), _tune),
-    "lattice": (frozenset(), _lattice),
+    "lattice": (frozenset({"workers"}), _lattice),
 }

@@ -66,13 +66,13 @@ class Demand:
         return f"{said} on one node" if alone else said
 
 
-def demand_of_workers(workers: int, use_gpu: bool, what: str = "") -> Demand:
-    """What training workers need: a CPU each, or a GPU, and the tasks that read their rows beside them."""
+def demand_of_workers(workers: int, use_gpu: bool, what: str = "", *, loads_rows: bool = True) -> Demand:
+    """What training workers need: a CPU each, or a GPU, and with ``loads_rows`` the tasks that read their rows."""
     worker: Bundle = {"GPU": 1.0} if use_gpu else {"CPU": 1.0}
     loading: Bundle = {"CPU": LOADING_CPUS}
     return Demand(
         what or f"workers = {workers}",
-        (*([worker] * workers), *([loading] * workers)),
+        (*([worker] * workers), *([loading] * (workers if loads_rows else 0))),
         "use fewer --workers" + (" or --no-gpu" if use_gpu else "") + ", or join a larger cluster",
     )
 

@@ -18,6 +18,7 @@ from orchestration.commands.common import (
     print_table,
 )
 from orchestration.console.output import say
+from orchestration.errors import InvalidRequestError
 from orchestration.folders import check_output, writing
 from orchestration.jobs import lattice_run
 from orchestration.toml_files import read_toml
@@ -37,6 +38,9 @@ def train(
         Path | None, typer.Option(metavar="TRACE.json", help="Only profile two updates: a trace and a table.")
     ] = None,
     threads: Threads = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="DDP workers under Ray Train; by default none, in this process.")
+    ] = None,
     lake: LakeUri = DEFAULT_LAKE,
     as_json: AsJson = False,
 ) -> None:
@@ -45,6 +49,10 @@ def train(
     from trainer.lattice.train_config import parse_lattice_config
 
     config = parse_lattice_config(read_toml(config_file))
+    if threads is not None and workers is not None:
+        raise InvalidRequestError(
+            f"--threads {threads}: is for a training in this process; workers of Ray share the cores; leave one out"
+        )
     for path, option in ((report, "report"), (profile, "profile")):
         if path is not None:
             check_output(path, option)
@@ -55,7 +63,7 @@ def train(
     if run is None:
         run = default_run_name(config_file.stem, config)
         say_if_new(opened, run, config_file.stem, config)
-    result = lattice_run(opened, config, run, threads)
+    result = lattice_run(opened, config, run, threads, workers)
     if report is not None:
         _write_report(opened, run, report)
     scores = {f"goal {name}": value for name, value in result.evals.get("goal", {}).items()}

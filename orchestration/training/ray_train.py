@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import tempfile
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from datetime import timedelta
-from typing import Any
+from typing import Any, Protocol
 
 import ray
 import ray.train
@@ -39,6 +39,7 @@ from orchestration.training.stop_watcher import watching
 from trainer import Ranks, TrainConfig, TrainJob, TrainResult, run_training
 from trainer.errors import TrainerError
 from trainer.inputs import open_inputs
+from trainer.lattice.train_config import LatticeTrainConfig
 
 ATTEMPTS = 4
 CPU_WORKERS = 2
@@ -47,10 +48,26 @@ COLLECTIVE_S = 1800.0
 UPLOADS = 4  # times as long, ranks wait for each other's parts of a checkpoint
 
 
+class RayJob(Protocol):
+    """What of a job the attempts at it look at."""
+
+    @property
+    def config(self) -> Any: ...
+    @property
+    def lake(self) -> Lake: ...
+    @property
+    def run(self) -> str: ...
+    @property
+    def lease(self) -> str | None: ...
+
+
+TrainRank = Callable[[Any, Ranks, int, EventSender, threading.Event], TrainResult]
+
+
 def _worker(handed: dict[str, Any]) -> None:
     """One rank. A named error is the user's to mend: it goes to the queue of events before the worker dies of it."""
     prepare_folders()
-    job: TrainJob = handed["job"]
+    job: RayJob = handed["job"]
     queue = handed["queue"]
     context = ray.train.get_context()
     ranks = Ranks.here(
@@ -59,14 +76,9 @@ def _worker(handed: dict[str, Any]) -> None:
     start_telemetry(job.run, rank=ranks.rank)
     sender = EventSender(queue)
     try:
+        threads = max(1, local_cores() // context.get_local_world_size())
         with watching(job.lake, job.run, job.lease or "", ranks.rank) as stop:
-            result = run_training(
-                replace(job, repairer=make_repairer(job.lake.store.uri, job.repairer.policy, sender)),
-                ranks,
-                threads=max(1, local_cores() // context.get_local_world_size()),
-                on_event=with_step_metrics(sender, job.config.log_every) if ranks.rank == 0 else None,
-                stop=stop,
-            )
+            result = handed["train"](job, ranks, threads, sender, stop)
     except Exception as error:
         named = _named(error)
         if named is not None:
@@ -74,6 +86,17 @@ def _worker(handed: dict[str, Any]) -> None:
         raise
     if ranks.rank == 0:
         ray.get(queue.finish.remote(result.to_record()))
+
+
+def _train(job: TrainJob, ranks: Ranks, threads: int, sender: EventSender, stop: threading.Event) -> TrainResult:
+    """One rank of a language model's training."""
+    return run_training(
+        replace(job, repairer=make_repairer(job.lake.store.uri, job.repairer.policy, sender)),
+        ranks,
+        threads=threads,
+        on_event=with_step_metrics(sender, job.config.log_every) if ranks.rank == 0 else None,
+        stop=stop,
+    )
 
 
 def _named(error: Exception) -> Exception | None:
@@ -134,21 +157,23 @@ def train_on_ray(
         # tasks, in whatever process they run, would each fetch.
         if job.planned is None and config.lanes is None:
             owned = replace(owned, batches=ray_data_batches)
-        return _Training(owned, run_lease, scaling, demand, on_event or (lambda _event: None)).run()
+        return RayAttempts(_train, owned, run_lease, scaling, demand, on_event).run()
 
 
-class _Training:
-    """The attempts at one run that this driver holds."""
+class RayAttempts:
+    """The attempts at one run that this driver holds; each rank calls ``train(job, ranks, threads, sender, stop)``."""
 
     def __init__(
         self,
-        job: TrainJob,
+        train: TrainRank,
+        job: RayJob,
         run_lease: RunLease,
         scaling: ScalingConfig,
         demand: Demand,
-        on_event: OnEvent,
+        on_event: OnEvent | None,
     ) -> None:
-        self._job, self._run_lease, self._scaling, self._on_event = job, run_lease, scaling, on_event
+        self._train, self._job, self._run_lease, self._scaling = train, job, run_lease, scaling
+        self._on_event = on_event or (lambda _event: None)
         self._demand = demand
         self._queue: Any = None
         self._step = 0
@@ -186,7 +211,7 @@ class _Training:
         self._stepping = asked = False
         self._queue, self._events = ray.remote(num_cpus=0)(EventQueue).remote(self._run_lease.run.name), None
         with tempfile.TemporaryDirectory(prefix="morphogen-ray-train-", ignore_cleanup_errors=True) as scratch:
-            fit, notice = _Fit(self._job, self._queue, self._scaling, scratch), WaitNotice(self._demand)
+            fit, notice = _Fit(self._train, self._job, self._queue, self._scaling, scratch), WaitNotice(self._demand)
             while fit.is_alive():
                 fit.join(POLL_S)
                 if self._show_events():
@@ -233,12 +258,17 @@ class _Training:
 class _Fit(threading.Thread):
     """Ray Train's `fit` beside the main thread, which stays free for signals; Ray would handle SIGINT its own way."""
 
-    def __init__(self, job: TrainJob, queue: Any, scaling: ScalingConfig, scratch: str) -> None:
+    def __init__(self, train: TrainRank, job: RayJob, queue: Any, scaling: ScalingConfig, scratch: str) -> None:
         super().__init__(name=f"fit {job.run}", daemon=True)
         self.failure: Exception | None = None
         self._trainer = TorchTrainer(
             _worker,
-            train_loop_config={"job": job, "queue": queue, "upload_s": UPLOADS * collective_seconds()},
+            train_loop_config={
+                "train": train,
+                "job": job,
+                "queue": queue,
+                "upload_s": UPLOADS * collective_seconds(),
+            },
             torch_config=TorchConfig(timeout_s=collective_seconds()),
             scaling_config=scaling,
             # Attempts are counted here and not by Ray, which would also repeat the user's own mistakes.
@@ -289,7 +319,7 @@ def cpus_of_training(workers: int | None, generators: int = 0) -> float:
     return (workers or CPU_WORKERS) + loading + generators
 
 
-def finished_result(lake: Lake, config: TrainConfig, run: str) -> TrainResult | None:
+def finished_result(lake: Lake, config: TrainConfig | LatticeTrainConfig, run: str) -> TrainResult | None:
     """The result of `run` if it has finished with this config: found here, it costs no start of workers."""
     try:
         state = lake.runs.get(run).state

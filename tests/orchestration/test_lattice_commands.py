@@ -18,6 +18,7 @@ from orchestration.generation.worker import ShardWorker, synthetic_source
 from orchestration.jobs import resume_run
 from tests.ray_fixtures import ROOT, toml_of
 from tests.trainer.lattice.lattices import RUN
+from trainer import load_metrics
 from trainer.lattice.train_config import parse_lattice_config
 from trainer.lattice.whole_file import WHOLE
 
@@ -81,6 +82,8 @@ def test_mistakes_are_one_line(trained, tmp_path, capsys):
         assert call("lattice", "train", file, "--lake", tmp_path / "lake") == 2
         (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
         assert said in line
+    both = ("--workers", "2", "--threads", "1", "--lake", trained / "lake")
+    assert call("lattice", "train", trained / "small.toml", *both) == 2
     assert call("lattice", "evaluate", "grown@1", "--sparse", "-1", "--lake", trained / "lake") == 2
     assert call("lattice", "evaluate", "nothing@1", "--lake", trained / "lake") == 2
     assert call("lattice", "play", "grown@1", "-o", tmp_path / "no" / "a.gif", "--lake", trained / "lake") == 2
@@ -117,3 +120,21 @@ def test_the_shipped_configs_are_read(file):
     import tomllib
 
     assert parse_lattice_config(tomllib.loads(file.read_text())).publish == file.stem
+
+
+@pytest.mark.soak
+def test_two_workers_of_ray_train_as_one_process(trained, ray_cluster, capsys):  # noqa: ARG001 - the workers need it
+    """The losses up to the rounding to 8 bits, which tells last bits apart; then the record is enough to go on with."""
+    lake = trained / "lake"
+    more = ("--workers", "2", "--lake", lake)
+    assert call("lattice", "train", trained / "small.toml", "--run", "two", *more) == 0
+    opened = Lake.open(str(lake))
+    together, alone = ([row["loss"] for row in load_metrics(opened, run) if "loss" in row] for run in ("two", "small"))
+    assert len(together) == len(alone) == 3
+    assert together[0] == pytest.approx(alone[0], rel=1e-4)
+    state = opened.runs.get("two").state
+    assert state["settings"]["workers"] == 2
+    assert resume_run(opened, "two", state, {})["step"] == 3
+    capsys.readouterr()
+    assert call("lattice", "train", trained / "small.toml", "--run", "three", "--workers", "3", "--lake", lake) == 2
+    assert "3 ranks" in capsys.readouterr().err
