@@ -5,9 +5,9 @@
 Stored: an epoch of the same shuffled rows by litdata's StreamingDataset (its own chunks, made by `data export`), by
 `LakeDataset` and from a memory map, turn by turn in one process, so that all meet the same neighbours. The first turn,
 in which shards are read and verified, is shown apart. Computed: `generate_batch` on one core beside `NcaDataset` in two
-workers and a memory map in two workers; per core, by wall clock and by CPU time of all processes, which a busy machine
-disturbs less. Training: the demo's model on the demo's rows, stored and computed, turn by turn in one process without
-Ray: the share of time that the loop waits for data, and seconds from nothing to the first batch.
+workers and a memory map in two workers, per core. Both by wall clock and by CPU time of all processes, which a busy
+machine disturbs less. Training: the demo's model on the demo's rows, stored and computed, turn by turn in one process
+without Ray: the share of time that the loop waits for data, and seconds from nothing to the first batch.
 
 Medians over turns, and ratios of turns that followed each other.
 """
@@ -81,11 +81,13 @@ def stored(rows: int, batch: int, turns: int) -> dict[str, Any]:
             "memory map, uint16": mapped,
         }
         seconds: dict[str, list[float]] = {name: [] for name in ways}
+        busy: dict[str, list[float]] = {name: [] for name in ways}
         for _ in range(turns + 1):
             for name, loader in ways.items():
-                started = time.perf_counter()
+                started, used = time.perf_counter(), time.process_time()
                 seen = sum(len(each) for each in loader)
                 seconds[name].append(time.perf_counter() - started)
+                busy[name].append(time.process_time() - used)
                 if seen != rows:
                     raise AssertionError(f"{name}: {seen} rows of {rows}")
     tokens = rows * SEQ_LEN
@@ -93,7 +95,9 @@ def stored(rows: int, batch: int, turns: int) -> dict[str, Any]:
         name: {
             "tokens_per_s": tokens / statistics.median(found[1:]),
             "first_epoch": tokens / found[0],
+            "tokens_per_cpu_s": tokens / statistics.median(busy[name][1:]),
             "of_litdata": _ratio(seconds["litdata, uint16"][1:], found[1:]),
+            "of_litdata_cpu": _ratio(busy["litdata, uint16"][1:], busy[name][1:]),
         }
         for name, found in seconds.items()
     }
@@ -201,10 +205,11 @@ def _cpu_seconds() -> float:
 def as_text(result: dict[str, Any]) -> str:
     lines = [f"{result['machine']}; load {result['load'][0]:.1f} before, {result['load'][1]:.1f} after"]
     for name, found in result.get("stored", {}).items():
-        ratio = found["of_litdata"]
+        ratio, cpu = found["of_litdata"], found["of_litdata_cpu"]
         lines.append(
             f"{name:>26}: {found['tokens_per_s'] / 1e6:7.1f} M tokens/s  {ratio['median']:.2f} of litdata "
-            f"({ratio['min']:.2f}–{ratio['max']:.2f}), first epoch {found['first_epoch'] / 1e6:.1f} M"
+            f"({ratio['min']:.2f}–{ratio['max']:.2f}); by CPU time {found['tokens_per_cpu_s'] / 1e6:.1f} M, "
+            f"{cpu['median']:.2f} ({cpu['min']:.2f}–{cpu['max']:.2f}); first epoch {found['first_epoch'] / 1e6:.1f} M"
         )
     for name, found in result.get("computed", {}).items():
         ratio, cpu = found["of_generate"], found["of_generate_cpu"]

@@ -76,7 +76,7 @@ class FolderTarget:
     def found(self) -> dict[str, int]:
         with self._translated():
             self.folder.mkdir(parents=True, exist_ok=True)
-            return {path.name: path.stat().st_size for path in self.folder.iterdir() if not _is_part(path.name)}
+            return {path.name: path.lstat().st_size for path in self.folder.iterdir() if not _is_part(path.name)}
 
     def read(self, name: str) -> bytes:
         with self._translated():
