@@ -171,7 +171,7 @@ def training(steps: int, turns: int) -> dict[str, Any]:
                 )
                 began = time.perf_counter()
                 inputs = open_inputs(config, lake)
-                next(local_batches(inputs.plan, 0, steps, 1, 0, inputs.datasets))
+                next(local_batches(inputs.plan, 0, steps, 1, 0, inputs.train))
                 firsts[name].append(time.perf_counter() - began)
                 seen: list[float] = []
 
