@@ -7,6 +7,7 @@ kept in float64 and added over ranks, so the result is the same on all of them.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -68,21 +69,35 @@ def evaluate(
     frames ``frames``: the loss of each whole frame's content, which falls from frame to frame where rules are inferred
     in context. A task's dataset adds ``answers``: {"tokens", "loss", "accuracy"} of its answers alone, whatever counts.
     """
-    manifest = dataset.manifest
-    total = min(sequences, manifest.sequences)
+    total = min(sequences, dataset.manifest.sequences)
     mine = np.arange(ranks.rank * total // ranks.world, (ranks.rank + 1) * total // ranks.world)
-    text = manifest.kind == "text"
-    bytes_known = manifest.text_bytes is not None
-    frame = None if text else frame_tokens(manifest.source.spec)
-    counted_T = dataset_mask(manifest, mask)
-    answers_T = None if (asked := answer_mask(spec_of(manifest))) is None else asked[1:]
-    length, counted = len(counted_T), int(counted_T.sum())
-    reader = dataset.reader()
-    losses_T, hits, right, extra = np.zeros(length), 0.0, 0.0, 0.0
-
     # Ranks that share a model's rows need each other in every pass: all make as many as the one with the most rows.
-    for start in range(0, -(-total // ranks.world), ROWS_PER_PASS):
-        rows = mine[start : start + ROWS_PER_PASS]
+    most = -(-total // ranks.world)
+    passes = -(-most // ROWS_PER_PASS)
+    sums = row_sums(model, dataset, mine, precision, device, mask, end_of_text, passes)
+    return scores_of(dataset, ranks.sum(sums), total, mask)
+
+
+def row_sums(
+    model: Llama,
+    dataset: TrainDataset,
+    rows_N: np.ndarray,
+    precision: Precision,
+    device: torch.device,
+    mask: LossMask = "none",
+    end_of_text: int | None = None,
+    passes: int | None = None,
+) -> list[float]:
+    """Sums over rows, which add up over parts of a dataset: loss by position [T-1], counted hits, hits of answers, and
+    the bytes of text or the entropies of rows. ``passes`` through the model are made, as many as needed by default."""
+    manifest = dataset.manifest
+    text = manifest.kind == "text"
+    counted_T = dataset_mask(manifest, mask)
+    answers_T = _answers(dataset)
+    reader = dataset.reader()
+    losses_T, hits, right, extra = np.zeros(len(counted_T)), 0.0, 0.0, 0.0
+    for start in range(0, ROWS_PER_PASS * (passes or -(-len(rows_N) // ROWS_PER_PASS)), ROWS_PER_PASS):
+        rows = rows_N[start : start + ROWS_PER_PASS]
         if not len(rows):
             score(model, np.zeros((1, 2), dtype=np.uint16), precision, device)
             continue
@@ -91,12 +106,26 @@ def evaluate(
         losses_T += losses_BT.sum(axis=0)
         hits += hits_BT[:, counted_T].sum()
         right += 0.0 if answers_T is None else hits_BT[:, answers_T].sum()
-        if bytes_known:
+        if manifest.text_bytes is not None:
             extra += float(reader.column("target_bytes", rows).sum())
         elif not text:
             extra += float(unigram_entropy(tokens_BT[:, 1:][:, counted_T]).sum())
+    return [*losses_T.tolist(), float(hits), float(right), extra]
 
-    *by_position, hits, right, extra = ranks.sum([*losses_T.tolist(), float(hits), float(right), extra])
+
+def _answers(dataset: TrainDataset) -> np.ndarray | None:
+    asked = answer_mask(spec_of(dataset.manifest))
+    return None if asked is None else asked[1:]
+
+
+def scores_of(dataset: TrainDataset, sums: Sequence[float], total: int, mask: LossMask = "none") -> dict[str, Any]:
+    """What `evaluate` gives, of the sums over the first ``total`` rows."""
+    manifest = dataset.manifest
+    text, bytes_known = manifest.kind == "text", manifest.text_bytes is not None
+    frame = None if text else frame_tokens(manifest.source.spec)
+    counted_T, answers_T = dataset_mask(manifest, mask), _answers(dataset)
+    length, counted = len(counted_T), int(counted_T.sum())
+    *by_position, hits, right, extra = sums
     losses_T = np.array(by_position) / total
     loss = math.fsum(losses_T[counted_T]) / counted
     edges = bucket_edges(length)

@@ -26,15 +26,18 @@ Result = TypeVar("Result")
 _IN_FLIGHT_PER_CORE = 2
 
 
-def ray_map(function: Callable[[Item], Result], items: Iterable[Item], *, title: str = "corpus") -> Iterator[Result]:
-    """Apply ``function`` to each item in a Ray task, lazily. Ray must be initialised. The dashboard shows ``title``.
+def ray_map(
+    function: Callable[[Item], Result], items: Iterable[Item], *, title: str = "corpus", gpu: bool = False
+) -> Iterator[Result]:
+    """Apply ``function`` to each item in a Ray task, lazily. Ray must be initialised. The dashboard shows ``title``;
+    with ``gpu`` every task has one.
 
     Raises InvalidRequestError for a cluster without a CPU for tasks, and says every 30 s what it waits for.
 
     A task whose worker dies is run again by Ray, so ``function`` must be harmless to repeat; the error that it raises
     is raised here as it was.
     """
-    return map(_result, _started(function, ((item, ()) for item in items), title))
+    return map(_result, _started(function, ((item, ()) for item in items), title, gpu=gpu))
 
 
 class RayCluster:
@@ -68,15 +71,17 @@ def _started(
     *,
     returns: int = 1,
     threads: bool = False,
+    gpu: bool = False,
 ) -> Iterator[Any]:
     """The reference of each task, or its references, in order; the oldest once enough others are in work."""
-    demand = Demand("a task of 1 CPU", ({"CPU": 1.0},), "use --no-ray, or join a cluster with CPUs for tasks")
+    what, bundle = ("a task of 1 CPU and 1 GPU", {"CPU": 1.0, "GPU": 1.0}) if gpu else ("a task of 1 CPU", {"CPU": 1.0})
+    demand = Demand(what, (bundle,), f"use --no-ray, or join a cluster with {'GPUs' if gpu else 'CPUs'} for tasks")
     require(demand)
     _await_room(demand, title)
     shared = ray.put(function)
     name = getattr(function, "func", function)
     said = f"{title}: {getattr(name, '__name__', type(name).__name__)}"
-    task = _apply.options(name=said, num_returns=returns)
+    task = _apply.options(name=said, num_returns=returns, num_gpus=int(gpu))
     waiting: deque[Any] = deque()
     limit = _IN_FLIGHT_PER_CORE * compute_cores()
     for item, handles in items:

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from datalake import Lake
+from orchestration.cluster.address import cluster_address
 from orchestration.commands.common import DEFAULT_LAKE, AsJson, LakeUri, open_lake, print_json, print_table
 from orchestration.console.progress import console, stage
 from orchestration.errors import EvaluationError
 from orchestration.jobs import resumable
+
+if TYPE_CHECKING:
+    from orchestration.evaluation.models import Advance, OpenModel
+    from trainer import TrainDataset
 
 
 def evaluate(
@@ -35,6 +43,10 @@ def evaluate(
     ] = False,
     precision: Annotated[str, typer.Option(help="auto, fp32 or bf16.")] = "auto",
     device: Annotated[str | None, typer.Option(help="As torch names it; CUDA where there is one.")] = None,
+    ray: Annotated[
+        bool | None,
+        typer.Option("--ray/--no-ray", help="Score --data on Ray; by default where RAY_ADDRESS names a cluster."),
+    ] = None,
     lake: LakeUri = DEFAULT_LAKE,
     as_json: AsJson = False,
 ) -> None:
@@ -69,7 +81,10 @@ def evaluate(
     with resumable():
         if datasets:
             with stage(f"held-out loss of {opened.version.ref}", len(datasets)) as advance:
-                result["data"] = evaluation.held_out(opened, datasets, sequences, advance)
+                if ray or (ray is None and cluster_address()):
+                    result["data"] = _on_ray(opened_lake, opened, datasets, sequences, advance, device)
+                else:
+                    result["data"] = evaluation.held_out(opened, datasets, sequences, advance)
         if tasks:
             options = evaluation.TaskOptions(include_path, fewshot, limit)
             result["tasks"] = evaluation.run_tasks(opened_lake, opened, _words(tasks), options)
@@ -93,6 +108,26 @@ def evaluate(
         print_json(result)
     else:
         _show(result)
+
+
+def _on_ray(
+    lake: Lake,
+    opened: OpenModel,
+    datasets: Sequence[TrainDataset],
+    sequences: int | None,
+    advance: Advance,
+    device: str | None,
+) -> dict[str, Any]:
+    from orchestration.cluster.map import ray_map
+    from orchestration.cluster.resources import cluster_nodes
+    from orchestration.cluster.session import ray_session
+    from orchestration.evaluation.models import held_out_on
+
+    with ray_session():
+        gpu = any(node["GPU"] for node in cluster_nodes()) if device is None else device.startswith("cuda")
+        where = device or ("cuda" if gpu else "cpu")
+        each = partial(ray_map, title="evaluate", gpu=gpu)
+        return held_out_on(each, lake, opened, datasets, sequences, advance, where)
 
 
 def _words(text: str) -> list[str]:

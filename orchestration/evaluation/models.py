@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import importlib.util
 import tempfile
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from datalake import Lake, ModelVersion
@@ -19,6 +21,7 @@ from orchestration.evaluation.hf_export import model_text, write_hf_folder
 from orchestration.generation.recompute import make_repairer
 from trainer import Llama, TrainConfig, TrainDataset, evaluate, hf_layout, parse_config
 from trainer.documents import document_ends
+from trainer.evaluate import row_sums, scores_of
 from trainer.precision import Precision, exact, pick_device, resolve_precision
 from trainer.published import open_published
 from trainer.ranks import Ranks
@@ -109,6 +112,67 @@ def held_out(
         with exact(opened.device, None):
             ranks = Ranks(0, 1, opened.device)
             scores = evaluate(opened.model, dataset, limit, opened.precision, opened.device, ranks, end_of_text=end)
+        found[dataset.ref] = scores
+        advance(done, f"{dataset.ref} loss {scores['loss']:.4f}")
+    return found
+
+
+PART_ROWS = 2048
+"""Rows that a task of a cluster scores: sums over parts are added in order, whoever made them."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """Scores a part of a dataset's rows, wherever there is a process for it: (first row, end) to sums."""
+
+    lake: Lake
+    model: str
+    dataset: str
+    precision: Precision
+    device: str | None
+
+    def __call__(self, rows: tuple[int, int]) -> list[float]:
+        opened = _opened_here(_Hashed(self.lake.uri, self.lake), self.model, self.precision, self.device)
+        dataset = open_dataset(self.lake, opened, self.dataset)
+        (end,) = (document_ends(opened.config, [dataset]) if opened.config else None) or [None]
+        with exact(opened.device, None):
+            return row_sums(opened.model, dataset, np.arange(*rows), opened.precision, opened.device, end_of_text=end)
+
+
+@dataclass(frozen=True)
+class _Hashed:
+    """A lake by its address."""
+
+    uri: str
+    lake: Lake = field(compare=False)
+
+
+@lru_cache(maxsize=1)
+def _opened_here(lake: _Hashed, model: str, precision: Precision, device: str | None) -> OpenModel:
+    """The model, opened once in a process that scores many parts."""
+    return open_model(lake.lake, model, device=device, precision=precision)
+
+
+def held_out_on(
+    each: Callable[[Callable[[tuple[int, int]], list[float]], list[tuple[int, int]]], Iterable[list[float]]],
+    lake: Lake,
+    opened: OpenModel,
+    datasets: Sequence[TrainDataset],
+    sequences: int | None,
+    advance: Advance,
+    device: str | None = None,
+) -> dict[str, Any]:
+    """`held_out`, each dataset's parts scored by ``each``, a map that gives results in order: no row comes here."""
+    found = {}
+    for done, dataset in enumerate(datasets, start=1):
+        total = min(sequences or dataset.manifest.sequences, dataset.manifest.sequences)
+        parts = [(first, min(first + PART_ROWS, total)) for first in range(0, total, PART_ROWS)]
+        score = Part(lake, opened.version.ref, dataset.ref, opened.precision, device)
+        sums = np.zeros(0)
+        for at, part in enumerate(each(score, parts), start=1):
+            sums = sums + np.array(part) if len(sums) else np.array(part)
+            advance(done - 1 + at / len(parts), dataset.ref)
+        scores = scores_of(dataset, sums.tolist(), total)
         found[dataset.ref] = scores
         advance(done, f"{dataset.ref} loss {scores['loss']:.4f}")
     return found

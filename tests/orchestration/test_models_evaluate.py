@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import sys
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from datalake import Lake
 from orchestration.cli import main
 from orchestration.corpus.add import add_corpus
 from orchestration.errors import EvaluationError
+from orchestration.evaluation import models
 from orchestration.evaluation.pass_at_k import Problem, judge, read_problems
 from orchestration.evaluation.sandbox import Limits
 from tests.trainer.lake_data import add_dataset, patterned, tiny_config, tiny_lake
@@ -64,6 +66,36 @@ def test_scores_are_those_that_training_recorded(lake: Lake, capsys) -> None:
     found = evaluate(lake, capsys, "tiny", "--data", "held@1", "--data", "train@1")["data"]
     assert found["held@1"]["gate"]["loss"] == pytest.approx(lake.models.get("tiny@1").metrics["held@1"]["loss"])
     assert (found["held@1"]["sequences"], found["train@1"]["sequences"]) == (10, 22)
+
+
+def test_parts_scored_elsewhere_add_up_to_the_whole(lake: Lake, monkeypatch) -> None:
+    monkeypatch.setattr(models, "PART_ROWS", 7)
+    for model, refs in (("counter@1", ["text-heldout@1"]), ("tiny@1", ["held@1", "train@1"])):
+        opened = models.open_model(lake, model, device="cpu", precision="fp32")
+        datasets = [models.open_dataset(lake, opened, ref) for ref in refs]
+        parts: list[tuple[int, int]] = []
+
+        def each(score, items, parts=parts):
+            parts += items
+            return [pickle.loads(pickle.dumps(score))(item) for item in items]  # noqa: S301 - our own
+
+        whole = models.held_out(opened, datasets, 20, lambda *_: None)
+        found = models.held_out_on(each, lake, opened, datasets, 20, lambda *_: None, "cpu")
+        assert (0, 7) in parts
+        assert found.keys() == whole.keys()
+        for ref in refs:
+            assert found[ref].keys() == whole[ref].keys()
+            assert found[ref]["tokens"] == whole[ref]["tokens"]
+            for key in ("loss", "accuracy", "perplexity"):
+                assert found[ref][key] == pytest.approx(whole[ref][key], rel=1e-6)
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_ray_scores_as_this_process_does(lake: Lake, capsys) -> None:
+    arguments = ("counter@1", "--data", "text-heldout@1", "--device", "cpu")
+    here, there = (evaluate(lake, capsys, *arguments, where)["data"] for where in ("--no-ray", "--ray"))
+    assert there["text-heldout@1"]["loss"] == pytest.approx(here["text-heldout@1"]["loss"], rel=1e-6)
+    assert there["text-heldout@1"]["sequences"] == here["text-heldout@1"]["sequences"]
 
 
 def write(path: Path, *problems: dict[str, Any]) -> Path:
