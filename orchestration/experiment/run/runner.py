@@ -156,7 +156,8 @@ def _arms(lake: Lake, file: ExperimentFile, record: Run, run_lease: RunLease | N
         else LocalPool(lake, threads, run_lease) as pool
     ):
         rates = choose_rates(pool, file, refs)
-        named: set[str] = set()
+        # A pilot that an earlier attempt ran is not run again, and stays named.
+        named = {*record.state.get("reads", {}).get("runs", ())}
 
         def run_seeds(seeds: Sequence[int]) -> list[ArmResult]:
             plans = [plan_arm(file, cell, seed, refs, rates) for cell in file.cells for seed in seeds]
