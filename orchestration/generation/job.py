@@ -15,8 +15,9 @@ import ray
 
 from datalake import Lake, Source, shard_layout
 from datalake.events import log_event
+from orchestration.cluster.address import cluster_address
 from orchestration.cluster.pool import ActorPool
-from orchestration.cluster.resources import Demand, cluster_nodes, require
+from orchestration.cluster.resources import Demand, autoscales, cluster_nodes, require
 from orchestration.cluster.session import cluster_facts, compute_cores
 from orchestration.errors import InvalidRequestError
 from orchestration.generation.pool import Shard, ShardTasks
@@ -63,13 +64,15 @@ def run_generation(
 class ActorNeeds:
     """What one generator actor takes of this Ray, found out once a job: ``cpus`` (threads) and ``gpus``.
 
-    ``actors`` is how many were asked for; None: as many as there is room for.
+    ``actors`` is how many were asked for; None: as many as there is room for, and where the cluster ``grows``, twice
+    that, which its autoscaler sees.
     """
 
     cpus: int
     gpus: float
     actors: int | None
     gpus_matter: bool
+    grows: bool
 
     @classmethod
     def of(cls, request: GenerateRequest) -> ActorNeeds:
@@ -85,7 +88,8 @@ class ActorNeeds:
         if gpus and per_actor:  # nodes differ: no more than what each of those with GPUs can spare
             shared += [int(node["CPU"] / max(1.0, node["GPU"] // per_actor)) for node in cluster_nodes() if node["GPU"]]
         cpus = request.cpus_per_actor or max(1, min(shared))
-        return cls(cpus, per_actor, request.actors, request.gpus_per_actor is not None or request.backend == "triton")
+        gpus_matter = request.gpus_per_actor is not None or request.backend == "triton"
+        return cls(cpus, per_actor, request.actors, gpus_matter, grows=cluster_address() is not None and autoscales())
 
     @property
     def options(self) -> dict[str, Any]:
@@ -106,9 +110,8 @@ class ActorNeeds:
         """How many actors there should be now: as asked, or as many as the cluster's GPUs, or else its CPUs, hold."""
         if self.actors:
             return self.actors
-        if self.gpus:
-            return max(1, int(ray.cluster_resources().get("GPU", 0) / self.gpus))
-        return max(1, compute_cores() // self.cpus)
+        held = ray.cluster_resources().get("GPU", 0) / self.gpus if self.gpus else compute_cores() // self.cpus
+        return max(1, int(held)) * (2 if self.grows else 1)
 
 
 def _make_shards(

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from datalake.lake import Lake
 from generator import parse_spec
 from tests.faults.processes import kill_tree
 from tests.ray_fixtures import ROOT, TINY_SPEC, free_port, toml_of
@@ -31,7 +32,7 @@ SOON = "import orchestration.cluster.resources as r; r.NOTICE_S = 2.0; from orch
 
 
 @contextmanager
-def growing_cluster(folder: Path) -> Iterator[dict[str, str]]:
+def growing_cluster(folder: Path, idle_minutes: float = 30) -> Iterator[dict[str, str]]:
     """A head with one CPU and an autoscaler that may start two nodes of four; yields the environment of its drivers."""
     address = f"127.0.0.1:{free_port()}"
     kinds = {
@@ -42,7 +43,7 @@ def growing_cluster(folder: Path) -> Iterator[dict[str, str]]:
         "cluster_name": "growing",
         "max_workers": 2,
         "upscaling_speed": 100,
-        "idle_timeout_minutes": 30,
+        "idle_timeout_minutes": idle_minutes,
         "provider": {"type": "fake_multinode", "gcs_address": address, "use_node_id_as_ip": True},
         "auth": {},
         "file_mounts": {},
@@ -116,3 +117,38 @@ def test_what_asks_for_more_than_there_is_waits_says_for_what_and_runs(tmp_path_
         waits = [line for line in said.splitlines() if line.startswith("waiting for ")]
         assert "for 7.5 CPUs (workers = 6): the cluster has 5 CPUs and no GPU on 2 nodes" in waits[0]
     assert lake.runs.get("r").status == "finished"
+
+
+def test_generation_asks_for_what_it_can_use_and_the_cluster_shrinks_again(tmp_path_factory: pytest.TempPathFactory):
+    folder = tmp_path_factory.mktemp("s")
+    lake = Lake.open(str(folder / "lake"))
+    spec = TINY_SPEC | {"burn_in": 150}
+    lake.params.put("tiny", parse_spec(spec).model_dump(mode="json"))
+    tokens = f"--tokens={400 * 32 * spec['seq_len']}"
+    with growing_cluster(folder, idle_minutes=0.1) as environment:
+        sizes = [live_nodes(environment)]
+        command = ["generate", "tiny@1", tokens, "--shard-sequences=32", "--backend=reference", "--lake", lake.uri]
+        log = folder / "driver.log"
+        with log.open("w") as out:
+            driver = subprocess.Popen(
+                [sys.executable, "-m", "orchestration", *command],
+                cwd=folder, env=environment, stdout=out, stderr=subprocess.STDOUT,
+            )  # fmt: skip
+        while driver.poll() is None:
+            sizes.append(live_nodes(environment))
+        assert driver.returncode == 0, log.read_text()
+        assert (sizes[0], max(sizes)) == (1, 3)
+        deadline = time.monotonic() + 300
+        while live_nodes(environment) != 1:
+            assert time.monotonic() < deadline, "the nodes stay though nothing is done on them"
+    assert lake.datasets.get("tiny").tokens == 400 * 32 * spec["seq_len"]
+
+
+def live_nodes(environment: dict[str, str]) -> int:
+    """Nodes that Ray has now; looked for in another process, since a process is of one cluster."""
+    program = (
+        "import sys\nfrom ray._raylet import GcsClient\n"
+        "print(sum(node.state == 0 for node in GcsClient(address=sys.argv[1]).get_all_node_info().values()))"
+    )
+    command = [sys.executable, "-c", program, environment["RAY_ADDRESS"]]
+    return int(subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout)
