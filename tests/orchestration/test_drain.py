@@ -7,8 +7,9 @@ import subprocess
 import sys
 
 import pytest
+from ray._private.ray_constants import AGENT_PROCESS_TYPE_DASHBOARD_AGENT, AGENT_PROCESS_TYPE_RUNTIME_ENV_AGENT
 
-from orchestration.cluster.drain import is_driver, is_working, main
+from orchestration.cluster.drain import is_driver, is_working, main, node_of
 
 DRIVER = """
 import signal, sys, time
@@ -57,7 +58,30 @@ def test_which_processes_are_drivers(command, ours):
 
 
 @pytest.mark.parametrize(
-    ("command", "busy"), [(["ray::IDLE"], False), (["ray::RayTrainWorker"], True), (["raylet"], False), ([], False)]
+    ("command", "busy"),
+    [
+        (["ray::IDLE"], False),
+        ([AGENT_PROCESS_TYPE_DASHBOARD_AGENT], False),
+        ([AGENT_PROCESS_TYPE_RUNTIME_ENV_AGENT], False),
+        (["ray::_AutoscalingCoordinatorActor"], False),
+        (["ray::RayTrainWorker"], True),
+        (["raylet"], False),
+        ([], False),
+    ],
 )
 def test_which_workers_are_busy(command, busy):
     assert is_working(command) == busy
+
+
+@pytest.mark.parametrize(
+    ("command", "node"),
+    [
+        (["/ray/raylet", "--node_id=ab12", "--gcs-address=10.0.0.1:6379", "--labels="], ("ab12", "10.0.0.1:6379")),
+        (["/ray/raylet", "--node_id=ab12", "--gcs-address=10.0.0.1:6379", "--head"], None),
+        (["/ray/raylet", "--gcs-address=10.0.0.1:6379"], None),
+        (["ray::ShardWorker", "--node_id=ab12", "--gcs-address=10.0.0.1:6379"], None),
+        ([], None),
+    ],
+)
+def test_a_worker_nodes_raylet_says_which_node_it_is(command, node):
+    assert node_of(command) == node
