@@ -79,16 +79,18 @@ def generate_run(lake: Lake, request: GenerateRequest, run: str | None, *, ray: 
 def train_run(
     training: TrainJob,
     *,
-    workers: int | None = None,
+    workers: int | str | None = None,
     gpu: bool | None = None,
     ray: bool = True,
     live: LiveRequest | None = None,
     wandb: str | None = None,
 ) -> TrainResult:
-    """Train with progress shown, on Ray (also while generating) or in this process."""
+    """Train with progress shown, on Ray (also while generating) or in this process; ``workers``: ``4`` or ``2..8``."""
     from orchestration.console.training import training_display
+    from orchestration.training.worker_range import parse_workers
     from trainer.wandb_run import wandb_listening
 
+    wanted = parse_workers(workers)
     with (
         job() as stop,
         wandb_listening(wandb, training.run, console.print) if wandb else nullcontext(lambda _event: None) as logged,
@@ -107,8 +109,8 @@ def train_run(
         from orchestration.live.job import train_live
         from orchestration.training.ray_train import cpus_of_training, default_workers
 
-        with ray_session(cpus_of_training(workers, 0 if live is None else live.actors or 1)):
-            count, on_gpu = default_workers(training.config, workers, gpu)
+        with ray_session(cpus_of_training(wanted, 0 if live is None else live.actors or 1)):
+            count, on_gpu = default_workers(training.config, wanted, gpu)
             return train_live(
                 training,
                 live,
@@ -154,8 +156,9 @@ def pipeline_run(lake: Lake, config: PipelineConfig, run: str | None, settings: 
         if how.ray:
             from orchestration.cluster.session import ray_session
             from orchestration.training.ray_train import cpus_of_training
+            from orchestration.training.worker_range import parse_workers
 
-            stack.enter_context(ray_session(max(how.actors or 1, cpus_of_training(how.workers))))
+            stack.enter_context(ray_session(max(how.actors or 1, cpus_of_training(parse_workers(how.workers)))))
         return run_pipeline(lake, config, run, settings=how, stop=stop)
 
 

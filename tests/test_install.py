@@ -147,6 +147,10 @@ def test_jobs_run_as_a_pod_runs_them(installed: Path) -> None:
     assert trained["model"] == "tiny-model@1"
 
 
+def test_the_demo_runs_as_a_pod_runs_it(installed: Path) -> None:
+    said(installed, "morphogen", "demo", "--toy", "--lake", "/mnt/demo", "--report", "/tmp/report.html")
+
+
 def test_the_server_answers_as_a_pod_runs_it(installed: Path) -> None:
     port = free_port()
     server = as_pod(installed, "morphogen", "serve", "--lake", "/mnt/lake", "--port", str(port))

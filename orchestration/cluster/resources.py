@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray
+from ray._private.state import state
 from ray._raylet import GcsClient  # type: ignore[attr-defined]  # compiled
 from ray.autoscaler.v2.sdk import get_cluster_status
 from ray.autoscaler.v2.utils import is_autoscaler_v2
@@ -92,8 +93,18 @@ def fits(bundles: Iterable[Bundle], nodes: Iterable[Bundle]) -> bool:
 
 
 def cluster_nodes() -> list[dict[str, float]]:
-    """CPUs and GPUs of each live node, whether in use or not."""
-    return [{kind: float(node["Resources"].get(kind, 0.0)) for kind in KINDS} for node in ray.nodes() if node["Alive"]]
+    """CPUs and GPUs of each live node that stays, whether in use or not."""
+    leaving = draining_nodes()
+    return [
+        {kind: float(node["Resources"].get(kind, 0.0)) for kind in KINDS}
+        for node in ray.nodes()
+        if node["Alive"] and node["NodeID"] not in leaving
+    ]
+
+
+def draining_nodes() -> set[str]:
+    """Ids of the nodes that are about to be taken away, as an autoscaler or `ray drain-node` has announced."""
+    return set(state.get_draining_nodes())
 
 
 def require(demand: Demand, stop: Stop | None = None, clock: Callable[[], float] = time.monotonic) -> None:

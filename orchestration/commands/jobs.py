@@ -101,7 +101,11 @@ def train(
     config_file: Annotated[Path, typer.Argument(metavar="CONFIG.toml", help="TOML file with the training config.")],
     run: Annotated[str | None, typer.Option(help="Run name; made of the config's digest by default.")] = None,
     workers: Annotated[
-        int | None, typer.Option(min=1, help="Workers under Ray Train; by default one per GPU, or two.")
+        str | None,
+        typer.Option(
+            metavar="N|LOW..HIGH",
+            help="Workers, or a range such as 2..8 that follows the cluster; by default one per GPU, or two.",
+        ),
     ] = None,
     parallel: Annotated[
         Literal["ddp", "fsdp"], typer.Option(help="Each worker holds the whole model, or its share of it.")
@@ -163,15 +167,18 @@ def take_live(table: dict[str, Any], live: bool, no_ray: bool, buffer_bytes: int
 def demo(
     lake: LakeUri = DEFAULT_LAKE,
     report: Annotated[Path, typer.Option(help="HTML file to write.")] = Path("report.html"),
+    toy: Annotated[
+        bool, typer.Option("--toy", help="Only see that all of it works here: sizes too small to learn anything.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Do the whole job at laptop size: parameters, sequences, text, pre-pre-training, transfer, report."""
     from orchestration.cluster.session import ray_session
-    from orchestration.pipeline.demo import DEMO, run_demo
+    from orchestration.pipeline.demo import DEMO, TOY, run_demo
 
     opened = open_lake(lake, to_write=True)
     check_output(report, "report")
     with job() as stop, ray_session():
-        outcome = run_demo(opened, DEMO, report, stop)
+        outcome = run_demo(opened, TOY if toy else DEMO, report, stop)
     if as_json:
         print_json(outcome)

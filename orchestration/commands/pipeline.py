@@ -20,7 +20,13 @@ def pipeline(
         int | None, typer.Option(help="Generator actors; by default what the cluster has room for.")
     ] = None,
     backend: Annotated[str, typer.Option(help="Generator: auto, numba, triton, reference; same bytes.")] = "auto",
-    workers: Annotated[int | None, typer.Option(min=1, help="DDP workers; by default one per GPU, or two.")] = None,
+    workers: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N|LOW..HIGH",
+            help="DDP workers, or a range such as 2..8 that follows the cluster; by default one per GPU, or two.",
+        ),
+    ] = None,
     gpu: Annotated[bool | None, typer.Option("--gpu/--no-gpu", help="One GPU per worker; if there are any.")] = None,
     no_ray: Annotated[bool, typer.Option("--no-ray", help="In this process, on this machine's cores.")] = False,
     lake: LakeUri = DEFAULT_LAKE,

@@ -123,7 +123,10 @@ def stop(run: Name, message: Message = "", lake: LakeUri = DEFAULT_LAKE) -> None
 @app.command()
 def resume(
     run: Name,
-    workers: Annotated[int | None, typer.Option(min=1, help="Another number of DDP workers than before.")] = None,
+    workers: Annotated[
+        str | None,
+        typer.Option(metavar="N|LOW..HIGH", help="Another number (or range, 2..8) of DDP workers than before."),
+    ] = None,
     actors: Annotated[int | None, typer.Option(min=1, help="Another number of generator actors than before.")] = None,
     lake: LakeUri = DEFAULT_LAKE,
     as_json: AsJson = False,

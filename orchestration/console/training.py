@@ -19,7 +19,7 @@ from orchestration.console.progress import LINE_INTERVAL_S, console
 Event = dict[str, Any]
 
 # Events that are worth a line of their own, whatever they carry.
-NOTED = ("resume", "skipped_checkpoint", "worker_lost", "repair", "waiting", "waited", "cache_off", "warning")
+NOTED = ("resume", "skipped_checkpoint", "worker_lost", "resize", "repair", "waiting", "waited", "cache_off", "warning")
 
 
 class TrainingView:

@@ -8,16 +8,17 @@ from __future__ import annotations
 import threading
 
 import ray
-from ray.train import ScalingConfig
 
 from datalake import Lake
-from orchestration.cluster.resources import demand_of_workers, require
+from orchestration.cluster.resources import require
 from orchestration.cluster.session import cluster_facts
 from orchestration.errors import InvalidRequestError
 from orchestration.runs.lease import acquire
 from orchestration.runs.signals import Stop
 from orchestration.training.events import EventSender, OnEvent
 from orchestration.training.ray_train import RayAttempts, finished_result
+from orchestration.training.resizing import Sizes
+from orchestration.training.worker_range import WorkerRange
 from trainer import Ranks, TrainResult
 from trainer.lattice.learner import LatticeJob
 from trainer.lattice.loop import KIND, LatticeInputs, run_lattice
@@ -48,8 +49,8 @@ def train_lattice_on_ray(
         return recorded
     lake.check_writable()
     use_gpu = int(ray.cluster_resources().get("GPU", 0)) >= workers
-    demand = demand_of_workers(workers, use_gpu, loads_rows=False)
-    require(demand, stop)
+    sizes = Sizes(WorkerRange(workers, workers), [workers], use_gpu, loads_rows=False)
+    require(sizes.demand(workers), stop)
     with acquire(
         *(lake, run, KIND, config.model_dump(mode="json"), LatticeInputs.describe()),
         stop=stop,
@@ -57,8 +58,7 @@ def train_lattice_on_ray(
         resources=cluster_facts(),
     ) as run_lease:
         job = LatticeJob(config, lake, run, run_lease.run.lease)
-        scaling = ScalingConfig(num_workers=workers, use_gpu=use_gpu)
-        return RayAttempts(_train, job, run_lease, scaling, demand, on_event).run()
+        return RayAttempts(_train, job, run_lease, sizes, on_event).run()
 
 
 def _train(job: LatticeJob, ranks: Ranks, threads: int, sender: EventSender, stop: threading.Event) -> TrainResult:

@@ -27,6 +27,7 @@ from orchestration.live.feed import FeedJob, LiveFeed
 from orchestration.live.schedule import steps_per_task
 from orchestration.live.stream import LiveStream, ask
 from orchestration.training.ray_train import train_on_ray
+from orchestration.training.worker_range import WorkerRange
 from trainer import TrainConfig, TrainDataset, TrainJob, TrainResult
 from trainer.inputs import open_inputs
 
@@ -34,7 +35,7 @@ FEED_RESTARTS = 3
 
 
 def train_live(
-    job: TrainJob, request: LiveRequest | None, *, workers: int = 2, use_gpu: bool = False, **how: Any
+    job: TrainJob, request: LiveRequest | None, *, workers: int | WorkerRange = 2, use_gpu: bool = False, **how: Any
 ) -> TrainResult:
     """``train_on_ray`` (with ``how``) that makes one of the datasets meanwhile, as ``request`` says.
 
@@ -43,6 +44,8 @@ def train_live(
     """
     if request is None:
         return train_on_ray(job, workers=workers, use_gpu=use_gpu, **how)
+    if isinstance(workers, WorkerRange):  # the feed hands each batch to the ranks that it was told of
+        raise InvalidRequestError(f"workers = {workers}: with --live the number stays as it is; name one, not a range")
     with live_stream(job.lake, job.config, request, job.run, workers=workers, use_gpu=use_gpu) as stream:
         if stream is not None:
             job = replace(job, planned=stream, batches=stream.batches)

@@ -51,10 +51,23 @@ class DemoSettings:
     synthetic_steps: int = 600
     text_steps: int = 600
     workers: int = 2
-    text_files: tuple[Path, ...] | None = None
+    text_folders: tuple[str, ...] = ()  # of the standard library; all of it if none is named
 
 
 DEMO = DemoSettings()
+
+# The same stages at sizes that show only that all of them work here.
+TOY = DemoSettings(
+    tokens=32_768,
+    gate_sequences=16,
+    shard_sequences=16,
+    model={"depth": 1, "dim": 16, "heads": 2},
+    batch_sequences=4,
+    workers=1,  # three trainings start, and a process takes seconds to
+    synthetic_steps=16,
+    text_steps=16,
+    text_folders=("json", "email", "http"),
+)
 
 
 def run_demo(lake: Lake, settings: DemoSettings, report: Path, stop: Stop | None = None) -> dict[str, Any]:
@@ -126,11 +139,10 @@ def _generate(
 
 
 def _corpus(lake: Lake, settings: DemoSettings) -> tuple[DatasetVersion, DatasetVersion]:
-    files = settings.text_files or stdlib_files()
+    folders = settings.text_folders
+    files = [path for path in stdlib_files() if not folders or path.parent.name in folders]
     with corpus_stages("stdlib") as progress:
-        result = add_corpus(
-            lake, "stdlib", list(files), seq_len=settings.spec["seq_len"], message="demo", progress=progress
-        )
+        result = add_corpus(lake, "stdlib", files, seq_len=settings.spec["seq_len"], message="demo", progress=progress)
     for dataset in result.both():
         console.print(f"dataset {dataset.name}@{dataset.version}  {dataset.digest}  {dataset.tokens:,} tokens")
     return result.both()

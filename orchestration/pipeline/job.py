@@ -25,6 +25,7 @@ from orchestration.pipeline.config import PRE, PipelineConfig
 from orchestration.runs.lease import RunLease, acquire
 from orchestration.runs.owner import this_process
 from orchestration.runs.signals import Stop
+from orchestration.training.worker_range import parse_workers
 from trainer import TrainJob, TrainResult
 
 KIND = "pipeline"
@@ -34,16 +35,18 @@ KIND = "pipeline"
 class PipelineSettings:
     """What a pipeline runs on; may differ from one attempt to the next. None: from the cluster's resources.
 
-    Without ``ray`` all is done in this process, by this machine's cores, and there are no actors and no workers.
+    ``workers`` is a number or a range such as ``2..8``. Without ``ray`` all is done in this process, by this machine's
+    cores, and there are no actors and no workers.
     """
 
     actors: int | None = None
     backend: str = "auto"
-    workers: int | None = None
+    workers: int | str | None = None
     gpu: bool | None = None
     ray: bool = True
 
     def __post_init__(self) -> None:
+        parse_workers(self.workers)
         for field in ("actors", "workers", "gpu"):
             if not self.ray and (value := getattr(self, field)) is not None:
                 raise InvalidRequestError(f"{field} = {value}: without Ray there are none; leave it or --no-ray out")
@@ -189,7 +192,7 @@ class _Pipeline:
             if self._settings.ray:
                 from orchestration.training.ray_train import default_workers, train_on_ray
 
-                workers, gpu = default_workers(config, self._settings.workers, self._settings.gpu)
+                workers, gpu = default_workers(config, parse_workers(self._settings.workers), self._settings.gpu)
                 result = train_on_ray(training, workers=workers, use_gpu=gpu, **how)
             else:
                 from orchestration.training.local import train_here

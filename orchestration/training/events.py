@@ -29,6 +29,7 @@ class EventQueue:
         self._events: list[dict[str, Any]] = []
         self._error: Exception | None = None
         self._result: dict[str, Any] | None = None
+        self._paused = False
 
     def __repr__(self) -> str:
         return f"events of {self._run}"  # Ray's dashboard shows it
@@ -45,6 +46,13 @@ class EventQueue:
 
     def finish(self, result: dict[str, Any]) -> None:
         self._result = result
+
+    def pause(self) -> None:
+        """Ask the workers to checkpoint and end, so that others can go on."""
+        self._paused = True
+
+    def paused(self) -> bool:
+        return self._paused
 
     def outcome(self) -> tuple[dict[str, Any] | None, Exception | None]:
         """The workers' result and their first named error."""

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from datetime import timedelta
+from functools import partial
 from typing import Any, Protocol
 
 import ray
 import ray.train
-from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
+from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 
@@ -23,11 +25,12 @@ from datalake import Lake
 from datalake.errors import DatalakeError, NotFoundError
 from datalake.reading.node_cache import check_cache_settings
 from generator.errors import GeneratorError
+from orchestration.cluster.beside import beside_driver, this_node
 from orchestration.cluster.cores import local_cores
 from orchestration.cluster.head import await_cluster, check_cluster
-from orchestration.cluster.resources import Demand, WaitNotice, cluster_nodes, demand_of_workers, fits, require
+from orchestration.cluster.resources import WaitNotice, cluster_nodes, demand_of_workers, fits, require
 from orchestration.cluster.session import cluster_facts
-from orchestration.errors import InvalidRequestError, JobStopped, OrchestrationError, TrainingFailedError
+from orchestration.errors import JobStopped, OrchestrationError, TrainingFailedError
 from orchestration.folders import prepare_folders
 from orchestration.generation.recompute import make_repairer
 from orchestration.runs.lease import RunLease, acquire
@@ -35,7 +38,9 @@ from orchestration.runs.signals import Stop, seconds_setting
 from orchestration.telemetry import start_telemetry, with_step_metrics
 from orchestration.training.events import EventQueue, EventSender, OnEvent
 from orchestration.training.ray_data import ray_data_batches
+from orchestration.training.resizing import Preemptions, Sizes
 from orchestration.training.stop_watcher import watching
+from orchestration.training.worker_range import WorkerRange
 from trainer import Ranks, TrainConfig, TrainJob, TrainResult, run_training
 from trainer.errors import TrainerError
 from trainer.inputs import open_inputs
@@ -44,6 +49,7 @@ from trainer.lattice.train_config import LatticeTrainConfig
 ATTEMPTS = 4
 CPU_WORKERS = 2
 POLL_S = 0.5
+QUEUE_S = 5.0
 COLLECTIVE_S = 1800.0
 UPLOADS = 4  # times as long, ranks wait for each other's parts of a checkpoint
 
@@ -75,9 +81,10 @@ def _worker(handed: dict[str, Any]) -> None:
     )
     start_telemetry(job.run, rank=ranks.rank)
     sender = EventSender(queue)
+    sender({"event": "placed", "node": this_node()})
     try:
         threads = max(1, local_cores() // context.get_local_world_size())
-        with watching(job.lake, job.run, job.lease or "", ranks.rank) as stop:
+        with watching(job.lake, job.run, job.lease or "", ranks.rank, partial(_paused, queue)) as stop:
             result = handed["train"](job, ranks, threads, sender, stop)
     except Exception as error:
         named = _named(error)
@@ -99,6 +106,13 @@ def _train(job: TrainJob, ranks: Ranks, threads: int, sender: EventSender, stop:
     )
 
 
+def _paused(queue: Any) -> bool:
+    try:
+        return bool(ray.get(queue.paused.remote(), timeout=QUEUE_S))
+    except RayError:  # the queue's node is gone or cut off: its driver, which sees that too, decides what follows
+        return False
+
+
 def _named(error: Exception) -> Exception | None:
     """Our own error inside what Ray made of it, its message one line again; None for others."""
     cause = error.cause if isinstance(error, RayTaskError) else error
@@ -111,7 +125,7 @@ def _named(error: Exception) -> Exception | None:
 def train_on_ray(
     job: TrainJob,
     *,
-    workers: int = 2,
+    workers: int | WorkerRange = 2,
     use_gpu: bool = False,
     on_event: OnEvent | None = None,
     stop: Stop | None = None,
@@ -120,19 +134,19 @@ def train_on_ray(
 ) -> TrainResult:
     """Run (or resume, or return the finished) training `job` on `workers` workers. Ray must be initialised.
 
+    Of a range of workers as many train as find room. When a node is about to be taken away they checkpoint and as many
+    as still find room go on; when there is room for more, more go on.
+
     Batches come through Ray Data, or from the stream of a planned dataset. `settings` are kept in the record beside
     this function's own, for whoever resumes the run.
 
     Raises InvalidRequestError if the cluster can never hold the workers, the worker's own named error if it had one,
-    TrainingFailedError after ATTEMPTS deaths of workers, JobStopped once `stop` or a request in the lake has ended it,
-    and what `acquire` raises.
+    TrainingFailedError after ATTEMPTS deaths of workers with no checkpoint in between, JobStopped once `stop` or a
+    request in the lake has ended it, and what `acquire` raises.
     """
     config, lake, run = job.config, job.lake, job.run
-    if workers < 1 or config.batch_sequences % workers:
-        raise InvalidRequestError(
-            f"workers = {workers}: batch_sequences = {config.batch_sequences} is not a multiple of it; "
-            "use a number of workers that divides the global batch"
-        )
+    wanted = workers if isinstance(workers, WorkerRange) else WorkerRange.parse(workers)
+    sizes = Sizes(wanted, wanted.counts(config), use_gpu)
     recorded = finished_result(lake, config, run)
     if recorded is not None:
         return recorded
@@ -140,10 +154,9 @@ def train_on_ray(
     check_cache_settings(lake.store)
     # What is wrong with the inputs is known before any worker starts, and so is what the cluster cannot hold.
     inputs = open_inputs(config, lake, job.planned.dataset if job.planned else None).describe()
-    demand = demand_of_workers(workers, use_gpu)
-    require(demand, stop)
+    require(sizes.demand(sizes.least), stop)
     fields = config.model_dump(mode="json")
-    own: dict[str, Any] = {"workers": workers, "gpu": use_gpu, "parallel": job.parallel, "ray": True}
+    own: dict[str, Any] = {"workers": wanted.setting, "gpu": use_gpu, "parallel": job.parallel, "ray": True}
     with acquire(
         *(lake, run, "train", fields, inputs),
         stop=stop,
@@ -151,41 +164,36 @@ def train_on_ray(
         resources=cluster_facts(),
         parent=parent,
     ) as run_lease:
-        scaling = ScalingConfig(num_workers=workers, use_gpu=use_gpu)
         owned = replace(job, lease=run_lease.run.lease)
         # By lanes the rows of a block are of many steps in a row: a rank reads for itself and keeps the block, which
         # tasks, in whatever process they run, would each fetch.
         if job.planned is None and config.lanes is None:
             owned = replace(owned, batches=ray_data_batches)
-        return RayAttempts(_train, owned, run_lease, scaling, demand, on_event).run()
+        return RayAttempts(_train, owned, run_lease, sizes, on_event).run()
 
 
 class RayAttempts:
     """The attempts at one run that this driver holds; each rank calls ``train(job, ranks, threads, sender, stop)``."""
 
     def __init__(
-        self,
-        train: TrainRank,
-        job: RayJob,
-        run_lease: RunLease,
-        scaling: ScalingConfig,
-        demand: Demand,
-        on_event: OnEvent | None,
+        self, train: TrainRank, job: RayJob, run_lease: RunLease, sizes: Sizes, on_event: OnEvent | None
     ) -> None:
-        self._train, self._job, self._run_lease, self._scaling = train, job, run_lease, scaling
+        self._train, self._job, self._run_lease, self._sizes = train, job, run_lease, sizes
         self._on_event = on_event or (lambda _event: None)
-        self._demand = demand
         self._queue: Any = None
         self._step = 0
-        self._stepping = False
+        self._saved = 0
+        self._stepping_since: float | None = None
         self._events: Any = None
+        self._preemptions = Preemptions()
+        self._pausing = ""
 
     def run(self) -> TrainResult:
-        run_lease, failure = self._run_lease, None
+        run_lease, deaths, saved = self._run_lease, 0, 0
         if run_lease.finished:
             return TrainResult.from_record(run_lease.run.state["result"])
-        for attempt in range(1, ATTEMPTS + 1):
-            failure = self._attempt()
+        while True:
+            failure = self._attempt(self._sizes.choose(self._check_waiting))
             try:
                 record, error = ray.get(self._queue.outcome.remote())
             except RayActorError as gone:
@@ -194,38 +202,75 @@ class RayAttempts:
             if error is not None:
                 raise error from failure
             result = None if record is None else TrainResult.from_record(record)
+            # Workers that were done may have died before they could say so, which the lake has: a finished run.
+            result = result or finished_result(self._job.lake, self._job.config, run_lease.run.name)
             if result is not None and result.status == "finished":
                 return result
             run_lease.send_heartbeat()  # sees who asked it to stop, or took it
-            if run_lease.stop.is_set() or result is not None:
+            if run_lease.stop.is_set() or (result is not None and not self._pausing):
                 raise self._stopped()
-            run_lease.fault("worker_lost", new_attempt=True, attempt=attempt, reason=type(failure).__name__)
-            self._on_event({"event": "worker_lost", "attempt": attempt, "reason": type(failure).__name__})
-        raise TrainingFailedError(
-            f"run {run_lease.run.name}: its workers died in {ATTEMPTS} attempts, the last of {_last_line(failure)!r}; "
-            "what was checkpointed is kept: run the same command again to go on"
-        )
+            if result is not None:
+                continue
+            # Nodes that come and go may end any number of attempts; what ends one after another without a step that
+            # is kept is a fault that will not go away by itself.
+            deaths = 1 if self._saved > saved else deaths + 1
+            saved = self._saved
+            reason = type(failure).__name__
+            run_lease.fault("worker_lost", new_attempt=True, attempt=deaths, reason=reason)
+            self._on_event({"event": "worker_lost", "attempt": deaths, "reason": reason})
+            if deaths >= ATTEMPTS:
+                raise TrainingFailedError(
+                    f"run {run_lease.run.name}: its workers died in {ATTEMPTS} attempts, the last of "
+                    f"{_last_line(failure)!r}; what was checkpointed is kept: run the same command again to go on"
+                )
 
-    def _attempt(self) -> Exception | None:
-        """One worker group from start to end; returns what ended it, None if it finished or stopped."""
-        self._stepping = asked = False
-        self._queue, self._events = ray.remote(num_cpus=0)(EventQueue).remote(self._run_lease.run.name), None
+    def _check_waiting(self) -> None:
+        self._run_lease.check()
+        check_cluster()
+        if self._run_lease.stop.is_set():
+            raise self._stopped()
+
+    def _attempt(self, workers: int) -> Exception | None:
+        """One worker group from start to end; returns what ended it, None if it finished, stopped or paused."""
+        self._stepping_since, asked, self._pausing = None, False, ""
+        self._preemptions = Preemptions()
+        self._queue, self._events = beside_driver(EventQueue, self._run_lease.run.name), None
+        scaling = ScalingConfig(num_workers=workers, use_gpu=self._sizes.use_gpu)
         with tempfile.TemporaryDirectory(prefix="morphogen-ray-train-", ignore_cleanup_errors=True) as scratch:
-            fit, notice = _Fit(self._train, self._job, self._queue, self._scaling, scratch), WaitNotice(self._demand)
-            while fit.is_alive():
-                fit.join(POLL_S)
-                if self._show_events():
-                    notice.running()
-                self._run_lease.check()
-                check_cluster()
-                notice.poll(started=self._stepping)
-                if self._run_lease.stop.is_set() and not asked:
-                    if not self._stepping:  # workers that have done nothing yet have nothing to keep
-                        raise self._stopped()
-                    asked = True
-                    self._run_lease.ask_workers()
+            fit = _Fit(self._train, self._job, self._queue, scaling, scratch)
+            notice = WaitNotice(self._sizes.demand(workers))
+            try:
+                while fit.is_alive():
+                    fit.join(POLL_S)
+                    if self._show_events():
+                        notice.running()
+                    self._run_lease.check()
+                    check_cluster()
+                    stepping = self._stepping_since is not None
+                    notice.poll(started=stepping)
+                    if self._run_lease.stop.is_set() and not asked:
+                        if not stepping:  # workers that have done nothing yet have nothing to keep
+                            raise self._stopped()
+                        asked = True
+                        self._run_lease.ask_workers()
+                    elif self._stepping_since is not None and not self._pausing:
+                        self._pausing = self._why_pause(workers, time.monotonic() - self._stepping_since)
+                        if self._pausing:
+                            self._queue.pause.remote()
+                            self._on_event({"event": "resize", "workers": workers, "reason": self._pausing})
+            finally:
+                self._sizes.release()
             self._show_events()
         return fit.failure
+
+    def _why_pause(self, workers: int, age_s: float) -> str:
+        """Why these workers should end with a checkpoint for others to go on, "" if they should not."""
+        if leaving := list(self._preemptions.found()):
+            self._run_lease.fault("preempted", nodes=leaving)
+            return f"{len(leaving)} of their nodes will be taken away"
+        if more := self._sizes.room_for_more(workers, age_s):
+            return f"there is room for {more}"
+        return ""
 
     def _stopped(self) -> JobStopped:
         return self._run_lease.stop.error(
@@ -244,8 +289,13 @@ class RayAttempts:
         self._events = None
         for event in events:
             kind = event["event"]
+            if kind == "placed":
+                self._preemptions.add(event["node"])
+                continue
+            if kind == "checkpoint":
+                self._saved = max(self._saved, event["step"])
             if kind in ("start", "resume", "step", "checkpoint"):
-                self._stepping = True
+                self._stepping_since = self._stepping_since or time.monotonic()
                 self._step = event["step"]
                 loss = f"loss {event['loss']:.4f}" if kind == "step" else ""
                 self._run_lease.advance(self._step, self._job.config.steps, "steps", loss)
@@ -295,7 +345,9 @@ def collective_seconds() -> int:
     return int(seconds_setting(name, COLLECTIVE_S, fits_range, expected))
 
 
-def default_workers(config: TrainConfig, workers: int | None = None, gpu: bool | None = None) -> tuple[int, bool]:
+def default_workers(
+    config: TrainConfig, workers: int | WorkerRange | None = None, gpu: bool | None = None
+) -> tuple[int | WorkerRange, bool]:
     """DDP workers and whether each has a GPU, what is None from the cluster: as many GPUs as share the batch evenly,
     or up to CPU_WORKERS processes where there are none, if that many fit. Ray must be initialised."""
     gpus = int(ray.cluster_resources().get("GPU", 0))
@@ -312,11 +364,12 @@ def default_workers(config: TrainConfig, workers: int | None = None, gpu: bool |
     return workers or max(fitting, default=1), on_gpu
 
 
-def cpus_of_training(workers: int | None, generators: int = 0) -> float:
-    """Logical CPUs that a training takes of a Ray of its own: its workers, what loads their rows, and, while its data
-    is being made, the ``generators``."""
-    loading = 1 if generators else demand_of_workers(workers or CPU_WORKERS, use_gpu=True).total("CPU")
-    return (workers or CPU_WORKERS) + loading + generators
+def cpus_of_training(workers: int | WorkerRange | None, generators: int = 0) -> float:
+    """Logical CPUs that a training takes of a Ray of its own: its workers (the least of a range, as such a Ray does not
+    change), what loads their rows, and, while its data is being made, the ``generators``."""
+    count = workers.low if isinstance(workers, WorkerRange) else workers or CPU_WORKERS
+    loading = 1 if generators else demand_of_workers(count, use_gpu=True).total("CPU")
+    return count + loading + generators
 
 
 def finished_result(lake: Lake, config: TrainConfig | LatticeTrainConfig, run: str) -> TrainResult | None:

@@ -7,7 +7,7 @@ be taken away, ``ray.train.get_preemption_info``, is a barrier over all workers:
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -27,8 +27,13 @@ class Parent:
 
 
 @contextmanager
-def watching(lake: Lake, run: str, lease: str, rank: int) -> Iterator[threading.Event]:
-    """An event that is set once this rank should stop after the step that it is in; the loop tells the other ranks."""
+def watching(
+    lake: Lake, run: str, lease: str, rank: int, paused: Callable[[], bool] = lambda: False
+) -> Iterator[threading.Event]:
+    """An event that is set once this rank should stop after the step that it is in; the loop tells the other ranks.
+
+    ``paused`` says whether the driver wants it to, for other workers to go on.
+    """
     stop = threading.Event()
     if rank != 0:
         yield stop
@@ -38,7 +43,7 @@ def watching(lake: Lake, run: str, lease: str, rank: int) -> Iterator[threading.
     def poll() -> None:
         over = _Over(lake, run, lease)
         while not ended.wait(LOOK_S):
-            if over():
+            if over() or paused():
                 stop.set()
                 return
 

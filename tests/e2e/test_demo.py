@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import signal
@@ -14,30 +13,15 @@ from pathlib import Path
 import pytest
 
 from datalake import Lake, lineage
-from orchestration.pipeline.demo import DemoSettings, _corpus, _generate, _register, run_demo
+from orchestration.pipeline.demo import TOY, _corpus, _generate, _register, run_demo
 from tests.ray_fixtures import ROOT
-
-LIBRARY = Path(json.__file__).parents[1]
-
-TOY = DemoSettings(
-    tokens=32_768,
-    gate_sequences=16,
-    shard_sequences=16,
-    model={"depth": 1, "dim": 16, "heads": 2},
-    batch_sequences=4,
-    workers=1,  # three trainings start here, and a process takes seconds to
-    synthetic_steps=16,
-    text_steps=16,
-    text_files=tuple(sorted(path for name in ("json", "email", "http") for path in (LIBRARY / name).glob("*.py"))),
-)
 
 PROGRAM = """
 import sys
 from pathlib import Path
 from datalake import Lake
-from orchestration.pipeline.demo import run_demo
+from orchestration.pipeline.demo import TOY, run_demo
 from orchestration.cluster.session import ray_session
-from tests.e2e.test_demo import TOY
 with ray_session():
     run_demo(Lake.open(sys.argv[1]), TOY, Path(sys.argv[2]))
 """

@@ -41,10 +41,10 @@ def recording_worker(folder: str):
     real = train_job._worker
 
     def worker(job):
-        import trainer.loop
+        import trainer.learner
 
         os.environ.update({FOLDER: folder, PACE: "0.1"})
-        watch(trainer.loop)
+        watch(trainer.learner)
         real(job)
 
     return worker

@@ -19,6 +19,7 @@ import ray
 
 from datalake import Lake
 from datalake.errors import NotFoundError, RunConflictError, RunFencedError, RunHeldError
+from orchestration.cluster.beside import beside_driver
 from orchestration.cluster.pool import ActorPool, Task, Tasks
 from orchestration.cluster.resources import Demand, require
 from orchestration.cluster.session import compute_cores
@@ -136,7 +137,7 @@ class Pool:
         gpus = int(ray.cluster_resources().get("GPU", 0))
         self.slots = gpus * arms_per_gpu if gpus else max(1, compute_cores() // threads)
         self._lake, self._run_lease, self._asked = lake, run_lease, False
-        self._events: Any = ray.remote(num_cpus=0)(EventQueue).remote()
+        self._events: Any = beside_driver(EventQueue)
         demand = demand_of_actor(threads, arms_per_gpu)
         require(demand, run_lease.stop if run_lease else None)
         (need,) = demand.bundles
