@@ -49,7 +49,7 @@ def test_workers_follow_the_cluster_and_no_row_is_another(site: World) -> None:
         generate_here(lake, GenerateRequest(params, 100 * TINY_SPEC["seq_len"], shard_sequences=16))
         (site.folder / "train.toml").write_text(inline_toml(CONFIG))
         site.environment["MORPHOGEN_GROW_AFTER_S"] = "5"
-        holder = occupy(site, OTHERS)
+        tenant = occupy(site, OTHERS)
         driver = site.driver(
             "train", str(site.folder / "train.toml"), "--run", "run", "--workers", "2..4", "--lake", uri
         )
@@ -68,7 +68,7 @@ def test_workers_follow_the_cluster_and_no_row_is_another(site: World) -> None:
             await_workers(site, driver, lambda seen: seen.world == 2)
             assert driver.wait(600) == 0, site.said(driver)
         finally:
-            kill_tree(holder.pid)
+            kill_tree(tenant.pid)
             driver.kill()
             driver.wait()
         check(site, lake, site.said(driver))
@@ -84,12 +84,12 @@ def occupy(site: World, cpus: int) -> subprocess.Popen[str]:
         "print('held', flush=True)\n"
         "sys.stdin.read()\n"
     )
-    holder = subprocess.Popen(
+    tenant = subprocess.Popen(
         [sys.executable, "-c", program], env=site.environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
-    assert holder.stdout is not None
-    assert holder.stdout.readline() == "held\n"
-    return holder
+    assert tenant.stdout is not None
+    assert tenant.stdout.readline() == "held\n"
+    return tenant
 
 
 def await_workers(site: World, driver: subprocess.Popen[str], condition: Callable[[Seen], bool]) -> None:
