@@ -26,8 +26,10 @@ from trainer.parallel import Parallel
 SPEC = TINY_SPEC | {"burn_in": 150}
 SHARDS, SHARD = 60, 32
 STEPS = 32
-ARM_STEPS = 80
-TEXT = Path(json.__file__).parents[1] / "asyncio"
+ARM_STEPS = 200
+LIBRARY = Path(json.__file__).parents[1]
+FOLDERS = ("asyncio", "email", "http", "importlib", "logging", "multiprocessing", "unittest")
+TEXTS = [str(LIBRARY / name) for name in FOLDERS]
 ROW = 16  # short, so that there are many shards of 512 rows
 
 TRAINING: dict[str, Any] = {
@@ -64,7 +66,7 @@ EXPERIMENT_FILE: dict[str, Any] = {
     "question": "Does it all arrive?",
     "seeds": [1],
     "factors": {"pre": ["none", "nca"]},
-    "corpus": {"name": "text", "paths": [str(TEXT)], "patterns": ["*.py"], "seq_len": 128},
+    "corpus": {"name": "text", "paths": TEXTS[:2], "patterns": ["*.py"], "seq_len": 128},
     "model": {"depth": 1, "dim": 16, "heads": 2},
     "pre": {
         "gate_sequences": 8,
@@ -181,8 +183,8 @@ EXPERIMENT = Job(
 )
 CORPUS = Job(
     "corpus",
-    ("corpus", "add", "text", str(TEXT), "--pattern", "*.py", "--ray", "--seq-len", str(ROW)),
-    60,
+    ("corpus", "add", "text", *TEXTS, "--pattern", "*.py", "--ray", "--seq-len", str(ROW)),
+    200,
     put_nothing,
     datasets,
 )  # fmt: skip
@@ -201,7 +203,7 @@ def undisturbed_datasets(folder: Path) -> dict[str, str]:
 def undisturbed_corpus(folder: Path) -> dict[str, Any]:
     """What CORPUS leaves, made without any cluster."""
     lake = Lake.open(str(folder / "text"))
-    add_corpus(lake, "text", TEXT, patterns=["*.py"], seq_len=ROW)
+    add_corpus(lake, "text", TEXTS, patterns=["*.py"], seq_len=ROW)
     return datasets(lake)
 
 

@@ -18,6 +18,8 @@ from tests.cluster.site import Driver, Site
 DEADLINE_S = 600.0
 LOOK_S = 0.2
 HUNG_S = 200.0
+# A fault that the job does not mind is over once the next is due, but not before everybody had time to notice it.
+NOTICED_S = 15.0
 
 
 @dataclass(frozen=True)
@@ -102,7 +104,7 @@ class _Drive:
         """Until a driver has ended well, every fault is undone, and nobody works any more."""
         site, waiting = self._site, list(self._schedule.faults)
         undo: Undo | None = None
-        over_at, reruns_left = 0.0, 0
+        over_at, noticed_at, reruns_left = 0.0, 0.0, 0
         deadline = time.monotonic() + DEADLINE_S
         driver = self._start()
         while True:
@@ -111,7 +113,8 @@ class _Drive:
             assert now < deadline, f"not over after {DEADLINE_S:.0f} s"
             self._watch_activity(now)
             assert now - self._active_at < HUNG_S, f"nothing has moved for {HUNG_S:.0f} s"
-            if undo is not None and now >= over_at:
+            due = bool(waiting) and self._level() >= waiting[0].level
+            if undo is not None and (now >= over_at or (due and now >= noticed_at)):
                 undo()
                 undo = None
             if driver.code() == 0:
@@ -124,13 +127,14 @@ class _Drive:
                     self.course.reruns += 1
                     site.await_ray(host)
                     driver = self._start(host)
-            elif waiting and undo is None and self._level() >= waiting[0].level and self._working():
+            elif due and undo is None and self._working():
                 fault = waiting.pop(0)
                 self._end_stall()
                 undo = strike(fault, site, driver.host, self._rng)
                 self._struck, self._longest = (fault.kind, time.monotonic()), 0.0
                 self.course.struck.append(str(fault))
                 over_at, reruns_left = time.monotonic() + fault.seconds, 1
+                noticed_at = time.monotonic() + NOTICED_S
                 if not fault.seconds:
                     undo = None
         self._end_stall()
