@@ -17,8 +17,10 @@ from orchestration.cli import main
 from orchestration.corpus.add import add_corpus
 from orchestration.corpus.tokenizers import ByteTokenizer, TextTokenizer, load_tokenizer, train_bpe
 from orchestration.evaluation.hf_export import tokenizer_files
+from orchestration.experiment.run.collect import check_labels
 from tests.trainer.lake_data import open_files, tiny_config, tiny_lake
 from trainer import TrainJob, hf_layout, run_training
+from trainer.map_datasets import LakeDataset
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +64,13 @@ def test_what_transformers_cannot_compute_says_so_and_how_it_is_loaded(lake: Lak
     found: dict = {}
     exec(code.replace("path/of/this/folder", str(out)), found)
     assert found["model"].shape.learned_positions == 23
+
+    # Rows have one token more than the model has positions: the last is read by no evaluation, nor by this check.
+    rows = LakeDataset(lake.uri, "train@1", dtype=torch.int64)
+    rows_BT = torch.stack([rows[number] for number in range(4)])
+    logits_BTV = found["model"].lm_head(found["model"].model(rows_BT[:, :-1]))
+    loss = torch.nn.functional.cross_entropy(logits_BTV.flatten(0, 1).double(), rows_BT[:, 1:].flatten())
+    assert check_labels(lake, "own@1", "train@1", 4)["next"] == pytest.approx(float(loss), abs=1e-5)
 
 
 def test_transformers_opens_it_and_generates(lake: Lake, tmp_path: Path) -> None:

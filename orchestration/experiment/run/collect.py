@@ -169,15 +169,17 @@ def check_labels(lake: Lake, model: str, dataset: str, sequences: int, mask: Los
     counted_T = dataset_mask(manifest, mask if mask == "answers" else "none")
     # Of prediction t: whether it counts; the last token's own, which no evaluation scores, unless answers alone do.
     counts_T = torch.from_numpy(np.append(counted_T, mask != "answers")).to(device)
+    read = min(len(counts_T), network.shape.learned_positions or len(counts_T))  # positions that the model has
+    counts_T[read:] = False
     numbers = {"same": int(counts_T.sum()), "next": int(counted_T.sum()), "after_next": int(counted_T[:-1].sum())}
     step = chunk_tokens(network.shape.vocab_size)
     with torch.no_grad():
         for row_T in tokens_BT:
-            hidden_TD = network.model(row_T[None])[0]
-            for start in range(0, len(row_T), step):
+            hidden_TD = network.model(row_T[None, :read])[0]
+            for start in range(0, read, step):
                 log_NV = network.lm_head(hidden_TD[start : start + step]).double().log_softmax(-1)
                 for shift, name in enumerate(sums):
-                    targets = row_T[start + shift : start + shift + step, None]
+                    targets = row_T[start + shift : start + shift + len(log_NV), None]
                     chosen = log_NV[: len(targets)].gather(1, targets)[counts_T[start : start + len(targets)]]
                     sums[name] -= float(chosen.sum()) / max(1, numbers[name])
     if not numbers["after_next"]:
