@@ -121,6 +121,9 @@ def test_only_the_modules_that_the_bucket_policy_knows_replace_or_delete():
         ("version_log", "replace"),
         ("claims", "delete"),
         ("access", "delete"),
+        # Exports go where their user says, which is a place beside the lake: its policy is no matter of theirs.
+        ("export_targets", "replace"),
+        ("export_targets", "delete"),
     }
 
 

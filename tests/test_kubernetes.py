@@ -164,7 +164,7 @@ def test_a_job_runs_a_command_that_we_understand(name):
     assert job["spec"]["shutdownAfterJobFinishes"] is True
     (group,) = ray_spec(job)["workerGroupSpecs"]
     if "--workers" in words:
-        assert parameters["workers"] == group["replicas"] == group["minReplicas"] == group["maxReplicas"]
+        assert int(parameters["workers"]) == group["replicas"] == group["minReplicas"] == group["maxReplicas"]
         assert parameters["gpu"] is True
     head = ray_spec(job)["headGroupSpec"]["template"]["spec"]
     mounts = {mount["mountPath"]: mount["name"] for mount in head["containers"][0]["volumeMounts"]}
