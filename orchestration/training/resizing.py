@@ -54,11 +54,11 @@ class Sizes:
         notice = WaitNotice(self.demand(self.least))
         self._reserve(0, self._counts)
         try:
-            while not self._settled_room():
+            while not (count := self._settled_room()):
                 check()
                 notice.poll()
                 time.sleep(POLL_S)
-            return self._settled_room()
+            return count
         finally:
             self.release()
 
