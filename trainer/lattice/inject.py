@@ -46,7 +46,8 @@ class Injection:
 
     def back(self, grad_NBC: Tensor, number: int) -> Tensor:
         """The gradient before ``apply`` of ``grad_NBC`` after it; overwritten in place."""
-        grad_NBC[self._inputs, :, self._goal] = 0
+        # A plain assignment of 0 through an index copies that 0 from the host, in every step.
+        grad_NBC[..., self._goal].index_fill_(0, self._inputs, 0.0)
         if self._due(number):
             assert self._coarse is not None
             assert self._average is not None

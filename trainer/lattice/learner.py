@@ -22,6 +22,7 @@ from trainer.lattice.cell import Lattice
 from trainer.lattice.evaluate import evaluate_lattice
 from trainer.lattice.pool import Pool
 from trainer.lattice.publish import publish_lattice
+from trainer.lattice.replay import Replays
 from trainer.lattice.sampling import run_samples
 from trainer.lattice.targets import Target
 from trainer.lattice.train_config import LatticeTrainConfig
@@ -63,6 +64,7 @@ class LatticeLearner:
         share = config.check_world(ranks.world)
         self._samples = range(ranks.rank * share, (ranks.rank + 1) * share)
         self.model = Lattice(config.lattice, config.seed).to_device(ranks.device)
+        self._replays = Replays(self.model, record=not config.offload)
         self.optimizer = Optimizer(self.model, config.optimizer)
         self.average = Average(self.model, config.average)
         self._guard = LossGuard(config.spike_nats)
@@ -117,7 +119,7 @@ class LatticeLearner:
         config, ranks = self._config, self._ranks
         self.optimizer.set_rates(rates_at(config, self.optimizer.groups, step))
         how = (self._precision, step >= self._first_whole)
-        loss_sum, computed = run_samples(config, self.model, self._target, self._pool, step, batch, *how)
+        loss_sum, computed = run_samples(config, self.model, self._target, self._pool, step, batch, *how, self._replays)
         self._cell_updates += computed * ranks.world
         self._updates += 1
         _share_gradients(self.model, ranks)

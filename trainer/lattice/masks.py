@@ -31,6 +31,10 @@ def words(seed: int, purpose: int, ids_B: Tensor, first: int, blocks: int) -> Te
     return torch.stack([c0, c1, c2, c3], dim=1).reshape(4 * blocks, count)
 
 
+# Steps whose masks are drawn at once: on a GPU the 160 small kernels of a draw take longer to launch than to run.
+AHEAD = 16
+
+
 class FireMasks:
     """The cells that fire, for samples ``ids_B`` (int64) of one seed: each with chance ``fire`` in each step."""
 
@@ -38,11 +42,16 @@ class FireMasks:
         self._seed, self._ids, self._order = seed, ids_B, order
         self._below = round(fire * 2**32)
         self._blocks = -(-int(order.max() + 1) // 4)
+        self._ahead = AHEAD if ids_B.is_cuda else 1
+        self._window, self._drawn = -1, ids_B
 
     def at(self, step: int, dtype: torch.dtype) -> Tensor | None:
         """1 where a cell fires in ``step``, else 0: [rows, B, 1]; None where all fire."""
         if self._below == 2**32:
             return None
-        drawn = words(self._seed, FIRE, self._ids, step * self._blocks, self._blocks)
-        fires = (drawn < self._below).to(dtype)
-        return fires[self._order.clamp(min=0)][:, :, None]
+        window, within = divmod(step, self._ahead)
+        if window != self._window:
+            blocks = self._ahead * self._blocks
+            drawn = words(self._seed, FIRE, self._ids, window * blocks, blocks) < self._below
+            self._window, self._drawn = window, drawn.view(self._ahead, 4 * self._blocks, -1)
+        return self._drawn[within].to(dtype)[self._order.clamp(min=0)][:, :, None]

@@ -20,6 +20,7 @@ from generator.lattice.wiring import POSITIONS
 from trainer.lattice.cell import Lattice
 from trainer.lattice.config import LatticeConfig
 from trainer.lattice.pool import Pool
+from trainer.lattice.replay import Replays
 from trainer.lattice.sampling import run_samples, torch_dtype
 from trainer.lattice.step import Shape
 from trainer.lattice.targets import make_target
@@ -38,7 +39,7 @@ def products_per_cell(config: LatticeConfig) -> int:
 
 
 def measure_updates(config: LatticeTrainConfig, updates: int = 1, device: str | None = None) -> dict[str, Any]:
-    """Run ``updates`` updates (after one to warm up) of a fresh lattice, and tell what they took.
+    """Run ``updates`` updates (after one or, on CUDA, two to warm up) of a fresh lattice, and tell what they took.
 
     ``bytes``: parameters, gradients, moments, peak_pass and peak_update (all that the process holds more than before),
     peak (the larger), activations (the rest of peak_pass); ``reserved`` on CUDA. ``seconds`` and ``cpu_seconds`` by
@@ -50,6 +51,7 @@ def measure_updates(config: LatticeTrainConfig, updates: int = 1, device: str | 
     precision = resolve_precision(config.precision, place)
     before = _held(place)
     model = Lattice(config.lattice, config.seed).to_device(place)
+    replays = Replays(model, record=not config.offload)
     optimizer = Optimizer(model, config.optimizer)
     target = make_target(config.lattice, config.target)
     pool = None
@@ -58,15 +60,18 @@ def measure_updates(config: LatticeTrainConfig, updates: int = 1, device: str | 
     seconds = {part: [0.0, 0.0] for part in ("pass", "clip", "update")}
     size: dict[str, int] = {"parameters": _bytes(model.parameters())}
     counted, losses, held = 0, [], []
-    for number in range(updates + 1):
-        if number == 1:
+    warm_up = 2 if place.type == "cuda" else 1  # there the second pass of a shape is recorded
+    for number in range(updates + warm_up):
+        if number == warm_up:
             seconds, counted = {part: [0.0, 0.0] for part in seconds}, 0
         _reset_peak(place)
         with _timed(seconds["pass"], place):
-            loss, cells = run_samples(config, model, target, pool, number, range(config.batch), precision, False)
+            samples = (target, pool, number, range(config.batch), precision, False, replays)
+            loss, cells = run_samples(config, model, *samples)
         losses.append(loss / config.batch)
         counted += cells
-        size["peak_pass"] = _peak(place) - before
+        # The largest of all updates: a recorded pass takes its memory when it is recorded.
+        size["peak_pass"] = max(size.get("peak_pass", 0), _peak(place) - before)
         size["gradients"] = _bytes(p.grad for p in model.parameters() if p.grad is not None)
         with _timed(seconds["clip"], place):
             clip_gradients(model, config.optimizer.grad_clip or math.inf)

@@ -199,7 +199,7 @@ def step_back(
     grad_change = grad_after if kept.fires is None else grad_after * kept.fires
     dtype = w.w_in.dtype
     grad_seen = torch.empty(len(wiring.order) * POSITIONS + 1, s.batch, s.channels, dtype=dtype, device=w.w_in.device)
-    grad_seen[-1] = 0
+    grad_seen[-1].zero_()
     grad_own = torch.empty_like(grad_after)
     ledger.begin_step()
     for number, part in enumerate(s.chunks(grad_after.device)):
