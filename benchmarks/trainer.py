@@ -30,7 +30,7 @@ from trainer.hardware import flops_per_token, peak_flops
 from trainer.hf_layout import to_hf_config
 from trainer.model import Llama, Trunk
 from trainer.optim import Optimizer
-from trainer.precision import Precision, autocast, resolve_precision
+from trainer.precision import Precision, autocast, fast_attention, resolve_precision
 
 TURNS = 5
 Step = Callable[[torch.Tensor], object]
@@ -103,11 +103,12 @@ def ours(size: Size, manner: Manner) -> Step:
     """The trainer's step: chunked loss inside forward, gradients, clipping, update."""
     model = Llama(size.shape, 0, recompute=manner.recompute).to(manner.device)
     if manner.compiled:
-        model.compile()
+        model.compile_blocks()
     optimizer = Optimizer(model, OptimizerConfig.model_validate({"name": manner.optimizer}))
 
     def step(tokens_BT: torch.Tensor) -> float:
-        nats = accumulate(model, tokens_BT, None, 1, 1 / (size.batch * size.length), manner.precision)
+        with fast_attention(manner.device):
+            nats = accumulate(model, tokens_BT, None, 1, 1 / (size.batch * size.length), manner.precision)
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()

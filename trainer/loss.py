@@ -9,19 +9,24 @@ from torch.utils.checkpoint import checkpoint
 
 # Logits held at once: 2^24 float32 are 64 MiB. A vocabulary of 258 at 16 × 512 tokens fits in one chunk.
 CHUNK_LOGITS = 2**24
+# On a GPU a chunk of a few hundred tokens fills no matrix unit, and each adds a whole gradient of the head to the sum.
+GPU_CHUNK_LOGITS = 2**27
 
 
-def chunk_tokens(vocab_size: int, limit: int = CHUNK_LOGITS) -> int:
-    """Tokens per chunk for a vocabulary of this size."""
-    return max(1, limit // vocab_size)
+def chunk_tokens(head_VD: Tensor, limit: int | None = None) -> int:
+    """Tokens per chunk for this head, of at most ``limit`` logits (None: what suits its device)."""
+    if limit is None:
+        limit = CHUNK_LOGITS if head_VD.device.type == "cpu" else GPU_CHUNK_LOGITS
+    return max(1, limit // head_VD.shape[0])
 
 
-def token_losses(hidden_ND: Tensor, head_VD: Tensor, targets_N: Tensor, limit: int = CHUNK_LOGITS) -> Tensor:
+def token_losses(hidden_ND: Tensor, head_VD: Tensor, targets_N: Tensor, limit: int | None = None) -> Tensor:
     """-log softmax(hidden · headᵀ)[target] for each token: float32 [N], in nats.
 
-    With more than ``limit`` logits, each chunk's are computed again in the backward pass instead of being kept.
+    With more logits than ``limit`` (as in ``chunk_tokens``), each chunk's are computed again in the backward pass
+    instead of being kept.
     """
-    step = chunk_tokens(head_VD.shape[0], limit)
+    step = chunk_tokens(head_VD, limit)
     if hidden_ND.shape[0] <= step:
         return _losses(hidden_ND, head_VD, targets_N)
     return torch.cat(
@@ -38,10 +43,10 @@ def _losses(hidden_ND: Tensor, head_VD: Tensor, targets_N: Tensor) -> Tensor:
 
 @torch.no_grad()
 def token_scores(
-    hidden_ND: Tensor, head_VD: Tensor, targets_N: Tensor, limit: int = CHUNK_LOGITS
+    hidden_ND: Tensor, head_VD: Tensor, targets_N: Tensor, limit: int | None = None
 ) -> tuple[Tensor, Tensor]:
     """Loss float32 [N] and whether the likeliest token is the target, bool [N]; for evaluation, without gradients."""
-    step = chunk_tokens(head_VD.shape[0], limit)
+    step = chunk_tokens(head_VD, limit)
     losses, hits = [], []
     for hidden, targets in zip(hidden_ND.split(step), targets_N.split(step), strict=True):
         logits_NV = F.linear(hidden, head_VD).float()

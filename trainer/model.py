@@ -265,6 +265,11 @@ class Llama(nn.Module):
         self.to_empty(device=device)
         self._tie()
 
+    def compile_blocks(self) -> None:
+        """Let torch.compile make each block's kernels: once for all blocks, so in seconds at any depth."""
+        for layer in self.model.layers:
+            layer.compile()
+
     def _tie(self) -> None:
         if self.shape.tied:
             self.lm_head.weight = self.model.embed_tokens.weight

@@ -32,15 +32,13 @@ def place_model(model: Llama, parallel: Parallel, ranks: Ranks, compiled: bool) 
     """
     if parallel not in ("ddp", "fsdp"):
         raise ConfigError(f"parallel = {parallel!r}: must be 'ddp' or 'fsdp'")
+    if compiled:
+        model.compile_blocks()
     if parallel == "ddp" or ranks.world == 1:
-        if compiled:
-            model.compile()
         model.allocate(ranks.device)
         return
     mesh = init_device_mesh(ranks.device.type, (ranks.world,))
     for layer in model.model.layers:
-        if compiled:
-            layer.compile()
         fully_shard(layer, mesh=mesh, reshard_after_forward=True)
     # Weights that stayed gathered after an evaluation would hide the average that is shown in their place.
     fully_shard(model, mesh=mesh, reshard_after_forward=True)

@@ -8,6 +8,7 @@ from hashlib import sha256
 from typing import Any, Literal
 
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 Precision = Literal["fp32", "bf16"]
 
@@ -37,6 +38,14 @@ def autocast(precision: Precision, device: torch.device) -> AbstractContextManag
     return torch.autocast(device.type, torch.bfloat16) if precision == "bf16" else nullcontext()
 
 
+def fast_attention(device: torch.device) -> AbstractContextManager[object]:
+    """From Hopper on cuDNN's attention before PyTorch's own, which is slower there (docs/log.md); else nothing."""
+    if device.type != "cuda" or torch.cuda.get_device_capability(device) < (9, 0):
+        return nullcontext()
+    order = [SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
+    return sdpa_kernel(order, set_priority=True)
+
+
 @contextmanager
 def exact(device: torch.device, threads: int | None) -> Iterator[None]:
     """Deterministic kernels on CPU and ``threads`` of them; global settings and RNG are as before on the way out.
@@ -53,7 +62,8 @@ def exact(device: torch.device, threads: int | None) -> Iterator[None]:
             torch.use_deterministic_algorithms(True)
             # It would fill every new tensor before a kernel writes it, a twentieth of a small model's step.
             _DETERMINISTIC.fill_uninitialized_memory = False
-        yield
+        with fast_attention(device):
+            yield
     finally:
         torch.set_num_threads(threads_before)
         torch.use_deterministic_algorithms(exact_before)

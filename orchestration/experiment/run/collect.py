@@ -155,7 +155,7 @@ def check_labels(lake: Lake, model: str, dataset: str, sequences: int, mask: Los
     """
     import torch
 
-    from trainer.loss import chunk_tokens
+    from trainer.loss import CHUNK_LOGITS, chunk_tokens
     from trainer.precision import pick_device
     from trainer.published import open_published
 
@@ -172,7 +172,7 @@ def check_labels(lake: Lake, model: str, dataset: str, sequences: int, mask: Los
     read = min(len(counts_T), network.shape.learned_positions or len(counts_T))  # positions that the model has
     counts_T[read:] = False
     numbers = {"same": int(counts_T.sum()), "next": int(counted_T.sum()), "after_next": int(counted_T[:-1].sum())}
-    step = chunk_tokens(network.shape.vocab_size)
+    step = chunk_tokens(network.lm_head.weight, CHUNK_LOGITS)
     with torch.no_grad():
         for row_T in tokens_BT:
             hidden_TD = network.model(row_T[None, :read])[0]
