@@ -117,9 +117,11 @@ class Repairer:
 
     def retrying(self, lake: Lake) -> Lake:
         """Return the same lake, whose calls are repeated while its store does not answer."""
+        if not self._waits_for(lake.uri):
+            return lake
         from datalake.store.s3 import S3Store  # boto3 takes long to import, and a local lake needs none
 
-        if not self._waits_for(lake.uri) or not isinstance(lake.store, S3Store):
+        if not isinstance(lake.store, S3Store):
             return lake
         return Lake(lake.store.within(self._deadline), lake.system)
 
