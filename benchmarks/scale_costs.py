@@ -15,17 +15,17 @@ GENERATED = 6.81e6  # accepted, end to end into Parquet: `python -m benchmarks.g
 SCORED = 20.8e6  # candidates, the same command
 ACCEPTED = 0.459  # of the candidates at band 0.5–1.0: docs/log.md, "generator, CPU"
 DIGESTED = 272e6  # content digest, by who has the rows: docs/log.md
+SIMULATED_GPU = 1.78e9  # candidates simulated and tokenised by one H100: docs/results/gpu-h100
+TRAINED_GPU = 74_261  # tokens that a model of 1.03 B parameters reads on one H100 in bf16, compiled: the same place
 COMBINED = 1.8e-6  # seconds of the driver for each shard, to put these digests together: docs/log.md
 BYTES_PER_TOKEN = 2.00  # in Parquet: `python -m benchmarks.lake`
 
-# Assumed: US list prices in dollars, and a GPU that nobody here had.
+# Assumed: US list prices in dollars.
 CORE_HOUR = 0.0446  # half a c7i.large, on demand
 GPU_HOUR = 4.00  # an H100; in 2026 public offers lie between 2 and 7
 PUTS = 0.005 / 1000  # PUT and LIST
 GETS = 0.0004 / 1000
 GB_MONTH = 0.023  # S3 Standard; the first tier's price for all of it
-GPU_FLOPS = 0.4 * 989e12  # 40 % of an H100's dense bf16 peak
-PARAMETERS = 1e9  # the model that reads the tokens once
 FLEET = 1000  # cores
 PUTS_PER_S = 3500  # what S3 guarantees one prefix, before it splits it further
 MAX_PUT = 5 * 2**30  # S3's largest single PUT, the only kind that the lake commits with
@@ -73,12 +73,12 @@ def _costs(tokens: float, shards: int, manifest: float, opening_s: float, epoch:
     stored = tokens * BYTES_PER_TOKEN
     puts = shards + 2 + math.ceil(shards / 1000)  # shards, manifest, log entry, listing
     gets = shards  # is it there already
-    gpu_s = 6 * PARAMETERS * tokens / GPU_FLOPS
+    gpu_s = tokens / TRAINED_GPU
     return {
         "**generation**, core-seconds": f"{core_s:,.0f}",
         f"wall time on {FLEET:,} cores": _time(fleet_s),
         "content digest, core-seconds of these, and the driver's": f"{tokens / DIGESTED:,.2g}, {shards * COMBINED:.2g}",
-        "GPU-seconds": "not measured",
+        "GPU-seconds, where one simulates": f"{tokens / (SIMULATED_GPU * ACCEPTED):,.2g}",
         "PUT and LIST requests": f"{puts:,}",
         "GET requests": f"{gets:,}",
         f"PUT/s and GET/s while {FLEET:,} cores generate": f"{puts / fleet_s:,.0f} each",
@@ -92,8 +92,8 @@ def _costs(tokens: float, shards: int, manifest: float, opening_s: float, epoch:
         "**one epoch** by lanes, GET requests of all processes": f"{epoch[1]:,.0f}",
         "bytes fetched by all processes": _bytes(epoch[0]),
         "dollars, requests of the epoch": _dollars(epoch[1] * GETS),
-        f"GPU-seconds, {PARAMETERS / 1e9:.0f} B parameters (6ND at 40 %, not measured)": f"{gpu_s:,.0f}",
-        "dollars, GPUs (not measured)": _dollars(gpu_s * GPU_HOUR / 3600),
+        "GPU-seconds, 1 B parameters on H100s": f"{gpu_s:,.0f}",
+        "dollars, GPUs": _dollars(gpu_s * GPU_HOUR / 3600),
     }
 
 
