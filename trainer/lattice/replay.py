@@ -6,7 +6,7 @@ launch than to run (docs/decisions/0521); a graph launches a whole pass, forward
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -57,8 +57,8 @@ class Replays:
         self._hold_sums()
         graph = self._graphs[shape]
         if graph is None:
-            pool = next((each.pool for each in self._graphs.values() if each is not None), None)
-            graph = self._graphs[shape] = _Graph(self._parameters, self._sums, prepare, given, scale, pool)
+            other = next((each for each in self._graphs.values() if each is not None), None)
+            graph = self._graphs[shape] = _Graph(self._parameters, self._sums, prepare, given, scale, other)
         return graph.launch(given)
 
     def _hold_sums(self) -> None:
@@ -75,29 +75,29 @@ class Replays:
 
 
 class _Graph:
-    """One recorded pass: what is given is copied to where it was when it was recorded. Graphs share one pool of memory,
+    """One recorded pass: what is given is copied to where it was when it was recorded. It shares the memory of ``other``,
     since no two run at once."""
 
     def __init__(
         self,
-        parameters: list[Tensor],
+        parameters: Sequence[Tensor],
         sums: list[Tensor],
         prepare: Prepare,
         given: Given,
         scale: float,
-        pool: tuple[int, int] | None,
+        other: _Graph | None,
     ) -> None:
         self._given = Given(*(tensor.clone() for tensor in given))
         # Kept, since the kernels read what it refers to, where it was when they were recorded.
         compute = self._compute = prepare(self._given)
         self._graph = torch.cuda.CUDAGraph()
         # Other threads, such as one that writes a checkpoint, go on with what a recording thread may not do.
+        pool = None if other is None else other._graph.pool()
         with torch.cuda.graph(self._graph, pool=pool, capture_error_mode="thread_local"):
             loss, after = compute()
             gradients = torch.autograd.grad(loss * scale, parameters)
             torch._foreach_add_(sums, list(gradients))
             self._loss, self._after = loss.detach(), after.detach()
-        self.pool = self._graph.pool()
 
     def launch(self, given: Given) -> tuple[Tensor, Tensor]:
         """Run the pass on ``given``; its results are the caller's own."""
