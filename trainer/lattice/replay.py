@@ -75,8 +75,8 @@ class Replays:
 
 
 class _Graph:
-    """One recorded pass: what is given is copied to where it was when it was recorded. It shares the memory of ``other``,
-    since no two run at once."""
+    """One recorded pass: what is given is copied to where it was when it was recorded. It shares the memory of
+    ``other``, since no two run at once."""
 
     def __init__(
         self,
@@ -91,8 +91,8 @@ class _Graph:
         # Kept, since the kernels read what it refers to, where it was when they were recorded.
         compute = self._compute = prepare(self._given)
         self._graph = torch.cuda.CUDAGraph()
-        # Other threads, such as one that writes a checkpoint, go on with what a recording thread may not do.
         pool = None if other is None else other._graph.pool()
+        # Other threads, such as one that writes a checkpoint, go on with what a recording thread may not do.
         with torch.cuda.graph(self._graph, pool=pool, capture_error_mode="thread_local"):
             loss, after = compute()
             gradients = torch.autograd.grad(loss * scale, parameters)
