@@ -85,12 +85,18 @@ def train_run(
     live: LiveRequest | None = None,
     wandb: str | None = None,
 ) -> TrainResult:
-    """Train with progress shown, on Ray (also while generating) or in this process; ``workers``: ``4`` or ``2..8``."""
+    """Train with progress shown, on Ray (also while generating) or in this process; ``workers``: ``4`` or ``2..8``.
+
+    InvalidRequestError for ``workers`` or ``gpu`` where this process trains alone.
+    """
     from orchestration.console.training import training_display
     from orchestration.training.worker_range import parse_workers
     from trainer.wandb_run import wandb_listening
 
     wanted = parse_workers(workers)
+    for field, value in {"workers": wanted, "gpu": gpu}.items():
+        if not ray and value is not None:
+            raise InvalidRequestError(f"{field} = {value}: without Ray there are none; leave it or --no-ray out")
     with (
         job() as stop,
         wandb_listening(wandb, training.run, console.print) if wandb else nullcontext(lambda _event: None) as logged,
@@ -249,7 +255,8 @@ def _train(lake: Lake, run: str, config: dict[str, Any], settings: dict[str, Any
     live, parallel = settings.pop("live", None), settings.pop("parallel", "ddp")
     request = None if live is None else parse_live(live)
     training = TrainJob(parse_config(config), lake, run, parallel, repairer=repairer)
-    result = train_run(training, live=request, **settings)
+    on_ray = settings.pop("ray", True) or settings.get("workers") is not None  # asked for now: those are Ray's
+    result = train_run(training, live=request, **{**settings, "ray": on_ray})
     return {"run": run, **report_live(result, None, as_json=False)}
 
 

@@ -14,17 +14,19 @@ import pytest
 
 from datalake import Lake
 from generator import parse_spec
+from orchestration import jobs
 from orchestration.errors import GenerationFailedError, InvalidRequestError, JobStopped
 from orchestration.generation.local import each_result, generate_here
 from orchestration.generation.request import GenerateRequest
-from orchestration.jobs import resume_run
+from orchestration.jobs import resume_run, train_run
 from orchestration.pipeline.config import parse_pipeline
 from orchestration.pipeline.job import PipelineSettings, run_pipeline
 from orchestration.runs.signals import Stop
 from orchestration.runs.view import view_run
 from tests.orchestration.test_pipeline import PIPELINE
 from tests.ray_fixtures import ROOT, TINY_SPEC
-from tests.trainer.lake_data import add_dataset, patterned
+from tests.trainer.lake_data import add_dataset, patterned, tiny_config, tiny_lake
+from trainer import TrainJob
 
 TOKENS = 700 * TINY_SPEC["seq_len"]
 
@@ -167,3 +169,21 @@ def test_a_pipeline_ends_and_is_found_again(lake):
     assert run_pipeline(lake, config, "p", settings=PipelineSettings(ray=False)) == result
     with pytest.raises(InvalidRequestError, match="workers = 2"):
         PipelineSettings(ray=False, workers=2)
+
+
+@pytest.mark.parametrize("told", [{"workers": "2"}, {"workers": "1..4"}, {"gpu": True}])
+def test_what_only_ray_has_is_refused_by_a_training(tmp_path, told):
+    lake = tiny_lake(tmp_path / "lake")
+    with pytest.raises(InvalidRequestError, match=f"{next(iter(told))} = .*: without Ray there are none"):
+        train_run(TrainJob(tiny_config(), lake, "r"), ray=False, **told)
+    assert lake.runs.list() == []
+
+
+def test_a_training_that_is_given_workers_goes_on_with_ray(tmp_path, monkeypatch):
+    lake, asked = tiny_lake(tmp_path / "lake"), []
+    result = train_run(TrainJob(tiny_config(steps=2, publish=None), lake, "r"), ray=False)
+    monkeypatch.setattr(jobs, "train_run", lambda _training, **how: asked.append(how) or result)
+    state = lake.runs.get("r").state
+    for changes in ({}, {"workers": "2"}):
+        resume_run(lake, "r", state, changes)
+    assert [(how["ray"], how.get("workers")) for how in asked] == [(False, None), (True, "2")]

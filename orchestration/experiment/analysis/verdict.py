@@ -44,7 +44,7 @@ WORDS = {
     "within margin": "within ±{margin:g} {unit} of the baseline: {}",
     "no effect found": "no effect found for {}",
     "void": "no claim for {}, whose synthetic task was not learned",
-    "incomplete": "no verdict for {}, of which runs failed or are missing",
+    "incomplete": "no verdict for {}: a run failed or is missing, or there is one pair of seeds, which has no interval",
     "refused": "no verdict for {}, which may not be compared (see the problems)",
 }
 
