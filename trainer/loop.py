@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol, TypeVar
 
 from trainer.checkpoint import Snapshot
+from trainer.compiling import naming_compiler_failures
 from trainer.data import closing_batches, next_batch
 from trainer.inputs import open_inputs
 from trainer.job import TrainJob
@@ -170,7 +171,12 @@ def run_steps(
     pending: list[Record] = []  # since the last checkpoint
     interval = Interval()
     stream = learner.batches(start) if start < config.steps else iter(())
-    with record.noting_failure(), closing_batches(stream) as batches, saving(record, on_event) as saver:
+    with (
+        record.noting_failure(),
+        naming_compiler_failures(),
+        closing_batches(stream) as batches,
+        saving(record, on_event) as saver,
+    ):
         for step in range(start, config.steps):
             # One step: its data, forward, backward, the global loss, the guard, the update.
             with interval.waiting():

@@ -17,6 +17,7 @@ from datalake.errors import CorruptShardError, InvalidNameError, NotFoundError, 
 from tests.trainer.lake_data import SEQ_LEN, add_dataset, curve, eval_curve, machine, patterned, tiny_config
 from trainer import Batch, Ranks, TrainJob, TrainResult, hf_layout, load_metrics, local_batches, run_training
 from trainer.errors import ConfigError, DivergedError, PlanMismatchError, TransferError
+from trainer.model import Llama
 from trainer.precision import resolve_precision
 
 GOLDEN = Path(__file__).with_name("golden_losses.json")
@@ -156,6 +157,22 @@ def test_divergence_stops_and_keeps_the_last_good_checkpoint(lake: Lake) -> None
     for checkpoint in run.checkpoints:
         weights = load(run.open_checkpoint(checkpoint)["model.safetensors"])
         assert all(torch.isfinite(weight).all() for weight in weights.values())
+
+
+def test_a_compiler_that_fails_is_named_in_one_line(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    def without_compiler(*_: Any) -> Any:
+        raise FileNotFoundError("no working C++ compiler found\nand much more")
+
+    def compile_blocks(model: Llama) -> None:
+        for layer in model.model.layers:
+            layer.compile(backend=without_compiler)
+
+    monkeypatch.setattr(Llama, "compile_blocks", compile_blocks)
+    config = tiny_config(model={"depth": 2, "dim": 16, "heads": 2, "compile": True})
+    with pytest.raises(ConfigError, match=r"torch.compile failed \(.*no working C\+\+ compiler found\)") as caught:
+        run_training(TrainJob(config, lake, "run"), threads=1)
+    assert "\n" not in str(caught.value)
+    assert "model.compile = true" in lake.runs.get("run").state["error"]
 
 
 @pytest.mark.parametrize("damage", ["cut", "gone", "flipped"])

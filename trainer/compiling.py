@@ -1,0 +1,26 @@
+"""PyTorch's compiler where it fails: one line, not its account of itself."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from trainer.errors import ConfigError
+
+
+@contextmanager
+def naming_compiler_failures() -> Iterator[None]:
+    """ConfigError where the enclosed code fails because torch.compile does, as it does where no compiler is found."""
+    try:
+        yield
+    except RuntimeError as error:
+        compiler = sys.modules.get("torch._dynamo.exc")  # loaded by whoever compiles; it takes seconds
+        if compiler is None or not isinstance(error, compiler.TorchDynamoException):
+            raise
+        cause = getattr(error, "inner_exception", error)
+        said = f"{type(cause).__name__}: {str(cause).strip()}".splitlines()[0]
+        raise ConfigError(
+            f"torch.compile failed ({said}); model.compile = true asks for it, and model.attention = 'document' on a "
+            "GPU: install the compiler that it misses, such as g++, or change these"
+        ) from error
