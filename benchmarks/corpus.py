@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import gzip
 import json
-import resource
 import statistics
 import tempfile
 import time
@@ -26,6 +25,7 @@ import pyarrow as pa
 from tokenizers import Tokenizer
 
 from benchmarks.lake import machine
+from benchmarks.processes import cpu_seconds
 from datalake import Lake
 from orchestration.corpus.add import add_corpus, stdlib_files
 from orchestration.corpus.tokenizers import train_bpe
@@ -84,14 +84,9 @@ def library(tokenizer: Tokenizer, texts: list[str]) -> None:
 
 def timed(work: Callable[[], object]) -> tuple[float, float]:
     """(seconds, CPU seconds of this process and its children)."""
-    before, began = _cpu(), time.monotonic()
+    before, began = cpu_seconds(), time.monotonic()
     work()
-    return time.monotonic() - began, _cpu() - before
-
-
-def _cpu() -> float:
-    found = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    return sum(usage.ru_utime + usage.ru_stime for usage in found)
+    return time.monotonic() - began, cpu_seconds() - before
 
 
 def main() -> None:

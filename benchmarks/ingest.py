@@ -14,7 +14,6 @@ is on the machine.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import os
 import statistics
@@ -31,6 +30,7 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 
 from benchmarks.lake import machine
+from benchmarks.processes import cpu_seconds
 from datalake import Lake, Manifest, Plan, Source, content_digest, digest_of, shard_layout, write_shard
 from orchestration.cluster.cores import local_cores
 from orchestration.cluster.session import ray_session
@@ -105,21 +105,6 @@ def worker(job: dict[str, Any]) -> None:
                     out.write(
                         json.dumps({"world": world, "way": way, "turn": number, **summed(seen, job["warmup"])}) + "\n"
                     )
-
-
-def cpu_seconds(pid: int) -> float:
-    """CPU time so far of process ``pid`` and all it started, directly or not: the driver, its Ray and the workers."""
-    parents: dict[int, int] = {}
-    ticks: dict[int, int] = {}
-    for folder in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):  # it may end while we look
-            fields = (folder / "stat").read_text().rpartition(")")[2].split()
-            parents[int(folder.name)] = int(fields[1])
-            ticks[int(folder.name)] = sum(map(int, fields[11:15]))  # own and reaped children's, user and system
-    ours = {pid}
-    while more := {each for each, parent in parents.items() if parent in ours} - ours:
-        ours |= more
-    return sum(ticks.get(each, 0) for each in ours) / os.sysconf("SC_CLK_TCK")
 
 
 def summed(steps: list[dict[str, Any]], warmup: int) -> dict[str, float]:

@@ -31,6 +31,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from benchmarks.lake import SEQ_LEN, VOCAB, machine, write_dataset
+from benchmarks.processes import cpu_seconds
 from datalake import Lake
 from datalake.maintenance.export import export_dataset
 from generator import generate_batch, load_preset, parse_spec
@@ -124,11 +125,11 @@ def computed(spec_name: str, rows: int, batch: int, turns: int) -> dict[str, Any
         busy: dict[str, list[float]] = {name: [] for name in ways}
         for turn in range(turns + 1):
             for name, act in ways.items():
-                began, used = time.perf_counter(), _cpu_seconds()
+                began, used = time.perf_counter(), cpu_seconds()
                 act()
                 if turn:  # the first compiles and starts workers
                     wall[name].append((time.perf_counter() - began) * cores[name])
-                    busy[name].append(_cpu_seconds() - used)
+                    busy[name].append(cpu_seconds() - used)
     tokens = rows * spec.seq_len
     base = "generate_batch, 1 core"
     return {
@@ -191,15 +192,6 @@ def _ratio(base: list[float], mine: list[float]) -> dict[str, float]:
     """How many times as fast as ``base``: median, least and most over the turns."""
     ratios = [theirs / ours for theirs, ours in zip(base, mine, strict=True)]
     return {"median": statistics.median(ratios), "min": min(ratios), "max": max(ratios)}
-
-
-def _cpu_seconds() -> float:
-    """CPU time of this process and its children that run, user and system."""
-    import psutil
-
-    here = psutil.Process()
-    times = [each.cpu_times() for each in (here, *here.children(recursive=True))]
-    return sum(each.user + each.system for each in times)
 
 
 def as_text(result: dict[str, Any]) -> str:
