@@ -13,7 +13,8 @@ import pytest
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from datalake import Lake
+from datalake import Lake, Manifest, Source, content_digest, shard_layout, write_shard
+from generator import GENERATOR_VERSION, generate_batch, parse_spec
 from tests.trainer.lake_data import add_dataset, curve, eval_curve, patterned, tiny_config, tiny_lake
 from trainer import Ranks, TrainJob, TrainResult, load_metrics, run_training
 from trainer.inputs import open_inputs
@@ -199,3 +200,73 @@ def test_more_ranks_resume_to_the_bit(tmp_path: Path, world: int) -> None:
         assert lake.models.get(f"{killed}@1").files == lake.models.get(f"{whole}@1").files
         for row, other in zip(curve(load_metrics(lake, whole)), alone, strict=True):
             assert row == pytest.approx(other, rel=1e-4)
+
+
+AUTOMATA: dict[str, Any] = {
+    "family": "nca",
+    "grid": [6, 6],
+    "colors": 3,
+    "embed": 2,
+    "hidden": 4,
+    "burn_in": 2,
+    "seq_len": 24,
+    "band": {"score": "gzip-int32-v1-normalized", "low": 0.1, "high": 0.9},
+}
+
+
+def add_both(lake: Lake, rows: int = 200, shard: int = 16) -> None:
+    """``computed@1``, which names no shard, and ``stored@1``, the same rows written."""
+    spec = parse_spec(AUTOMATA)
+    source = Source(
+        kind="synthetic",
+        spec=spec.model_dump(mode="json"),
+        spec_digest=spec.digest,
+        seed=5,
+        generator=GENERATOR_VERSION,
+        shard_sequences=shard,
+        format=2,
+    )
+    computed = Manifest.computed(source, sequences=rows, seq_len=spec.seq_len, vocab_size=spec.vocab_size)
+    refs = [
+        write_shard(lake.store, source, generate_batch(spec, 5, first, count, threads=1), first)
+        for first, count in shard_layout(rows, shard)
+    ]
+    lake.datasets.commit("computed", computed)
+    lake.datasets.commit("stored", computed.stored(refs, content_digest(lake.store, refs)))
+
+
+def computed_worker(rank: int, port: int, lake_uri: str, world: int) -> None:
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    dist.init_process_group("gloo", rank=rank, world_size=world)
+    for order, lanes in (("plain", {}), ("lanes", {"lanes": 12})):
+        for run, name, kill_at in (
+            ("stored", "stored", None),
+            ("computed", "computed", None),
+            ("killed", "computed", 8),
+            ("killed", "computed", None),
+        ):
+            data = {"data": [{"dataset": f"{name}@1"}], "eval": [f"{name}@1"], "batch_sequences": 12, "steps": 40}
+            train(rank, lake_uri, f"{run}-{order}", world=world, kill_at=kill_at, publish=None, **data, **lanes)
+    dist.barrier()
+    dist.destroy_process_group()
+    os._exit(0)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("world", [2, 4])
+def test_ranks_lose_on_computed_rows_what_they_lose_on_stored_ones(tmp_path: Path, world: int) -> None:
+    """To the bit, over two epochs, across a kill and a resume, in either order of rows."""
+    lake = tiny_lake(tmp_path / "lake")
+    add_both(lake)
+    mp.spawn(computed_worker, (free_port(), lake.uri, world), nprocs=world)
+    for order in ("plain", "lanes"):
+        metrics = {run: load_metrics(lake, f"{run}-{order}") for run in ("stored", "computed", "killed")}
+        assert len(curve(metrics["stored"])) == 40
+        evals = {
+            run: [[step["eval"][name] for name in step["eval"]] for step in eval_curve(metrics[run])] for run in metrics
+        }
+        assert lake.runs.get(f"killed-{order}").state["attempts"] == 2
+        for run in ("computed", "killed"):
+            assert curve(metrics[run]) == curve(metrics["stored"])
+            assert evals[run] == evals["stored"]
