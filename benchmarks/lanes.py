@@ -1,5 +1,8 @@
 """How many bytes an epoch fetches by lanes: ``python -m benchmarks.lanes [--shards N …] [--steps N] [--markdown]``.
 
+``--epoch`` reads a whole epoch of one source in a world that changes every so many steps, all ranks of it, and counts
+how often each row was given out; ``--memory`` says what a process that reads all lanes of one and three sources takes.
+
 The plan and the readers are the trainer's; only the store is not one: it counts, and answers for every shard with the
 bytes of one file, so that a manifest of any number of shards verifies. Steps are counted after so many that every lane
 is within a block; of a large world some ranks are read, and stand for all. Fetched bytes are everything asked of the
@@ -14,6 +17,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -129,6 +133,38 @@ def changing(data: Data) -> dict[str, Any]:
     return {"fetched": fetched / size, "requests_per_gb": 0.0, "held_mb": held / 1e6}
 
 
+def whole_epoch(data: Data, every: int) -> dict[str, Any]:
+    """An epoch of one source, the world changed every ``every`` steps, each process beginning with nothing: how often
+    rows were given out, and bytes fetched as a multiple of the data."""
+    rows, step, worlds = data.plan.sources[0].rows, 0, cycle(CHANGES)
+    given = np.zeros(rows, dtype=np.uint8)
+    changes = held = 0
+    while step < rows // BATCH:
+        steps, world = range(step, min(step + every, rows // BATCH)), next(worlds)
+        for rank in range(world):
+            np.add.at(given, data.plan.rank_step_range(steps, world, rank)[..., 1].ravel(), 1)
+            held = max(held, data.read(data.readers(), steps, world, rank))
+        step, changes = steps.stop, changes + 1
+    size = rows * 2 * SEQ_LEN
+    counts = {"least": int(given.min()), "most": int(given.max()), "rows": rows, "worlds": changes}
+    return {**counts, "fetched": data.store.bytes / size, "held_mb": held / 1e6}
+
+
+def memory(shards: int, sources: int, steps: int) -> dict[str, float]:
+    """Resident memory of this process, in MB, with its manifests open, and the most while it reads all lanes."""
+    data = Data(shards, sources)
+    readers = data.readers()
+    before = _resident("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # the most so far is what there is
+    held = data.read(readers, range(steps), 1, 0)
+    return {"before_mb": before, "most_mb": _resident("VmHWM"), "held_mb": held / 1e6}
+
+
+def _resident(field: str) -> float:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 / 1e6 for line in lines if line.startswith(f"{field}:"))
+
+
 def measure(shards: int, steps: int, worlds: Sequence[int] = WORLDS) -> Iterator[dict[str, Any]]:
     """One line for each number of sources and world."""
     for sources in (1, len(MIXTURE)):
@@ -188,7 +224,17 @@ def main() -> None:
     arguments.add_argument("--shards", type=int, nargs="+", default=[10_000, 1_000_000])
     arguments.add_argument("--steps", type=int, default=2560)
     arguments.add_argument("--markdown", action="store_true")
+    arguments.add_argument("--epoch", type=int, metavar="STEPS", help="steps between changes of the world")
+    arguments.add_argument("--memory", action="store_true")
     options = arguments.parse_args()
+    if options.memory or options.epoch:
+        for shards in options.shards:
+            if options.epoch:
+                print(json.dumps({"shards": shards, **whole_epoch(Data(shards, 1), options.epoch)}), flush=True)
+            for sources in (1, len(MIXTURE)) if options.memory else ():
+                found = memory(shards, sources, options.steps)
+                print(json.dumps({"shards": shards, "sources": sources, **found}), flush=True)
+        return
     lines = []
     for shards in options.shards:
         for line in measure(shards, options.steps):
