@@ -170,7 +170,7 @@ def add(
     from orchestration.corpus.places import place_of
     from orchestration.corpus.screening import ScreenOptions
 
-    if messages and ids:
+    if messages is not None and ids is not None:
         raise CorpusError("ids: conversations are text, and token ids are not; give --messages or --ids")
     options = ReadOptions(
         format=file_format.value, encoding=encoding, ids=ids is not None, on_bad_record=on_bad_record.value
@@ -190,7 +190,7 @@ def add(
             name,
             [place_of(path) for path in paths],
             options=options,
-            text_column=messages or ids or text_column,
+            text_column=next(name for name in (messages, ids, text_column) if name is not None),
             messages=messages is not None,
             template=chat_template,
             where=tuple(where or ()),
@@ -202,11 +202,11 @@ def add(
             seq_len=seq_len,
             packing=packing.value,
             heldout_fraction=heldout_fraction,
-            heldout_paths=[place_of(path) for path in heldout or ()],
+            heldout_paths=[place_of(path, "heldout") for path in heldout or ()],
             split_by=split_by.value,
             screening=ScreenOptions(
                 near_duplicates,
-                tuple(place_of(path) for path in decontaminate or ()),
+                tuple(place_of(path, "decontaminate") for path in decontaminate or ()),
                 tuple(decontaminate_column or [text_column]),
                 decontaminate_words,
             ),

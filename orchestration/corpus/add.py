@@ -18,7 +18,7 @@ from typing import Any, get_args
 
 from datalake import Lake, Manifest, Source, check_name, digest_of
 from datalake.shards.content import combine
-from orchestration.corpus.documents import DUPLICATE, EMPTY, NOT_TEXT, Document, close_files, path_hash
+from orchestration.corpus.documents import DUPLICATE, EMPTY, NEAR, NOT_TEXT, Document, close_files, path_hash
 from orchestration.corpus.encodings import guessed_encoding
 from orchestration.corpus.files import SPLITS, SplitBy, Survey, find_files, stdlib_files, survey_files
 from orchestration.corpus.held import Cluster
@@ -129,14 +129,19 @@ def add_corpus(
     split: SplitBy = "given" if heldout_paths else split_by
     if split in ("name", "content") and heldout_fraction and not all(survey.documents.values()):
         split = "position"
-    try:
-        begun = _begun(survey, settings, split, given_text, vocabulary, progress, cluster)
-    except TooLittleText:
-        # Fewer documents than give one held-out one: that a few short ones were held out was chance.
-        if split == "position" or sum(map(len, survey.documents.values())) * heldout_fraction >= 1 or heldout_paths:
-            raise
-        split = "position"
-        begun = _begun(survey, settings, split, given_text, vocabulary, progress, cluster)
+    tries: list[tuple[SplitBy, int]] = [(split, NEAR)]
+    # Fewer documents than give one held-out one: that a few short ones were held out was chance.
+    if split in ("name", "content") and sum(map(len, survey.documents.values())) * heldout_fraction < 1:
+        tries.append(("position", NEAR))
+    if tries[-1][0] == "position":
+        tries.append(("position", 0))  # long lines may have left too little behind the edge
+    for split, near in tries:
+        try:
+            begun = _begun(survey, settings, split, near, given_text, vocabulary, progress, cluster)
+            break
+        except TooLittleText:
+            if (split, near) == tries[-1]:
+                raise
     text, rows = begun.text, begun.rows
     if isinstance(text, BpeTokenizer):
         lake.store.put_if_absent(text.key, text.json_bytes)
@@ -176,6 +181,7 @@ def add_corpus(
         vocab_size=text.vocab_size,
         tokenizer_digest=text.describe().get("tokenizer_digest"),
         evaluation_too_short=screen.too_short,
+        texts_beside_records=tuple(survey.texts) if survey.record_files else (),
     )
 
 
@@ -187,6 +193,8 @@ def _check_arguments(
     packing: str,
     split_by: str,
 ) -> None:
+    if not options.column:
+        raise CorpusError("text_column: '' names no field; give the one that holds the text")
     if seq_len < 2:
         raise CorpusError(f"seq_len: {seq_len} leaves nothing to predict; use 2 or more")
     if not 0 <= heldout_fraction < 1:
@@ -247,6 +255,7 @@ def _begun(
     survey: Survey,
     settings: _Settings,
     split: SplitBy,
+    near: int,
     given: TextTokenizer | None,
     vocabulary: int | None,
     progress: Progress | None,
@@ -261,7 +270,7 @@ def _begun(
         documents = dict.fromkeys(SPLITS, whole)
         # At least about a row: a token of a vocabulary stands for a few bytes.
         least = settings.seq_len * (1 if isinstance(given, ByteTokenizer) else 6) // max(1, len(whole))
-        sides = {part: PositionSplit(settings.heldout_fraction, least, part == "heldout") for part in SPLITS}
+        sides = {part: PositionSplit(settings.heldout_fraction, least, part == "heldout", near) for part in SPLITS}
     wanted = [part for part in SPLITS if part == "train" or settings.heldout_fraction or split == "given"]
     train = partial(_trained, settings.options, sides["train"], vocabulary or 0)
     text = given or (cluster.alone(train, documents["train"]) if cluster else train(documents["train"]))

@@ -27,10 +27,13 @@ from orchestration.errors import CorpusError
 EMPTY = "empty documents skipped"
 NOT_TEXT = "files skipped, not UTF-8 text"
 BAD_RECORD = "records skipped, unusable"
+NO_RECORDS = "files skipped, they hold no records"
 ARCHIVE = "archives skipped (unpack them)"
 DUPLICATE = "exact duplicates dropped"
 
 Ending = Literal["closed", "open", "cut"]
+
+NEAR = 4096  # bytes that the edge between two splits may move to where a line begins
 
 _DIGEST = 32
 
@@ -109,7 +112,7 @@ class Part:
 
     ``begins`` says that a text begins with it, ``ending`` that the document ends ("closed"), goes on ("open"), or that
     its rest belongs to the other split ("cut"). ``cut`` and ``tail`` take one side of the part: what lies before (or
-    from) about that byte.
+    from) that byte, or the line that begins within ``near`` bytes after it.
     """
 
     place: Place
@@ -121,20 +124,22 @@ class Part:
     ending: Ending = "closed"
     cut: int | None = None
     tail: bool = False
+    near: int = NEAR
 
-    def side(self, text: bytes) -> bytes:
-        """The side of the text that is asked for; the cut is where a line begins, or a character if none is near."""
+    def side(self, text: bytes, ids: bool = False) -> bytes:
+        """The side of the text that is asked for; the cut is where a line begins, or a character if none is near. Token
+        ids (``ids``) are cut between two of them."""
         if self.cut is None:
             return text
-        at = text.find(b"\n", self.cut, self.cut + _NEAR) + 1
+        if ids:
+            at = self.cut - self.cut % 4
+            return text[at:] if self.tail else text[:at]
+        at = text.find(b"\n", self.cut, self.cut + self.near) + 1
         if not 0 < at < len(text):
             at = self.cut
             while at < len(text) and text[at] & 0xC0 == 0x80:
                 at += 1
         return text[at:] if self.tail else text[:at]
-
-
-_NEAR = 4096
 
 
 def survey_file(item: tuple[str, Place], options: ReadOptions, screen: Screen | None = None) -> FileSurvey:
@@ -151,7 +156,10 @@ def survey_file(item: tuple[str, Place], options: ReadOptions, screen: Screen | 
     survey = FileSurvey(file, place, "text")
     try:
         survey.kind, survey.records_as_text = kind_of(place, options)
-        if survey.single:
+        if survey.single and (options.ids or options.chat is not None):
+            survey.records_as_text = False
+            survey.left.add(NO_RECORDS, shown(file))  # such as the README beside a published dataset
+        elif survey.single:
             _survey_text(survey, options, screen)
         else:
             _survey_records(survey, options, screen)
@@ -285,7 +293,7 @@ def read_parts(parts: Sequence[Part], options: ReadOptions) -> list[bytes]:
         if text is None or hashlib.sha256(text).digest() != part.sha256:
             close_files()
             raise CorpusError(f"paths: {named(part.place)} changed while it was being read; add the corpus again")
-        texts.append(part.side(text))
+        texts.append(part.side(text, options.ids))
     return texts
 
 

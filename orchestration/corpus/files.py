@@ -73,6 +73,8 @@ class Survey:
     documents: dict[str, Documents] = field(default_factory=lambda: {split: Documents() for split in SPLITS})
     left: LeftOut = field(default_factory=LeftOut)
     records_as_text: list[str] = field(default_factory=list)
+    texts: list[str] = field(default_factory=list)  # files that are a document each, not for want of a field
+    record_files: int = 0
 
 
 def stdlib_files(exclude: Sequence[str] = ("test", "tests", "idle_test", "idlelib")) -> list[Path]:
@@ -164,6 +166,9 @@ def _surveyed(
         survey.left.merge(file.left)
         if file.records_as_text:
             survey.records_as_text.append(shown(file.file))
+        elif file.single and len(file.sizes):
+            survey.texts.append(shown(file.file))
+        survey.record_files += not file.single
         done += sizes.get(file.file, 0)
         if progress:
             progress(stage, done, everything)

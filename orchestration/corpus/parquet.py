@@ -113,10 +113,10 @@ def _batch_rows(place: Place, source: BinaryIO, file: pq.ParquetFile, group: int
 def _group(
     file: pq.ParquetFile, group: int, batch_rows: int, first: int, start: int, kind: pa.DataType, options: ReadOptions
 ) -> Iterator[tuple[int, Any]]:
-    parts = [] if options.column in file.schema_arrow.names else options.column.split(".")[1:]
+    top, *parts = [options.column] if options.column in file.schema_arrow.names else options.column.split(".")
     for batch in file.iter_batches(batch_rows, [group], [options.column], use_threads=False):
         if first + len(batch) > start:
-            column = batch.column(0)
+            column = batch.column(top)  # where a struct `a` has a field `b`, asking for a column "a.b" brings both
             for part in parts:
                 column = pa.compute.struct_field(column, part)  # null where a struct above it is
             values = column.to_pylist() if _is_list(kind) else _bytes(column)

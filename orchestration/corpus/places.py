@@ -87,8 +87,11 @@ class FoundFiles(dict[str, Place]):
         self.left = left
 
 
-def place_of(path: str) -> Place:
-    """What a command line's word means: a URL, or a local path."""
+def place_of(path: str, argument: str = "paths") -> Place:
+    """What a command line's word means: a URL, or a local path. Raises CorpusError for an empty one, which `Path` would
+    take for the folder that the command was started in."""
+    if not path:
+        raise CorpusError(f"{argument}: '' is no path (an empty variable?); give a file, a folder or a URL")
     return path if is_url(path) else Path(path)
 
 
@@ -141,17 +144,35 @@ def expanded(place: Place) -> Iterator[BinaryIO]:
         if compression is None:
             yield file
         elif compression == "xz":
-            yield cast(BinaryIO, _Xz(file))
+            yield cast(BinaryIO, _Xz(_Filled(file)))
         else:
-            with pa.CompressedInputStream(pa.PythonFile(file, "r"), compression) as stream:
+            with pa.CompressedInputStream(pa.PythonFile(_Filled(file), "r"), compression) as stream:
                 yield cast(BinaryIO, stream)
+
+
+class _Filled(io.RawIOBase):
+    """A file that holds something: what a failed download or a full disk left of a compressed file would expand to an
+    empty text."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file, self._begun = file, False
+
+    def readable(self) -> bool:
+        return True
+
+    def read(self, size: int = -1) -> bytes:
+        data = self._file.read(size)
+        if not data and size and not self._begun:
+            raise OSError("it holds nothing, not even the beginning of a compressed file")
+        self._begun = True
+        return data
 
 
 class _Xz(io.RawIOBase):
     """The content of the streams of an xz file. Python's own reader takes what follows the first one for nothing if its
     beginning is damaged."""
 
-    def __init__(self, file: BinaryIO) -> None:
+    def __init__(self, file: _Filled) -> None:
         self._file = file
         self._stream: lzma.LZMADecompressor | None = None
         self._rest = b""  # what follows a stream, as much of it as was read

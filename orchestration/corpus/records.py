@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from orchestration.console.foreign import shown
+from orchestration.corpus.encodings import SAMPLE, is_no_text
 from orchestration.corpus.options import Kind, ReadOptions
 from orchestration.corpus.parquet import parquet_values
 from orchestration.corpus.places import (
@@ -30,7 +31,7 @@ from orchestration.corpus.places import (
     path_of,
     unreadable,
 )
-from orchestration.corpus.structured import DELIMITERS, TOO_LONG, rows_of, table, values
+from orchestration.corpus.structured import DELIMITERS, TOO_LONG, pairs_hook, rows_of, table, values
 
 PIECE = 1 << 20  # bytes of text that are tokenised at once: a token in work takes a hundred bytes
 
@@ -40,6 +41,7 @@ _ARCHIVES = {".tar", ".tgz", ".zip", ".7z", ".rar", ".tbz2", ".txz"}
 _NAMED: dict[str, Kind] = {"jsonl": "lines", "json": "values", "csv": "csv", "tsv": "tsv", "parquet": "parquet"}
 _LOOKED_AT = 100  # records
 _SHOWN_FIELDS = 20
+_NOTHING = object()
 
 
 def is_archive(place: Place) -> bool:
@@ -66,14 +68,14 @@ def kind_of(place: Place, options: ReadOptions) -> tuple[Kind, bool]:
 
 def _has_field(place: Place, kind: Kind, options: ReadOptions) -> bool:
     """Whether the first line of a table names the field, one of the first records has it, or there are no records."""
-    first = None
+    first: Any = _NOTHING
     try:
         if kind in DELIMITERS:
             with expanded(place) as stream, in_chunks(stream, place) as source:
                 return options.column in next(rows_of(_utf8(source, options, kind), DELIMITERS[kind]), [])
         for _, first in islice(records(place, kind, options), _LOOKED_AT):
-            if isinstance(first, BadRecord):  # too long a line to be a record
-                return False
+            if isinstance(first, BadRecord):
+                return first is not TOO_LONG  # such a line is no record
             with suppress(LookupError):
                 _field(json.loads(first) if kind == "lines" and first.strip() else first, options.column)
                 return True
@@ -81,7 +83,7 @@ def _has_field(place: Place, kind: Kind, options: ReadOptions) -> bool:
         raise unreadable(place, error) from error
     except (BadRecord, ValueError, RecursionError, csv.Error):
         return False  # as much of it as is JSON, or a table, has it not
-    return kind == "values" and first is None
+    return kind == "values" and first is _NOTHING
 
 
 def records(place: Place, kind: Kind, options: ReadOptions, start: int = 0) -> Iterator[tuple[int, Any]]:
@@ -108,7 +110,7 @@ def text_of(kind: Kind, number: int, raw: Any, options: ReadOptions) -> bytes:
     if kind == "lines":
         if not raw.strip():
             return b""
-        raw = _parsed(raw, where)
+        raw = _parsed(raw, where, options.column)
     try:
         value = _field(raw, options.column)
     except LookupError:
@@ -121,9 +123,11 @@ def text_of(kind: Kind, number: int, raw: Any, options: ReadOptions) -> bytes:
     return content_of(value, where, options)
 
 
-def _parsed(line: bytes, where: str) -> Any:
+def _parsed(line: bytes, where: str, column: str) -> Any:
     try:
-        return json.loads(line)
+        return json.loads(line, object_pairs_hook=pairs_hook(line, column))
+    except BadRecord as error:
+        raise BadRecord(f"{where} {error.problem}", error.advice, error.argument) from None
     except RecursionError:
         problem = "it is nested too deeply"
     except ValueError as error:
@@ -199,6 +203,8 @@ def _utf8(source: Iterator[bytes], options: ReadOptions, kind: Kind) -> Iterator
     first = next(source, b"")
     if kind != "text" and first.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         raise BadRecord("is UTF-16 by its byte order mark", "give its encoding", "encoding")
+    if encoding is None and is_no_text(first[:SAMPLE]):
+        raise _not_text("UTF-8")
     yield first.removeprefix(codecs.BOM_UTF8)
     yield from source
 

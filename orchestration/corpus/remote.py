@@ -16,6 +16,7 @@ from pathlib import PurePosixPath
 from typing import Any, BinaryIO, TypeGuard, cast
 
 import fsspec
+from fsspec.archive import AbstractArchiveFileSystem
 
 from orchestration.console.foreign import shown
 from orchestration.errors import CorpusError
@@ -46,10 +47,15 @@ def without_secrets(text: str) -> str:
 
 
 def filesystem(url: str) -> tuple[Any, str]:
-    """The fsspec filesystem of a URL and the path in it. Raises CorpusError where its package is not installed."""
+    """The fsspec filesystem of a URL and the path in it. Raises CorpusError where its package is not installed, and for
+    files within archives."""
     scheme = url.partition("://")[0].lower()
     try:
         system, path = fsspec.core.url_to_fs(url, **_options(scheme))
+        if isinstance(system, AbstractArchiveFileSystem):
+            raise CorpusError(
+                f"paths: {shown(without_secrets(url))} lies within an archive; unpack it, and give its files"
+            )
         if scheme == "hf":
             from huggingface_hub import get_session
 
@@ -133,6 +139,8 @@ def listed(system: Any, path: str, patterns: Sequence[str]) -> tuple[dict[str, i
     magic = "*" if web else "*?["  # in a web address a question mark begins what it asks
     fixed = re.split(f"[{re.escape(magic)}]", path, maxsplit=1)[0]
     wanted: tuple[str, ...] = ("*",)
+    if not web and fixed != path and system.isfile(path):  # a file of that name comes first, as on a disk
+        fixed = path
     if fixed != path:
         entries = system.glob(path, detail=True)
         base = fixed.rpartition("/")[0]

@@ -34,6 +34,7 @@ class CorpusResult:
     vocab_size: int
     tokenizer_digest: str | None
     evaluation_too_short: int = 0
+    texts_beside_records: tuple[str, ...] = ()
 
     def both(self) -> tuple[DatasetVersion, DatasetVersion]:
         """The train and the held-out version; CorpusError where nothing was held out."""
@@ -53,6 +54,11 @@ class CorpusResult:
             said.append(
                 f"{len(self.records_as_text):,} JSON or CSV files without the text column are read as text "
                 f"(first: {self.records_as_text[0]}); name the column, or leave them out"
+            )
+        if self.texts_beside_records:
+            said.append(
+                f"{len(self.texts_beside_records):,} files without records are a document each, beside files of "
+                f"records (first: {self.texts_beside_records[0]}); a pattern leaves them out"
             )
         if self.split == "position":
             said.append("too few documents to hold some out: the last share of each is held out, the rest trained on")

@@ -16,7 +16,7 @@ from datalake.shards.content import ContentPart, part_of
 from datalake.shards.shard_format import token_column
 from datalake.shards.tokens import token_dtype
 from orchestration.corpus.ahead import mapped_ahead
-from orchestration.corpus.documents import Document, Ending, Part, close_files, read_parts
+from orchestration.corpus.documents import NEAR, Document, Ending, Part, close_files, read_parts
 from orchestration.corpus.held import PLACE, Cluster, HeldGroups, HeldShard, Lengths
 from orchestration.corpus.options import ReadOptions
 from orchestration.corpus.packing import Packing, packer
@@ -44,12 +44,14 @@ class WrittenRows(NamedTuple):
 class PositionSplit:
     """Which side of each document is wanted where a corpus is too few documents to split by name.
 
-    The last ``heldout_fraction`` of every document is held out, at least ``least`` bytes where it has twice as many.
+    The last ``heldout_fraction`` of every document is held out, at least ``least`` bytes where it has twice as many;
+    less where a line begins within ``near`` bytes after that.
     """
 
     heldout_fraction: float
     least: int
     tail: bool
+    near: int = NEAR
 
     def parts(self, document: Document) -> Iterator[Part]:
         size = document.size
@@ -59,7 +61,8 @@ class PositionSplit:
             end = begin + part.size
             if begin < cut < end:
                 ending = part.ending if self.tail else "cut"
-                yield replace(part, cut=cut - begin, tail=self.tail, begins=part.begins or self.tail, ending=ending)
+                begins, at = part.begins or self.tail, cut - begin
+                yield replace(part, cut=at, tail=self.tail, near=self.near, begins=begins, ending=ending)
             elif self.tail and begin >= cut:
                 yield replace(part, begins=part.begins or begin == cut)
             elif not self.tail and end <= cut:

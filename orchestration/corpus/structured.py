@@ -8,7 +8,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from orchestration.console.foreign import shown
@@ -24,7 +24,30 @@ TOO_LONG = BadRecord(
 _SPACE = " \t\r\n"
 
 
-def values(source: Iterator[bytes], _options: ReadOptions) -> Iterator[Any]:
+def pairs_hook(text: bytes | str, column: str) -> Callable[[list[tuple[str, Any]]], Any] | None:
+    """What makes an object of a JSON text's pairs, where a part of the path ``column`` may be the name of two of them:
+    JSON leaves open which one is meant, and Python would drop the first. It raises BadRecord. None where that cannot
+    be."""
+    parts = {column, *column.split(".")}
+    named: list[Any] = [f'"{part}"' for part in parts]
+    if isinstance(text, bytes):
+        named = [name.encode(errors="replace") for name in named]
+    if all(text.count(name) < 2 for name in named):
+        return None
+
+    def distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            names = [name for name, _ in pairs]
+            for part in sorted(parts & found.keys()):
+                if names.count(part) > 1:
+                    raise BadRecord(f"has two fields {part!r}", "name each field once", "text_column")
+        return found
+
+    return distinct
+
+
+def values(source: Iterator[bytes], options: ReadOptions) -> Iterator[Any]:
     """The elements of a JSON array, or values one after the other."""
     decoder, text = (
         json.JSONDecoder(),
@@ -67,6 +90,11 @@ def values(source: Iterator[bytes], _options: ReadOptions) -> Iterator[Any]:
             ended = not added
             buffer += added
             continue
+        if hook := pairs_hook(buffer[:end], options.column):
+            try:
+                json.loads(buffer[:end], object_pairs_hook=hook)
+            except BadRecord as error:
+                value = error
         buffer, more, wanted = buffer[end:], True, 1 << 16
         yield value
 

@@ -8,17 +8,21 @@ import json
 import lzma
 import os
 import struct
+import zipfile
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from datalake import Lake
+from datalake import DatasetReader, Lake
+from orchestration.cli import main
 from orchestration.corpus import places, records, structured
 from orchestration.corpus.add import add_corpus
 from orchestration.corpus.chat import ChatTemplate
-from orchestration.corpus.documents import BAD_RECORD, close_files, read_parts, survey_file
+from orchestration.corpus.documents import BAD_RECORD, NO_RECORDS, NOT_TEXT, close_files, read_parts, survey_file
+from orchestration.corpus.encodings import guessed_encoding
 from orchestration.corpus.options import ReadOptions
 from orchestration.corpus.places import LOST_LINK, BadRecord, find_files
 from orchestration.errors import CorpusError
@@ -170,6 +174,108 @@ def test_a_template_means_what_it_always_meant() -> None:
     )
     rendered = ChatTemplate(source).render(messages, "line 1")
     assert rendered == "0/2 user:aa\n1/2 lastuser assistant:bb\n<2>[1, 2]None1.511"
+
+
+WIDE = ("utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be")
+
+
+@pytest.mark.parametrize("encoding", WIDE)
+@pytest.mark.parametrize(
+    "text", ["plain words\n" * 9, "Привет, люди\n" * 9, "سلام عليكم\n" * 9], ids=["en", "ru", "ar"]
+)
+def test_wide_text_without_a_mark_is_named_though_it_is_utf8(tmp_path: Path, encoding: str, text: str) -> None:
+    path = write(tmp_path / "in.txt", text.encode(encoding))
+    path.read_text(encoding="utf-8")
+    survey = survey_file(("in.txt", path), ReadOptions())
+    assert (survey.left.counts, len(survey.sizes)) == ({NOT_TEXT: 1}, 0)
+    assert guessed_encoding(path) == f"perhaps {encoding}"
+    assert read(path, encoding=encoding) == [text.encode()]
+    lines = write(tmp_path / "in.jsonl", json.dumps({"text": text}).encode(encoding))
+    with pytest.raises(CorpusError, match=r"in.jsonl is not UTF-8; give its encoding"):
+        read(lines)
+    assert read(write(tmp_path / "nul.txt", b"a few\0 are text\n")) == [b"a few\0 are text\n"]
+
+
+@pytest.mark.parametrize("suffix", ["gz", "zst", "bz2", "xz"])
+def test_a_compressed_file_without_a_byte_is_named(tmp_path: Path, suffix: str) -> None:
+    for name in (f"in.jsonl.{suffix}", f"in.txt.{suffix}"):
+        path = write(tmp_path / name, b"")
+        with pytest.raises(CorpusError, match=rf"{name} cannot be read \(it holds nothing"):
+            read(path)
+        survey = survey_file((name, path), ReadOptions(on_bad_record="skip"))
+        assert survey.left.counts == {BAD_RECORD: 1}
+
+
+def test_a_field_that_comes_twice_is_named(tmp_path: Path) -> None:
+    twice, nested = '{"text": "lost", "text": "kept"}', '{"text": "a", "meta": {"text": 1, "x": 1, "x": 2}}'
+    for name, content in (("in.jsonl", f"{nested}\n{twice}\n"), ("in.json", f"[{nested},\n{twice}]")):
+        path = write(tmp_path / name, content)
+        with pytest.raises(CorpusError, match=rf"{name} (line|record) 2 has two fields 'text'; name each field once"):
+            read(path)
+        assert read(path, on_bad_record="skip") == [b"a"]
+
+
+def test_what_holds_no_records_is_no_conversation_and_no_token_ids(tmp_path: Path) -> None:
+    write(tmp_path / "in" / "README.md", "# A dataset\n" * 9)
+    write(tmp_path / "in" / "info.json", '{"license": "none"}')
+    ids = np.arange(999) * 7 % 256
+    write(tmp_path / "in" / "a.jsonl", json.dumps({"ids": ids.tolist()}))
+    lake = Lake.open(str(tmp_path / "lake"))
+    added = add_corpus(lake, "ids", tmp_path / "in", text_column="ids", options=ReadOptions(ids=True), seq_len=16)
+    assert (added.documents, added.split, added.left_out) == (1, "position", {NO_RECORDS: 2})
+    # One document, so its end is held out: cut between two ids, not where a byte of one looks like a line's end.
+    train, heldout = (
+        reader.rows(np.arange(len(reader))).ravel()
+        for reader in (DatasetReader(lake.store, lake.datasets.manifest(each)) for each in added.both())
+    )
+    assert np.array_equal(train, ids[: len(train)])
+    assert np.array_equal(heldout, np.append(ids[-(999 * 5 // 100 + 1) :], 256)[: len(heldout)])
+    with pytest.raises(CorpusError, match="1 files skipped, they hold no records"):
+        add_corpus(lake, "ids", tmp_path / "in" / "README.md", text_column="ids", options=ReadOptions(ids=True))
+
+
+def test_texts_beside_records_are_said_and_a_file_of_null_is_text(tmp_path: Path) -> None:
+    write(tmp_path / "in" / "README.md", "# A dataset\n" * 9)
+    write(tmp_path / "in" / "none.json", "null")
+    write(tmp_path / "in" / "a.jsonl", LINES)
+    added = add_corpus(Lake.open(str(tmp_path / "lake")), "text", tmp_path / "in", seq_len=16)
+    assert (added.documents, added.records_as_text) == (14, ["none.json"])
+    assert any(note.startswith("1 files without records are a document each") for note in added.notes())
+
+
+def test_a_long_line_after_the_edge_leaves_enough_to_hold_out(tmp_path: Path) -> None:
+    path = write(tmp_path / "in.txt", ("x" * 3000 + "\n") * 4)
+    added = add_corpus(Lake.open(str(tmp_path / "lake")), "text", path, seq_len=1024)
+    assert (added.split, added.tokens) == ("position", {"train": 10 * 1024, "heldout": 1024})
+
+
+def test_an_empty_word_is_no_path_and_no_field(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = write(tmp_path / "in.txt", "text " * 99)
+    for words, says in (
+        ([""], "paths: '' is no path"),
+        ([path, "--heldout", ""], "heldout: '' is no path"),
+        ([path, "--decontaminate", ""], "decontaminate: '' is no path"),
+        ([path, "--ids", ""], "text_column: '' names no field"),
+        ([path, "--messages", ""], "text_column: '' names no field"),
+    ):
+        with pytest.raises(SystemExit) as ended:
+            main(["corpus", "add", "text", *map(str, words), "--no-ray", "--lake", str(tmp_path / "lake")])
+        assert ended.value.code == 2
+        assert says in capsys.readouterr().err
+
+
+def test_files_whose_names_have_brackets_and_archives_in_addresses(tmp_path: Path) -> None:
+    path = write(tmp_path / "x[1].txt", "text")
+    assert list(find_files(f"file://{path}")) == ["x[1].txt"]
+    with zipfile.ZipFile(tmp_path / "in.zip", "w") as archive:
+        archive.writestr("a.txt", "text")
+    with pytest.raises(CorpusError, match="lies within an archive; unpack it"):
+        find_files(f"zip://*.txt::file://{tmp_path}/in.zip")
+
+
+def test_a_column_is_found_beside_a_struct_of_its_path(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"a": [{"b": "wrong"}], "a.b": ["right"]}), tmp_path / "in.parquet")
+    assert read(tmp_path / "in.parquet", column="a.b") == [b"right"]
 
 
 def test_links_that_lead_nowhere_are_counted(tmp_path: Path) -> None:
