@@ -1,7 +1,7 @@
 """How many bytes an epoch fetches by lanes: ``python -m benchmarks.lanes [--shards N …] [--steps N] [--markdown]``.
 
 ``--epoch`` reads a whole epoch of one source in a world that changes every so many steps, all ranks of it, and counts
-how often each row was given out; ``--memory`` says what a process that reads all lanes of one and three sources takes.
+how often each row was given out; ``--memory`` says what this process takes while it reads all lanes of so many.
 
 The plan and the readers are the trainer's; only the store is not one: it counts, and answers for every shard with the
 bytes of one file, so that a manifest of any number of shards verifies. Steps are counted after so many that every lane
@@ -225,15 +225,15 @@ def main() -> None:
     arguments.add_argument("--steps", type=int, default=2560)
     arguments.add_argument("--markdown", action="store_true")
     arguments.add_argument("--epoch", type=int, metavar="STEPS", help="steps between changes of the world")
-    arguments.add_argument("--memory", action="store_true")
+    arguments.add_argument("--memory", type=int, choices=(1, len(MIXTURE)), metavar="SOURCES")
     options = arguments.parse_args()
     if options.memory or options.epoch:
         for shards in options.shards:
             if options.epoch:
                 print(json.dumps({"shards": shards, **whole_epoch(Data(shards, 1), options.epoch)}), flush=True)
-            for sources in (1, len(MIXTURE)) if options.memory else ():
-                found = memory(shards, sources, options.steps)
-                print(json.dumps({"shards": shards, "sources": sources, **found}), flush=True)
+            if options.memory:
+                found = memory(shards, options.memory, options.steps)
+                print(json.dumps({"shards": shards, "sources": options.memory, **found}), flush=True)
         return
     lines = []
     for shards in options.shards:
