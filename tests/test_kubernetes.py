@@ -14,12 +14,14 @@ from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import kubernetes_validate
 import promql_parser
 import pytest
 import typer
 import yaml
+from ray._private import ray_constants
 
 from orchestration.cli import app
 from orchestration.cluster.drain import MARGIN_S
@@ -323,6 +325,52 @@ def test_the_server_is_reached_where_it_listens():
     assert scaler["scaleTargetRef"]["name"] == server["metadata"]["name"]
     assert scaler["minReplicas"] >= 2
     assert "replicas" not in server["spec"], "applying it again would undo the autoscaler"
+
+
+def listening(template: Document) -> dict[str, int]:
+    """A pod's ports by name."""
+    ports = [port for container in template["spec"]["containers"] for port in container.get("ports", ())]
+    return {port["name"]: port["containerPort"] for port in ports}
+
+
+def test_every_port_is_one_that_somebody_listens_on():
+    ray_s = {"gcs": ray_constants.DEFAULT_PORT, "dashboard": ray_constants.DEFAULT_DASHBOARD_PORT, "metrics": 8080}
+    templates = [template for folder in BUILDS for each in built(folder) for template in pod_templates(each)]
+    ray_nodes = [listening(each) for each in templates if each["spec"]["containers"][0]["name"].startswith("ray-")]
+    assert ray_nodes
+    for ports in ray_nodes:  # 8080 is where KubeRay lets every node export its metrics
+        assert ports.items() <= ray_s.items()
+    (monitor,) = [each for each in built("monitoring") if each["kind"] == "PodMonitor"]
+    assert {each["port"] for each in monitor["spec"]["podMetricsEndpoints"]} <= ray_s.keys()
+
+    documents = built("overlays/trial")
+    labelled = [
+        (template.get("metadata", {}).get("labels", {}), listening(template))
+        for each in documents
+        for template in pod_templates(each)
+    ]
+
+    def of_pods(selector: Document) -> dict[str, int]:
+        if "ray.io/is-ray-node" in selector:
+            return ray_s
+        (ports,) = [ports for labels, ports in labelled if selector.items() <= labels.items()]
+        return ports
+
+    services = {each["metadata"]["name"]: each["spec"] for each in documents if each["kind"] == "Service"}
+    for service in services.values():
+        assert {port["targetPort"] for port in service["ports"]} <= of_pods(service["selector"]).keys()
+    for policy in (each["spec"] for each in documents if each["kind"] == "NetworkPolicy"):
+        there = of_pods(policy["podSelector"]["matchLabels"])
+        asked = {port["port"] for rule in policy["ingress"] for port in rule.get("ports", ())}
+        assert asked <= {*there, *there.values()}
+    (rule,) = of_kind(documents, "Ingress")["spec"]["rules"]
+    (path,) = rule["http"]["paths"]
+    behind = path["backend"]["service"]
+    assert behind["port"]["name"] in {port["name"] for port in services[behind["name"]]["ports"]}
+    store = urlsplit(of_kind(documents, "ConfigMap")["data"]["AWS_ENDPOINT_URL_S3"])
+    assert store.port in {port["port"] for port in services[store.hostname]["ports"]}
+    (server,) = of_kind(documents, "StatefulSet")["spec"]["template"]["spec"]["containers"]
+    assert f"-s3.port={store.port}" in server["args"]
 
 
 def queries() -> Iterator[str]:
