@@ -14,6 +14,7 @@ import typer
 
 from datalake.errors import DatalakeError
 from generator.errors import GeneratorError
+from orchestration.cluster.silence import prepare_silence
 from orchestration.commands import (
     corpus,
     data,
@@ -95,6 +96,7 @@ def main(arguments: list[str] | None = None) -> None:
     """
     prepare_streams()
     prepare_folders()
+    prepare_silence()
     warnings.showwarning = _show_warning
     try:
         code = _command()(arguments, standalone_mode=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import os
 import re
 import shlex
 import subprocess
@@ -14,7 +15,8 @@ import pytest
 import typer
 import yaml
 
-from orchestration.cli import app
+from orchestration.cli import app, main
+from orchestration.cluster import silence
 
 ROOT = Path(__file__).resolve().parents[1]
 INFRA = ROOT / "infra"
@@ -64,6 +66,20 @@ def test_the_image_installs_what_the_package_needs():
     installed = {"pyproject.toml", "constraints.txt", PROJECT["readme"], "LICENSE"}
     assert copied == sent == packages | installed | {"infra/install.sh"}
     assert all((ROOT / path).exists() for path in sent)
+
+
+def test_the_nodes_of_the_image_ask_silent_peers_as_soon_as_drivers_do(monkeypatch):
+    image = dict(
+        word.split("=", 1) for line in re.findall(r"^ENV (.+)$", DOCKERFILE, re.MULTILINE) for word in line.split()
+    )
+    assert silence.SETTINGS.items() <= image.items()
+    first, *others = silence.SETTINGS
+    monkeypatch.setenv(first, "1")
+    for name in others:
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(SystemExit):
+        main(["--version"])  # Ray is not imported before this: tests/orchestration/test_cli.py
+    assert {name: os.environ[name] for name in silence.SETTINGS} == silence.SETTINGS | {first: "1"}
 
 
 def test_the_image_and_the_installer_have_the_same_steps():

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from datalake.lake import Lake
+from orchestration.cluster import silence
 from tests.cluster.hosts import Host, Inside, Network, wait_until
 from tests.faults.rows import FOLDER, PACE, Seen, read_seen
 from tests.s3server import S3Server
@@ -43,6 +44,7 @@ RAY_SETTINGS = {
     "RAY_health_check_period_ms": "1000",
     "RAY_health_check_timeout_ms": "3000",
     "RAY_health_check_failure_threshold": "3",
+    **silence.SETTINGS,  # as the image has them
 }
 # A node that has lost its head ends after 15 s, not after a minute, and is started again.
 NODE_SETTINGS = {"RAY_gcs_rpc_server_reconnect_timeout_s": "15"}
