@@ -153,7 +153,7 @@ class Site:
         for host in self.workers:
             (host.tmp / "head").write_text(f"--address {self.ray_address}\n")
 
-    def await_ray(self, host: Host, within: float = 120.0) -> None:
+    def await_ray(self, host: Host, within: float = 300.0) -> None:
         """Return once ``host`` is a live node of the Ray whose head there is now."""
         wait_until(lambda: host.address in self.nodes(), f"Ray at {host.name} joins", within, every=0.3)
 
