@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -199,26 +200,45 @@ def test_without_the_harness_the_extra_is_named(lake: Lake, capsys, monkeypatch)
     }
 
 
-def test_a_task_of_one_s_own_on_the_exported_model(lake: Lake, tmp_path: Path, capsys, monkeypatch) -> None:
-    """Offline: task file and questions are local; the model knows which line goes on how."""
-    monkeypatch.setenv("HF_DATASETS_OFFLINE", "1")
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+@pytest.fixture
+def go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with a task ``go_on``, beside a harness whose own tasks are one family: all of them take 20 s to read."""
+    from lm_eval.tasks import manager
+
+    for name in ("HF_DATASETS_OFFLINE", "HF_HUB_OFFLINE"):
+        monkeypatch.setenv(name, "1")
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    shutil.copytree(Path(manager.__file__).with_name("arc"), tmp_path / "harness" / "arc")
+    monkeypatch.setattr(manager, "__file__", str(tmp_path / "harness" / "manager.py"))
     rows = [{"question": "say 1 2", "choices": [" 3 4", " 9 9"], "gold": 0}] * 4
     questions = write(tmp_path / "questions.jsonl", *rows)
-    tasks = tmp_path / "tasks"
-    tasks.mkdir()
-    (tasks / "go_on.yaml").write_text(
+    folder = tmp_path / "tasks"
+    folder.mkdir()
+    (folder / "go_on.yaml").write_text(
         f"task: go_on\ndataset_path: json\ndataset_kwargs:\n  data_files:\n    test: {questions}\n"
         "test_split: test\noutput_type: multiple_choice\ndoc_to_text: '{{question}}'\ndoc_to_choice: choices\n"
         "doc_to_target: gold\ntarget_delimiter: ''\nmetric_list:\n  - metric: acc\n"
     )
-    found = evaluate(lake, capsys, "counter@1", "--tasks", "go_o*", "--include-path", tasks)["tasks"]
+    return folder
+
+
+def test_a_task_of_one_s_own_on_the_exported_model(lake: Lake, go_on: Path, capsys) -> None:
+    """Offline: task file and questions are local; the model knows which line goes on how."""
+    found = evaluate(lake, capsys, "counter@1", "--tasks", "go_o*", "--include-path", go_on)["tasks"]
     assert found["results"]["go_on"]["acc,none"] == 1.0
-    refused = evaluate(lake, capsys, "counter@1", "--tasks", "go_off", "--include-path", tasks)
+    assert evaluate(lake, capsys, "counter@1", "--tasks", "go_on", "--include-path", go_on)["tasks"] == found
+    refused = evaluate(lake, capsys, "counter@1", "--tasks", "go_off", "--include-path", go_on)
     assert "tasks = 'go_off': lm-evaluation-harness" in refused["error"]
-    refused = evaluate(lake, capsys, "tiny@1", "--tasks", "go_on", "--include-path", tasks)
+    refused = evaluate(lake, capsys, "tiny@1", "--tasks", "go_on", "--include-path", go_on)
     assert "it cannot be asked in text" in refused["error"]
+
+
+def test_the_harness_s_own_tasks_are_read_only_where_one_may_be_meant(go_on: Path) -> None:
+    assert models.task_manager(["go_on"], go_on).all_tasks == ["go_on"]
+    for tasks, include in ((["go_o*"], go_on), (["go_on", "arc_easy"], go_on), (["arc_easy"], None)):
+        assert "arc_easy" in models.task_manager(tasks, include).all_tasks
+    (go_on / "both.yaml").write_text("group: both\ntask: [go_on, arc_easy]\n")
+    assert "arc_easy" in models.task_manager(["both"], go_on).all_tasks
 
 
 def test_imported_text_without_byte_counts_has_no_bits_per_byte(tmp_path: Path, capsys) -> None:
