@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 import torch.distributed as dist
-import torch.multiprocessing as mp
 
 from datalake import Lake, Manifest, Source, content_digest, shard_layout, write_shard
 from generator import GENERATOR_VERSION, generate_batch, parse_spec
+from tests.processes import run_ranks
 from tests.trainer.lake_data import add_dataset, curve, eval_curve, patterned, tiny_config, tiny_lake
 from trainer import Ranks, TrainJob, TrainResult, load_metrics, run_training
 from trainer.inputs import open_inputs
@@ -107,7 +107,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Lake, list[dict[str,
     add_dataset(lake, "framed", patterned(16, seed=2), family="nca", grid=[4, 4], patch=2)
     train(0, lake.uri, "pieces-alone", world=1, **PIECES)
     first = train(0, lake.uri, "one-two-one", world=1, kill_at=5)
-    mp.spawn(worker, (free_port(), lake.uri, str(folder / "report")), nprocs=WORLD)
+    run_ranks(worker, free_port(), lake.uri, str(folder / "report"))
     reports = [json.loads((folder / f"report.{rank}").read_text()) for rank in range(WORLD)]
     reports[0]["first-one"] = first
     return lake, reports
@@ -191,7 +191,7 @@ def test_more_ranks_resume_to_the_bit(tmp_path: Path, world: int) -> None:
     """With more than two ranks the order of additions shows; DDP regroups its buckets after the first pass."""
     lake = tiny_lake(tmp_path / "lake")
     train(0, lake.uri, "alone", world=1, batch_sequences=12)
-    mp.spawn(soak_worker, (free_port(), lake.uri, world), nprocs=world)
+    run_ranks(soak_worker, free_port(), lake.uri, world, world=world)
     alone = curve(load_metrics(lake, "alone"))
     for parallel in ("ddp", "fsdp"):
         whole, killed = (f"{run}-{parallel}" for run in ("whole", "killed"))

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from safetensors.torch import load
 
 from datalake import Lake
 from datalake.errors import StoreUnavailableError
 from datalake.store.local import LocalStore
+from tests.processes import run_ranks
 from tests.trainer.lake_data import add_dataset, curve, eval_curve, patterned, tiny_config, tiny_lake
 from tests.trainer.test_ranks import WORLD, free_port, train
 from trainer import Ranks, TrainJob, hf_layout, load_metrics
@@ -117,7 +117,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Lake, list[dict[str,
     lake = tiny_lake(folder / "lake")
     add_dataset(lake, "held33", patterned(33, seed=5))
     first = train(0, lake.uri, "on-and-on", world=1, kill_at=5, **BASE)
-    mp.spawn(worker, (free_port(), lake.uri, str(folder / "report")), nprocs=WORLD)
+    run_ranks(worker, free_port(), lake.uri, str(folder / "report"))
     reports = [json.loads((folder / f"report.{rank}").read_text()) for rank in range(WORLD)]
     reports[0]["first"] = first
     return lake, reports
@@ -217,6 +217,6 @@ def compiled_worker(rank: int, port: int, lake_uri: str) -> None:
 @pytest.mark.soak
 def test_compiled_blocks_share_rows_too(tmp_path: Path) -> None:
     lake = tiny_lake(tmp_path / "lake")
-    mp.spawn(compiled_worker, (free_port(), lake.uri), nprocs=WORLD)
+    run_ranks(compiled_worker, free_port(), lake.uri)
     for row, other in zip(curve(load_metrics(lake, "compiled")), curve(load_metrics(lake, "plain")), strict=True):
         assert row == pytest.approx(other, rel=1e-3)

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 
 from datalake import Lake
 from generator.lattice import weights
+from tests.processes import run_ranks
 from tests.trainer.lattice.lattices import RUN, run_config
 from trainer import load_metrics
 from trainer.errors import ConfigError, DivergedError
@@ -94,7 +94,7 @@ def test_two_ranks_train_as_one(whole):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    mp.spawn(pair, (port, lake.store.uri), nprocs=2)
+    run_ranks(pair, port, lake.store.uri)
     together, alone = rows(lake, "pair"), rows(lake, "whole")
     assert [row["step"] for row in together] == [row["step"] for row in alone]
     for ours, theirs in zip(together[:7], alone[:7], strict=True):  # until rounding to 8 bits tells last bits apart
