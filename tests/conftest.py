@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,10 @@ from tests.s3server import S3Server
 pytest_plugins = ["tests.ray_fixtures"]
 
 _numbers = itertools.count(1)
+
+# Before torch is imported, and for the processes that tests start: their tensors are tiny, and threads of several
+# processes on two cores would mostly wait for each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 # The files that take longest, by measurement: of two processes neither should begin one of them last.

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from typing import Any
 from urllib.parse import urlsplit
 
 import boto3
+import botocore.loaders
 import botocore.session
 from botocore import exceptions as boto_errors
 from botocore.config import Config
@@ -38,6 +40,7 @@ def make_client(region: str | None = None) -> Any:
     try:
         settings = botocore.session.get_session()
         session = boto3.session.Session(botocore_session=settings)
+        settings.register_component("data_loader", _data_files(settings.get_config_variable("data_path")))
         region = region or session.region_name or DEFAULT_REGION
         client = session.client("s3", region_name=region, config=config)
         if is_aws(urlsplit(client.meta.endpoint_url).hostname):
@@ -53,6 +56,16 @@ def make_client(region: str | None = None) -> Any:
         ) from error
     except ValueError as error:
         raise LakePathError(f"AWS_ENDPOINT_URL_S3 or AWS_ENDPOINT_URL is not an address: {error}") from error
+
+
+@functools.lru_cache(maxsize=4)
+def _data_files(folders: str | None) -> botocore.loaders.Loader:
+    """Return the process's reader of botocore's description of S3, with more ``folders`` (AWS_DATA_PATH) to search.
+
+    The description is a megabyte and more of JSON, and all that a client takes long for: 0.1 s. Sessions are new each
+    time, since settings may have changed; what they share is read only.
+    """
+    return botocore.loaders.create_loader(folders)
 
 
 def _for_others(profile: dict[str, Any]) -> Config:
