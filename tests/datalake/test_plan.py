@@ -93,7 +93,7 @@ def test_mixtures_read_each_source_in_whole_epochs(
     """Over a change of weights too: a source's rows, in steps' order, run through its epochs without gap or repeat."""
     schedule = [(17, [1.0] * len(sources)), (40, [1.0 + i for i in range(len(sources))])] if scheduled else []
     plan = Plan([PlanSource(rows, weight) for rows, weight in sources], seed, batch, schedule, block_rows=8)
-    steps = 64
+    steps = 48  # the second change of weights is at 40
     batches = [plan.rows(step) for step in range(steps)]
     assert all(b.shape == (batch, 2) and b.dtype == np.int64 for b in batches)
     read = np.concatenate(batches)
@@ -115,8 +115,8 @@ def test_rank_slices_make_the_global_batch(step: int, batch: int, world: int) ->
     assert max(map(len, parts)) - min(map(len, parts)) <= (batch % world != 0), "equal steps, if the world divides"
 
 
-@settings(max_examples=40, deadline=None)
-@given(st.integers(0, 400), st.integers(1, 40), st.integers(1, 30), st.integers(1, 4))
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 400), st.integers(1, 16), st.integers(1, 30), st.integers(1, 4))
 def test_a_stretch_is_its_steps_one_by_one(first: int, steps: int, batch: int, world: int) -> None:
     """Across epochs, a change of weights, and a source that is not read at first."""
     sources = [PlanSource(37, 3), PlanSource(11, 1), PlanSource(5, 0)]

@@ -162,10 +162,11 @@ def test_ray_gives_the_same_bytes_and_the_same_errors(lake, tmp_path, monkeypatc
     monkeypatch.setattr(corpus_rows, "_GROUP_BYTES", 2000)  # several groups
     write_records(tmp_path / "in", "jsonl", TEXTS)
     write_records(tmp_path / "in" / "more", "parquet", [text[::-1] for text in TEXTS])
-    arguments = {"tokenizer": "bpe:300", "seq_len": 16, "heldout_fraction": 0.3, "shard_sequences": 8}
-    for packing in ("concat", "best-fit"):
-        here = add_corpus(lake, "here", tmp_path / "in", **arguments, packing=packing)
-        there = add_corpus(lake, "there", tmp_path / "in", **arguments, packing=packing, cluster=RayCluster())
+    arguments = {"seq_len": 16, "heldout_fraction": 0.3, "shard_sequences": 32}
+    for packing, tokenizer in (("concat", "bpe:300"), ("best-fit", "bytes")):
+        how = {**arguments, "packing": packing, "tokenizer": tokenizer}
+        here = add_corpus(lake, "here", tmp_path / "in", **how)
+        there = add_corpus(lake, "there", tmp_path / "in", **how, cluster=RayCluster())
         assert (there.train.digest, there.heldout.digest) == (here.train.digest, here.heldout.digest)
     (tmp_path / "in" / "broken.jsonl").write_text("{")
     with pytest.raises(CorpusError, match=r"broken\.jsonl line 1 is not JSON"):

@@ -22,7 +22,8 @@ from orchestration.generation.request import GenerateRequest, commit_computed, r
 from tests.ray_fixtures import TINY_SPEC
 
 TOKENS = 700 * TINY_SPEC["seq_len"]
-USUAL = {"tokens": TOKENS, "shard_sequences": 128}
+SEED = 17  # of this file alone: Ray's counts are the session's
+USUAL = {"tokens": TOKENS, "shard_sequences": 128, "seed": SEED}
 ON_RAY = USUAL | {"actors": 1}  # starting another takes longer than its work
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
@@ -38,12 +39,6 @@ def all_tokens(lake, result):
     return DatasetReader(lake.store, result.manifest).rows(np.arange(result.manifest.sequences))
 
 
-@pytest.fixture(scope="module")
-def undisturbed(ray_cluster, tmp_path_factory):  # noqa: ARG001 - the job needs it running
-    lake, result = generate(tmp_path_factory.mktemp("undisturbed") / "lake", actors=1, backend="numba")
-    return result.manifest, all_tokens(lake, result)
-
-
 def here(folder, **changes):
     """The same generation without Ray."""
     lake = Lake.open(str(folder))
@@ -51,14 +46,39 @@ def here(folder, **changes):
     return lake, generate_here(lake, GenerateRequest(params, **(USUAL | changes)))
 
 
-@pytest.mark.parametrize(
-    ("make", "changes"),
-    [(generate, {"actors": 2}), (here, {}), (here, {"shard_sequences": 512}), (here, {"backend": "reference"})],
-    ids=["two actors", "without Ray", "other shard size", "reference backend"],
-)
-def test_the_tokens_do_not_depend_on_how_they_were_made(tmp_path, undisturbed, make, changes):
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    lake, result = here(tmp_path_factory.mktemp("undisturbed") / "lake", backend="numba")
+    return result.manifest, all_tokens(lake, result)
+
+
+def test_two_actors_make_the_same_and_ray_counts_their_shards_under_one_name(tmp_path, undisturbed, ray_cluster):
+    from ray.util.state import list_tasks
+
     manifest, tokens = undisturbed
-    lake, result = make(tmp_path / "lake", **changes)
+    lake, result = generate(tmp_path / "lake", actors=2)
+    np.testing.assert_array_equal(all_tokens(lake, result), tokens)
+    assert result.manifest.content_digest == manifest.content_digest
+    assert result.manifest.shards == manifest.shards
+    assert result.manifest.digest == manifest.digest
+
+    shards, digest = len(result.manifest.shards), result.manifest.source.data_digest[:8]
+    deadline = time.monotonic() + 60
+    names = []
+    while len(names) < shards and time.monotonic() < deadline:  # workers report once a second
+        time.sleep(0.2)
+        names = [task.name for task in list_tasks(address=ray_cluster.dashboard, limit=10_000) if digest in task.name]
+    assert names == [f"shard of {digest}"] * shards
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"shard_sequences": 512}, {"backend": "reference"}],
+    ids=["other shard size", "reference backend"],
+)
+def test_the_tokens_do_not_depend_on_how_they_were_made(tmp_path, undisturbed, changes):
+    manifest, tokens = undisturbed
+    lake, result = here(tmp_path / "lake", **changes)
     np.testing.assert_array_equal(all_tokens(lake, result), tokens)
     assert result.manifest.content_digest == manifest.content_digest
     if "shard_sequences" not in changes:
@@ -79,19 +99,6 @@ def test_a_generation_reads_none_of_its_shards_back(tmp_path, undisturbed):
     assert result.manifest == undisturbed[0]
     shards = [key for key in read if key.startswith("data/")]
     assert sorted(shards) == sorted(ref.key for ref in result.manifest.shards), "each asked for once: is it there?"
-
-
-def test_ray_counts_all_shards_of_a_dataset_under_one_name(tmp_path, ray_cluster):
-    from ray.util.state import list_tasks
-
-    _, result = generate(tmp_path / "lake", seed=17)
-    shards, digest = len(result.manifest.shards), result.manifest.source.data_digest[:8]
-    deadline = time.monotonic() + 60
-    names = []
-    while len(names) < shards and time.monotonic() < deadline:  # workers report once a second
-        time.sleep(0.2)
-        names = [task.name for task in list_tasks(address=ray_cluster.dashboard, limit=10_000) if digest in task.name]
-    assert names == [f"shard of {digest}"] * shards
 
 
 @pytest.mark.soak  # tests/orchestration/test_computed.py materializes without Ray
@@ -133,7 +140,7 @@ def test_other_families_go_through_the_same_job(tmp_path, spec):
 
 
 def test_growing_keeps_every_full_shard(tmp_path):
-    lake, small = generate(tmp_path / "lake", tokens=300 * TINY_SPEC["seq_len"])
+    lake, small = here(tmp_path / "lake", tokens=300 * TINY_SPEC["seq_len"])
     larger = GenerateRequest(lake.params.get("tiny@1"), **USUAL)
     large = generate_here(lake, larger)
     assert large.manifest.shards[:2] == small.manifest.shards[:2]
@@ -164,7 +171,7 @@ def test_shards_larger_than_an_object_are_refused_before_anything_starts(tmp_pat
 
 
 def cli_generate(morphogen, lake, cluster, *flags, **options):
-    arguments = [*flags, *(f"--{key}={value}" for key, value in options.items())]
+    arguments = [*flags, *(f"--{key}={value}" for key, value in (options | {"seed": SEED}).items())]
     return morphogen.start(
         "generate", "tiny@1", f"--tokens={TOKENS}", f"--lake={lake}", "--json", *arguments, RAY_ADDRESS=cluster.address
     )

@@ -14,6 +14,7 @@ from datalake import Lake
 from generator import parse_spec
 from orchestration.errors import InvalidRequestError
 from orchestration.generation.job import run_generation
+from orchestration.generation.local import generate_here
 from orchestration.generation.request import GenerateRequest
 from orchestration.live.config import LiveRequest
 from orchestration.live.job import live_stream
@@ -51,15 +52,14 @@ class Killed(BaseException):
 def new_lake(folder):
     lake = Lake.open(str(folder / "lake"))
     params = lake.params.put("tiny", parse_spec(TINY_SPEC).model_dump(mode="json"))
-    run_generation(lake, GenerateRequest(params, 30 * SEQ_LEN, dataset="other", seed=1, shard_sequences=16, actors=1))
+    generate_here(lake, GenerateRequest(params, 30 * SEQ_LEN, dataset="other", seed=1, shard_sequences=16))
     return lake
 
 
 @pytest.fixture(scope="module")
-def offline(ray_cluster, tmp_path_factory):  # noqa: ARG001 - the jobs need it running
+def offline(tmp_path_factory):
     lake = new_lake(tmp_path_factory.mktemp("offline"))
-    request = GenerateRequest(lake.params.get("tiny@1"), SEQUENCES * SEQ_LEN, seed=5, shard_sequences=SHARD, actors=1)
-    run_generation(lake, request)
+    generate_here(lake, GenerateRequest(lake.params.get("tiny@1"), SEQUENCES * SEQ_LEN, seed=5, shard_sequences=SHARD))
     return lake, run_training(TrainJob(parse_config(CONFIG), lake, "run"), threads=1)
 
 

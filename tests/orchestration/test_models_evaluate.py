@@ -202,7 +202,7 @@ def test_without_the_harness_the_extra_is_named(lake: Lake, capsys, monkeypatch)
 
 @pytest.fixture
 def go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with a task ``go_on``, beside a harness whose own tasks are one family: all of them take 20 s to read."""
+    """A folder with a task ``go_on``; the harness has one family of its own tasks: all of them take 20 s to read."""
     from lm_eval.tasks import manager
 
     for name in ("HF_DATASETS_OFFLINE", "HF_HUB_OFFLINE"):

@@ -17,6 +17,7 @@ import torch
 
 from datalake import Lake
 from datalake.errors import NotFoundError, RunFencedError, RunHeldError
+from orchestration.cli import main
 from orchestration.errors import JobStopped
 from orchestration.runs.lease import OwnerWatch, acquire, await_owner
 from orchestration.runs.owner import this_process
@@ -266,13 +267,23 @@ def test_what_works_for_a_run_elsewhere_stops_with_it(tmp_path, monkeypatch):
         run_lease.run.finish()
 
 
-def test_the_commands_say_what_they_found(lake, morphogen):
+def runs_command(capsys, lake, *arguments):
+    """Call `morphogen runs …` in this process: exit code, what it printed, what it complained of."""
+    with pytest.raises(SystemExit) as ended:
+        main(["runs", *arguments, f"--lake={lake.uri}"])
+    return int(ended.value.code or 0), *capsys.readouterr()
+
+
+def test_the_commands_say_what_they_found(lake, morphogen, capsys):
     with acquire(lake, "r", *JOB) as run_lease:
         run_lease.advance(3, 10, "steps", "loss 1.5")
         run_lease.send_heartbeat()
-        listed = json.loads(morphogen.run("runs", "list", f"--lake={lake.uri}", "--json").stdout)
+        code, out, _ = runs_command(capsys, lake, "list", "--json")
+        assert code == 0
+        listed = json.loads(out)
         assert [(run["name"], run["state"], run["progress"]["done"]) for run in listed] == [("r", "running", 3)]
-        assert "3 of 10 steps, loss 1.5" in morphogen.run("runs", "show", "r", f"--lake={lake.uri}").stdout
+        code, out, _ = runs_command(capsys, lake, "show", "r")
+        assert (code, "3 of 10 steps, loss 1.5" in out) == (0, True)
         follower = morphogen.start("runs", "follow", "r", f"--lake={lake.uri}", "--interval=0.1")
         assert "3 of 10" in follower.stdout.readline()
         run_lease.run.finish()
@@ -284,6 +295,6 @@ def test_the_commands_say_what_they_found(lake, morphogen):
         (("show", "nothing"), "no run named 'nothing'"),
         (("resume", "r"), "kind 'job'"),
     ):
-        refused = morphogen.run("runs", *arguments, f"--lake={lake.uri}")
-        assert (refused.returncode, refused.stderr.count("\n")) == (2, 1), refused.stderr
-        assert found in refused.stderr
+        code, _, complained = runs_command(capsys, lake, *arguments)
+        assert (code, complained.count("\n")) == (2, 1), complained
+        assert found in complained

@@ -45,7 +45,7 @@ def merged(table, changes):
     return {**table, **both}
 
 
-@settings(deadline=None, max_examples=30)
+@settings(deadline=None, max_examples=15)
 @given(st.fixed_dictionaries(subsets))
 def test_every_cell_is_one_arm_with_a_baseline_and_shares_one_configuration(factors):
     if factors["mixing"] == ["annealed"] and set(factors["pre"]) <= {"none", "stats", "text"}:
