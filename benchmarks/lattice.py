@@ -28,9 +28,9 @@ BASE: dict[str, Any] = {
 }
 TOY: dict[str, Any] = {
     "lattice": {**BASE["lattice"], "size": [5, 5, 5], "types": 125},
-    "time": [16, 16],
-    "batch": 4,
-    "micro_batches": 4,
+    "time": [8, 8],
+    "batch": 2,
+    "micro_batches": 2,
 }
 # Each feature the other way round than in BASE.
 FEATURES: dict[str, dict[str, Any]] = {

@@ -6,6 +6,7 @@ import functools
 import gc
 import itertools
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,8 @@ LONGEST = (
     "orchestration/experiment/test_run_experiment.py",
     "orchestration/test_live.py",
     "e2e/test_ray_job.py",
+    "serve/test_access.py",
+    "datalake/test_s3_answers.py",
     "trainer/test_ranks.py",
     "generator/test_backends.py",
     "trainer/test_sharded.py",
@@ -59,23 +62,28 @@ def pytest_collection() -> Iterator[object]:
         gc.enable()
 
 
-class OneRay(LoadFileScheduling):
-    """Keep a file on one process, and on one all files that share the session's Ray: a second Ray takes a minute."""
+class Shared(LoadFileScheduling):
+    """Keep a file on one process, and on one all files that share what takes long to start once a session."""
 
     def _split_scope(self, nodeid: str) -> str:
         file = super()._split_scope(nodeid)
-        return "shares Ray" if _shares_ray(file) else file
+        return _shares(file) or file
+
+
+# Ray takes a minute to start, the five servers of tests/serve 10 to 20 s.
+_SESSIONS = {"Ray": re.compile(r"\bray_cluster\b"), "servers": re.compile(r"serve\.conftest import .*\bSite\b")}
 
 
 @functools.cache
-def _shares_ray(file: str) -> bool:
-    return "ray_cluster" in (Path(__file__).parents[1] / file).read_text()
+def _shares(file: str) -> str | None:
+    text = (Path(__file__).parents[1] / file).read_text()
+    return next((name for name, sign in _SESSIONS.items() if sign.search(text)), None)
 
 
 @pytest.hookimpl(optionalhook=True)
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> OneRay | None:
-    """Let ``--dist loadfile`` know of Ray."""
-    return OneRay(config, log) if config.getoption("dist") == "loadfile" else None
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Shared | None:
+    """Let ``--dist loadfile`` know of what files share."""
+    return Shared(config, log) if config.getoption("dist") == "loadfile" else None
 
 
 @pytest.hookimpl(wrapper=True)
