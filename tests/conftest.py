@@ -23,6 +23,9 @@ _numbers = itertools.count(1)
 # Before torch is imported, and for the processes that tests start: their tensors are tiny, and threads of several
 # processes on two cores would mostly wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Ray's workers would give way to everything else (nice 15), which here is the other half of the tests: actors that work
+# within 14 s took 180 s on a busy machine.
+os.environ.setdefault("RAY_worker_niceness", "0")
 
 
 # The files that take longest, by measurement: of two processes neither should begin one of them last.

@@ -75,9 +75,8 @@ def _start() -> Any:
                     include_dashboard=True,
                     dashboard_port=free_port(),
                     log_to_driver=False,
-                    # The test that scrapes would wait for the ten seconds of the default; and workers give way to all
-                    # others (nice 15) by default, which here are the other half of the tests.
-                    _system_config={"metrics_report_interval_ms": 500, "worker_niceness": 0},
+                    # Ten seconds by default, which the test that scrapes would wait for.
+                    _system_config={"metrics_report_interval_ms": 500},
                 )
         except Exception as error:  # Ray has no narrower type for it
             if not left or START_TIMEOUT not in str(error):
