@@ -259,7 +259,7 @@ def test_ranks_lose_on_computed_rows_what_they_lose_on_stored_ones(tmp_path: Pat
     """To the bit, over two epochs, across a kill and a resume, in either order of rows."""
     lake = tiny_lake(tmp_path / "lake")
     add_both(lake)
-    mp.spawn(computed_worker, (free_port(), lake.uri, world), nprocs=world)
+    run_ranks(computed_worker, free_port(), lake.uri, world, world=world)
     for order in ("plain", "lanes"):
         metrics = {run: load_metrics(lake, f"{run}-{order}") for run in ("stored", "computed", "killed")}
         assert len(curve(metrics["stored"])) == 40
