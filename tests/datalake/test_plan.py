@@ -58,11 +58,11 @@ def test_the_order_is_the_same_on_every_machine() -> None:
 
 
 def one_epoch(plan: Plan, source: int, epoch: int) -> list[int]:
-    """Rows of one source's epoch in the order of reading, through ``rows`` alone (single-source plans)."""
+    """Rows of one source's epoch in the order of reading (single-source plans)."""
     size = plan.sources[source].rows
     first, last = epoch * size, (epoch + 1) * size
     steps = range(first // plan.batch, -(-last // plan.batch))
-    read = np.concatenate([plan.rows(step)[:, 1] for step in steps])
+    read = plan.step_range(steps)[:, :, 1].ravel()
     return read[first - steps[0] * plan.batch :][:size].tolist()
 
 
@@ -93,10 +93,10 @@ def test_mixtures_read_each_source_in_whole_epochs(
     """Over a change of weights too: a source's rows, in steps' order, run through its epochs without gap or repeat."""
     schedule = [(17, [1.0] * len(sources)), (40, [1.0 + i for i in range(len(sources))])] if scheduled else []
     plan = Plan([PlanSource(rows, weight) for rows, weight in sources], seed, batch, schedule, block_rows=8)
-    steps = 48  # the second change of weights is at 40
-    batches = [plan.rows(step) for step in range(steps)]
-    assert all(b.shape == (batch, 2) and b.dtype == np.int64 for b in batches)
-    read = np.concatenate(batches)
+    steps = 64
+    batches = plan.step_range(range(steps))
+    assert (batches.shape, batches.dtype) == ((steps, batch, 2), np.int64)
+    read = batches.reshape(-1, 2)
     for index, (size, _) in enumerate(sources):
         seen = read[read[:, 0] == index, 1]
         counts = Counter(seen.tolist())
