@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from botocore.loaders import JSONFileLoader
 
 from datalake.clock import System
 from datalake.errors import (
@@ -123,6 +124,18 @@ def test_what_can_pass_is_asked_again(server: FakeS3) -> None:
     server.behaviour = answers(503, "SlowDown")
     with pytest.raises(StoreUnavailableError, match="did not answer"):
         store.get("probe/k")
+
+
+def test_botocore_s_description_of_s3_is_read_once(server: FakeS3, monkeypatch: pytest.MonkeyPatch) -> None:
+    S3Store(URI, System()).exists("k")
+
+    def load_file(_self: object, path: str) -> None:
+        raise AssertionError(f"read {path} again")
+
+    monkeypatch.setattr(JSONFileLoader, "load_file", load_file)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "another")  # settings are looked at anew all the same
+    assert not S3Store(URI, System()).exists("k")
+    assert "Credential=another/" in server.requests[-1].headers["Authorization"]
 
 
 def test_the_table_has_one_meaning_for_each_code() -> None:
