@@ -29,11 +29,13 @@ _OPERATIONS_PER_SCORED_TOKEN = 50_000  # gzip level 9 of four bytes at its slowe
 
 @dataclass(frozen=True)
 class Cost:
-    """Of one candidate: cell updates (0 for families without a grid), operations, and bytes of working memory."""
+    """Of one candidate: cell updates (0 for families without a grid), operations, and bytes of working memory; of these
+    ``shared`` are taken once by a call, however many candidates it simulates."""
 
     updates: int
     operations: int
     bytes: int
+    shared: int = 0
 
 
 def candidate_cost(spec: BaseSpec) -> Cost:
@@ -41,7 +43,7 @@ def candidate_cost(spec: BaseSpec) -> Cost:
     if isinstance(spec, ShuffledSpec):
         base = candidate_cost(spec.base)
         sorting = spec.seq_len * (2 * _RANDOM_WORD_BYTES + 48)
-        return Cost(base.updates, base.operations + 200 * spec.seq_len, base.bytes + sorting)
+        return Cost(base.updates, base.operations + 200 * spec.seq_len, base.bytes + sorting, base.shared)
     kept = output_bytes(spec)
     scoring = _OPERATIONS_PER_SCORED_TOKEN * spec.score_tokens
     if isinstance(spec, GridSpec):
@@ -59,8 +61,11 @@ def _grid_cost(spec: GridSpec, kept: int, scoring: int) -> Cost:
     steps = getattr(spec, "burn_in", 0) + (spec.frames - 1) * getattr(spec, "stride", 1)
     updates = steps * spec.cells
     if isinstance(spec, LatticeSpec):
-        words = spec.cells * _RANDOM_WORD_BYTES + 8 * _LATTICE_CHANNELS * spec.cells * 200
-        return Cost(updates, _LATTICE_OPERATIONS * updates + scoring, kept + framing + words)
+        # Candidates come one after the other, so a cell's own weights and sums are there once; its state, and what is
+        # drawn of it, is there for each.
+        shared = 8 * _LATTICE_CHANNELS * spec.cells * 200
+        words = spec.cells * (2 * _RANDOM_WORD_BYTES + 8 * _LATTICE_CHANNELS)
+        return Cost(updates, _LATTICE_OPERATIONS * updates + scoring, kept + framing + words + shared, shared)
     if not isinstance(spec, NcaSpec):
         return Cost(updates, 100 * updates + scoring, kept + framing + spec.cells * _RANDOM_WORD_BYTES)
     neighbors = len(neighbor_offsets(len(spec.grid), spec.neighborhood))
@@ -80,7 +85,8 @@ def output_bytes(spec: BaseSpec) -> int:
 def slice_size(spec: BaseSpec) -> int:
     """How many candidates one call may simulate at most; at least 1."""
     cost = candidate_cost(spec)
-    return max(1, min(SLICE_BYTES // cost.bytes, SLICE_OPERATIONS // cost.operations))
+    by_memory = (SLICE_BYTES - cost.shared) // (cost.bytes - cost.shared)
+    return max(1, min(by_memory, SLICE_OPERATIONS // cost.operations))
 
 
 def device_batch(spec: BaseSpec, most: int) -> int:

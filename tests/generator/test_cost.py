@@ -7,7 +7,7 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from generator import BandError, check_acceptance, cost, generate_batch, parse_spec, profile_spec
+from generator import BandError, check_acceptance, cost, generate_batch, load_preset, parse_spec, profile_spec
 from generator.accept import BOUND_TOKENS, refuse_impossible
 from generator.cost import candidate_cost, least_check_cost, slice_size
 from generator.family import family_of
@@ -45,6 +45,24 @@ def test_one_candidate_takes_no_more_memory_than_computed(fields: dict):
     finally:
         tracemalloc.stop()
     assert peak < candidate_cost(spec).bytes + 1_000_000
+
+
+def test_what_a_call_takes_once_is_not_counted_for_every_candidate():
+    """A lattice's own weights for each cell: by them its slices were of four candidates, and half of their time was
+    spent on beginning."""
+    preset = load_preset("lattice-small")
+    assert slice_size(preset) >= 64
+    spec, peaks = preset.model_copy(update={"grid": (6, 6, 4), "seq_len": 128}), []
+    for count in (1, 1, 5):  # the first makes what is made once
+        ids = np.arange(count)
+        tracemalloc.start()
+        try:
+            family_of(spec).simulate(spec, 0, ids, np.zeros_like(ids), "reference")
+            peaks.append(tracemalloc.get_traced_memory()[1])
+        finally:
+            tracemalloc.stop()
+    cost_of_one = candidate_cost(spec)
+    assert (peaks[2] - peaks[1]) / 4 < cost_of_one.bytes - cost_of_one.shared
 
 
 def test_the_cost_counts_cell_updates():
