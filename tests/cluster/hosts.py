@@ -21,6 +21,7 @@ from typing import Any
 
 # Reserved for tests of networks (RFC 2544), so no machine's own; a network takes one of its 256 blocks of 256.
 BLOCK = "198.18"
+ROOT = Path(__file__).resolve().parents[2]
 SHM = "192m"
 NAMESPACES = ("--net", "--uts", "--mount", "--pid")
 
@@ -37,7 +38,9 @@ hostname "$1"
 ip link set lo up
 echo 1 > /proc/sys/net/ipv4/ip_forward
 mount --bind "$2/hosts" /etc/hosts
-mount --bind "$2/tmp" /tmp
+# A checkout below /tmp is what the host runs: it stays where it is.
+case "$6" in /tmp/*) mkdir -p "$2/tmp${6#/tmp}"; mount --rbind "$6" "$2/tmp${6#/tmp}";; esac
+mount --rbind "$2/tmp" /tmp
 mount -t tmpfs -o size="$3" host /dev/shm
 exec "$4" -ISc "$5"
 """
@@ -100,7 +103,7 @@ class Host:
         self._process = subprocess.Popen(
             [
                 "unshare", *NAMESPACES, "--fork", "--mount-proc", "--kill-child",
-                "sh", "-c", SETUP, "sh", self.name, str(self.folder), SHM, sys.executable, INIT,
+                "sh", "-c", SETUP, "sh", self.name, str(self.folder), SHM, sys.executable, INIT, str(ROOT),
             ],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
         )  # fmt: skip
