@@ -30,6 +30,14 @@ class InvalidRequestError(OrchestrationError):
     """A command's argument is out of range or contradicts another."""
 
 
+def refuse_without_ray(**settings: object) -> None:
+    """InvalidRequestError for the first of ``settings`` that is given (not None): only Ray has what it is about."""
+    for field, value in settings.items():
+        if value is not None:
+            name = field.replace("_", "-")
+            raise InvalidRequestError(f"{name} = {value}: without Ray there are none; leave it or --no-ray out")
+
+
 class GenerationFailedError(OrchestrationError):
     """A shard could not be made although its worker was replaced and tried again."""
 

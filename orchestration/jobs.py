@@ -17,7 +17,7 @@ import typer
 from datalake import DamagePolicy, Lake, Repairer
 from datalake.runs.repository import retired_error
 from orchestration.console.progress import console, stage
-from orchestration.errors import ExperimentError, InvalidRequestError
+from orchestration.errors import ExperimentError, InvalidRequestError, refuse_without_ray
 from orchestration.folders import writing
 from orchestration.runs.signals import GraceOver, Stop, stoppable
 
@@ -94,9 +94,8 @@ def train_run(
     from trainer.wandb_run import wandb_listening
 
     wanted = parse_workers(workers)
-    for field, value in {"workers": wanted, "gpu": gpu}.items():
-        if not ray and value is not None:
-            raise InvalidRequestError(f"{field} = {value}: without Ray there are none; leave it or --no-ray out")
+    if not ray:
+        refuse_without_ray(workers=wanted, gpu=gpu)
     with (
         job() as stop,
         wandb_listening(wandb, training.run, console.print) if wandb else nullcontext(lambda _event: None) as logged,
@@ -256,7 +255,7 @@ def _train(lake: Lake, run: str, config: dict[str, Any], settings: dict[str, Any
     request = None if live is None else parse_live(live)
     training = TrainJob(parse_config(config), lake, run, parallel, repairer=repairer)
     on_ray = settings.pop("ray", True) or settings.get("workers") is not None  # asked for now: those are Ray's
-    result = train_run(training, live=request, **{**settings, "ray": on_ray})
+    result = train_run(training, live=request, ray=on_ray, **settings)
     return {"run": run, **report_live(result, None, as_json=False)}
 
 

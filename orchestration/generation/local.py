@@ -14,7 +14,7 @@ from typing import TypeVar, cast
 
 from datalake import Lake, shard_layout
 from orchestration.cluster.cores import local_cores
-from orchestration.errors import InvalidRequestError
+from orchestration.errors import refuse_without_ray
 from orchestration.generation.record import GenerateResult, acquire_run, commit_shards
 from orchestration.generation.request import GenerateRequest, plan_request
 from orchestration.generation.worker import Made, ShardWorker
@@ -41,9 +41,7 @@ def generate_here(
     ``request.cpus_per_actor`` is how many threads work; None: one for each core. Raises InvalidRequestError for actors
     and for GPUs, and what ``run_generation`` raises but for what is about a cluster.
     """
-    for field, value in (("actors", request.actors), ("gpus-per-actor", request.gpus_per_actor)):
-        if value is not None:
-            raise InvalidRequestError(f"{field} = {value}: without Ray there are none; leave it or --no-ray out")
+    refuse_without_ray(actors=request.actors, gpus_per_actor=request.gpus_per_actor)
     lake.check_writable()
     planned = plan_request(lake, request)
     layout = shard_layout(planned.sequences, request.shard_sequences)

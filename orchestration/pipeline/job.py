@@ -19,7 +19,7 @@ from generator import parse_spec
 from orchestration.cluster.cores import local_cores
 from orchestration.console.progress import stage
 from orchestration.console.training import training_display
-from orchestration.errors import InvalidRequestError, JobStopped
+from orchestration.errors import JobStopped, refuse_without_ray
 from orchestration.generation.request import GenerateRequest
 from orchestration.pipeline.config import PRE, PipelineConfig
 from orchestration.runs.lease import RunLease, acquire
@@ -47,9 +47,8 @@ class PipelineSettings:
 
     def __post_init__(self) -> None:
         parse_workers(self.workers)
-        for field in ("actors", "workers", "gpu"):
-            if not self.ray and (value := getattr(self, field)) is not None:
-                raise InvalidRequestError(f"{field} = {value}: without Ray there are none; leave it or --no-ray out")
+        if not self.ray:
+            refuse_without_ray(actors=self.actors, workers=self.workers, gpu=self.gpu)
 
 
 def run_pipeline(
