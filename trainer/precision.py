@@ -39,7 +39,7 @@ def autocast(precision: Precision, device: torch.device) -> AbstractContextManag
 
 
 def fast_attention(device: torch.device) -> AbstractContextManager[object]:
-    """From Hopper on cuDNN's attention before PyTorch's own, which is slower there (docs/log.md); else nothing."""
+    """From Hopper on cuDNN's attention before PyTorch's own, slower there; else nothing (docs/decisions/0522)."""
     if device.type != "cuda" or torch.cuda.get_device_capability(device) < (9, 0):
         return nullcontext()
     order = [SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]

@@ -25,8 +25,8 @@ from benchmarks.gpu.conductor import Part, Results, conduct, machine_facts
 from benchmarks.gpu.page import page
 
 ROOT = Path(__file__).resolve().parents[2]
-KERNELS = ("torch", "triton", "numpy", "numba", "pyarrow", "pydantic", "tenacity", "cachetools")
 TRAINER = ("torch", "numpy", "pyarrow", "pydantic", "tenacity", "cachetools")
+KERNELS = (*TRAINER, "triton", "numba")
 
 
 def plan(toy: bool) -> list[Part]:

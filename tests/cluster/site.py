@@ -16,11 +16,10 @@ from pathlib import Path
 
 from datalake.lake import Lake
 from orchestration.cluster import silence
-from tests.cluster.hosts import Host, Inside, Network, wait_until
+from tests.cluster.hosts import ROOT, Host, Inside, Network, wait_until
 from tests.faults.rows import FOLDER, PACE, Seen, read_seen
 from tests.s3server import S3Server
 
-ROOT = Path(__file__).resolve().parents[2]
 INSIDE = ROOT / "tests" / "faults" / "inside"
 RAY_PORT = 6379
 STEP_S = 0.15

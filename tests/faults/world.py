@@ -52,7 +52,6 @@ class World:
             "PYTHONPATH": f"{INSIDE}{os.pathsep}{ROOT}",
             "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
             API_SERVER: NOBODY,  # the head has no dashboard
-            "RAY_worker_niceness": "0",  # Ray's default of 15 starves its workers on a busy machine
             FOLDER: str(self.rows),
             PACE: str(STEP_S),
         }

@@ -64,7 +64,6 @@ def growing_cluster(folder: Path, idle_minutes: float = 30) -> Iterator[dict[str
         "PYTHONPATH": str(ROOT),
         "RAY_AUTH_MODE": "disabled",
         "RAY_FAKE_CLUSTER": "1",
-        "RAY_worker_niceness": "0",  # Ray's default of 15 starves its workers on a busy machine
         "AUTOSCALER_UPDATE_INTERVAL_S": "1",
     }
     command = [str(Path(sys.executable).with_name("ray")), "start", "--head", "--block", "--num-cpus=1"]
