@@ -6,15 +6,17 @@ import contextlib
 import json
 import os
 import socket
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch.distributed as dist
 
-from datalake import Lake, Manifest, Source, content_digest, shard_layout, write_shard
-from generator import GENERATOR_VERSION, generate_batch, parse_spec
+from datalake import Lake
+from generator import parse_spec
 from tests.processes import run_ranks
+from tests.ray_fixtures import TINY_SPEC
 from tests.trainer.lake_data import add_dataset, curve, eval_curve, patterned, tiny_config, tiny_lake
 from trainer import Ranks, TrainJob, TrainResult, load_metrics, run_training
 from trainer.inputs import open_inputs
@@ -202,37 +204,17 @@ def test_more_ranks_resume_to_the_bit(tmp_path: Path, world: int) -> None:
             assert row == pytest.approx(other, rel=1e-4)
 
 
-AUTOMATA: dict[str, Any] = {
-    "family": "nca",
-    "grid": [6, 6],
-    "colors": 3,
-    "embed": 2,
-    "hidden": 4,
-    "burn_in": 2,
-    "seq_len": 24,
-    "band": {"score": "gzip-int32-v1-normalized", "low": 0.1, "high": 0.9},
-}
-
-
-def add_both(lake: Lake, rows: int = 200, shard: int = 16) -> None:
+def add_both(lake: Lake, rows: int = 200) -> None:
     """``computed@1``, which names no shard, and ``stored@1``, the same rows written."""
-    spec = parse_spec(AUTOMATA)
-    source = Source(
-        kind="synthetic",
-        spec=spec.model_dump(mode="json"),
-        spec_digest=spec.digest,
-        seed=5,
-        generator=GENERATOR_VERSION,
-        shard_sequences=shard,
-        format=2,
-    )
-    computed = Manifest.computed(source, sequences=rows, seq_len=spec.seq_len, vocab_size=spec.vocab_size)
-    refs = [
-        write_shard(lake.store, source, generate_batch(spec, 5, first, count, threads=1), first)
-        for first, count in shard_layout(rows, shard)
-    ]
-    lake.datasets.commit("computed", computed)
-    lake.datasets.commit("stored", computed.stored(refs, content_digest(lake.store, refs)))
+    # Not what every rank of these tests is to be forked with (tests/processes.py).
+    from orchestration.generation.local import generate_here
+    from orchestration.generation.request import GenerateRequest, commit_computed
+
+    spec = parse_spec(TINY_SPEC | {"seq_len": 24})
+    params = lake.params.put("automata", spec.model_dump(mode="json"))
+    request = GenerateRequest(params, rows * spec.seq_len, dataset="stored", seed=5, shard_sequences=16)
+    generate_here(lake, request)
+    commit_computed(lake, replace(request, dataset="computed"))
 
 
 def computed_worker(rank: int, port: int, lake_uri: str, world: int) -> None:
