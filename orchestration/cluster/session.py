@@ -22,7 +22,7 @@ import psutil
 import ray
 from ray._private import services
 from ray._raylet import GcsClient  # type: ignore[attr-defined]  # compiled
-from ray.exceptions import RayError
+from ray.exceptions import RayActorError, RayError
 
 from orchestration.cluster.address import VARIABLE, cannot_join, check_head, cluster_address
 from orchestration.cluster.cores import local_cores
@@ -108,9 +108,14 @@ def ray_session(cpus: float = 0) -> Iterator[None]:
             yield
         except ClusterLostError:
             raise  # nothing answers that could be told
-        except RayError:
+        except RayError as error:
             await_cluster()
             ray.shutdown()
+            if isinstance(error, RayActorError) and not error.actor_init_failed:
+                raise ClusterLostError(
+                    f"an actor that this job needs is gone ({type(error).__name__}), as when its node was cut off from "
+                    "the cluster: what is done is kept; run the same command again"
+                ) from error
             raise
         except BaseException:
             ray.shutdown()

@@ -46,12 +46,12 @@ TRAINING: dict[str, Any] = {
     "publish": "tiny-model",
 }
 SEQUENCES = 96
-# Twelve shards, and room for three of them: the feed is at work while the training is.
+# Twelve shards, any of which a step may need.
 LIVE = {
     "params": "tiny@1",
     "tokens": SEQUENCES * TINY_SPEC["seq_len"],
     "shard_sequences": 8,
-    "buffer_bytes": 3 * 8 * TINY_SPEC["seq_len"] * 2,
+    "buffer_bytes": 2 * 12 * 8 * TINY_SPEC["seq_len"] * 2,
     "backend": "reference",
 }
 PIPELINE_FILE: dict[str, Any] = {
