@@ -37,10 +37,10 @@ def transfer(
     """Copy the tensors of ``what`` from ``source`` into ``module``, in place; returns the module's names, in order.
 
     ``source`` is a published model ("NAME@V", with ``lake``: the lake or its address), a folder as `morphogen models
-    export` writes one, or a mapping of our names to tensors. ``what`` is "attn", "attn+norm", "mlp" or "all" (without
-    embedding and head), as in ``[transfer]``. ``names`` gives for each of our names the module's, or (name, (first row,
-    row after the last)) of a tensor that holds several of ours; by default they are equal. Tensors keep the module's
-    dtype and device.
+    export` writes one, or a mapping of our names to tensors. ``what`` is "attn", "attn+norm", "mlp", "all" (without
+    embedding and head) or "all+embed" (with them), as in ``[transfer]``. ``names`` gives for each of our names the
+    module's, or (name, (first row, row after the last)) of a tensor that holds several of ours; by default they are
+    equal. Tensors keep the module's dtype and device.
 
     TransferError, before anything is changed, when a tensor is missing or differs in shape, or two go to one place;
     and what the lake raises.

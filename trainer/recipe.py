@@ -85,7 +85,7 @@ class TransferConfig(ConfigModel):
     """
 
     source: str
-    what: Literal["all", "attn", "attn+norm", "mlp", "none", "stats"] = "attn"
+    what: Literal["all", "all+embed", "attn", "attn+norm", "mlp", "none", "stats"] = "attn"
     freeze_steps: int = Field(default=0, ge=0)
     ramp_steps: int = Field(default=0, ge=0)
     decay_toward: Literal["zero", "source"] = "zero"

@@ -1,10 +1,11 @@
 """Carrying weights from one model into another: what moves is a set of tensor names, the rest stays as it was drawn.
 
-Embeddings and head never move: source and target speak different vocabularies.
+Embedding and head move with ``all+embed`` alone, between models whose vocabularies are of one size.
 
 | what | tensors |
 | --- | --- |
 | ``all`` | everything but embedding and head |
+| ``all+embed`` | everything: the published runs that carry it read tokens of one numbering before and after |
 | ``attn`` | q, k, v and o of every layer |
 | ``attn+norm`` | those and every norm's gain |
 | ``mlp`` | gate, up and down of every layer |
@@ -31,11 +32,14 @@ ENDINGS = {"attn": ATTENTION, "attn+norm": (*ATTENTION, *NORMS), "mlp": MLP, "no
 
 def transferable(name: str, what: str) -> bool:
     """Whether tensor ``name`` is part of ``what``; see the module's table."""
+    if what == "all+embed":
+        return True
     if what in ("all", "stats"):
         return name not in VOCABULARY
     if what in ENDINGS:
         return name.endswith(ENDINGS[what])
-    raise TransferError(f"transfer.what = {what!r}: must be 'all', 'stats' or one of {', '.join(map(repr, ENDINGS))}")
+    known = ", ".join(map(repr, ENDINGS))
+    raise TransferError(f"transfer.what = {what!r}: must be 'all', 'all+embed', 'stats' or one of {known}")
 
 
 def transfer(
@@ -62,6 +66,11 @@ def transfer(
         )
     for name, target in targets.items():
         if tuple(shapes[name]) != tuple(target.shape):
+            if name in VOCABULARY and shapes[name][1] == target.shape[1]:
+                raise TransferError(
+                    f"transfer {what!r}: {name} has {shapes[name][0]} words in the source and {target.shape[0]} in the "
+                    "target; give both models the same model.vocab_size, at least the larger of the two"
+                )
             raise TransferError(
                 f"transfer {what!r}: {name} is {list(shapes[name])} in the source and "
                 f"{list(target.shape)} in the target; give both models the same dim, heads, kv_heads and ffn"

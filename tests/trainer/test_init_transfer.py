@@ -21,7 +21,7 @@ def moved(before: Llama, after: Llama) -> set[str]:
 
 
 def move(target: Llama, source: Llama, what: str, seed: int) -> list[str]:
-    state = source.state_dict()
+    state = dict(source.named_parameters())  # as published: a tied head is one tensor with the embedding
     return transfer(target, {name: tuple(tensor.shape) for name, tensor in state.items()}, state.items(), what, seed)
 
 
@@ -70,6 +70,14 @@ def test_all_moves_all_but_the_vocabulary() -> None:
     assert all(torch.equal(target.state_dict()[name], scratch.state_dict()[name]) for name in VOCABULARY)
 
 
+@pytest.mark.parametrize("tied", [False, True])
+def test_all_and_embedding_is_the_whole_model(tied: bool) -> None:
+    source, target = make(1, tied=tied), make(2, tied=tied)
+    names = move(target, source, "all+embed", 2)
+    assert set(names) == {name for name, _ in target.named_parameters()}
+    assert moved(source, target) == set()
+
+
 @pytest.mark.parametrize(
     ("overrides", "what", "says"),
     [
@@ -77,6 +85,8 @@ def test_all_moves_all_but_the_vocabulary() -> None:
         ({"kv_heads": 1}, "attn", "k_proj.weight is [8, 16] in the source and [16, 16]"),
         ({"layers": 3}, "attn", "in the source, not in the target"),
         ({"layers": 1}, "all", "in the target, not in the source"),
+        ({"vocab": 90}, "all+embed", "embed_tokens.weight has 90 words in the source and 40 in the target"),
+        ({"tied": True}, "all+embed", "lm_head.weight is in the target, not in the source"),
         ({}, "some", "transfer.what = 'some'"),
     ],
 )

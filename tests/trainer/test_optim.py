@@ -42,7 +42,7 @@ def copies(model: Llama) -> dict[str, torch.Tensor]:
 @settings(deadline=None, max_examples=30, suppress_health_check=[HealthCheck.too_slow])
 @given(
     rule=st.sampled_from(["adamw", "adamw8bit", "muon", "hybrid"]),
-    what=st.sampled_from(["all", "attn", "attn+norm", "mlp", "none", "stats"]),
+    what=st.sampled_from(["all", "all+embed", "attn", "attn+norm", "mlp", "none", "stats"]),
     tied=st.booleans(),
     qk_norm=st.booleans(),
     learned=st.sampled_from([None, 5]),

@@ -24,7 +24,7 @@ OPTIMIZERS = ("adamw", "muon", "hybrid")
 LEVELS: dict[str, tuple[str, ...]] = {
     "pre_optimizer": ("adamw", "muon"),
     "optimizer": OPTIMIZERS,
-    "transfer": ("attn", "attn+norm", "mlp", "all", "none"),
+    "transfer": ("attn", "attn+norm", "mlp", "all", "all+embed", "none"),
     "decay": ("native", "to-transferred", "none"),
     "mixing": ("front", "constant", "annealed"),
 }
