@@ -176,10 +176,18 @@ class WaitNotice:
             )
         if started and not too_small:
             return
-        free = ray.available_resources()
+        nodes_free = state.available_resources_per_node().values()
+        free = [{kind: float(node.get(kind, 0.0)) for kind in KINDS} for node in nodes_free]
+        if not too_small and fits(self._demand.bundles, free):
+            what = f"for {now - self._since:.0f} s for Ray to start {self._demand.what}"
+            self._say(
+                f"waiting {what}: nothing else is missing ({self._demand.text}), and its processes are on their way"
+            )
+            return
+        amounts = _amounts({kind: sum(node[kind] for node in free) for kind in KINDS})
         self._say(
             f"waiting for {now - self._since:.0f} s for {self._demand.text} ({self._demand.what}): "
-            f"{_have(nodes)}, of which {_amounts({kind: free.get(kind, 0.0) for kind in KINDS})} free now"
+            f"{_have(nodes)}, of which {amounts} free now"
         )
 
     def running(self) -> None:

@@ -68,6 +68,10 @@ def test_a_wait_is_told_every_half_minute(ray_cluster):  # noqa: ARG001 - asked 
         "waiting for 62 s for 90 CPUs (workers = 90)",
     ]
     assert "6 CPUs and no GPU" in said[0]
+    at_hand = WaitNotice(Demand("workers = 1", ({"CPU": 1.0},), ""), clock=lambda: now[0], say=said.append)
+    now[0] = 93.0
+    at_hand.poll()
+    assert said[-1].startswith("waiting for 31 s for Ray to start workers = 1: nothing else is missing (1 CPU)")
 
 
 def test_lost_nodes_are_not_waited_for_for_ever(ray_cluster, monkeypatch):  # noqa: ARG001 - the Ray that is asked
