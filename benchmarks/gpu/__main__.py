@@ -1,6 +1,6 @@
 """Measure what only a GPU can tell, within a given time, most important first.
 
-    python -m benchmarks.gpu [--minutes 8] [--out DIR] [--parts NAME …] [--toy]
+    python -m benchmarks.gpu [--minutes 8] [--out DIR] [--parts NAME …] [--data DIR] [--toy]
 
 equality: the compiled Triton kernels against NumPy and numba; generator: tokens a second of simulation, tokens and
 scored shards, registers, occupancy, share of the integer peak; trainer: MFU and memory beside transformers; feeding:
@@ -79,6 +79,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("gpu-results"), help="folder of results; default gpu-results")
     parser.add_argument("--parts", nargs="+", choices=names, metavar="NAME", help=f"of {', '.join(names)}; default all")
     parser.add_argument("--toy", action="store_true", help="on the CPU, with sizes that mean nothing")
+    parser.add_argument("--data", type=Path, help="what `python -m benchmarks.gpu.comparison DIR` made; default: anew")
     options = parser.parse_args()
     if not 0.05 <= options.minutes <= 24 * 60:
         parser.error(f"--minutes {options.minutes:g}: allowed are 0.05 to 1440; give another number")
@@ -90,6 +91,7 @@ def main() -> None:
         for line in Path(__file__).with_name("packages.txt").read_text(encoding="utf-8").splitlines()
         if line and not line.startswith("#")
     ]
+    data = {"MORPHOGEN_COMPARISON_DATA": str(options.data.resolve())} if options.data else {}
     results = Results(machine_facts(packages), options.minutes, options.toy)
     with tempfile.TemporaryDirectory(prefix="morphogen-gpu-", ignore_cleanup_errors=True) as work:
         try:
@@ -98,7 +100,7 @@ def main() -> None:
                 results,
                 options.out.resolve(),
                 ends=began + 60 * options.minutes,
-                environment=environment(Path(work), options.toy),
+                environment=environment(Path(work), options.toy) | data,
                 say=lambda line: print(line, flush=True),
             )
         except KeyboardInterrupt:
