@@ -250,6 +250,7 @@ class Llama(nn.Module):
     ) -> None:
         super().__init__()
         self.shape = shape
+        self.compiled = False
         # On "meta" torch's own draw of initial weights, which ours replace, costs neither time nor global RNG state.
         with torch.device("meta"):
             self.model = Trunk(shape, dropout, recompute)
@@ -266,7 +267,8 @@ class Llama(nn.Module):
         self._tie()
 
     def compile_blocks(self) -> None:
-        """Let torch.compile make each block's kernels: once for all blocks, so in seconds at any depth."""
+        """Let torch.compile make the loss's kernels, and each block's: once for all blocks, in seconds at any depth."""
+        self.compiled = True
         for layer in self.model.layers:
             layer.compile()
 
@@ -286,7 +288,9 @@ class Llama(nn.Module):
         """
         hidden_BTD = self._hidden(tokens_BT, documents_BT)
         targets_BT = tokens_BT[:, 1:]
-        losses_N = token_losses(hidden_BTD.flatten(0, 1), self.lm_head.weight, targets_BT.flatten())
+        losses_N = token_losses(
+            hidden_BTD.flatten(0, 1), self.lm_head.weight, targets_BT.flatten(), compiled=self.compiled
+        )
         return losses_N.view(targets_BT.shape).clone()  # FSDP's hooks want a tensor that is no view
 
     def scores(self, tokens_BT: Tensor, documents_BT: Tensor | None = None) -> tuple[Tensor, Tensor]:

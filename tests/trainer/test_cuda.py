@@ -15,6 +15,7 @@ from trainer.lattice.replay import Replays
 from trainer.lattice.sampling import run_samples
 from trainer.lattice.targets import make_target
 from trainer.lattice.train_config import LatticeTrainConfig, parse_lattice_config
+from trainer.loss import token_losses
 from trainer.model import Llama
 from trainer.optim import Optimizer
 from trainer.precision import Precision
@@ -52,6 +53,25 @@ def test_attention_within_documents_is_that_of_a_cpu(head_dim: int) -> None:
     torch.testing.assert_close(losses[1], losses[0], rtol=1e-4, atol=1e-4)
     for name, gradient in gradients[0].items():
         torch.testing.assert_close(gradients[1][name], gradient, rtol=1e-3, atol=1e-3 * float(gradient.abs().max()))
+
+
+@pytest.mark.parametrize("limit", [None, 64 * 96], ids=["at once", "in pieces"])
+def test_the_compiled_loss_is_that_of_a_cpu(limit: int | None) -> None:
+    """Losses and gradients in float32 of 200 tokens, kept whole and in pieces of 64 that are computed again."""
+    drawn = torch.Generator().manual_seed(0)
+    hidden_ND, head_VD = torch.randn(200, 32, generator=drawn), torch.randn(96, 32, generator=drawn)
+    targets_N = torch.randint(0, 96, (200,), generator=drawn)
+    torch.set_float32_matmul_precision("highest")
+    found = []
+    for device in ("cpu", "cuda"):
+        hidden, head = (each.to(device).requires_grad_() for each in (hidden_ND, head_VD))
+        losses_N = token_losses(hidden, head, targets_N.to(device), limit, compiled=True)
+        losses_N.sum().backward()
+        assert hidden.grad is not None
+        assert head.grad is not None
+        found.append([each.detach().cpu() for each in (losses_N, hidden.grad, head.grad)])
+    for there, here in zip(found[1], found[0], strict=True):
+        torch.testing.assert_close(there, here, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("changes", [{}, {"pool": {"slots": 2}}, {"precision": "bf16"}], ids=["plain", "pool", "bf16"])
