@@ -1,6 +1,6 @@
 """Tokens per second of the trainer's step beside transformers' LlamaForCausalLM in a plain loop.
 
-    python -m benchmarks.trainer [--precision fp32|bf16] [--threads N] [--compile] [--optimizer NAME] [--json]
+    python -m benchmarks.trainer [--precision fp32|bf16] [--threads N] [--compile [ours]] [--optimizer NAME] [--json]
     python -m benchmarks.trainer --device cuda [--sizes 400M 1B] [--length 1024] [--recompute] …
 
 Both train the same shapes on the same tokens in the same dtype with the same fused AdamW and gradient clipping, turn by
@@ -71,13 +71,14 @@ SIZES = {each.name: each for each in (TINY, *CPU_SIZES, *CUDA_SIZES)}
 
 @dataclass(frozen=True)
 class Manner:
-    """How both sides compute, and our optimiser (theirs is AdamW)."""
+    """How both sides compute, and our optimiser (theirs is AdamW); ``theirs_eager`` where only ours is compiled."""
 
     precision: Precision
     device: torch.device
     compiled: bool
     recompute: bool
     optimizer: str
+    theirs_eager: bool = False
 
 
 @dataclass(frozen=True)
@@ -126,7 +127,7 @@ def theirs(size: Size, manner: Manner) -> Step:
     model.train()
     if manner.recompute:
         model.gradient_checkpointing_enable()
-    run = torch.compile(model) if manner.compiled else model
+    run = torch.compile(model) if manner.compiled and not manner.theirs_eager else model
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, betas=(0.9, 0.95), weight_decay=0.1, fused=True)
 
     def step(tokens_BT: torch.Tensor) -> float:
@@ -246,7 +247,9 @@ def main() -> None:
         "--optimizer", choices=("adamw", "adamw8bit", "muon"), default="adamw", help="ours; theirs is AdamW"
     )
     parser.add_argument("--threads", type=int, help="CPU threads (default: torch's choice)")
-    parser.add_argument("--compile", action="store_true", help="torch.compile on both sides")
+    parser.add_argument(
+        "--compile", nargs="?", const="both", choices=("both", "ours"), help="torch.compile on both sides, or on ours"
+    )
     parser.add_argument("--recompute", action="store_true", help="activation checkpointing on both sides")
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
     options = parser.parse_args()
@@ -256,7 +259,10 @@ def main() -> None:
     if device.type == "cuda" and not torch.cuda.is_available():
         parser.error("--device cuda: torch sees no CUDA device here; use --device cpu")
     precision = resolve_precision(options.precision, device)
-    manner = Manner(precision, device, options.compile, options.recompute, options.optimizer)
+    compiled = options.compile is not None
+    manner = Manner(
+        precision, device, compiled, options.recompute, options.optimizer, theirs_eager=options.compile == "ours"
+    )
     usual = CUDA_SIZES if device.type == "cuda" else CPU_SIZES
     figures: list[Figure] = []
     for each in [SIZES[name] for name in options.sizes] if options.sizes else usual:
