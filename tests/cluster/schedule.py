@@ -19,7 +19,7 @@ DEADLINE_S = 600.0
 LOOK_S = 0.5
 HUNG_S = 200.0
 # A fault that the job does not mind is over once the next is due, but not before everybody had time to notice it.
-NOTICED_S = 15.0
+NOTICED_S = 5.0
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from tests.s3server import S3Server
 
 INSIDE = ROOT / "tests" / "faults" / "inside"
 RAY_PORT = 6379
-STEP_S = 0.15
+STEP_S = 0.3
 # Answers a line with the addresses of a head's live nodes; a process of its own, since Ray's token is a process's.
 NODES = """
 import sys
