@@ -21,6 +21,7 @@ from ray.autoscaler.v2.sdk import get_cluster_status
 from ray.autoscaler.v2.utils import is_autoscaler_v2
 
 from orchestration.cluster.address import cluster_address
+from orchestration.cluster.beside import this_node
 from orchestration.cluster.cores import local_cores
 from orchestration.console.progress import console
 from orchestration.errors import ClusterLostError, InvalidRequestError, JobStopped
@@ -29,6 +30,8 @@ from orchestration.runs.signals import Stop, seconds_setting
 NOTICE_S = 30.0
 JOIN_S = 10.0
 REJOIN_S = 300.0
+START_S = 600.0
+COLLECTIVE_S = 1800.0
 LOOK_S = 0.5
 KINDS = ("CPU", "GPU")
 AUTOSCALING_STATUS = b"__autoscaling_status"
@@ -137,7 +140,8 @@ class WaitNotice:
     """Looks every 30 s at what a job waits for, as long as it is asked: says it, and gives up on nodes that are gone.
 
     A cluster without an autoscaler that has become too small gets `MORPHOGEN_REJOIN_WAIT_S` seconds (300) for its nodes
-    to come back: Ray itself would wait for ever.
+    to come back, and one that has room for the job `MORPHOGEN_START_WAIT_S` (600) to start its processes: Ray itself
+    would wait for ever, as it does for a driver whose node the cluster has given up meanwhile.
     """
 
     def __init__(
@@ -150,18 +154,24 @@ class WaitNotice:
         self._demand, self._clock, self._say = demand, clock, say
         self._since = self._said = clock()
         self._too_small_since: float | None = None
-        self._rejoin_s = rejoin_seconds()
+        self._room_since: float | None = None
+        self._rejoin_s, self._start_s = rejoin_seconds(), start_seconds()
 
     def poll(self, *, started: bool = False) -> None:
         """Nothing of the job has been heard since the last call of ``running``: say what it waits for if it is time.
 
         Of a job that has ``started`` nothing is said but that the cluster has become too small for it. Raises
-        ClusterLostError once it has been for too long.
+        ClusterLostError once it has been for too long, and where waiting is of no use.
         """
         now = self._clock()
-        if now - self._said < min(NOTICE_S, self._rejoin_s):
+        if now - self._said < min(NOTICE_S, self._rejoin_s, self._start_s):
             return
         self._said = now
+        if this_node() in _dead_nodes():
+            raise ClusterLostError(
+                "the cluster has given up the node of this command, as when it was cut off from the head: what is done "
+                "is kept; run the same command again"
+            )
         nodes = cluster_nodes()
         too_small = not fits(self._demand.bundles, nodes) and not autoscales()
         if not too_small:
@@ -178,7 +188,17 @@ class WaitNotice:
             return
         nodes_free = state.available_resources_per_node().values()
         free = [{kind: float(node.get(kind, 0.0)) for kind in KINDS} for node in nodes_free]
-        if not too_small and fits(self._demand.bundles, free):
+        if too_small or not fits(self._demand.bundles, free):
+            self._room_since = None
+        elif self._room_since is None:
+            self._room_since = now
+        if self._room_since is not None:
+            if now - self._room_since >= self._start_s:
+                raise ClusterLostError(
+                    f"{self._demand.what}: {self._demand.text} have been free for {now - self._room_since:.0f} s, and "
+                    "Ray has not started its processes: what is done is kept; run the same command again, or wait "
+                    "longer with MORPHOGEN_START_WAIT_S"
+                )
             what = f"for {now - self._since:.0f} s for Ray to start {self._demand.what}"
             self._say(
                 f"waiting {what}: nothing else is missing ({self._demand.text}), and its processes are on their way"
@@ -193,13 +213,35 @@ class WaitNotice:
     def running(self) -> None:
         """Something of the job runs: the next wait is a new one."""
         self._since = self._said = self._clock()
-        self._too_small_since = None
+        self._too_small_since = self._room_since = None
+
+
+def _dead_nodes() -> set[str]:
+    return {str(node["NodeID"]) for node in ray.nodes() if not node["Alive"]}
 
 
 def rejoin_seconds() -> float:
     """`MORPHOGEN_REJOIN_WAIT_S`: how long a job waits for lost nodes; InvalidRequestError outside 1 to 86,400."""
     expected = "expected seconds, 1 to 86400; 300 is the default"
     return seconds_setting("MORPHOGEN_REJOIN_WAIT_S", REJOIN_S, lambda seconds: 1 <= seconds <= 86_400, expected)
+
+
+def start_seconds() -> float:
+    """`MORPHOGEN_START_WAIT_S`: how long Ray may take to start what fits; InvalidRequestError outside 1 to 86,400."""
+    expected = "expected seconds, 1 to 86400; 600 is the default"
+    return seconds_setting("MORPHOGEN_START_WAIT_S", START_S, lambda seconds: 1 <= seconds <= 86_400, expected)
+
+
+def collective_seconds() -> int:
+    """`MORPHOGEN_COLLECTIVE_TIMEOUT_S`: how long a rank waits for another that cannot be reached or does nothing.
+
+    Ray notices a node that is gone by itself; this is for nodes that reach the head and not each other. It must be
+    longer than one rank may wait for the store (`--wait-budget`) or heal, and than rows that are made live may take.
+    Raises InvalidRequestError outside 5 to 86,400.
+    """
+    expected = "expected seconds, 5 to 86400; 1800 is the default"
+    name, fits_range = "MORPHOGEN_COLLECTIVE_TIMEOUT_S", lambda seconds: 5 <= seconds <= 86_400
+    return int(seconds_setting(name, COLLECTIVE_S, fits_range, expected))
 
 
 def autoscales() -> bool:

@@ -28,13 +28,21 @@ from generator.errors import GeneratorError
 from orchestration.cluster.beside import beside_driver, this_node
 from orchestration.cluster.cores import local_cores
 from orchestration.cluster.head import await_cluster, check_cluster
-from orchestration.cluster.resources import WaitNotice, cluster_nodes, demand_of_workers, fits, require
+from orchestration.cluster.resources import (
+    WaitNotice,
+    cluster_nodes,
+    collective_seconds,
+    demand_of_workers,
+    fits,
+    require,
+    start_seconds,
+)
 from orchestration.cluster.session import cluster_facts
-from orchestration.errors import JobStopped, OrchestrationError, TrainingFailedError
+from orchestration.errors import ClusterLostError, JobStopped, OrchestrationError, TrainingFailedError
 from orchestration.folders import prepare_folders
 from orchestration.generation.recompute import make_repairer
 from orchestration.runs.lease import RunLease, acquire
-from orchestration.runs.signals import Stop, seconds_setting
+from orchestration.runs.signals import Stop
 from orchestration.telemetry import start_telemetry, with_step_metrics
 from orchestration.training.events import EventQueue, EventSender, OnEvent
 from orchestration.training.ray_data import ray_data_batches
@@ -50,7 +58,6 @@ ATTEMPTS = 4
 CPU_WORKERS = 2
 POLL_S = 0.5
 QUEUE_S = 5.0
-COLLECTIVE_S = 1800.0
 UPLOADS = 4  # times as long, ranks wait for each other's parts of a checkpoint
 
 
@@ -195,7 +202,7 @@ class RayAttempts:
         while True:
             failure = self._attempt(self._sizes.choose(self._check_waiting))
             try:
-                record, error = ray.get(self._queue.outcome.remote())
+                record, error = self._outcome()
             except RayActorError as gone:
                 await_cluster()
                 failure, record, error = failure or gone, None, None
@@ -223,6 +230,22 @@ class RayAttempts:
                     f"run {run_lease.run.name}: its workers died in {ATTEMPTS} attempts, the last of "
                     f"{_last_line(failure)!r}; what was checkpointed is kept: run the same command again to go on"
                 )
+
+    def _outcome(self) -> tuple[dict[str, Any] | None, Exception | None]:
+        """What the workers of the last attempt have left; RayActorError if their queue is gone."""
+        asked, until = self._queue.outcome.remote(), time.monotonic() + start_seconds()
+        while True:
+            try:
+                found: tuple[dict[str, Any] | None, Exception | None] = ray.get(asked, timeout=QUEUE_S)
+            except GetTimeoutError:
+                self._check_waiting()
+                if time.monotonic() > until:
+                    raise ClusterLostError(
+                        f"run {self._run_lease.run.name}: its own queue on this node has not answered for "
+                        f"{start_seconds():.0f} s: what is checkpointed is kept; run the same command again"
+                    ) from None
+            else:
+                return found
 
     def _check_waiting(self) -> None:
         self._run_lease.check()
@@ -331,18 +354,6 @@ class _Fit(threading.Thread):
             self._trainer.fit()
         except Exception as error:  # noqa: BLE001 - the main thread asks for it
             self.failure = error
-
-
-def collective_seconds() -> int:
-    """`MORPHOGEN_COLLECTIVE_TIMEOUT_S`: how long a rank waits for another that cannot be reached or does nothing.
-
-    Ray notices a node that is gone by itself; this is for nodes that reach the head and not each other. It must be
-    longer than one rank may wait for the store (`--wait-budget`) or heal, and than rows that are made live may take.
-    Raises InvalidRequestError outside 5 to 86,400.
-    """
-    expected = "expected seconds, 5 to 86400; 1800 is the default"
-    name, fits_range = "MORPHOGEN_COLLECTIVE_TIMEOUT_S", lambda seconds: 5 <= seconds <= 86_400
-    return int(seconds_setting(name, COLLECTIVE_S, fits_range, expected))
 
 
 def default_workers(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import ray
 
 from generator import parse_spec
 from orchestration.cluster import resources as ray_resources
@@ -10,6 +11,7 @@ from orchestration.cluster.resources import (
     Demand,
     WaitNotice,
     autoscales,
+    collective_seconds,
     demand_of_workers,
     fits,
     rejoin_seconds,
@@ -21,7 +23,7 @@ from orchestration.generation.request import GenerateRequest
 from orchestration.live.config import LiveRequest
 from orchestration.live.job import train_live
 from orchestration.runs.signals import Stop
-from orchestration.training.ray_train import collective_seconds, default_workers, train_on_ray
+from orchestration.training.ray_train import default_workers, train_on_ray
 from tests.ray_fixtures import TINY_SPEC
 from tests.trainer.lake_data import tiny_lake
 from trainer import TrainJob, parse_config
@@ -89,6 +91,29 @@ def test_lost_nodes_are_not_waited_for_for_ever(ray_cluster, monkeypatch):  # no
     for now[0] in (200.0, 300.0, 400.0):
         fitting.poll(started=True)
     assert len(said) == 4, "what fits is slow, or waits for others, and is no reason to give up"
+
+
+def test_what_fits_and_is_never_started_is_not_waited_for_for_ever(ray_cluster, monkeypatch):  # noqa: ARG001
+    monkeypatch.setenv("MORPHOGEN_START_WAIT_S", "60")
+    now, said = [0.0], []
+    notice = WaitNotice(Demand("workers = 1", ({"CPU": 1.0},), ""), clock=lambda: now[0], say=said.append)
+    for now[0] in (31.0, 62.0):
+        notice.poll()
+    assert len(said) == 2
+    now[0] = 93.0
+    with pytest.raises(ClusterLostError, match=r"1 CPU have been free for 62 s, .* MORPHOGEN_START_WAIT_S"):
+        notice.poll()
+
+
+def test_a_driver_whose_node_the_cluster_gave_up_ends(ray_cluster, monkeypatch):  # noqa: ARG001
+    here = ray.get_runtime_context().get_node_id()
+    nodes = [{**node, "Alive": node["NodeID"] != here} for node in ray.nodes()]
+    monkeypatch.setattr(ray, "nodes", lambda: nodes)
+    now = [0.0]
+    notice = WaitNotice(Demand("workers = 1", ({"CPU": 1.0},), ""), clock=lambda: now[0], say=print)
+    now[0] = 31.0
+    with pytest.raises(ClusterLostError, match="given up the node of this command"):
+        notice.poll(started=True)
 
 
 @pytest.mark.parametrize("setting", ["MORPHOGEN_REJOIN_WAIT_S", "MORPHOGEN_COLLECTIVE_TIMEOUT_S"])
