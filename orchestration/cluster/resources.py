@@ -7,6 +7,7 @@ every half a minute what it waits for.
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import time
@@ -19,6 +20,7 @@ from ray._private.state import state
 from ray._raylet import GcsClient  # type: ignore[attr-defined]  # compiled
 from ray.autoscaler.v2.sdk import get_cluster_status
 from ray.autoscaler.v2.utils import is_autoscaler_v2
+from ray.exceptions import RpcError
 
 from orchestration.cluster.address import cluster_address
 from orchestration.cluster.beside import this_node
@@ -33,6 +35,7 @@ REJOIN_S = 300.0
 START_S = 600.0
 COLLECTIVE_S = 1800.0
 LOOK_S = 0.5
+ASK_S = 5.0
 KINDS = ("CPU", "GPU")
 AUTOSCALING_STATUS = b"__autoscaling_status"
 
@@ -106,8 +109,21 @@ def cluster_nodes() -> list[dict[str, float]]:
 
 
 def draining_nodes() -> set[str]:
-    """Ids of the nodes that are about to be taken away, as an autoscaler or `ray drain-node` has announced."""
-    return set(state.get_draining_nodes())
+    """Ids of the nodes that are about to be taken away, as an autoscaler or `ray drain-node` has announced.
+
+    None of a head that does not answer, which ``check_cluster`` notices. Ray's own ``state.get_draining_nodes`` would
+    abort the process then.
+    """
+    try:
+        return set(_client(ray.get_runtime_context().gcs_address).get_draining_nodes(ASK_S))
+    except RpcError:
+        return set()
+
+
+@functools.lru_cache(maxsize=1)
+def _client(address: str) -> Any:
+    """One client of a head: to make one takes as long as the head is away."""
+    return GcsClient(address=address)
 
 
 def require(demand: Demand, stop: Stop | None = None, clock: Callable[[], float] = time.monotonic) -> None:
@@ -251,7 +267,7 @@ def autoscales() -> bool:
     ``node_`` and a node's id.
     """
     address = ray.get_runtime_context().gcs_address
-    client = GcsClient(address=address)
+    client = _client(address)
     if is_autoscaler_v2(fetch_from_server=True, gcs_client=client):
         status = get_cluster_status(address)
         types = {node.ray_node_type_name for node in (*status.active_nodes, *status.idle_nodes, *status.pending_nodes)}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import ray
+from ray.exceptions import RpcError
 
 from generator import parse_spec
 from orchestration.cluster import resources as ray_resources
@@ -13,6 +14,7 @@ from orchestration.cluster.resources import (
     autoscales,
     collective_seconds,
     demand_of_workers,
+    draining_nodes,
     fits,
     rejoin_seconds,
     require,
@@ -250,3 +252,13 @@ def test_an_actor_that_cannot_start_says_why(ray_cluster, actor, reason):  # noq
     ):
         pool.work(ShardTasks([(0, 1)] * 4, lambda *_: None, "x"), lambda: None)
     assert reason in faults[0]["reason"]
+
+
+def test_a_head_that_does_not_answer_drains_nothing(ray_cluster, monkeypatch):  # noqa: ARG001
+    class Away:
+        def get_draining_nodes(self, _timeout):
+            raise RpcError("Deadline Exceeded")
+
+    assert draining_nodes() == set()
+    monkeypatch.setattr(ray_resources, "_client", lambda _address: Away())
+    assert draining_nodes() == set()
