@@ -47,14 +47,13 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
 
 @pytest.fixture(scope="module")
 def expected(site: Site, tmp_path_factory: pytest.TempPathFactory) -> Callable[[Job], Any]:
-    """What each job leaves where nothing happens: made without a cluster if it can be."""
+    """What each job leaves where nothing happens: made without a cluster if it can be as easily."""
     folder = tmp_path_factory.mktemp("undisturbed")
 
     ways = {
         GENERATE.name: undisturbed_datasets,
         TRAIN.name: undisturbed_training,
         FSDP.name: functools.partial(undisturbed_training, parallel="fsdp"),
-        TRAIN_LIVE.name: undisturbed_training,
         CORPUS.name: undisturbed_corpus,
     }
     known: dict[str, Any] = {}
