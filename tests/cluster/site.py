@@ -17,12 +17,12 @@ from pathlib import Path
 from datalake.lake import Lake
 from orchestration.cluster import silence
 from tests.cluster.hosts import ROOT, Host, Inside, Network, wait_until
-from tests.faults.rows import FOLDER, PACE, Seen, read_seen
+from tests.faults.rows import FOLDER, HOLD, PACE, Seen, read_seen
 from tests.s3server import S3Server
 
 INSIDE = ROOT / "tests" / "faults" / "inside"
 RAY_PORT = 6379
-STEP_S = 0.3
+STEP_S = 0.15
 # Answers a line with the addresses of a head's live nodes; a process of its own, since Ray's token is a process's.
 NODES = """
 import sys
@@ -219,9 +219,19 @@ class Site:
         return sum(path.stat().st_size for host in self.hosts.values() for path in (host.tmp / "rows").glob("*.jsonl"))
 
     def forget_rows(self) -> None:
+        self.hold(False)
         for host in self.hosts.values():
             for path in (host.tmp / "rows").glob("*.jsonl"):
                 path.unlink()
+
+    def hold(self, held: bool) -> None:
+        """Let no training end a step, or go on."""
+        for host in self.hosts.values():
+            file = host.tmp / "rows" / HOLD
+            if held:
+                file.touch()
+            else:
+                file.unlink(missing_ok=True)
 
     def write(self, name: str, text: str) -> str:
         """Put a file on every host; its path there."""
