@@ -41,7 +41,7 @@ def runs_of(name: str) -> dict[str, tuple[str, dict[str, Any]]]:
     if name == "features":
         return {f"feature-{each}": ("growth", changes) for each, changes in FEATURES.items()}
     if name == "long":
-        return {f"long-{seed}": ("growth", {"steps": LONG, "seed": seed}) for seed in SEEDS}
+        return {f"long-{seed}": ("growth", {"steps": LONG, "batch": 4, "seed": seed}) for seed in SEEDS}
     return {f"{name}-{seed}": (name, {"seed": seed}) for seed in SEEDS}
 
 
