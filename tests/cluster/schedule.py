@@ -19,7 +19,7 @@ DEADLINE_S = 600.0
 LOOK_S = 0.5
 HUNG_S = 200.0
 # A fault that the job does not mind is over once the next is due, but not before everybody had time to notice it; so
-# long a training is held.
+# long a training is paused.
 NOTICED_S = 15.0
 
 
@@ -115,7 +115,7 @@ class _Drive:
             self._watch_activity(now)
             assert now - self._active_at < HUNG_S, f"nothing has moved for {HUNG_S:.0f} s"
             due = bool(waiting) and self._level() >= waiting[0].level
-            site.hold(due and undo is not None and now < noticed_at)
+            site.pause_trainings(due and undo is not None and now < noticed_at)
             if undo is not None and (now >= over_at or (due and now >= noticed_at)):
                 undo()
                 undo = None

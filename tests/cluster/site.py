@@ -17,7 +17,7 @@ from pathlib import Path
 from datalake.lake import Lake
 from orchestration.cluster import silence
 from tests.cluster.hosts import ROOT, Host, Inside, Network, wait_until
-from tests.faults.rows import FOLDER, HOLD, PACE, Seen, read_seen
+from tests.faults.rows import FOLDER, PACE, PAUSE, Seen, read_seen
 from tests.s3server import S3Server
 
 INSIDE = ROOT / "tests" / "faults" / "inside"
@@ -219,16 +219,16 @@ class Site:
         return sum(path.stat().st_size for host in self.hosts.values() for path in (host.tmp / "rows").glob("*.jsonl"))
 
     def forget_rows(self) -> None:
-        self.hold(False)
+        self.pause_trainings(False)
         for host in self.hosts.values():
             for path in (host.tmp / "rows").glob("*.jsonl"):
                 path.unlink()
 
-    def hold(self, held: bool) -> None:
+    def pause_trainings(self, paused: bool) -> None:
         """Let no training end a step, or go on."""
         for host in self.hosts.values():
-            file = host.tmp / "rows" / HOLD
-            if held:
+            file = host.tmp / "rows" / PAUSE
+            if paused:
                 file.touch()
             else:
                 file.unlink(missing_ok=True)

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 FOLDER, PACE = "MORPHOGEN_TEST_ROWS", "MORPHOGEN_TEST_STEP_S"  # where to write; how long to make a step
-HOLD = "hold"  # while the folder has this file, no step ends
+PAUSE = "pause"  # while the folder has this file, no step ends
 
 
 class Seen(NamedTuple):
@@ -30,15 +30,15 @@ class Seen(NamedTuple):
 def watch(learner: ModuleType) -> None:
     """Make this process's learner write down each batch that it accepts, and take its time over it."""
     accept = learner.check_batch
-    hold = Path(os.environ[FOLDER]) / HOLD
-    file = os.open(hold.with_name(f"{os.getpid()}.jsonl"), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    pause = Path(os.environ[FOLDER]) / PAUSE
+    file = os.open(pause.with_name(f"{os.getpid()}.jsonl"), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
 
     def check_batch(batch: Any, plan: Any, step: int, world: int, rank: int) -> Any:
         tokens = accept(batch, plan, step, world, rank)
         line = [plan.digest, step, world, rank, np.asarray(batch.rows).tolist(), os.getpid()]
         os.write(file, json.dumps(line).encode() + b"\n")  # at once, so that a kill takes nothing back
         time.sleep(float(os.environ.get(PACE, "0")))
-        while hold.exists():
+        while pause.exists():
             time.sleep(0.05)
         return tokens
 
