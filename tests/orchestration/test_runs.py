@@ -243,9 +243,16 @@ def test_a_second_job_waits_for_the_owner_of_a_run_and_hears_a_stop(tmp_path):
         with pytest.raises(JobStopped, match="left to its owner") as stopped:
             await_owner(lake, "r", stop)
         assert stopped.value.exit_code == 143
-        ended = []
-        waiting = threading.Thread(target=lambda: ended.append(await_owner(lake, "r", Stop())))
+        ended, waits = [], threading.Event()
+
+        class Asked(Stop):
+            def is_set(self):
+                waits.set()
+                return super().is_set()
+
+        waiting = threading.Thread(target=lambda: ended.append(await_owner(lake, "r", Asked())))
         waiting.start()
+        assert waits.wait(30)
         run_lease.run.finish({"n": 1})
     waiting.join(30)
     assert [run.status for run in ended] == ["finished"]
