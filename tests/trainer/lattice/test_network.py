@@ -114,7 +114,8 @@ def test_a_hundred_updates_at_full_size_take_no_more_memory_than_ten():
     assert found["bytes"]["parameters"] == 4 * 62_152_200
     assert np.isfinite(found["losses"]).all()
     assert len(found["losses"]) == len(found["held"]) == 111
-    assert max(found["held"][10:]) - found["held"][10] < 8 << 20
+    # Between updates the allocator holds up to a seventh more, or not; what it never holds less than must not grow.
+    assert min(found["held"][61:]) - min(found["held"][11:61]) < 8 << 20
     assert found["bytes"]["peak"] < 2e9
 
 
