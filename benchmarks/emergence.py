@@ -17,7 +17,6 @@ import tempfile
 import threading
 import time
 import tomllib
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -116,7 +115,7 @@ def run_one(name: str, device: str, ends: float, out: Path, toy: bool) -> None:
     print(f"{name}: {found['status']} after {found['updates']} updates, {found['cpu_seconds']:.0f} CPU-s", flush=True)
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.emergence",
         description=__doc__,
@@ -129,7 +128,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=Path("emergence"), help="folder of results; default emergence")
     parser.add_argument("--toy", action="store_true", help="six updates each")
     parser.add_argument("--run", help="one run, in this process")
-    told = parser.parse_args(arguments)
+    told = parser.parse_args()
     told.out.mkdir(parents=True, exist_ok=True)
     ends = time.monotonic() + 60 * told.minutes
     if told.run:

@@ -79,12 +79,9 @@ def run(report: Report) -> None:
         per_step = max(1e-4, (times[1] - times[0]) / (more - few))
         fixed = max(0.0, times[0] - few * per_step) + (0.0 if toy else 2.0)  # the evaluation at a run's end
 
-        def steps_for(seconds: float, runs: float) -> int:
-            return int((seconds / runs - fixed) / per_step)
-
         # Two models trained half as long before the arms, and a tenth in hand.
         runs = SEEDS * len(ARMS) + 1
-        steps = 3 if toy else min(rows // batch, steps_for(0.9 * report.left(), runs))
+        steps = 3 if toy else min(rows // batch, int((0.9 * report.left() / runs - fixed) / per_step))
         report.figure(seconds_per_step=per_step, seconds_per_run=fixed, steps=steps, batch=batch, seq_len=SEQ_LEN)
         if steps < 3:
             report.figure(left_out=f"{report.left():.0f} s allow no arm of three steps")

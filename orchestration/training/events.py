@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import ray
+from ray.exceptions import GetTimeoutError, RayActorError
+
 OnEvent = Callable[[dict[str, Any]], None]
 
 
@@ -57,3 +60,26 @@ class EventQueue:
     def outcome(self) -> tuple[dict[str, Any] | None, Exception | None]:
         """The workers' result and their first named error."""
         return self._result, self._error
+
+
+class EventReader:
+    """The driver's end of a queue, asked again and again for what is new; it never waits for a queue that is gone."""
+
+    def __init__(self, queue: Any) -> None:
+        self._queue = queue
+        self._asked: Any = None
+
+    def read(self, within_s: float) -> list[dict[str, Any]]:
+        """Events since the last call; none from a queue that is gone or out of reach.
+
+        On a busy machine none either: what was asked for comes with a later call.
+        """
+        self._asked = self._asked or self._queue.drain.remote()
+        try:
+            events: list[dict[str, Any]] = ray.get(self._asked, timeout=within_s)
+        except GetTimeoutError:
+            return []
+        except RayActorError:
+            events = []
+        self._asked = None
+        return events

@@ -44,7 +44,7 @@ from orchestration.generation.recompute import make_repairer
 from orchestration.runs.lease import RunLease, acquire
 from orchestration.runs.signals import Stop
 from orchestration.telemetry import start_telemetry, with_step_metrics
-from orchestration.training.events import EventQueue, EventSender, OnEvent
+from orchestration.training.events import EventQueue, EventReader, EventSender, OnEvent
 from orchestration.training.ray_data import ray_data_batches
 from orchestration.training.resizing import Preemptions, Sizes
 from orchestration.training.stop_watcher import watching
@@ -191,7 +191,6 @@ class RayAttempts:
         self._step = 0
         self._saved = 0
         self._stepping_since: float | None = None
-        self._events: Any = None
         self._preemptions = Preemptions()
         self._pausing = ""
 
@@ -257,7 +256,8 @@ class RayAttempts:
         """One worker group from start to end; returns what ended it, None if it finished, stopped or paused."""
         self._stepping_since, asked, self._pausing = None, False, ""
         self._preemptions = Preemptions()
-        self._queue, self._events = beside_driver(EventQueue, self._run_lease.run.name), None
+        self._queue = beside_driver(EventQueue, self._run_lease.run.name)
+        reader = EventReader(self._queue)
         scaling = ScalingConfig(num_workers=workers, use_gpu=self._sizes.use_gpu)
         with tempfile.TemporaryDirectory(prefix="morphogen-ray-train-", ignore_cleanup_errors=True) as scratch:
             fit = _Fit(self._train, self._job, self._queue, scaling, scratch)
@@ -265,7 +265,7 @@ class RayAttempts:
             try:
                 while fit.is_alive():
                     fit.join(POLL_S)
-                    if self._show_events():
+                    if self._show_events(reader):
                         notice.running()
                     self._run_lease.check()
                     check_cluster()
@@ -283,7 +283,7 @@ class RayAttempts:
                             self._on_event({"event": "resize", "workers": workers, "reason": self._pausing})
             finally:
                 self._sizes.release()
-            self._show_events()
+            self._show_events(reader)
         return fit.failure
 
     def _why_pause(self, workers: int, age_s: float) -> str:
@@ -300,16 +300,12 @@ class RayAttempts:
             self._run_lease.run.name, f"is at step {self._step} of {self._job.config.steps}"
         )
 
-    def _show_events(self) -> bool:
-        """Show what the workers have told since the last call; whether there was anything."""
-        self._events = self._events or self._queue.drain.remote()
-        try:
-            events = ray.get(self._events, timeout=10 * POLL_S)
-        except GetTimeoutError:
-            return False  # a busy machine; they come with a later look
-        except RayActorError:
-            events = []  # the queue's node is gone: its workers cannot end without it, and the next attempt has its own
-        self._events = None
+    def _show_events(self, reader: EventReader) -> bool:
+        """Show what the workers have told since the last call; whether there was anything.
+
+        Workers cannot end without a queue that is gone, and the next attempt has its own.
+        """
+        events = reader.read(10 * POLL_S)
         for event in events:
             kind = event["event"]
             if kind == "placed":

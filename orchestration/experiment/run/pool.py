@@ -16,7 +16,6 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import ray
-from ray.exceptions import GetTimeoutError, RayActorError
 
 from datalake import Lake
 from datalake.errors import NotFoundError, RunConflictError, RunFencedError, RunHeldError
@@ -29,7 +28,7 @@ from orchestration.errors import JobStopped
 from orchestration.runs.lease import OwnerWatch, RunLease
 from orchestration.runs.owner import describe
 from orchestration.runs.signals import Stop
-from orchestration.training.events import EventQueue
+from orchestration.training.events import EventQueue, EventReader
 from orchestration.training.local import train_here
 from orchestration.training.ray_train import finished_result
 from orchestration.training.stop_watcher import Parent, following
@@ -240,7 +239,7 @@ class _Runs:
         self._by_run = dict(self._left)
         self._elsewhere: dict[str, OwnerWatch] = {}
         self._dropped = False
-        self._asked: Any = None
+        self._reader = EventReader(self.events)
         self._looked = self._said = time.monotonic()
         for job in list(self._left.values()):
             if (found := finished_result(self.lake, job.config, job.run)) is not None:
@@ -286,7 +285,7 @@ class _Runs:
         self._elsewhere.clear()
 
     def poll(self) -> None:
-        for event in self._new_events():
+        for event in self._reader.read(EVENT_S):
             if (job := self._by_run.get(event["run"])) is not None:
                 self.watch.step(job, event["step"])
         for waiting in list(self._left.values()):
@@ -313,18 +312,6 @@ class _Runs:
             for name in self._elsewhere:
                 run_owner = self.lake.runs.get(name).state.get("holder") or {}
                 console.print(f"  waiting for run {name}, which {describe(run_owner)} trains", markup=False)
-
-    def _new_events(self) -> list[dict[str, Any]]:
-        """What the runs have told since the last call: nothing where the machine is too busy to say it."""
-        self._asked = self._asked or self.events.drain.remote()
-        try:
-            events: list[dict[str, Any]] = ray.get(self._asked, timeout=EVENT_S)
-        except GetTimeoutError:
-            return []
-        except RayActorError:  # out of reach or gone: steps to be looked at are lost, and nothing else
-            events = []
-        self._asked = None
-        return events
 
     def _ready(self) -> list[str]:
         return [run for run, job in self._left.items() if job.needs is None or job.needs in self.outcomes]
