@@ -13,7 +13,6 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.attention.flex_attention import BlockMask, create_block_mask
 
 from datalake import Manifest
 from trainer.config import TrainConfig
@@ -39,20 +38,6 @@ class DocumentNumbers:
 def numbered(tokens_BT: Tensor, end: Tensor | int) -> Tensor:
     """The number of each token's document within its row, from 0: int64 [B, T]."""
     return (tokens_BT == end).cumsum(dim=1)
-
-
-def document_mask(documents_BT: Tensor) -> Tensor | BlockMask:
-    """Who attends to whom: to earlier tokens of its own document. bool [B, 1, T, T], True where it does; on a GPU the
-    blocks that FlexAttention computes, so that neither time nor memory is spent on other documents."""
-    batch, length = documents_BT.shape
-    if documents_BT.device.type == "cuda":
-
-        def attends(b: Tensor, _head: Tensor, query: Tensor, key: Tensor) -> Tensor:
-            return (query >= key) & (documents_BT[b, query] == documents_BT[b, key])
-
-        return create_block_mask(attends, batch, None, length, length, device=documents_BT.device)
-    causal_TT = torch.ones(length, length, dtype=torch.bool, device=documents_BT.device).tril()
-    return ((documents_BT[:, :, None] == documents_BT[:, None, :]) & causal_TT)[:, None]
 
 
 def document_ends(config: TrainConfig, datasets: Sequence[TrainDataset]) -> list[int | None] | None:

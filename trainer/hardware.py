@@ -7,6 +7,7 @@ import re
 import torch
 
 from trainer.config import ModelShape
+from trainer.windows import layer_windows
 
 # Dense bf16 tensor-core peaks in FLOP/s, from NVIDIA's data sheets (those with sparsity halved). The first whose words
 # are in the device's name counts, so names with more words come first.
@@ -42,12 +43,14 @@ def peak_by_name(name: str) -> float | None:
 
 
 def flops_per_token(shape: ModelShape, length: int) -> int:
-    """FLOPs of forward and backward per token: 6 per weight of a product, 12·layers·dim·length for attention.
+    """FLOPs of forward and backward per token: 6 per weight of a product, 12·dim·length for attention in each layer.
 
     As in Chowdhery et al. 2022 (PaLM, arXiv 2204.02311, appendix B): recomputation is not counted, attention is counted
-    whole although half of it is masked, and the embedding is a lookup.
+    whole although half of it is masked, and the embedding is a lookup. Where a window is shorter than the row, it
+    takes the row's place.
     """
+    reach = sum(min(length, window or length) for window in layer_windows(shape))
     attention = 2 * shape.dim * shape.dim + 2 * shape.dim * shape.kv_heads * shape.head_dim
     block = attention + 3 * shape.dim * shape.ffn
     weights = shape.layers * block + shape.vocab_size * shape.dim
-    return 6 * weights + 12 * shape.layers * shape.dim * length
+    return 6 * weights + 12 * shape.dim * reach

@@ -1,8 +1,8 @@
 """The same weights as files that Hugging Face ``LlamaForCausalLM`` opens: names already agree, so this is a config.
 
 A model with normalised queries and keys is what Hugging Face calls Qwen3 (without sliding windows) and is named so.
-One with learned positions is none of Hugging Face's: its config says ``OURS``, transformers refuses it by that name,
-and its weights are a plain state dict that ``open_model`` here loads.
+One with more (``model_config.beyond_llama``) is none of Hugging Face's: its config says ``OURS``, transformers refuses
+it by that name, and its weights are a plain state dict that ``open_model`` here loads.
 
 The rotary convention (pairs i and i + head_dim/2) is the same too, so no projection is permuted.
 """
@@ -20,7 +20,7 @@ from datalake.shards.tokens import MAX_VOCABULARY
 from trainer.config import ModelShape
 from trainer.errors import CheckpointError
 from trainer.model import Llama
-from trainer.model_config import MAX_POSITIONS
+from trainer.model_config import MAX_POSITIONS, SHAPE_ADDED, WINDOW_PATTERN, beyond_llama
 from trainer.shards import Piece, local, wanted_rows
 from trainer.tensor_files import arrange, names_of, tensor_bytes
 
@@ -37,13 +37,9 @@ def to_hf_config(shape: ModelShape, max_length: int, end_of_text: int | None = N
     ``end_of_text`` is the token at which generation ends; a text also begins after it. None where there is none. It is
     no ``pad_token_id`` here: transformers would never train the row of that one.
     """
-    if shape.learned_positions is not None:
-        kind: dict[str, Any] = {
-            "architectures": ["MorphogenLlama"],
-            "model_type": OURS,
-            "learned_positions": shape.learned_positions,
-            "qk_norm": shape.qk_norm,
-        }
+    added = {name: value for name, value in shape.model_dump(mode="json").items() if name in SHAPE_ADDED}
+    if beyond_llama(added):
+        kind = {"architectures": ["MorphogenLlama"], "model_type": OURS, "qk_norm": shape.qk_norm, **added}
     else:
         kind = {
             "architectures": ["Qwen3ForCausalLM" if shape.qk_norm else "LlamaForCausalLM"],
@@ -117,7 +113,7 @@ def from_hf_config(config: Mapping[str, Any]) -> ModelShape:
         rope_theta=sizes.rope_theta or 10_000.0,
         norm_eps=sizes.rms_norm_eps,
         qk_norm=sizes.qk_norm if kind == OURS else kind == "qwen3",
-        learned_positions=sizes.learned_positions if kind == OURS else None,
+        **({name: getattr(sizes, name) for name in SHAPE_ADDED} if kind == OURS else {}),
     )
 
 
@@ -139,6 +135,8 @@ class _Sizes(BaseModel):
     rms_norm_eps: float = Field(default=1e-6, gt=0)
     qk_norm: bool = False
     learned_positions: int | None = Field(default=None, ge=1, le=MAX_POSITIONS)
+    window_pattern: str | None = WINDOW_PATTERN
+    window: int | None = Field(default=None, ge=1, le=MAX_POSITIONS)
 
 
 def read_config(data: bytes) -> dict[str, Any]:

@@ -2,9 +2,9 @@
 
 Pre-norm blocks with RMSNorm (Zhang & Sennrich 2019, arXiv 1910.07467), rotary positions (Su et al. 2021, arXiv
 2104.09864) in the half-split convention, grouped-query attention (Ainslie et al. 2023, arXiv 2305.13245) through SDPA's
-causal flag, or within documents (``trainer.documents``), and SwiGLU (Shazeer 2020, arXiv 2002.05202). No biases.
-Optional: a learned table of positions in place of rotation, RMSNorm of each head's queries and keys (Henry et al. 2020,
-arXiv 2010.04245, with RMSNorm as in Qwen3), dropout, and recomputation of blocks.
+causal flag, or within documents and windows (``trainer.windows``), and SwiGLU (Shazeer 2020, arXiv 2002.05202). No
+biases. Optional: a learned table of positions in place of rotation, RMSNorm of each head's queries and keys (Henry et
+al. 2020, arXiv 2010.04245, with RMSNorm as in Qwen3), dropout, and recomputation of blocks.
 
 Axes: B batch, T time, D dim, H query heads, K key/value heads, E head_dim, V vocabulary.
 """
@@ -21,11 +21,11 @@ from torch.nn.attention.flex_attention import BlockMask, flex_attention
 from torch.utils.checkpoint import checkpoint
 
 from trainer.config import ModelShape
-from trainer.documents import document_mask
 from trainer.errors import ConfigError
 from trainer.init import init_weights
 from trainer.loss import token_losses, token_scores
 from trainer.rms_norm import rms_norm
+from trainer.windows import Mask, attention_mask, layer_windows
 
 
 class RMSNorm(nn.Module):
@@ -93,9 +93,6 @@ def rope_tables(length: int, head_dim: int, theta: float, device: torch.device) 
 
 Rope = tuple[Tensor, Tensor] | None
 """What ``rope_tables`` gives; None where positions are learned, and queries and keys stay as they are."""
-
-Mask = Tensor | BlockMask | None
-"""Who attends to whom, as ``documents.document_mask`` has it; None: each token to itself and all before it."""
 
 
 @lru_cache(maxsize=1)
@@ -191,13 +188,16 @@ class Trunk(nn.Module):
         self.embed_positions = None if learned is None else nn.Embedding(learned, shape.dim)
         self.layers = nn.ModuleList(Block(shape, dropout) for _ in range(shape.layers))
         self.norm = RMSNorm(shape.dim, shape.norm_eps)
+        self.windows = layer_windows(shape)
         self._rope: tuple[Tensor, Tensor] | None = None
 
     def forward(self, tokens_BT: Tensor, documents_BT: Tensor | None = None) -> Tensor:
         x_BTD = self.at_positions(self.embed_tokens(tokens_BT), 0)
-        mask = None if documents_BT is None else document_mask(documents_BT)
-        rope = self._rope_for(tokens_BT.shape[1], x_BTD)
-        for layer in self.layers:
+        length, device = tokens_BT.shape[1], tokens_BT.device
+        masks = {window: attention_mask(length, device, documents_BT, window) for window in set(self.windows)}
+        rope = self._rope_for(length, x_BTD)
+        for layer, window in zip(self.layers, self.windows, strict=True):
+            mask = masks[window]
             if self.recompute and torch.is_grad_enabled():
                 drawn = self.dropout > 0 and self.training
                 x_BTD = checkpoint(layer, x_BTD, rope, mask, use_reentrant=False, preserve_rng_state=drawn)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal, Self
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
@@ -11,6 +12,9 @@ from trainer.config_model import ConfigModel, without_unset
 
 MAX_POSITIONS = 1 << 20
 ROPE_THETA = 10_000.0
+SHAPE_ADDED: dict[str, Any] = {"learned_positions": None, "window_pattern": None, "window": None}
+"""Fields of a shape that came after the first ones, and what they are where they say nothing."""
+WINDOW_PATTERN: Any = Field(default=None, pattern="^[SL]*S[SL]*$", max_length=256)
 
 
 class ModelConfig(ConfigModel):
@@ -21,11 +25,14 @@ class ModelConfig(ConfigModel):
 
     ``qk_norm`` normalises each head's queries and keys before rotation. ``learned_positions`` is how many positions a
     learned table has, whose rows are added to the embedding in place of rotation (as in GPT-2, Radford et al. 2019):
-    the longest input. The last four are how it trains and no part of
-    its shape: ``dropout`` on what each half of a block adds to the residual stream, ``recompute`` to keep only blocks'
-    inputs and compute the rest again in the backward pass, ``compile`` for torch.compile. ``attention`` = "document"
-    lets a token attend to earlier tokens of its own document only (see ``trainer.documents``), "causal" to all earlier
-    tokens of its row.
+    the longest input. ``window_pattern``, letters S and L that are repeated over the layers, keeps attention of the S
+    layers within ``window`` tokens, a token itself among them; the last layer is long whatever its letter (see
+    ``trainer.windows``).
+
+    The last four are how it trains and no part of its shape: ``dropout`` on what each half of a block adds to the
+    residual stream, ``recompute`` to keep only blocks' inputs and compute the rest again in the backward pass,
+    ``compile`` for torch.compile. ``attention`` = "document" lets a token attend to earlier tokens of its own document
+    only (see ``trainer.documents``), "causal" to all earlier tokens of its row.
     """
 
     depth: int = Field(ge=1, le=256)
@@ -40,6 +47,8 @@ class ModelConfig(ConfigModel):
     norm_eps: float = Field(default=1e-5, gt=0)
     qk_norm: bool = False
     learned_positions: int | None = Field(default=None, ge=1, le=MAX_POSITIONS)
+    window_pattern: str | None = WINDOW_PATTERN
+    window: int | None = Field(default=None, ge=1, le=MAX_POSITIONS)
     dropout: float = Field(default=0.0, ge=0, lt=1)
     recompute: bool = False
     compile: bool = False
@@ -48,7 +57,7 @@ class ModelConfig(ConfigModel):
     @model_serializer(mode="wrap")
     def _as_before(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Without what came later where it says nothing: a config's digest is the identity of its run."""
-        return without_unset(handler(self), attention="causal", learned_positions=None)
+        return without_unset(handler(self), attention="causal", **SHAPE_ADDED)
 
     @model_validator(mode="after")
     def _divides(self) -> Self:
@@ -64,6 +73,9 @@ class ModelConfig(ConfigModel):
                 f"rope_theta = {self.rope_theta}: learned_positions = {self.learned_positions} takes the place of "
                 "rotation; leave one of them out"
             )
+        if (self.window_pattern is None) != (self.window is None):
+            given, other = ("window", "window_pattern") if self.window_pattern is None else ("window_pattern", "window")
+            raise ValueError(f"{given} = {getattr(self, given)!r}: needs {other}; give both or neither")
         return self
 
     def shape(self, vocab_size: int) -> ModelShape:
@@ -82,6 +94,8 @@ class ModelConfig(ConfigModel):
             norm_eps=self.norm_eps,
             qk_norm=self.qk_norm,
             learned_positions=self.learned_positions,
+            window_pattern=self.window_pattern,
+            window=self.window,
         )
 
 
@@ -99,12 +113,20 @@ class ModelShape(ConfigModel):
     norm_eps: float = 1e-5
     qk_norm: bool = False
     learned_positions: int | None = None
+    window_pattern: str | None = None
+    window: int | None = None
 
     @model_serializer(mode="wrap")
     def _as_before(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Without ``learned_positions`` where there are none, as records had it before."""
-        return without_unset(handler(self), learned_positions=None)
+        """Without what came later where it says nothing, as records had it before."""
+        return without_unset(handler(self), **SHAPE_ADDED)
 
     @property
     def head_dim(self) -> int:
         return self.dim // self.heads
+
+
+def beyond_llama(fields: Mapping[str, Any]) -> str:
+    """In words, what no class of transformers computes of a model with these fields (of a shape, or a config.json)."""
+    words = {"learned_positions": "learned positions", "window_pattern": "attention windows"}
+    return " and ".join(said for field, said in words.items() if fields.get(field, SHAPE_ADDED[field]) is not None)

@@ -20,6 +20,7 @@ from torch.nn import functional as F
 
 from trainer.model import Attention, Block, Llama, Rope, rope_tables, rotate
 from trainer.precision import Precision, autocast
+from trainer.windows import within
 
 GROUP = 8
 
@@ -44,14 +45,16 @@ class Cached:
         start, stop = self._length, self._length + tokens_BT.shape[1]
         rope = None if self._rope is None else (self._rope[0][start:stop], self._rope[1][start:stop])
         x_BTD = trunk.at_positions(trunk.embed_tokens(tokens_BT), start)
-        for index, layer in enumerate(cast("list[Block]", list(trunk.layers))):
+        for index, (layer, window) in enumerate(
+            zip(cast("list[Block]", list(trunk.layers)), trunk.windows, strict=True)
+        ):
             normed_BTD = layer.input_layernorm(x_BTD)
-            x_BTD = x_BTD + self._attend(index, layer.self_attn, normed_BTD, rope)
+            x_BTD = x_BTD + self._attend(index, layer.self_attn, normed_BTD, rope, window)
             x_BTD = x_BTD + layer.mlp(layer.post_attention_layernorm(x_BTD))
         self._length = stop
         return self._model.lm_head(trunk.norm(x_BTD[:, -1])).float()
 
-    def _attend(self, index: int, attention: Attention, x_BTD: Tensor, rope: Rope) -> Tensor:
+    def _attend(self, index: int, attention: Attention, x_BTD: Tensor, rope: Rope, window: int | None) -> Tensor:
         shape = attention.shape
         batch, length, _ = x_BTD.shape
         q_BTHE = attention.q_norm(attention.q_proj(x_BTD).view(batch, length, shape.heads, shape.head_dim))
@@ -62,11 +65,19 @@ class Cached:
         v_BKTE = attention.v_proj(x_BTD).view(batch, length, shape.kv_heads, shape.head_dim).transpose(1, 2)
         if index < len(self._past):
             k_BKTE, v_BKTE = (torch.cat(pair, 2) for pair in zip(self._past[index], (k_BKTE, v_BKTE), strict=True))
+            if window is not None:  # further back nothing is looked at again
+                k_BKTE, v_BKTE = k_BKTE[:, :, -window:], v_BKTE[:, :, -window:]
             self._past[index] = k_BKTE, v_BKTE
         else:
             self._past.append((k_BKTE, v_BKTE))
+        mask = within(length, x_BTD.device, window) if window is not None and length > 1 else None
         y_BHTE = F.scaled_dot_product_attention(
-            q_BHTE, k_BKTE, v_BKTE, is_causal=length > 1, enable_gqa=shape.kv_heads != shape.heads
+            q_BHTE,
+            k_BKTE,
+            v_BKTE,
+            attn_mask=mask,
+            is_causal=length > 1 and mask is None,
+            enable_gqa=shape.kv_heads != shape.heads,
         )
         return attention.o_proj(y_BHTE.transpose(1, 2).reshape(batch, length, shape.heads * shape.head_dim))
 

@@ -22,6 +22,7 @@ from orchestration.corpus.tokenizers import (
 from orchestration.errors import TokenizerError
 from orchestration.reports.cards import README
 from trainer.hf_layout import CONFIG, read_config
+from trainer.model_config import beyond_llama
 
 TOKENIZER = "tokenizer.json"
 TOKENIZER_CONFIG = "tokenizer_config.json"
@@ -65,10 +66,8 @@ def write_hf_folder(
             path.unlink(missing_ok=True)
         raise
     lacking = [f"no tokenizer: {text.why_none}"] if text.why_none else []
-    if "learned_positions" in config:
-        lacking.append(
-            "a plain state dict: no class of transformers computes learned positions; README.md shows how to load it"
-        )
+    if own := beyond_llama(config):
+        lacking.append(f"a plain state dict: no class of transformers computes {own}; README.md shows how to load it")
     return [path.name for path in written], lacking
 
 

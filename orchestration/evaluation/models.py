@@ -22,6 +22,7 @@ from orchestration.generation.recompute import make_repairer
 from trainer import Llama, TrainConfig, TrainDataset, evaluate, hf_layout, parse_config
 from trainer.documents import document_ends
 from trainer.evaluate import row_sums, scores_of
+from trainer.model_config import beyond_llama
 from trainer.precision import Precision, exact, pick_device, resolve_precision
 from trainer.published import open_published
 from trainer.ranks import Ranks
@@ -226,10 +227,10 @@ def run_tasks(lake: Lake, opened: OpenModel, tasks: Sequence[str], options: Task
     """
     check_harness()
     opened.text_tokenizer()
-    if opened.model.shape.learned_positions is not None:
+    if own := beyond_llama(opened.model.shape.model_dump()):
         raise EvaluationError(
-            f"{opened.version.ref}: has learned positions, which no class of transformers computes, and the harness "
-            "opens models by those; score it on datasets, or train one with rotary positions"
+            f"{opened.version.ref}: has {own}, which no class of transformers computes, and the harness opens models "
+            "by those; score it on datasets, or train one without"
         )
     import lm_eval  # type: ignore[import-not-found, import-untyped, unused-ignore]
 

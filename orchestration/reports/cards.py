@@ -15,6 +15,7 @@ from datalake.errors import NotFoundError
 from datalake.registry.datasets import DatasetVersion
 from orchestration.console.foreign import as_json, in_code, in_markdown
 from orchestration.errors import InvalidRequestError
+from trainer.model_config import beyond_llama
 
 README = "README.md"
 
@@ -48,7 +49,7 @@ def model_card(lake: Lake, version: ModelVersion, config: Mapping[str, Any], lic
     scored = {ref: scores for ref, scores in version.metrics.items() if isinstance(scores, Mapping)}
     data = ModelCardData(
         license=check_license(license),
-        library_name="morphogen" if "learned_positions" in config else "transformers",
+        library_name="morphogen" if beyond_llama(config) else "transformers",
         pipeline_tag=task,
         tags=["morphogen", *sorted({dataset["kind"] for dataset in tree["datasets"]})],
         datasets=sorted({_name(ref) for ref in version.datasets}) or None,
@@ -87,9 +88,9 @@ def model_card(lake: Lake, version: ModelVersion, config: Mapping[str, Any], lic
 
 def _loading(config: Mapping[str, Any], tokenizer: bool) -> list[str]:
     """Lines of Python that load a folder's model."""
-    if "learned_positions" in config:
+    if own := beyond_llama(config):
         return [
-            "# Learned positions: no class of transformers computes this model. Its weights are a plain state dict.",
+            f"# No class of transformers computes {own}. These weights are a plain state dict.",
             "from pathlib import Path",
             "",
             "from trainer.foreign import open_weights",

@@ -24,11 +24,12 @@ from tests.trainer.lake_data import add_dataset, patterned, tiny_config
 from trainer import TrainJob, run_training
 from trainer import model as model_module
 from trainer.config import ModelConfig, parse_config
-from trainer.documents import document_mask, end_of_documents, numbered
+from trainer.documents import end_of_documents, numbered
 from trainer.errors import ConfigError
 from trainer.evaluate import score
 from trainer.inputs import open_inputs
 from trainer.model import Llama
+from trainer.windows import attention_mask
 
 END = 31
 
@@ -94,7 +95,8 @@ def test_the_blocks_for_a_gpu_attend_as_the_mask_does(monkeypatch) -> None:
     x_BTD = torch.randn(batch, length, 32, generator=torch.Generator().manual_seed(0))
     attention = model.model.layers[0].self_attn
     with torch.no_grad():
-        torch.testing.assert_close(attention(x_BTD, rope, blocks), attention(x_BTD, rope, document_mask(documents_BT)))
+        mask = attention_mask(length, x_BTD.device, documents_BT, None)
+        torch.testing.assert_close(attention(x_BTD, rope, blocks), attention(x_BTD, rope, mask))
 
 
 def test_a_run_by_document_resumes_and_is_evaluated_the_same_way(tmp_path: Path) -> None:

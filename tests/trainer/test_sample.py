@@ -48,7 +48,17 @@ def test_what_cannot_be_is_refused(samples: int, correct: int, k: int) -> None:
         pass_at_k(samples, correct, k)
 
 
-@pytest.mark.parametrize("overrides", [{}, {"kv_heads": 2, "qk_norm": True}, {"tied": True}, {"learned_positions": 12}])
+CACHED = [
+    {},
+    {"kv_heads": 2, "qk_norm": True},
+    {"tied": True},
+    {"learned_positions": 12},
+    {"window_pattern": "S", "window": 3},
+    {"layers": 3, "window_pattern": "LS", "window": 9},
+]
+
+
+@pytest.mark.parametrize("overrides", CACHED)
 def test_cached_logits_are_the_model_s(overrides: dict) -> None:
     model = make(**overrides)
     tokens_BT = torch.randint(0, VOCAB, (3, 12), generator=torch.Generator().manual_seed(0))
