@@ -7,6 +7,8 @@ import re
 import torch
 
 from trainer.config import ModelShape
+from trainer.layer_order import layer_order
+from trainer.value_embeddings import GATE_CHANNELS, embedded_layers
 from trainer.windows import layer_windows
 
 # Dense bf16 tensor-core peaks in FLOP/s, from NVIDIA's data sheets (those with sparsity halved). The first whose words
@@ -42,15 +44,17 @@ def peak_by_name(name: str) -> float | None:
     return next((peak for known, peak in PEAK_BF16.items() if re.search(rf"\b{known}\b", name)), None)
 
 
-def flops_per_token(shape: ModelShape, length: int) -> int:
+def flops_per_token(shape: ModelShape, length: int, repeating: bool = True) -> int:
     """FLOPs of forward and backward per token: 6 per weight of a product, 12·dim·length for attention in each layer.
 
     As in Chowdhery et al. 2022 (PaLM, arXiv 2204.02311, appendix B): recomputation is not counted, attention is counted
-    whole although half of it is masked, and the embedding is a lookup. Where a window is shorter than the row, it
-    takes the row's place.
+    whole although half of it is masked, and embeddings are lookups. Where a window is shorter than the row, it
+    takes the row's place. A layer that runs again, while ``repeating``, counts again.
     """
-    reach = sum(min(length, window or length) for window in layer_windows(shape))
+    windows, order, embedded = layer_windows(shape), layer_order(shape, repeating), embedded_layers(shape)
+    reach = sum(min(length, windows[layer] or length) for layer in order)
     attention = 2 * shape.dim * shape.dim + 2 * shape.dim * shape.kv_heads * shape.head_dim
     block = attention + 3 * shape.dim * shape.ffn
-    weights = shape.layers * block + shape.vocab_size * shape.dim
+    gates = sum(layer in embedded for layer in order) * shape.kv_heads * min(GATE_CHANNELS, shape.dim)
+    weights = len(order) * block + gates + shape.vocab_size * shape.dim
     return 6 * weights + 12 * shape.dim * reach

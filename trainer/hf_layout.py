@@ -20,7 +20,7 @@ from datalake.shards.tokens import MAX_VOCABULARY
 from trainer.config import ModelShape
 from trainer.errors import CheckpointError
 from trainer.model import Llama
-from trainer.model_config import MAX_POSITIONS, SHAPE_ADDED, WINDOW_PATTERN, beyond_llama
+from trainer.model_config import MAX_POSITIONS, SHAPE_ADDED, WINDOW_PATTERN, Repeat, beyond_llama
 from trainer.shards import Piece, local, wanted_rows
 from trainer.tensor_files import arrange, names_of, tensor_bytes
 
@@ -137,6 +137,8 @@ class _Sizes(BaseModel):
     learned_positions: int | None = Field(default=None, ge=1, le=MAX_POSITIONS)
     window_pattern: str | None = WINDOW_PATTERN
     window: int | None = Field(default=None, ge=1, le=MAX_POSITIONS)
+    value_embeddings: bool = False
+    repeat: Repeat | None = None
 
 
 def read_config(data: bytes) -> dict[str, Any]:

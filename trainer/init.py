@@ -21,12 +21,17 @@ from trainer.shards import local, wanted_rows
 BLOCK_VALUES = 1 << 18
 
 VOCABULARY = ("model.embed_tokens.weight", "lm_head.weight")
-LOOKED_UP = (*VOCABULARY, "model.embed_positions.weight")
+VALUE_TABLES = "model.embed_values."
 LOOKED_UP_STD = 0.02
 
 
+def of_vocabulary(name: str) -> bool:
+    """Whether a tensor has a row for each token."""
+    return name in VOCABULARY or name.startswith(VALUE_TABLES)
+
+
 def init_weights(model: nn.Module, shape: ModelShape, seed: int) -> None:
-    """Fill ``model`` in place: norms 1, matrices N(0, 1/fan_in), residual outputs shrunk, tables N(0, 0.02²).
+    """Fill ``model`` in place: norms 1, matrices N(0, 1/fan_in), residual outputs shrunk, tables N(0, 0.02²), gates 0.
 
     The two projections that write into the residual stream (o, down) are divided by sqrt(2·layers), so that the
     stream's variance does not grow with depth (Radford et al. 2019, GPT-2, section 2.3). The small head makes the first
@@ -39,7 +44,11 @@ def init_weights(model: nn.Module, shape: ModelShape, seed: int) -> None:
             if parameter.ndim == 1:
                 held.fill_(1.0)
                 continue
-            std = LOOKED_UP_STD if name in LOOKED_UP else 1.0 / math.sqrt(parameter.shape[1])
+            if name.endswith("value_gate.weight"):
+                held.zero_()
+                continue
+            looked_up = of_vocabulary(name) or name == "model.embed_positions.weight"
+            std = LOOKED_UP_STD if looked_up else 1.0 / math.sqrt(parameter.shape[1])
             if name.endswith(("o_proj.weight", "down_proj.weight")):
                 std /= math.sqrt(2 * shape.layers)
             start, stop = wanted_rows(parameter.shape, parameter)

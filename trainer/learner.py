@@ -21,6 +21,7 @@ from trainer.hf_layout import load_pieces
 from trainer.init import init_weights
 from trainer.inputs import Inputs
 from trainer.job import TrainJob
+from trainer.layer_order import repeats_from
 from trainer.mask import TargetMasks, dataset_mask
 from trainer.metrics import Interval, Record
 from trainer.model import Llama, count_parameters
@@ -50,6 +51,7 @@ class TextLearner:
         self._config, self._inputs, self._ranks, self._parallel = config, inputs, ranks, job.parallel
         self._shape = config.model.shape(inputs.vocab_size)
         shape, own = self._shape, config.model
+        self._repeats_from = repeats_from(own, config.horizon, config.steps)
         self.model = Llama(shape, None, dropout=own.dropout, recompute=own.recompute, empty=True)
         place_model(self.model, job.parallel, ranks, config.model.compile)
         self._moved = self._first_weights(lake)
@@ -66,9 +68,10 @@ class TextLearner:
             inputs.plan, [dataset_mask(item.manifest, config.loss_mask) for item in inputs.train], ranks.device
         )
         self._max_norm = config.optimizer.grad_clip or math.inf
-        self._mixture_changes = {step for step, _ in inputs.plan.schedule}
+        # At these steps the loss may leap for a reason: another mixture, or layers that begin to repeat.
+        self._changes = {step for step, _ in inputs.plan.schedule} | ({self._repeats_from} - {0})
         self._batch_tokens = config.batch_sequences * (inputs.seq_len - 1)
-        self._flops, self._peak = flops_per_token(self._shape, inputs.seq_len - 1), peak_flops(ranks.device)
+        self._peak = peak_flops(ranks.device)
         self._precision: Precision = "fp32"
 
     def _first_weights(self, lake: Lake) -> list[str]:
@@ -96,8 +99,17 @@ class TextLearner:
             state = checkpoint.unpack(files, self.model, self.optimizer, self.average)
             step, evals, self._precision = state["step"], state["evals"], state["precision"]
             self._guard.load(state["guard"])
+        self._repeat_at(max(0, step - 1))
         self._forward = over_ranks(self.model, self._ranks, self._precision)
         return step, evals
+
+    def _repeat_at(self, step: int) -> None:
+        """Let the model be what update ``step`` trains; evaluations after it are of the same."""
+        self.model.model.repeating = step >= self._repeats_from
+
+    def _flops(self, step: int) -> int:
+        """What a token costs in update ``step``."""
+        return flops_per_token(self._shape, self._inputs.seq_len - 1, repeating=step >= self._repeats_from)
 
     def facts(self) -> dict[str, Any]:
         """What a run's result says of its model, its groups of parameters, its precision and its cost."""
@@ -110,8 +122,13 @@ class TextLearner:
             "world": self._ranks.world,
             "parallel": self._parallel if self._ranks.world > 1 else None,
             "batch_tokens": self._batch_tokens,
-            "flops_per_token": self._flops,
+            "flops_per_token": self._mean_flops(),
         }
+
+    def _mean_flops(self) -> int:
+        """What a token costs in the mean of the run."""
+        steps, once = self._config.steps, self._repeats_from
+        return (once * self._flops(0) + (steps - once) * self._flops(steps - 1)) // steps
 
     def warnings(self) -> list[str]:
         """None: what cannot be is refused."""
@@ -130,6 +147,7 @@ class TextLearner:
         config, ranks = self._config, self._ranks
         tokens_BT = check_batch(batch, self._inputs.plan, step, ranks.world, ranks.rank).to(ranks.device)
         seed_step(config.seed, step, ranks.rank)
+        self._repeat_at(step)
         self.optimizer.set_rates(rates_at(config, self.optimizer.groups, step))
         # Gradients are averaged over ranks, hence the factor ``world``.
         scale, weights_BT = ranks.world / self._masks.count(step), self._masks.of(batch.rows)
@@ -146,7 +164,7 @@ class TextLearner:
 
     def update(self, step: int, loss: float, grad_norm: float, kept: Callable[[], int]) -> None:
         """Apply the gradient of step ``step``. DivergedError if the guard refuses its loss; ``kept`` is asked then."""
-        if step in self._mixture_changes:
+        if step in self._changes:
             self._guard.forget()
         self._guard.check(step + 1, loss, grad_norm, kept)
         self.optimizer.step()
@@ -159,7 +177,7 @@ class TextLearner:
         row = {"step": done, "loss": loss, "lr": rate, "grad_norm": grad_norm, "tokens": done * self._batch_tokens}
         row |= interval.rates(self._batch_tokens)
         if self._peak is not None:
-            row["mfu"] = row["tokens_per_s"] * self._flops / (self._peak * self._ranks.world)
+            row["mfu"] = row["tokens_per_s"] * self._flops(done - 1) / (self._peak * self._ranks.world)
         return row
 
     def evaluate(self) -> Evals:

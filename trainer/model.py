@@ -4,7 +4,8 @@ Pre-norm blocks with RMSNorm (Zhang & Sennrich 2019, arXiv 1910.07467), rotary p
 2104.09864) in the half-split convention, grouped-query attention (Ainslie et al. 2023, arXiv 2305.13245) through SDPA's
 causal flag, or within documents and windows (``trainer.windows``), and SwiGLU (Shazeer 2020, arXiv 2002.05202). No
 biases. Optional: a learned table of positions in place of rotation, RMSNorm of each head's queries and keys (Henry et
-al. 2020, arXiv 2010.04245, with RMSNorm as in Qwen3), dropout, and recomputation of blocks.
+al. 2020, arXiv 2010.04245, with RMSNorm as in Qwen3), embeddings of tokens in the values
+(``trainer.value_embeddings``), layers that run twice (``trainer.layer_order``), dropout, and recomputation of blocks.
 
 Axes: B batch, T time, D dim, H query heads, K key/value heads, E head_dim, V vocabulary.
 """
@@ -23,8 +24,10 @@ from torch.utils.checkpoint import checkpoint
 from trainer.config import ModelShape
 from trainer.errors import ConfigError
 from trainer.init import init_weights
+from trainer.layer_order import layer_order
 from trainer.loss import token_losses, token_scores
 from trainer.rms_norm import rms_norm
+from trainer.value_embeddings import embedded_layers, gated, value_gate, value_tables
 from trainer.windows import Mask, attention_mask, layer_windows
 
 
@@ -108,7 +111,7 @@ def _flex() -> Any:
 class Attention(nn.Module):
     """Causal self-attention with ``kv_heads`` key/value heads shared by groups of query heads."""
 
-    def __init__(self, shape: ModelShape) -> None:
+    def __init__(self, shape: ModelShape, embeds_values: bool = False) -> None:
         super().__init__()
         self.shape = shape
         kv_dim = shape.kv_heads * shape.head_dim
@@ -118,15 +121,16 @@ class Attention(nn.Module):
         self.o_proj = nn.Linear(shape.dim, shape.dim, bias=False)
         self.q_norm = RMSNorm(shape.head_dim, shape.norm_eps) if shape.qk_norm else nn.Identity()
         self.k_norm = RMSNorm(shape.head_dim, shape.norm_eps) if shape.qk_norm else nn.Identity()
+        self.value_gate = value_gate(shape) if embeds_values else None
 
-    def forward(self, x_BTD: Tensor, rope: Rope, mask: Mask = None) -> Tensor:
+    def forward(self, x_BTD: Tensor, rope: Rope, mask: Mask = None, embedded_BTC: Tensor | None = None) -> Tensor:
         heads, kv_heads, head_dim = self.shape.heads, self.shape.kv_heads, self.shape.head_dim
         batch, length, _ = x_BTD.shape
         q_BTHE = self.q_norm(self.q_proj(x_BTD).view(batch, length, heads, head_dim))
         k_BTKE = self.k_norm(self.k_proj(x_BTD).view(batch, length, kv_heads, head_dim))
         if rope is not None:
             q_BTHE, k_BTKE = rotate(q_BTHE, *rope), rotate(k_BTKE, *rope)
-        v_BTKE = self.v_proj(x_BTD).view(batch, length, kv_heads, head_dim)
+        v_BTKE = self.values(x_BTD, embedded_BTC)
         q_BHTE, k_BKTE, v_BKTE = q_BTHE.transpose(1, 2), k_BTKE.transpose(1, 2), v_BTKE.transpose(1, 2)
         grouped = kv_heads != heads
         if isinstance(mask, BlockMask):
@@ -138,6 +142,13 @@ class Attention(nn.Module):
                 q_BHTE, k_BKTE, v_BKTE, attn_mask=mask, is_causal=mask is None, enable_gqa=grouped
             )
         return self.o_proj(y_BHTE.transpose(1, 2).reshape(batch, length, heads * head_dim))
+
+    def values(self, x_BTD: Tensor, embedded_BTC: Tensor | None) -> Tensor:
+        """What is mixed, [B, T, K, E]: of what the layer reads, and of the tokens' own table where it has one."""
+        v_BTKE = self.v_proj(x_BTD).view(*x_BTD.shape[:2], self.shape.kv_heads, self.shape.head_dim)
+        if self.value_gate is None or embedded_BTC is None:
+            return v_BTKE
+        return v_BTKE + gated(self.value_gate, x_BTD, embedded_BTC, v_BTKE)
 
 
 class MLP(nn.Module):
@@ -156,16 +167,16 @@ class MLP(nn.Module):
 class Block(nn.Module):
     """One pre-norm layer: attention, then MLP, each added to the residual stream."""
 
-    def __init__(self, shape: ModelShape, dropout: float) -> None:
+    def __init__(self, shape: ModelShape, dropout: float, embeds_values: bool = False) -> None:
         super().__init__()
         self.dropout = dropout
         self.input_layernorm = RMSNorm(shape.dim, shape.norm_eps)
-        self.self_attn = Attention(shape)
+        self.self_attn = Attention(shape, embeds_values)
         self.post_attention_layernorm = RMSNorm(shape.dim, shape.norm_eps)
         self.mlp = MLP(shape)
 
-    def forward(self, x_BTD: Tensor, rope: Rope, mask: Mask = None) -> Tensor:
-        x_BTD = x_BTD + self._drop(self.self_attn(self.input_layernorm(x_BTD), rope, mask))
+    def forward(self, x_BTD: Tensor, rope: Rope, mask: Mask = None, embedded_BTC: Tensor | None = None) -> Tensor:
+        x_BTD = x_BTD + self._drop(self.self_attn(self.input_layernorm(x_BTD), rope, mask, embedded_BTC))
         return x_BTD + self._drop(self.mlp(self.post_attention_layernorm(x_BTD)))
 
     def _drop(self, x_BTD: Tensor) -> Tensor:
@@ -175,7 +186,8 @@ class Block(nn.Module):
 class Trunk(nn.Module):
     """Embedding, blocks and last norm: tokens int64 [B, T] -> hidden states [B, T, D].
 
-    ``documents_BT``, the number of each token's document, keeps attention within documents.
+    ``documents_BT``, the number of each token's document, keeps attention within documents. While ``repeating`` is
+    False no layer runs twice (see ``trainer.layer_order``).
     """
 
     def __init__(self, shape: ModelShape, dropout: float, recompute: bool) -> None:
@@ -186,9 +198,12 @@ class Trunk(nn.Module):
         self.embed_tokens = nn.Embedding(shape.vocab_size, shape.dim)
         learned = shape.learned_positions
         self.embed_positions = None if learned is None else nn.Embedding(learned, shape.dim)
-        self.layers = nn.ModuleList(Block(shape, dropout) for _ in range(shape.layers))
+        self.embed_values = value_tables(shape)
+        embedded = embedded_layers(shape)
+        self.layers = nn.ModuleList(Block(shape, dropout, layer in embedded) for layer in range(shape.layers))
         self.norm = RMSNorm(shape.dim, shape.norm_eps)
         self.windows = layer_windows(shape)
+        self.repeating = True
         self._rope: tuple[Tensor, Tensor] | None = None
 
     def forward(self, tokens_BT: Tensor, documents_BT: Tensor | None = None) -> Tensor:
@@ -196,14 +211,20 @@ class Trunk(nn.Module):
         length, device = tokens_BT.shape[1], tokens_BT.device
         masks = {window: attention_mask(length, device, documents_BT, window) for window in set(self.windows)}
         rope = self._rope_for(length, x_BTD)
-        for layer, window in zip(self.layers, self.windows, strict=True):
-            mask = masks[window]
+        embedded = self.embedded_values(tokens_BT)
+        for layer in layer_order(self.shape, self.repeating):
+            block = self.layers[layer]
+            given = rope, masks[self.windows[layer]], embedded.get(layer)
             if self.recompute and torch.is_grad_enabled():
                 drawn = self.dropout > 0 and self.training
-                x_BTD = checkpoint(layer, x_BTD, rope, mask, use_reentrant=False, preserve_rng_state=drawn)
+                x_BTD = checkpoint(block, x_BTD, *given, use_reentrant=False, preserve_rng_state=drawn)
             else:
-                x_BTD = layer(x_BTD, rope, mask)
+                x_BTD = block(x_BTD, *given)
         return self.norm(x_BTD)
+
+    def embedded_values(self, tokens_BT: Tensor) -> dict[int, Tensor]:
+        """What the tokens are in the tables of the layers that have one."""
+        return {int(layer): table(tokens_BT) for layer, table in self.embed_values.items()}
 
     def at_positions(self, x_BTD: Tensor, first: int) -> Tensor:
         """``x`` plus the learned vectors of positions ``first`` on, where positions are learned.

@@ -12,9 +12,40 @@ from trainer.config_model import ConfigModel, without_unset
 
 MAX_POSITIONS = 1 << 20
 ROPE_THETA = 10_000.0
-SHAPE_ADDED: dict[str, Any] = {"learned_positions": None, "window_pattern": None, "window": None}
+SHAPE_ADDED: dict[str, Any] = {
+    "learned_positions": None,
+    "window_pattern": None,
+    "window": None,
+    "value_embeddings": False,
+    "repeat": None,
+}
 """Fields of a shape that came after the first ones, and what they are where they say nothing."""
 WINDOW_PATTERN: Any = Field(default=None, pattern="^[SL]*S[SL]*$", max_length=256)
+
+
+class Repeat(ConfigModel):
+    """Layers ``first`` to ``last``, counted from 0, run ``times`` times more after they have run; see
+    ``trainer.layer_order``."""
+
+    first: int = Field(ge=0)
+    last: int = Field(ge=0)
+    times: int = Field(default=1, ge=1, le=64)
+
+
+class RepeatConfig(ConfigModel):
+    """A ``Repeat`` that begins once ``from_fraction`` of the run is done; before that every layer runs once.
+
+    ``times`` = 0 is no repeat at all, for a stage that shares its model's table with another.
+    """
+
+    first: int = Field(ge=0)
+    last: int = Field(ge=0)
+    times: int = Field(default=1, ge=0, le=64)
+    from_fraction: float = Field(default=0.0, ge=0, lt=1)
+
+    def in_shape(self) -> Repeat | None:
+        """What of it the model is, once trained."""
+        return Repeat(first=self.first, last=self.last, times=self.times) if self.times else None
 
 
 class ModelConfig(ConfigModel):
@@ -27,7 +58,8 @@ class ModelConfig(ConfigModel):
     learned table has, whose rows are added to the embedding in place of rotation (as in GPT-2, Radford et al. 2019):
     the longest input. ``window_pattern``, letters S and L that are repeated over the layers, keeps attention of the S
     layers within ``window`` tokens, a token itself among them; the last layer is long whatever its letter (see
-    ``trainer.windows``).
+    ``trainer.windows``). ``value_embeddings`` adds a second embedding of each token to the values of every other
+    layer's attention (see ``trainer.value_embeddings``). ``repeat`` lets a range of layers run more than once.
 
     The last four are how it trains and no part of its shape: ``dropout`` on what each half of a block adds to the
     residual stream, ``recompute`` to keep only blocks' inputs and compute the rest again in the backward pass,
@@ -49,6 +81,8 @@ class ModelConfig(ConfigModel):
     learned_positions: int | None = Field(default=None, ge=1, le=MAX_POSITIONS)
     window_pattern: str | None = WINDOW_PATTERN
     window: int | None = Field(default=None, ge=1, le=MAX_POSITIONS)
+    value_embeddings: bool = False
+    repeat: RepeatConfig | None = None
     dropout: float = Field(default=0.0, ge=0, lt=1)
     recompute: bool = False
     compile: bool = False
@@ -76,6 +110,11 @@ class ModelConfig(ConfigModel):
         if (self.window_pattern is None) != (self.window is None):
             given, other = ("window", "window_pattern") if self.window_pattern is None else ("window_pattern", "window")
             raise ValueError(f"{given} = {getattr(self, given)!r}: needs {other}; give both or neither")
+        if self.repeat is not None and not self.repeat.first <= self.repeat.last < shape.layers:
+            raise ValueError(
+                f"repeat: layers {self.repeat.first} to {self.repeat.last} of {shape.layers}; give first and last, "
+                f"counted from 0, with first <= last <= {shape.layers - 1}"
+            )
         return self
 
     def shape(self, vocab_size: int) -> ModelShape:
@@ -96,6 +135,8 @@ class ModelConfig(ConfigModel):
             learned_positions=self.learned_positions,
             window_pattern=self.window_pattern,
             window=self.window,
+            value_embeddings=self.value_embeddings,
+            repeat=self.repeat.in_shape() if self.repeat is not None else None,
         )
 
 
@@ -115,6 +156,8 @@ class ModelShape(ConfigModel):
     learned_positions: int | None = None
     window_pattern: str | None = None
     window: int | None = None
+    value_embeddings: bool = False
+    repeat: Repeat | None = None
 
     @model_serializer(mode="wrap")
     def _as_before(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
@@ -128,5 +171,10 @@ class ModelShape(ConfigModel):
 
 def beyond_llama(fields: Mapping[str, Any]) -> str:
     """In words, what no class of transformers computes of a model with these fields (of a shape, or a config.json)."""
-    words = {"learned_positions": "learned positions", "window_pattern": "attention windows"}
-    return " and ".join(said for field, said in words.items() if fields.get(field, SHAPE_ADDED[field]) is not None)
+    words = {
+        "learned_positions": "learned positions",
+        "window_pattern": "attention windows",
+        "value_embeddings": "value embeddings",
+        "repeat": "repeated layers",
+    }
+    return " and ".join(said for field, said in words.items() if fields.get(field) not in (None, False))

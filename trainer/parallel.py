@@ -38,7 +38,7 @@ def place_model(model: Llama, parallel: Parallel, ranks: Ranks, compiled: bool) 
         model.allocate(ranks.device)
         return
     mesh = init_device_mesh(ranks.device.type, (ranks.world,))
-    for layer in model.model.layers:
+    for layer in (*model.model.layers, *model.model.embed_values.values()):
         fully_shard(layer, mesh=mesh, reshard_after_forward=True)
     # Weights that stayed gathered after an evaluation would hide the average that is shown in their place.
     fully_shard(model, mesh=mesh, reshard_after_forward=True)

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from trainer.layer_order import layer_order
 from trainer.model import Attention, Block, Llama, Rope, rope_tables, rotate
 from trainer.precision import Precision, autocast
 from trainer.windows import within
@@ -44,25 +45,26 @@ class Cached:
         trunk = self._model.model
         start, stop = self._length, self._length + tokens_BT.shape[1]
         rope = None if self._rope is None else (self._rope[0][start:stop], self._rope[1][start:stop])
-        x_BTD = trunk.at_positions(trunk.embed_tokens(tokens_BT), start)
-        for index, (layer, window) in enumerate(
-            zip(cast("list[Block]", list(trunk.layers)), trunk.windows, strict=True)
-        ):
-            normed_BTD = layer.input_layernorm(x_BTD)
-            x_BTD = x_BTD + self._attend(index, layer.self_attn, normed_BTD, rope, window)
+        x_BTD, embedded = trunk.at_positions(trunk.embed_tokens(tokens_BT), start), trunk.embedded_values(tokens_BT)
+        # A layer that runs again reads something else: it has keys and values of its own each time.
+        for index, number in enumerate(layer_order(trunk.shape, trunk.repeating)):
+            layer = cast("Block", trunk.layers[number])
+            v_BTKE = layer.self_attn.values(normed_BTD := layer.input_layernorm(x_BTD), embedded.get(number))
+            x_BTD = x_BTD + self._attend(index, layer.self_attn, normed_BTD, v_BTKE, rope, trunk.windows[number])
             x_BTD = x_BTD + layer.mlp(layer.post_attention_layernorm(x_BTD))
         self._length = stop
         return self._model.lm_head(trunk.norm(x_BTD[:, -1])).float()
 
-    def _attend(self, index: int, attention: Attention, x_BTD: Tensor, rope: Rope, window: int | None) -> Tensor:
+    def _attend(
+        self, index: int, attention: Attention, x_BTD: Tensor, v_BTKE: Tensor, rope: Rope, window: int | None
+    ) -> Tensor:
         shape = attention.shape
         batch, length, _ = x_BTD.shape
         q_BTHE = attention.q_norm(attention.q_proj(x_BTD).view(batch, length, shape.heads, shape.head_dim))
         k_BTKE = attention.k_norm(attention.k_proj(x_BTD).view(batch, length, shape.kv_heads, shape.head_dim))
         if rope is not None:
             q_BTHE, k_BTKE = rotate(q_BTHE, *rope), rotate(k_BTKE, *rope)
-        q_BHTE, k_BKTE = q_BTHE.transpose(1, 2), k_BTKE.transpose(1, 2)
-        v_BKTE = attention.v_proj(x_BTD).view(batch, length, shape.kv_heads, shape.head_dim).transpose(1, 2)
+        q_BHTE, k_BKTE, v_BKTE = q_BTHE.transpose(1, 2), k_BTKE.transpose(1, 2), v_BTKE.transpose(1, 2)
         if index < len(self._past):
             k_BKTE, v_BKTE = (torch.cat(pair, 2) for pair in zip(self._past[index], (k_BKTE, v_BKTE), strict=True))
             if window is not None:  # further back nothing is looked at again

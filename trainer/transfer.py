@@ -1,12 +1,13 @@
 """Carrying weights from one model into another: what moves is a set of tensor names, the rest stays as it was drawn.
 
-Embedding and head move with ``all+embed`` alone, between models whose vocabularies are of one size.
+What has a row for each token (embedding, head, value embeddings) moves with ``all+embed`` alone, between models whose
+vocabularies are of one size.
 
 | what | tensors |
 | --- | --- |
-| ``all`` | everything but embedding and head |
+| ``all`` | everything but embedding, head and value embeddings |
 | ``all+embed`` | everything: the published runs that carry it read tokens of one numbering before and after |
-| ``attn`` | q, k, v and o of every layer |
+| ``attn`` | q, k, v and o of every layer, and the gates of value embeddings |
 | ``attn+norm`` | those and every norm's gain |
 | ``mlp`` | gate, up and down of every layer |
 | ``none`` | nothing: a control whose configuration differs from the other arms' in this word alone |
@@ -21,10 +22,10 @@ import torch
 from torch import Tensor, nn
 
 from trainer.errors import TransferError
-from trainer.init import VOCABULARY, normal
+from trainer.init import normal, of_vocabulary
 from trainer.shards import local, wanted_rows
 
-ATTENTION = ("q_proj.weight", "k_proj.weight", "v_proj.weight", "o_proj.weight")
+ATTENTION = ("q_proj.weight", "k_proj.weight", "v_proj.weight", "o_proj.weight", "value_gate.weight")
 NORMS = ("norm.weight",)
 MLP = ("gate_proj.weight", "up_proj.weight", "down_proj.weight")
 ENDINGS = {"attn": ATTENTION, "attn+norm": (*ATTENTION, *NORMS), "mlp": MLP, "none": ()}
@@ -35,7 +36,7 @@ def transferable(name: str, what: str) -> bool:
     if what == "all+embed":
         return True
     if what in ("all", "stats"):
-        return name not in VOCABULARY
+        return not of_vocabulary(name)
     if what in ENDINGS:
         return name.endswith(ENDINGS[what])
     known = ", ".join(map(repr, ENDINGS))
@@ -66,7 +67,7 @@ def transfer(
         )
     for name, target in targets.items():
         if tuple(shapes[name]) != tuple(target.shape):
-            if name in VOCABULARY and shapes[name][1] == target.shape[1]:
+            if of_vocabulary(name) and shapes[name][1] == target.shape[1]:
                 raise TransferError(
                     f"transfer {what!r}: {name} has {shapes[name][0]} words in the source and {target.shape[0]} in the "
                     "target; give both models the same model.vocab_size, at least the larger of the two"

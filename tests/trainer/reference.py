@@ -28,7 +28,10 @@ def plain_logits(model: Llama, tokens_BT: Tensor) -> Tensor:
         a, b = x_BTHE.chunk(2, -1)
         return torch.cat([a * cos - b * sin, b * cos + a * sin], -1)
 
-    for layer in range(shape.layers):
+    order = list(range(shape.layers))
+    if (again := shape.repeat) is not None:
+        order[again.last + 1 : again.last + 1] = order[again.first : again.last + 1] * again.times
+    for layer in order:
         at = f"model.layers.{layer}."
         y_BTD = normed(x_BTD, at + "input_layernorm.weight")
         q, k, v = (
@@ -37,6 +40,9 @@ def plain_logits(model: Llama, tokens_BT: Tensor) -> Tensor:
         )
         if shape.qk_norm:
             q, k = normed(q, at + "self_attn.q_norm.weight"), normed(k, at + "self_attn.k_norm.weight")
+        if shape.value_embeddings and (shape.layers - 1 - layer) % 2 == 0:
+            gate_BTK = 2 / (1 + (-y_BTD[..., :32] @ weights[f"{at}self_attn.value_gate.weight"].T).exp())
+            v = v + gate_BTK[..., None] * weights[f"model.embed_values.{layer}.weight"][tokens_BT].view_as(v)
         groups = shape.heads // shape.kv_heads
         q, k, v = turned(q), turned(k).repeat_interleave(groups, 2), v.repeat_interleave(groups, 2)
         scores_BHTT = torch.einsum("bthe,bshe->bhts", q, k) / shape.head_dim**0.5

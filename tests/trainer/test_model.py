@@ -234,7 +234,14 @@ def test_normalised_queries_and_keys_forget_their_scale() -> None:
 
 
 @pytest.mark.soak
-@pytest.mark.parametrize("overrides", [{}, {"qk_norm": True, "kv_heads": 2, "recompute": True}])
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        {},
+        {"qk_norm": True, "kv_heads": 2, "recompute": True},
+        {"window_pattern": "S", "window": 6, "value_embeddings": True, "repeat": {"first": 0, "last": 1}},
+    ],
+)
 def test_compiled_gradients_equal_plain_ones(overrides: dict) -> None:
     """Traced, split and differentiated as torch.compile does, then run by plain kernels; it rotates by the formula."""
     found = []

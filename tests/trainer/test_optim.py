@@ -46,12 +46,13 @@ def copies(model: Llama) -> dict[str, torch.Tensor]:
     tied=st.booleans(),
     qk_norm=st.booleans(),
     learned=st.sampled_from([None, 5]),
+    values=st.booleans(),
     layers=st.integers(1, 3),
 )
 def test_every_parameter_is_in_one_group(
-    rule: str, what: str, tied: bool, qk_norm: bool, learned: int | None, layers: int
+    rule: str, what: str, tied: bool, qk_norm: bool, learned: int | None, values: bool, layers: int
 ) -> None:
-    model = make(tied=tied, qk_norm=qk_norm, learned_positions=learned, layers=layers)
+    model = make(tied=tied, qk_norm=qk_norm, learned_positions=learned, value_embeddings=values, layers=layers)
     optimizer = optimizer_of(model, what, name=rule)
     names = [name for group in optimizer.groups for name in group.parameters]
     assert sorted(names) == sorted(name for name, _ in model.named_parameters())

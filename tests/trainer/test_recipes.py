@@ -45,6 +45,10 @@ def everything() -> TrainConfig:
             "dropout": 0.1,
             "recompute": True,
             "learned_positions": 23,
+            "window_pattern": "S",
+            "window": 7,
+            "value_embeddings": True,
+            "repeat": {"first": 0, "last": 0, "times": 2, "from_fraction": 0.4},
         },
         optimizer={
             "name": "hybrid",
@@ -125,10 +129,10 @@ def test_everything_says_what_it_does(everything_whole: Lake) -> None:
     run = everything_whole.runs.get("whole")
     facts = run.state["result"]["facts"]
     assert {name: (group["rule"], group["tensors"]) for name, group in facts["groups"].items()} == {
-        "hidden": ("muon", 8),
+        "hidden": ("muon", 9),
         "hidden/transferred": ("adamw", 6),
         "head": ("adamw", 1),
-        "embedding": ("adamw", 2),
+        "embedding": ("adamw", 3),
         "norm": ("adamw", 9),
     }
     assert sorted(facts["moved"]) == sorted(

@@ -55,6 +55,8 @@ CACHED = [
     {"learned_positions": 12},
     {"window_pattern": "S", "window": 3},
     {"layers": 3, "window_pattern": "LS", "window": 9},
+    {"layers": 3, "value_embeddings": True, "kv_heads": 2},
+    {"layers": 3, "window_pattern": "S", "window": 4, "repeat": {"first": 1, "last": 2, "times": 2}},
 ]
 
 

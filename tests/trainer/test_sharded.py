@@ -38,6 +38,20 @@ HYBRID: dict[str, Any] = {
     "steps": 6,
     "eval": [],
 }
+# Layers that gather their weights twice in a pass from the fourth update on, and tables beside the embedding.
+OPTIONS: dict[str, Any] = {
+    **BASE,
+    "model": {
+        **BASE["model"],
+        "layers": 3,
+        "recompute": False,
+        "window_pattern": "S",
+        "window": 5,
+        "value_embeddings": True,
+        "repeat": {"first": 1, "last": 2, "times": 2, "from_fraction": 0.4},
+    },
+    "steps": 8,
+}
 # Wide enough that half of a matrix is still kept in 8 bits (4,096 values), but for norms and vocabulary.
 LOWBIT: dict[str, Any] = {
     **BASE,
@@ -86,6 +100,10 @@ def worker(rank: int, port: int, lake_uri: str, report: str) -> None:
     train(rank, lake_uri, "hybrid-ddp", **HYBRID)
     train(rank, lake_uri, "hybrid", parallel="fsdp", **HYBRID)
     train(rank, lake_uri, "lowbit", parallel="fsdp", **LOWBIT)
+    train(rank, lake_uri, "options-ddp", **OPTIONS)
+    train(rank, lake_uri, "options-killed", parallel="fsdp", kill_at=5, **OPTIONS)
+    train(rank, lake_uri, "options-killed", parallel="fsdp", **OPTIONS)
+    train(rank, lake_uri, "options", parallel="fsdp", **OPTIONS)
     facts["rows"] = [
         train(rank, lake_uri, "on-and-on", parallel="fsdp", kill_at=8, **BASE),  # begun alone
         train(rank, lake_uri, "on-and-on", parallel="ddp", kill_at=11, **BASE),  # ended alone
@@ -136,6 +154,7 @@ def test_losses_and_weights_are_ddp_s_to_rounding(pair: tuple[Lake, list[dict]])
     lake, _ = pair
     assert_close(lake, "fsdp", "ddp")
     assert_close(lake, "hybrid", "hybrid-ddp", rel=2e-2)  # Muon works in bf16
+    assert_close(lake, "options", "options-ddp")
     ours, theirs = (load(lake.models.open_file(f"{name}@1", hf_layout.WEIGHTS)) for name in ("fsdp", "ddp"))
     assert ours.keys() == theirs.keys()
     for name, weight in theirs.items():
@@ -161,7 +180,7 @@ def test_each_rank_writes_its_rows(pair: tuple[Lake, list[dict]]) -> None:
     assert [part["lm_head.weight.exp_avg"].shape[0] for part in parts] == [17, 16]
 
 
-@pytest.mark.parametrize("name", ["fsdp", "hybrid", "lowbit"])
+@pytest.mark.parametrize("name", ["fsdp", "hybrid", "lowbit", "options"])
 def test_killed_pair_resumes_to_the_bit(pair: tuple[Lake, list[dict]], name: str) -> None:
     lake, killed = pair[0], "killed" if name == "fsdp" else f"{name}-killed"
     assert lake.runs.get(killed).state["attempts"] == 2
