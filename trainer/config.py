@@ -18,10 +18,11 @@ from trainer.config_model import ConfigModel, Listed, without_unset
 from trainer.errors import ConfigError
 from trainer.mask import LossMask
 from trainer.model_config import ModelConfig, ModelShape
-from trainer.recipe import AverageConfig, MuonConfig, OptimizerConfig, ScheduleConfig, TransferConfig
+from trainer.recipe import AverageConfig, CycleConfig, MuonConfig, OptimizerConfig, ScheduleConfig, TransferConfig
 
 __all__ = [
     "AverageConfig",
+    "CycleConfig",
     "DataConfig",
     "ModelConfig",
     "ModelShape",
@@ -107,6 +108,10 @@ class TrainConfig(ConfigModel):
             raise ValueError(
                 f"schedule.warmup_steps = {self.schedule.warmup_steps}: must not exceed {of} = {self.horizon}; lower it"
             )
+        if len(self.data) > 1 and (said := self.in_epochs) is not None:
+            raise ValueError(
+                f"{said}: an epoch is of one dataset, data names {len(self.data)}; state it in steps or as a fraction"
+            )
         if self.lanes is not None and self.batch_sequences % self.lanes:
             raise ValueError(
                 f"lanes = {self.lanes}: must divide batch_sequences = {self.batch_sequences}; "
@@ -145,6 +150,14 @@ class TrainConfig(ConfigModel):
     def horizon(self) -> int:
         """The steps that schedules, and whatever is a fraction of a run, are laid out over."""
         return self.schedule.steps or self.steps
+
+    @property
+    def in_epochs(self) -> str | None:
+        """The first field that is stated in epochs, None where none is; ``trainer.epochs`` makes steps of them."""
+        if (said := self.schedule.in_epochs) is not None:
+            return f"schedule.{said}"
+        again = self.model.repeat
+        return "model.repeat.from_epoch" if again is not None and again.from_epoch is not None else None
 
     def check_world(self, world: int) -> int:
         """Sequences per rank; ConfigError unless ``world`` ranks share the global batch evenly."""

@@ -14,6 +14,7 @@ from trainer.accumulate import accumulate
 from trainer.average import Average
 from trainer.data import Batch, check_batch
 from trainer.documents import DocumentNumbers
+from trainer.epochs import repeats_from, schedule_in_steps
 from trainer.evaluate import evaluate
 from trainer.guard import LossGuard
 from trainer.hardware import flops_per_token, peak_flops
@@ -21,7 +22,6 @@ from trainer.hf_layout import load_pieces
 from trainer.init import init_weights
 from trainer.inputs import Inputs
 from trainer.job import TrainJob
-from trainer.layer_order import repeats_from
 from trainer.mask import TargetMasks, dataset_mask
 from trainer.metrics import Interval, Record
 from trainer.model import Llama, count_parameters
@@ -46,12 +46,13 @@ class TextLearner:
     """
 
     def __init__(self, job: TrainJob, lake: Lake, inputs: Inputs, ranks: Ranks) -> None:
-        config = job.config
+        sequences = inputs.train[0].manifest.sequences
+        config = job.config.model_copy(update={"schedule": schedule_in_steps(job.config, sequences)})
         self._job, self._lake = job, lake
         self._config, self._inputs, self._ranks, self._parallel = config, inputs, ranks, job.parallel
         self._shape = config.model.shape(inputs.vocab_size)
         shape, own = self._shape, config.model
-        self._repeats_from = repeats_from(own, config.horizon, config.steps)
+        self._repeats_from = repeats_from(config, sequences)
         self.model = Llama(shape, None, dropout=own.dropout, recompute=own.recompute, empty=True)
         place_model(self.model, job.parallel, ranks, config.model.compile)
         self._moved = self._first_weights(lake)

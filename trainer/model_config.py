@@ -33,7 +33,8 @@ class Repeat(ConfigModel):
 
 
 class RepeatConfig(ConfigModel):
-    """A ``Repeat`` that begins once ``from_fraction`` of the run is done; before that every layer runs once.
+    """A ``Repeat`` that begins once ``from_fraction`` of the run, or ``from_epoch`` epochs of its one dataset, are
+    done; before that every layer runs once.
 
     ``times`` = 0 is no repeat at all, for a stage that shares its model's table with another.
     """
@@ -42,6 +43,15 @@ class RepeatConfig(ConfigModel):
     last: int = Field(ge=0)
     times: int = Field(default=1, ge=0, le=64)
     from_fraction: float = Field(default=0.0, ge=0, lt=1)
+    from_epoch: float | None = Field(default=None, ge=0)
+
+    @model_validator(mode="after")
+    def _one_beginning(self) -> Self:
+        if self.from_epoch is not None and self.from_fraction:
+            raise ValueError(
+                f"from_epoch = {self.from_epoch}: from_fraction = {self.from_fraction} says it too; give one of them"
+            )
+        return self
 
     def in_shape(self) -> Repeat | None:
         """What of it the model is, once trained."""

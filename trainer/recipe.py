@@ -8,6 +8,8 @@ from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, mod
 
 from trainer.config_model import ConfigModel, Pair, without_unset
 
+DECAY_FRACTION = 0.2
+
 
 class MuonConfig(ConfigModel):
     """Muon's own settings (Jordan et al. 2024, kellerjordan.github.io/posts/muon), for matrices between features.
@@ -54,6 +56,32 @@ class OptimizerConfig(ConfigModel):
         return self
 
 
+class CycleConfig(ConfigModel):
+    """The last ``count`` stretches of a schedule, each of so many ``steps``, ``epochs`` or so large a ``fraction`` of
+    it: within each the rate goes down to ``floor`` (of the base rate) by half a cosine from what the schedule says.
+
+    Weights at the ends of cycles differ more than along a line, which is what averages of them live on (Huang et al.
+    2017, arXiv 1704.00109; Izmailov et al. 2018, arXiv 1803.05407).
+    """
+
+    count: int = Field(ge=1)
+    steps: int | None = Field(default=None, ge=1)
+    epochs: float | None = Field(default=None, gt=0)
+    fraction: float | None = Field(default=None, gt=0, le=1)
+    floor: float = Field(default=0.05, ge=0, le=1)
+
+    @model_validator(mode="after")
+    def _one_length(self) -> Self:
+        given = [name for name in ("steps", "epochs", "fraction") if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError(
+                f"cycle: its length is given by {' and '.join(given) or 'nothing'}; give one of steps, epochs, fraction"
+            )
+        if self.fraction is not None and self.count * self.fraction > 1:
+            raise ValueError(f"cycle: count = {self.count} of fraction = {self.fraction} is more than all; lower one")
+        return self
+
+
 class ScheduleConfig(ConfigModel):
     """Learning-rate factor over steps; see ``trainer.schedule``. ``decay*`` are read by ``wsd`` only.
 
@@ -61,20 +89,49 @@ class ScheduleConfig(ConfigModel):
     is a fraction of (decay of the weight decay, mixture, averaging). In a longer run what follows is ``after``:
     ``constant`` (the last update's factors stay) or ``restart`` (the schedule begins anew, warm-up included, as often
     as it takes).
+
+    ``warmup_epochs`` and ``decay_epochs`` are ``warmup_steps`` and ``decay_fraction`` in epochs of the run's one
+    dataset (see ``trainer.epochs``).
     """
 
     steps: int | None = Field(default=None, ge=1)
     after: Literal["constant", "restart"] = "constant"
     name: Literal["cosine", "wsd"] = "cosine"
     warmup_steps: int = Field(default=0, ge=0)
+    warmup_epochs: float | None = Field(default=None, ge=0)
     decay: Literal["linear", "sqrt"] = "linear"
-    decay_fraction: float = Field(default=0.2, ge=0, le=1)
+    decay_fraction: float = Field(default=DECAY_FRACTION, ge=0, le=1)
+    decay_epochs: float | None = Field(default=None, ge=0)
+    cycle: CycleConfig | None = None
     final_fraction: float = Field(default=0.1, ge=0, le=1)
 
     @model_serializer(mode="wrap")
     def _as_before(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Without the fields that came later where they say nothing: a config's digest is the identity of its run."""
-        return without_unset(handler(self), steps=None, after="constant")
+        later = {"warmup_epochs": None, "decay_epochs": None, "cycle": None}
+        return without_unset(handler(self), steps=None, after="constant", **later)
+
+    @model_validator(mode="after")
+    def _said_once(self) -> Self:
+        if self.warmup_epochs is not None and self.warmup_steps:
+            raise ValueError(
+                f"warmup_epochs = {self.warmup_epochs}: warmup_steps = {self.warmup_steps} says it too; give one"
+            )
+        if self.decay_epochs is not None and (self.name != "wsd" or self.decay_fraction != DECAY_FRACTION):
+            other = "name = 'cosine'" if self.name != "wsd" else f"decay_fraction = {self.decay_fraction}"
+            raise ValueError(
+                f"decay_epochs = {self.decay_epochs}: is of wsd alone, for decay_fraction, and there is {other}; "
+                "change one of them"
+            )
+        return self
+
+    @property
+    def in_epochs(self) -> str | None:
+        """The first field that is stated in epochs, None where none is."""
+        for name in ("warmup_epochs", "decay_epochs"):
+            if getattr(self, name) is not None:
+                return name
+        return "cycle.epochs" if self.cycle is not None and self.cycle.epochs is not None else None
 
 
 class TransferConfig(ConfigModel):

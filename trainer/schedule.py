@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 
-from trainer.config import MuonConfig, OptimizerConfig, ScheduleConfig, TransferConfig
+from trainer.config import CycleConfig, MuonConfig, OptimizerConfig, ScheduleConfig, TransferConfig
 
 
 def place(schedule: ScheduleConfig, step: int, steps: int) -> int:
@@ -21,10 +21,22 @@ def place(schedule: ScheduleConfig, step: int, steps: int) -> int:
 def lr_factor(schedule: ScheduleConfig, step: int, steps: int) -> float:
     """Factor in [0, 1] on the base learning rate for update ``step`` of ``steps``."""
     if step < schedule.warmup_steps:
-        return (step + 1) / schedule.warmup_steps
-    if schedule.name == "cosine":
-        return cosine(step, schedule.warmup_steps, steps, schedule.final_fraction)
-    return stable_decay(step, schedule.decay_fraction, steps, schedule.final_fraction, schedule.decay)
+        factor = (step + 1) / schedule.warmup_steps
+    elif schedule.name == "cosine":
+        factor = cosine(step, schedule.warmup_steps, steps, schedule.final_fraction)
+    else:
+        factor = stable_decay(step, schedule.decay_fraction, steps, schedule.final_fraction, schedule.decay)
+    return factor if schedule.cycle is None else cycled(schedule.cycle, factor, step, steps)
+
+
+def cycled(cycle: CycleConfig, factor: float, step: int, steps: int) -> float:
+    """``factor`` before the last cycles; within one half a cosine from it (or ``floor``, if higher) to ``floor``."""
+    length = cycle.steps if cycle.steps is not None else max(1, round((cycle.fraction or 0.0) * steps))
+    into = step - (steps - cycle.count * length)
+    if into < 0:
+        return factor
+    top = max(factor, cycle.floor)
+    return cycle.floor + (top - cycle.floor) * 0.5 * (1.0 + math.cos(math.pi * (into % length) / length))
 
 
 def cosine(step: int, warmup_steps: int, steps: int, final: float) -> float:

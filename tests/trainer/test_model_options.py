@@ -13,9 +13,10 @@ from tests.trainer.lake_data import hf_files, open_files, tiny_config, tiny_lake
 from tests.trainer.reference import plain_logits
 from trainer import TrainJob, hf_layout, load_metrics, run_training
 from trainer.config import ModelConfig
+from trainer.epochs import repeats_from
 from trainer.errors import ConfigError, TransferError
 from trainer.hardware import flops_per_token
-from trainer.layer_order import layer_order, repeats_from
+from trainer.layer_order import layer_order
 from trainer.model import Llama, count_parameters, parameter_shapes
 from trainer.model_config import beyond_llama
 from trainer.optim import parameter_groups
@@ -194,4 +195,4 @@ def test_a_run_begins_to_repeat_at_its_step_and_publishes_what_repeats(tmp_path)
     short = config.model_copy(update={"steps": 6, "schedule": config.schedule.model_copy(update={"steps": 14})})
     with pytest.raises(ConfigError, match=r"layers would repeat after 7 updates, the run has 6; lower it"):
         run_training(TrainJob(short, lake, "short"), threads=1)
-    assert repeats_from(config.model, 14, 14) == 7
+    assert repeats_from(config, 22) == 7

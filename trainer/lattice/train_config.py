@@ -80,6 +80,8 @@ class LatticeTrainConfig(ConfigModel):
             raise ValueError(
                 f"schedule.warmup_steps = {self.schedule.warmup_steps}: must not exceed {self.horizon} steps; lower it"
             )
+        if (said := self.schedule.in_epochs) is not None:
+            raise ValueError(f"schedule.{said}: a lattice reads no dataset, so it has no epochs; state it in steps")
         if self.optimizer.name in ("muon", "hybrid"):
             raise ValueError(
                 f"optimizer.name = {self.optimizer.name!r}: Muon is for single matrices, a lattice stacks them; "
