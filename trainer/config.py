@@ -40,7 +40,8 @@ class DataConfig(ConfigModel):
 
     ``share`` says how the weight goes on: ``constant``, ``front_loaded`` (whole for the first ``until_fraction`` of the
     run, then nothing) or ``annealed`` (down to nothing over that time); see ``trainer.mixture``. ``end_of_text`` is the
-    token that ends a document, for ``model.attention`` = "document" where the dataset itself does not say.
+    token that ends a document, for ``model.attention`` = "document" where the dataset itself does not say. ``loss`` is
+    what ``loss_mask`` is for this dataset alone; left out, ``loss_mask`` holds.
     """
 
     dataset: str
@@ -48,11 +49,13 @@ class DataConfig(ConfigModel):
     share: Literal["constant", "front_loaded", "annealed"] = "constant"
     until_fraction: float = Field(default=1.0, gt=0, le=1)
     end_of_text: int | None = Field(default=None, ge=0, lt=MAX_VOCABULARY)
+    loss: LossMask | None = None
 
     @model_serializer(mode="wrap")
     def _as_before(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Without ``end_of_text`` where it is not given: a config's digest is the identity of its run."""
-        return without_unset(handler(self), end_of_text=None)
+        """Without ``end_of_text`` and ``loss`` where they are not given: a config's digest is the identity of its
+        run."""
+        return without_unset(handler(self), end_of_text=None, loss=None)
 
     @model_validator(mode="after")
     def _ends(self) -> Self:
@@ -145,6 +148,11 @@ class TrainConfig(ConfigModel):
         """Without ``init`` and ``lanes`` where there are none: a config's digest is the identity of its run, also of
         older ones."""
         return without_unset(handler(self), init=None, lanes=None)
+
+    @property
+    def masks(self) -> tuple[LossMask, ...]:
+        """Which predictions count in each dataset of ``data``."""
+        return tuple(item.loss or self.loss_mask for item in self.data)
 
     @property
     def horizon(self) -> int:

@@ -31,11 +31,12 @@ Item = TypeVar("Item")
 @dataclass(frozen=True)
 class Batch:
     """One rank's share of one step: ``rows`` int64 [B, 2] = (source, row), ``tokens`` uint16, uint32 or int64
-    [B, T]."""
+    [B, T]; ``roles`` uint8 [B, T] where some source says what its tokens are for (0 in the rows of the others)."""
 
     step: int
     rows: np.ndarray
     tokens: np.ndarray | torch.Tensor
+    roles: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -119,11 +120,14 @@ def read_batch(plan: Plan, step: int, world: int, rank: int, readers: Sequence[R
     rows_B2 = plan.rank_rows(step, world, rank)
     dtype = widest(reader.dtype for reader in readers)
     tokens_BT = np.empty((len(rows_B2), readers[0].manifest.seq_len), dtype=dtype)
+    roles_BT = np.zeros(tokens_BT.shape, dtype=np.uint8) if any(reader.has_roles for reader in readers) else None
     for source, reader in enumerate(readers):
         mine_B = rows_B2[:, 0] == source
         if mine_B.any():
             tokens_BT[mine_B] = reader.rows(rows_B2[mine_B, 1])
-    return Batch(step, rows_B2, tokens_BT)
+            if roles_BT is not None and reader.has_roles:
+                roles_BT[mine_B] = reader.roles(rows_B2[mine_B, 1])
+    return Batch(step, rows_B2, tokens_BT, roles_BT)
 
 
 def prefetch(plan: Plan, steps: range, world: int, rank: int, readers: Sequence[RowReader]) -> None:

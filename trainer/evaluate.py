@@ -14,9 +14,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from datalake import Manifest, RowReader
+from datalake.shards.roles import has_roles
 from generator import answer_mask
 from trainer.data import TrainDataset
 from trainer.documents import numbered
+from trainer.evaluate_roles import RoleSums, role_scores
 from trainer.mask import LossMask, dataset_mask, frame_tokens, spec_of
 from trainer.model import Llama
 from trainer.precision import Precision, autocast
@@ -67,7 +70,9 @@ def evaluate(
     / ln 2 / UTF-8 bytes of the predicted tokens, unless it was imported without them. Synthetic data adds ``gate``:
     {"loss", "entropy", "passed"}, entropy being the rows' mean unigram entropy over the same tokens, and if it shows
     frames ``frames``: the loss of each whole frame's content, which falls from frame to frame where rules are inferred
-    in context. A task's dataset adds ``answers``: {"tokens", "loss", "accuracy"} of its answers alone, whatever counts.
+    in context. A task's dataset adds ``answers``: {"tokens", "loss", "accuracy"} of its answers alone, whatever counts;
+    so do prompts and answers, with "answers", how many there are, and "whole", the share of them that is predicted
+    right from the first token to the last. Their padding is in no score, nor are bytes where answers alone count.
     """
     total = min(sequences, dataset.manifest.sequences)
     mine = np.arange(ranks.rank * total // ranks.world, (ranks.rank + 1) * total // ranks.world)
@@ -89,41 +94,57 @@ def row_sums(
     passes: int | None = None,
 ) -> list[float]:
     """Sums over rows, which add up over parts of a dataset: loss by position [T-1], counted hits, hits of answers, and
-    the bytes of text or the entropies of rows. ``passes`` through the model are made, as many as needed by default."""
-    manifest = dataset.manifest
-    text = manifest.kind == "text"
-    counted_T = dataset_mask(manifest, mask)
-    answers_T = _answers(dataset)
+    the bytes of text or the entropies of rows; others of rows with roles. ``passes`` through the model are made, as
+    many as needed by default."""
     reader = dataset.reader()
-    losses_T, hits, right, extra = np.zeros(len(counted_T)), 0.0, 0.0, 0.0
+    sums: _PositionSums | RoleSums = (RoleSums if reader.has_roles else _PositionSums)(dataset.manifest, mask)
     for start in range(0, ROWS_PER_PASS * (passes or -(-len(rows_N) // ROWS_PER_PASS)), ROWS_PER_PASS):
         rows = rows_N[start : start + ROWS_PER_PASS]
         if not len(rows):
             score(model, np.zeros((1, 2), dtype=np.uint16), precision, device)
             continue
         tokens_BT = reader.rows(rows)
-        losses_BT, hits_BT = score(model, tokens_BT, precision, device, end_of_text)
-        losses_T += losses_BT.sum(axis=0)
-        hits += hits_BT[:, counted_T].sum()
-        right += 0.0 if answers_T is None else hits_BT[:, answers_T].sum()
-        if manifest.text_bytes is not None:
-            extra += float(reader.column("target_bytes", rows).sum())
-        elif not text:
-            extra += float(unigram_entropy(tokens_BT[:, 1:][:, counted_T]).sum())
-    return [*losses_T.tolist(), float(hits), float(right), extra]
+        sums.add(reader, rows, tokens_BT, *score(model, tokens_BT, precision, device, end_of_text))
+    return sums.values()
 
 
-def _answers(dataset: TrainDataset) -> np.ndarray | None:
-    asked = answer_mask(spec_of(dataset.manifest))
+class _PositionSums:
+    """The sums of rows in which what counts goes by position."""
+
+    def __init__(self, manifest: Manifest, mask: LossMask) -> None:
+        self._manifest = manifest
+        self._counted_T, self._answers_T = dataset_mask(manifest, mask), _answers(manifest)
+        self._losses_T, self._hits, self._right, self._extra = np.zeros(len(self._counted_T)), 0.0, 0.0, 0.0
+
+    def add(
+        self, reader: RowReader, rows: np.ndarray, tokens_BT: np.ndarray, losses_BT: np.ndarray, hits_BT: np.ndarray
+    ) -> None:
+        counted_T, answers_T = self._counted_T, self._answers_T
+        self._losses_T += losses_BT.sum(axis=0)
+        self._hits += hits_BT[:, counted_T].sum()
+        self._right += 0.0 if answers_T is None else hits_BT[:, answers_T].sum()
+        if self._manifest.text_bytes is not None:
+            self._extra += float(reader.column("target_bytes", rows).sum())
+        elif self._manifest.kind != "text":
+            self._extra += float(unigram_entropy(tokens_BT[:, 1:][:, counted_T]).sum())
+
+    def values(self) -> list[float]:
+        return [*self._losses_T.tolist(), float(self._hits), float(self._right), self._extra]
+
+
+def _answers(manifest: Manifest) -> np.ndarray | None:
+    asked = answer_mask(spec_of(manifest))
     return None if asked is None else asked[1:]
 
 
 def scores_of(dataset: TrainDataset, sums: Sequence[float], total: int, mask: LossMask = "none") -> dict[str, Any]:
     """What `evaluate` gives, of the sums over the first ``total`` rows."""
     manifest = dataset.manifest
+    if has_roles(manifest):
+        return role_scores(sums, total, mask, bucket_edges(manifest.seq_len - 1))
     text, bytes_known = manifest.kind == "text", manifest.text_bytes is not None
     frame = None if text else frame_tokens(manifest.source.spec)
-    counted_T, answers_T = dataset_mask(manifest, mask), _answers(dataset)
+    counted_T, answers_T = dataset_mask(manifest, mask), _answers(manifest)
     length, counted = len(counted_T), int(counted_T.sum())
     *by_position, hits, right, extra = sums
     losses_T = np.array(by_position) / total

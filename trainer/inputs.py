@@ -18,7 +18,7 @@ from trainer.documents import document_ends
 from trainer.errors import ConfigError
 from trainer.hf_layout import CONFIG, from_hf_config, read_config
 from trainer.lanes import order_by_lanes
-from trainer.mask import dataset_mask, frame_tokens, mask_applies, spec_of
+from trainer.mask_check import check_masks
 from trainer.mixture import mixture_schedule
 
 
@@ -115,16 +115,7 @@ def open_inputs(
         raise ConfigError(
             f"model.vocab_size = {config.model.vocab_size}: the data needs {needed}; raise it or leave it out"
         )
-    if not any(mask_applies(spec_of(dataset.manifest), config.loss_mask) for dataset in train):
-        lacking = "is of a task" if config.loss_mask == "answers" else "shows frames"
-        raise ConfigError(f"loss_mask = {config.loss_mask!r}: no training dataset {lacking}; set it to 'none'")
-    for dataset in (*train, *held_out):
-        if not dataset_mask(dataset.manifest, config.loss_mask).any():
-            raise ConfigError(
-                f"loss_mask = {config.loss_mask!r}: leaves nothing to predict in dataset {dataset.ref}, whose rows of "
-                f"{seq_len} tokens end within the first frame of {frame_tokens(dataset.manifest.source.spec)}; set it "
-                "to 'none' or use longer rows"
-            )
+    check_masks(config, train, held_out)
     weights, changes = mixture_schedule(config.data, config.horizon)
     plan = Plan(
         [

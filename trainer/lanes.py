@@ -8,6 +8,7 @@ from datalake import Manifest
 from datalake.plan.lanes import default_window
 from datalake.reading.reader import CACHE_SHARDS
 from datalake.shards.blocks import block_rows
+from datalake.shards.roles import has_roles
 from trainer.errors import ConfigError
 
 
@@ -20,9 +21,11 @@ def order_by_lanes(lanes: int | None, stored: Mapping[str, Manifest], row_bytes:
     if lanes is None:
         return {}
     for ref, manifest in stored.items():
-        if not manifest.is_computed and manifest.source.format == 1 and len(manifest.shards) > CACHE_SHARDS:
+        whole = not manifest.is_computed and (manifest.source.format == 1 or has_roles(manifest))
+        if whole and len(manifest.shards) > CACHE_SHARDS:
+            kind = "with roles" if has_roles(manifest) else "of an older format"
             raise ConfigError(
-                f"lanes = {lanes}: dataset {ref} has {len(manifest.shards)} shards of an older format, which cannot be "
+                f"lanes = {lanes}: dataset {ref} has {len(manifest.shards)} shards {kind}, which cannot be "
                 "read in part; leave lanes out, or make the dataset anew"
             )
     rows = min(block_rows(size) for size in row_bytes)

@@ -22,7 +22,8 @@ from trainer.hf_layout import load_pieces
 from trainer.init import init_weights
 from trainer.inputs import Inputs
 from trainer.job import TrainJob
-from trainer.mask import TargetMasks, dataset_mask
+from trainer.mask import TargetMasks, dataset_mask, least_role
+from trainer.mask_check import eval_mask
 from trainer.metrics import Interval, Record
 from trainer.model import Llama, count_parameters
 from trainer.optim import Optimizer
@@ -65,9 +66,14 @@ class TextLearner:
         self._guard = LossGuard(config.spike_nats)
         train_ends, self._eval_ends = inputs.document_ends(config)
         self._documents = None if train_ends is None else DocumentNumbers(train_ends, ranks.device)
+        masked = [(item.manifest, mask) for item, mask in zip(inputs.train, config.masks, strict=True)]
         self._masks = TargetMasks(
-            inputs.plan, [dataset_mask(item.manifest, config.loss_mask) for item in inputs.train], ranks.device
+            inputs.plan,
+            [dataset_mask(*each) for each in masked],
+            ranks.device,
+            [least_role(*each) for each in masked],
         )
+        self._counted = (-1, 0)  # (step, predictions that count in its global batch)
         self._max_norm = config.optimizer.grad_clip or math.inf
         # At these steps the loss may leap for a reason: another mixture, or layers that begin to repeat.
         self._changes = {step for step, _ in inputs.plan.schedule} | ({self._repeats_from} - {0})
@@ -150,8 +156,9 @@ class TextLearner:
         seed_step(config.seed, step, ranks.rank)
         self._repeat_at(step)
         self.optimizer.set_rates(rates_at(config, self.optimizer.groups, step))
-        # Gradients are averaged over ranks, hence the factor ``world``.
-        scale, weights_BT = ranks.world / self._masks.count(step), self._masks.of(batch.rows)
+        weights_BT = self._masks.of(batch.rows, batch.roles)
+        self._counted = (step, self._masks.count_over(step, weights_BT, ranks))
+        scale = ranks.world / self._counted[1]  # gradients are averaged over ranks, hence the factor
         documents_BT = None if self._documents is None else self._documents.of(tokens_BT, batch.rows)
         batch_BT = (tokens_BT, weights_BT)
         nats = accumulate(self._forward, *batch_BT, config.micro_batches, scale, self._precision, documents_BT)
@@ -161,7 +168,8 @@ class TextLearner:
 
     def loss(self, step: int, nats: float) -> float:
         """The loss of step ``step``, in nats per token that counts, from the sum of all ranks' nats."""
-        return nats / self._masks.count(step)
+        counted_at, counted = self._counted
+        return nats / (counted if counted_at == step else self._masks.count(step))
 
     def update(self, step: int, loss: float, grad_norm: float, kept: Callable[[], int]) -> None:
         """Apply the gradient of step ``step``. DivergedError if the guard refuses its loss; ``kept`` is asked then."""
@@ -184,10 +192,10 @@ class TextLearner:
     def evaluate(self) -> Evals:
         """What ``trainer.evaluate`` says of each held-out dataset, with the averaged weights where there are any."""
         config, ranks = self._config, self._ranks
-        how = (config.eval_sequences, self._precision, ranks.device, ranks, config.loss_mask)
+        how = (config.eval_sequences, self._precision, ranks.device, ranks)
         with self.average.swapped_in():
             return {
-                held_out.ref: evaluate(self.model, held_out, *how, end)
+                held_out.ref: evaluate(self.model, held_out, *how, eval_mask(config, held_out.manifest), end)
                 for held_out, end in zip(self._inputs.eval, self._eval_ends, strict=True)
             }
 

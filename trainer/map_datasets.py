@@ -32,7 +32,7 @@ from generator import (
 from generator.errors import TomlError
 from generator.toml_files import read_toml
 from trainer.errors import ConfigError
-from trainer.mask import LossMask, counted_targets, mask_applies, spec_of
+from trainer.mask import LossMask, counted_targets, least_role, mask_applies, spec_of
 
 Labels = Literal["shifted", "same"]
 _NUMPY: dict[torch.dtype, type[np.integer]] = {torch.int64: np.int64, torch.int32: np.int32, torch.uint16: np.uint16}
@@ -47,7 +47,8 @@ class RowDataset(Dataset[Sample]):
 
     ``labels`` None: a sample is its tokens, ``dtype`` [seq_len]. "shifted": a dict of ``input_ids`` and ``labels``,
     both [seq_len - 1], the label of a position being the next token. "same": both [seq_len], unshifted, as Hugging
-    Face models take them. Labels are int64; those that ``loss_mask`` leaves out (``mask.counted_targets``) are -100.
+    Face models take them. Labels are int64; those that ``loss_mask`` leaves out (``mask.counted_targets``) are -100. So
+    are those of padding, and with "answers" of prompts, where the rows of a lake say what tokens are for.
     """
 
     seq_len: int
@@ -61,6 +62,7 @@ class RowDataset(Dataset[Sample]):
         dtype: torch.dtype,
         labels: Labels | None,
         loss_mask: LossMask,
+        least_role: int | None = None,
     ) -> None:
         if dtype not in _NUMPY:
             raise ConfigError(f"dtype = {dtype}: allowed are torch.int64, torch.int32 and torch.uint16; choose one")
@@ -68,7 +70,7 @@ class RowDataset(Dataset[Sample]):
             raise ConfigError(f"labels = {labels!r}: allowed are None, 'shifted' and 'same'; choose one")
         if loss_mask not in get_args(LossMask):
             raise ConfigError(f"loss_mask = {loss_mask!r}: allowed are {', '.join(get_args(LossMask))}; choose one")
-        if not mask_applies(spec, loss_mask):
+        if not mask_applies(spec, loss_mask) and (least_role is None or loss_mask != "answers"):
             why = "these sequences are of no task" if loss_mask == "answers" else "these sequences show no frames"
             raise ConfigError(f"loss_mask = {loss_mask!r}: {why}; leave it out, or set labels")
         if loss_mask != "none" and labels is None:
@@ -81,6 +83,7 @@ class RowDataset(Dataset[Sample]):
         self._dtype = dtype
         self._labels = labels
         self._ignored_T = torch.from_numpy(~counted_targets(spec, self.seq_len, loss_mask))
+        self._least_role = least_role
 
     def tokens(self, indices_N: np.ndarray) -> np.ndarray:
         """Tokens of rows ``indices_N`` (int64 [N], within range): unsigned integers [N, seq_len]."""
@@ -104,8 +107,16 @@ class RowDataset(Dataset[Sample]):
 
     def __getitems__(self, indices: Sequence[int]) -> list[Sample]:
         """Rows ``indices``, made in one call: what ``DataLoader`` asks for a batch."""
-        tokens_NT = torch.from_numpy(self._tokens_as(self._checked(indices), _NUMPY[self._dtype]))
-        return [self._sample(tokens_T) for tokens_T in tokens_NT]
+        indices_N = self._checked(indices)
+        tokens_NT = torch.from_numpy(self._tokens_as(indices_N, _NUMPY[self._dtype]))
+        if self._labels is None or self._least_role is None:
+            return [self._sample(tokens_T, self._ignored_T) for tokens_T in tokens_NT]
+        ignored_NT = torch.from_numpy(self._roles(indices_N)[:, 1:] < self._least_role)
+        return [self._sample(*row) for row in zip(tokens_NT, ignored_NT, strict=True)]
+
+    def _roles(self, indices_N: np.ndarray) -> np.ndarray:
+        """What each token of these rows is for, where rows say so: uint8 [N, seq_len]."""
+        raise NotImplementedError
 
     def _checked(self, indices: Sequence[int]) -> np.ndarray:
         whole = [operator.index(index) for index in indices]
@@ -114,10 +125,10 @@ class RowDataset(Dataset[Sample]):
                 raise IndexError(f"row {index} of a dataset of {self._rows}")
         return np.array([index % self._rows for index in whole], dtype=np.int64)
 
-    def _sample(self, tokens_T: Tensor) -> Sample:
+    def _sample(self, tokens_T: Tensor, ignored_T: Tensor) -> Sample:
         if self._labels is None:
             return tokens_T
-        labels_T = tokens_T[1:].to(torch.int64).masked_fill(self._ignored_T, IGNORED)
+        labels_T = tokens_T[1:].to(torch.int64).masked_fill(ignored_T, IGNORED)
         if self._labels == "shifted":
             return {"input_ids": tokens_T[:-1], "labels": labels_T}
         return {"input_ids": tokens_T, "labels": torch.cat([labels_T.new_tensor([IGNORED]), labels_T])}
@@ -192,7 +203,8 @@ class LakeDataset(RowDataset):
         check_generator(self.manifest, version.ref, SpecGenerator())
         self.seq_len, self.vocab_size = self.manifest.seq_len, self.manifest.vocab_size
         rows, spec = self.manifest.sequences, spec_of(self.manifest)
-        super().__init__(rows, spec=spec, dtype=dtype, labels=labels, loss_mask=loss_mask)
+        least = least_role(self.manifest, loss_mask)
+        super().__init__(rows, spec=spec, dtype=dtype, labels=labels, loss_mask=loss_mask, least_role=least)
         self._reader: tuple[int, RowReader] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -203,6 +215,9 @@ class LakeDataset(RowDataset):
 
     def _tokens_as(self, indices_N: np.ndarray, dtype: type[np.integer]) -> np.ndarray:
         return self._here().rows(indices_N, np.empty((len(indices_N), self.seq_len), dtype=dtype))
+
+    def _roles(self, indices_N: np.ndarray) -> np.ndarray:
+        return self._here().roles(indices_N)
 
     def _here(self) -> RowReader:
         """This process's reader: a forked one must not share its parent's connections and locks."""

@@ -1,7 +1,8 @@
 """Which predictions count: a function of the position alone; frames and episodes of one dataset are equally long.
 
 A sequence of frames begins with one that nothing could predict, and its delimiters are where anyone expects them; a
-task's sequence shows what is asked before what is answered.
+task's sequence shows what is asked before what is answered. Only rows of prompts and answers differ in shape: they
+bring the role of each token with them (``datalake.shards.roles``), and what counts is then said row by row.
 """
 
 from __future__ import annotations
@@ -15,7 +16,10 @@ import torch
 from torch import Tensor
 
 from datalake import Manifest, Plan
+from datalake.shards.roles import ANSWER, GIVEN, has_roles
 from generator import answer_mask
+from trainer.errors import PlanMismatchError
+from trainer.ranks import Ranks
 
 LossMask = Literal["none", "first_frame", "first_frame+delimiters", "answers"]
 
@@ -67,6 +71,19 @@ def mask_applies(spec: Mapping[str, Any], mask: LossMask) -> bool:
     return (answer_mask(spec) if mask == "answers" else frame_tokens(spec)) is not None
 
 
+def dataset_applies(manifest: Manifest, mask: LossMask) -> bool:
+    """``mask_applies`` of a dataset, whose rows may say themselves which tokens are answers."""
+    return (mask == "answers" and has_roles(manifest)) or mask_applies(spec_of(manifest), mask)
+
+
+def least_role(manifest: Manifest, mask: LossMask) -> int | None:
+    """The least role of a token whose prediction counts, where rows say roles: padding never does. None where they do
+    not."""
+    if not has_roles(manifest):
+        return None
+    return ANSWER if mask == "answers" else GIVEN
+
+
 def spec_of(manifest: Manifest) -> Mapping[str, Any]:
     """What a dataset's sequences were made by; empty for text, which has neither frames nor answers."""
     return manifest.source.spec if manifest.kind == "synthetic" else {}
@@ -80,23 +97,56 @@ def dataset_mask(manifest: Manifest, mask: LossMask) -> np.ndarray:
 class TargetMasks:
     """The masks of a mixture's sources, and how many predictions count in each global batch.
 
-    ``masks_ST`` is bool [S, T-1]. The count follows from the plan, so no rank asks another for it.
+    ``masks_ST`` is bool [S, T-1], ``least_S`` what ``least_role`` says of each source. Where no source has roles the
+    count follows from the plan, so no rank asks another for it; otherwise each counts its own rows, and they add up.
     """
 
-    def __init__(self, plan: Plan, masks: Sequence[np.ndarray], device: torch.device) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        masks: Sequence[np.ndarray],
+        device: torch.device,
+        least_S: Sequence[int | None] | None = None,
+    ) -> None:
         masks_ST = np.stack(masks)
-        self._plan = plan
+        self._plan, self._device = plan, device
         self._counted_S = masks_ST.sum(axis=1)
+        self._masks_ST = masks_ST
         self._weights_ST = None if masks_ST.all() else torch.from_numpy(masks_ST.astype(np.float32)).to(device)
+        self._least_S = least_S if least_S and any(least is not None for least in least_S) else None
 
     def count(self, step: int) -> int:
-        """Predictions that count in the global batch of ``step``."""
+        """Predictions that count in the global batch of ``step``, by the plan."""
         before, after = self._plan.position(step), self._plan.position(step + 1)
         return sum(
             int(counted) * ((b.epoch - a.epoch) * source.rows + b.row - a.row)
             for counted, source, a, b in zip(self._counted_S, self._plan.sources, before, after, strict=True)
         )
 
-    def of(self, rows_B2: np.ndarray) -> Tensor | None:
-        """1 or 0 for each prediction of these (source, row) pairs, float32 [B, T-1]; None where all count."""
-        return None if self._weights_ST is None else self._weights_ST[torch.from_numpy(rows_B2[:, 0].copy())]
+    def count_over(self, step: int, weights_BT: Tensor | None, ranks: Ranks) -> int:
+        """The same, given this rank's weights of the step: of sources with roles, the sum over all ranks."""
+        if self._least_S is None or weights_BT is None:
+            return self.count(step)
+        (total,) = ranks.sum([float(weights_BT.double().sum())])
+        return int(total)
+
+    def of(self, rows_B2: np.ndarray, roles_BT: np.ndarray | None = None) -> Tensor | None:
+        """1 or 0 for each prediction of these (source, row) pairs, float32 [B, T-1]; None where all count.
+
+        ``roles_BT`` has the roles of tokens of sources with roles; PlanMismatchError where it lacks.
+        """
+        sources_B = rows_B2[:, 0]
+        if self._least_S is None:
+            return None if self._weights_ST is None else self._weights_ST[torch.from_numpy(sources_B.copy())]
+        weights_BT = self._masks_ST[sources_B]
+        for source, least in enumerate(self._least_S):
+            mine_B = sources_B == source
+            if least is None or not mine_B.any():
+                continue
+            if roles_BT is None or roles_BT.shape != (len(rows_B2), weights_BT.shape[1] + 1):
+                raise PlanMismatchError(
+                    f"a batch has rows of source {source} without the roles of their tokens, which say what counts; "
+                    "send roles [rows, seq_len] with it, as trainer.local_batches does"
+                )
+            weights_BT[mine_B] = roles_BT[mine_B, 1:] >= least
+        return torch.from_numpy(weights_BT.astype(np.float32)).to(self._device)

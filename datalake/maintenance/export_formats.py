@@ -31,6 +31,8 @@ from datalake.maintenance.export_layouts import (
 from datalake.reading.tables import all_tables, layout_of
 from datalake.shards.computed import RowGenerator
 from datalake.shards.manifest import Manifest
+from datalake.shards.roles import COLUMN as ROLES
+from datalake.shards.roles import roles_of
 from datalake.shards.shard_format import encode_shard, token_bytes, tokens_of
 from datalake.shards.shards import MOST_BYTES, fetch_shard
 from datalake.store.interface import Store
@@ -195,7 +197,12 @@ def _huggingface(rows: ExportRows, file: ExportFile, out: IO[bytes]) -> None:
         tokens = tokens_of(table, rows.manifest.token_dtype).astype(np.int32)
         offsets = np.arange(len(tokens) + 1, dtype=np.int32) * rows.manifest.seq_len
         ids = pa.ListArray.from_arrays(pa.array(offsets), pa.array(tokens.ravel()))
-        listed = table.drop_columns(["tokens"]).append_column("input_ids", ids).replace_schema_metadata(None)
+        listed = (
+            _listed_roles(table, rows.manifest.seq_len)
+            .drop_columns(["tokens"])
+            .append_column("input_ids", ids)
+            .replace_schema_metadata(None)
+        )
         if writer is None:
             writer = pq.ParquetWriter(out, listed.schema, compression="zstd", store_schema=False)
         writer.write_table(listed)
@@ -205,9 +212,18 @@ def _huggingface(rows: ExportRows, file: ExportFile, out: IO[bytes]) -> None:
 
 def _jsonl(rows: ExportRows, file: ExportFile, out: IO[bytes]) -> None:
     for table in rows.tables(file.shards):
-        others = table.drop_columns(["tokens"]).to_pylist()
+        others = _listed_roles(table, rows.manifest.seq_len).drop_columns(["tokens"]).to_pylist()
         for row, tokens in zip(others, tokens_of(table, rows.manifest.token_dtype), strict=True):
             out.write(json.dumps({**row, "tokens": tokens.tolist()}, separators=(",", ":")).encode() + b"\n")
+
+
+def _listed_roles(table: pa.Table, seq_len: int) -> pa.Table:
+    """The table with its roles, where it has them, as lists of small integers in place of packed bits."""
+    if ROLES not in table.column_names:
+        return table
+    offsets = np.arange(table.num_rows + 1, dtype=np.int32) * seq_len
+    listed = pa.ListArray.from_arrays(pa.array(offsets), pa.array(roles_of(table, seq_len).ravel()))
+    return table.set_column(table.column_names.index(ROLES), ROLES, listed)
 
 
 def _tokens(rows: ExportRows, file: ExportFile, out: IO[bytes]) -> None:

@@ -15,6 +15,7 @@ from datalake.reading.node_cache import NodeCache
 from datalake.reading.row_reader import RowReader
 from datalake.reading.single_flight import SingleFlight
 from datalake.shards.manifest import Manifest
+from datalake.shards.roles import has_roles, packed_of, unpacked
 from datalake.shards.shard_format import decode_shard, tokens_of
 from datalake.shards.shards import ShardRef, read_shard
 from datalake.shards.source import Source
@@ -54,11 +55,12 @@ class DatasetReader(RowReader):
         self.cache_shards = max(1, cache_shards)
         self.node_cache = node_cache
         self.repair = repair
+        self._has_roles = has_roles(manifest)
         self._starts = [ref.first for ref in manifest.shards]
         self._firsts = np.array(self._starts, dtype=np.int64)
         self._tables: SingleFlight[int, Table] = SingleFlight(self._load, self.cache_shards)
         self._blocks = BlockReader(store, manifest, self._whole_shard) if self._reads_blocks() else None
-        kept = max(self.cache_shards, _MAPS) if node_cache else self.cache_shards
+        kept = max(self.cache_shards, _MAPS) if node_cache and not self._has_roles else self.cache_shards
         self._tokens: SingleFlight[int, np.ndarray] = SingleFlight(self._load_tokens, kept)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -90,6 +92,14 @@ class DatasetReader(RowReader):
         out = np.empty(len(indices), dtype=sample.column(name).to_numpy().dtype)
         return self._gather(indices, self._tables, lambda table: table.column(name).to_numpy(), out)
 
+    def roles(self, indices: np.ndarray) -> np.ndarray:
+        """What each token of rows ``indices`` is for (``datalake.shards.roles``): uint8 [N, seq_len]. Raises
+        ManifestError for a dataset that does not say."""
+        if not self._has_roles:
+            return super().roles(indices)
+        packed = np.empty((len(indices), -(-self.manifest.seq_len // 4)), dtype=np.uint8)
+        return unpacked(self._gather(indices, self._tables, packed_of, packed), self.manifest.seq_len)
+
     def prefetch(self, indices: np.ndarray) -> None:
         """Fetch the blocks or shards of these rows now, several at a time, so that ``rows`` finds them at hand."""
         if self._blocks is not None:
@@ -104,8 +114,9 @@ class DatasetReader(RowReader):
         return self._blocks.held_bytes if self._blocks is not None else 0
 
     def _reads_blocks(self) -> bool:
-        """Whether to fetch blocks: where they are named, and neither memory nor the node's disk keeps all shards."""
-        if self.manifest.source.format == 1 or len(self.manifest.shards) <= self.cache_shards:
+        """Whether to fetch blocks: where they are named, and neither memory nor the node's disk keeps all shards. Roles
+        are in no block: rows that have them are read by whole shards, once for both."""
+        if self._has_roles or self.manifest.source.format == 1 or len(self.manifest.shards) <= self.cache_shards:
             return False
         return self.node_cache is None or not self.node_cache.holds(sum(ref.bytes for ref in self.manifest.shards))
 
@@ -173,7 +184,7 @@ class DatasetReader(RowReader):
     def _load_tokens(self, shard: int) -> np.ndarray:
         """The manifest's ``token_dtype`` [rows, seq_len], read-only."""
         dtype = self.manifest.token_dtype
-        if self.node_cache is None:
+        if self.node_cache is None or self._has_roles:
             return tokens_of(self._tables.get(shard), dtype)
         ref = self.manifest.shards[shard]
         rows = self.node_cache.rows(ref, self.manifest.seq_len, lambda: tokens_of(self._load(shard), dtype), dtype)

@@ -6,7 +6,9 @@ from typing import Protocol
 
 import numpy as np
 
+from datalake.errors import ManifestError
 from datalake.shards.manifest import Manifest
+from datalake.shards.roles import has_roles
 
 
 class RowReader(Protocol):
@@ -22,6 +24,11 @@ class RowReader(Protocol):
         """What a token is read as."""
         return self.manifest.token_dtype
 
+    @property
+    def has_roles(self) -> bool:
+        """Whether ``roles`` has something to say."""
+        return has_roles(self.manifest)
+
     def check_rows(self, low: int, high: int) -> None:
         """Raise IndexError unless rows ``low`` to ``high`` are there."""
         if low < 0 or high >= len(self):
@@ -34,6 +41,13 @@ class RowReader(Protocol):
     def column(self, name: str, indices: np.ndarray) -> np.ndarray:
         """Values of another column at rows ``indices``: [N] of the column's own dtype. Raises ManifestError."""
         ...
+
+    def roles(self, indices: np.ndarray) -> np.ndarray:
+        """What each token of rows ``indices`` is for: uint8 [N, seq_len]. Raises ManifestError where nothing says."""
+        raise ManifestError(
+            f"{len(indices)} rows of a dataset without roles: nothing says which of its tokens are answers; add "
+            "prompts and answers with `morphogen corpus add --prompt-field … --answer-field …`"
+        )
 
     def prefetch(self, indices: np.ndarray) -> None:
         """Get these rows ready now, so that ``rows`` finds them at hand."""

@@ -29,6 +29,7 @@ from orchestration.jobs import resumable
 
 if TYPE_CHECKING:
     from orchestration.corpus.held import Cluster
+    from orchestration.corpus.pairs import Pairs
     from orchestration.corpus.profile import CorpusProfile
 
 app = typer.Typer(no_args_is_help=True)
@@ -82,7 +83,8 @@ def add(
     tokenizer: Annotated[
         str,
         typer.Option(
-            help="`bytes`, `bpe:SIZE` trained here, or a file or folder: tokenizer.json, *.tiktoken, a published one's."
+            help="`bytes`, `bpe:SIZE` trained here, that of a dataset NAME@V, or a file or folder: tokenizer.json, "
+            "*.tiktoken, a published one's."
         ),
     ] = "bytes",
     end_of_text: Annotated[
@@ -101,6 +103,18 @@ def add(
     chat_template: Annotated[
         Path | None, typer.Option(help="File with the Jinja template; by default the tokenizer folder's own.")
     ] = None,
+    prompt_field: Annotated[
+        str | None, typer.Option(metavar="COLUMN", help="Take pairs: the prompt from here, and --answer-field.")
+    ] = None,
+    answer_field: Annotated[
+        str | None, typer.Option(metavar="COLUMN", help='Of pairs: the answer, which loss = "answers" counts alone.')
+    ] = None,
+    separator: Annotated[
+        str | None, typer.Option(help="Of pairs without a template: what stands after a prompt; a new line by default.")
+    ] = None,
+    answers: Annotated[
+        bool, typer.Option("--answers", help="With --messages: keep which tokens the assistant says, as pairs do.")
+    ] = False,
     ids: Annotated[
         str | None, typer.Option(metavar="COLUMN", help="Take token ids of the tokenizer from here, not text.")
     ] = None,
@@ -119,11 +133,12 @@ def add(
     ] = None,
     seq_len: Annotated[int, typer.Option(help="Tokens per sequence.")] = 1024,
     packing: Annotated[
-        PackingChoice,
+        PackingChoice | None,
         typer.Option(
-            help="Documents end to end and cut, or fitted whole into rows (loses some tokens, says how many)."
+            help="Documents end to end and cut (concat, the default), or fitted whole into rows (loses some tokens, "
+            "says how many). Pairs are never cut: their rows are padded."
         ),
-    ] = PackingChoice.CONCAT,
+    ] = None,
     heldout_fraction: Annotated[
         float, typer.Option(help="Share of documents held out, by a hash of path and record; 0 for none.")
     ] = 0.05,
@@ -172,13 +187,26 @@ def add(
 
     if messages is not None and ids is not None:
         raise CorpusError("ids: conversations are text, and token ids are not; give --messages or --ids")
+    pairs = _pairs(prompt_field, answer_field, separator, messages, answers)
+    if pairs is not None:
+        for option, given in (("ids", ids), ("packing", packing), ("ray", ray or None)):
+            if given is not None:
+                raise CorpusError(
+                    f"{option}: pairs are laid whole into padded rows by this process; leave --{option} out"
+                )
+    if chat_template is not None and messages is None and prompt_field is None:
+        raise CorpusError("chat_template: renders --messages, or --prompt-field and --answer-field; give them")
     options = ReadOptions(
-        format=file_format.value, encoding=encoding, ids=ids is not None, on_bad_record=on_bad_record.value
+        format=file_format.value,
+        encoding=encoding,
+        ids=ids is not None,
+        on_bad_record=on_bad_record.value,
+        pairs=pairs,
     )
     opened = open_lake(lake, to_write=True)
     with resumable(), ExitStack() as stack:
         cluster: Cluster | None = None
-        if ray or (ray is None and cluster_address()):
+        if ray or (ray is None and pairs is None and cluster_address()):
             from orchestration.cluster.map import RayCluster
             from orchestration.cluster.session import ray_session
 
@@ -190,7 +218,7 @@ def add(
             name,
             [place_of(path) for path in paths],
             options=options,
-            text_column=next(name for name in (messages, ids, text_column) if name is not None),
+            text_column=next(name for name in (messages, ids, prompt_field, text_column) if name is not None),
             messages=messages is not None,
             template=chat_template,
             where=tuple(where or ()),
@@ -200,7 +228,7 @@ def add(
             split_pattern=split_pattern,
             lossy=lossy,
             seq_len=seq_len,
-            packing=packing.value,
+            packing=(packing or PackingChoice.CONCAT).value,
             heldout_fraction=heldout_fraction,
             heldout_paths=[place_of(path, "heldout") for path in heldout or ()],
             split_by=split_by.value,
@@ -226,6 +254,29 @@ def add(
         say(f"{dataset.ref}  {dataset.digest}  {dataset.tokens:,} tokens")
     for note in result.notes():
         say(note)
+
+
+def _pairs(
+    prompt_field: str | None, answer_field: str | None, separator: str | None, messages: str | None, answers: bool
+) -> Pairs | None:
+    """What the options say of pairs; None where they ask for none. CorpusError for what does not belong together."""
+    from orchestration.corpus.pairs import Pairs
+
+    if (prompt_field is None) != (answer_field is None):
+        raise CorpusError("prompt_field, answer_field: belong together; give both, or neither")
+    if prompt_field is not None and messages is not None:
+        raise CorpusError("messages: a conversation holds its answers itself; give --messages or --prompt-field")
+    if prompt_field is not None and prompt_field == answer_field:
+        raise CorpusError(f"answer_field: {answer_field!r} holds the prompt, too; name the field that holds the answer")
+    if separator is not None and prompt_field is None:
+        raise CorpusError("separator: stands between --prompt-field and --answer-field; give them, or leave it out")
+    if answers and messages is None:
+        raise CorpusError(
+            "answers: says that of --messages the assistant's are answers; give it, or leave --answers out"
+        )
+    if answers:
+        return Pairs()
+    return None if prompt_field is None else Pairs(answer_field, "\n" if separator is None else separator)
 
 
 def _add_task(

@@ -18,18 +18,27 @@ from typing import Any, get_args
 
 from datalake import Lake, Manifest, Source, check_name, digest_of
 from datalake.shards.content import combine
-from orchestration.corpus.documents import DUPLICATE, EMPTY, NEAR, NOT_TEXT, Document, close_files, path_hash
+from datalake.shards.roles import SPEC_FIELD, VERSION
+from orchestration.corpus.documents import DUPLICATE, EMPTY, NOT_TEXT, Document, close_files, path_hash
 from orchestration.corpus.encodings import guessed_encoding
-from orchestration.corpus.files import SPLITS, SplitBy, Survey, find_files, stdlib_files, survey_files
+from orchestration.corpus.files import SPLITS, SplitBy, Survey, find_files, split_tries, stdlib_files, survey_files
 from orchestration.corpus.held import Cluster
 from orchestration.corpus.options import FORMATS, ReadOptions
 from orchestration.corpus.packing import Packing
+from orchestration.corpus.pair_rows import TOO_LONG, packing_of
 from orchestration.corpus.places import LeftOut, Place, compression_of
 from orchestration.corpus.result import CorpusResult
 from orchestration.corpus.rows import PositionSplit, Rows, WrittenRows, texts_of, write_held, write_rows
 from orchestration.corpus.screening import ScreenOptions, open_screen
 from orchestration.corpus.tokenizer_files import chat_template, is_tokenizer_path, made_tokenizer, open_tokenizer
-from orchestration.corpus.tokenizers import BpeTokenizer, ByteTokenizer, TextTokenizer, parse_tokenizer, train_bpe
+from orchestration.corpus.tokenizers import (
+    BpeTokenizer,
+    ByteTokenizer,
+    TextTokenizer,
+    parse_tokenizer,
+    tokenizer_of,
+    train_bpe,
+)
 from orchestration.errors import CorpusError, TooLittleText
 
 __all__ = ["CorpusResult", "add_corpus", "stdlib_files"]
@@ -72,9 +81,11 @@ def add_corpus(
 
     Files (or URLs) are found as `corpus_places` says and read as ``options`` say; the field ``text_column`` of each
     record holds a document, or with ``messages`` a conversation that ``template``, or the tokenizer's own, renders.
-    ``tokenizer`` is ``bytes``, ``bpe:N`` (trained here, on the train split) or a file or folder that `tokenizer_files`
-    reads, whose token ``end_of_text`` ends a document. Each document is closed by an end-of-text token and laid into
-    rows of ``seq_len`` tokens as ``packing`` says.
+    ``tokenizer`` is ``bytes``, ``bpe:N`` (trained here, on the train split), that of a dataset of the lake
+    ("NAME@VERSION"), or a file or folder that `tokenizer_files` reads, whose token ``end_of_text`` ends a document.
+    Each document is closed by an end-of-text token and laid into rows of ``seq_len`` tokens as ``packing`` says. With
+    ``options.pairs`` (prompts and answers) rows hold whole pairs and padding, and a column ``roles`` that says which
+    tokens are answers (`datalake.shards.roles`); ``template`` then renders prompt and answer as a conversation.
 
     ``heldout_fraction`` of the documents are held out, by their names or their content (``split_by``); where they are
     too few for that, the last share of each, by position. With ``heldout_paths`` those files are held out, and with a
@@ -94,14 +105,16 @@ def add_corpus(
     for dataset in (name, f"{name}-heldout"):
         check_name(dataset, "dataset")
     reading = replace(options or ReadOptions(), column=text_column)
+    packing = packing_of(reading.pairs, packing, split_by)
     _check_arguments(reading, seq_len, heldout_fraction, shard_sequences, packing, split_by)
     lake.check_writable()
     files = open_tokenizer(Path(tokenizer), split_pattern) if is_tokenizer_path(tokenizer) else None
-    given = made_tokenizer(files, end_of_text, lossy=lossy) if files else None
+    given = made_tokenizer(files, end_of_text, lossy=lossy) if files else tokenizer_of(lake, tokenizer)
     vocabulary = None if given else parse_tokenizer(tokenizer)
-    if messages:
-        reading = replace(reading, chat=chat_template(template, files, given))
-        given = given and given.for_templates()
+    if messages or (reading.pairs and template):
+        special = given if isinstance(given, BpeTokenizer) else None
+        reading = replace(reading, chat=chat_template(template, files, special))
+        given = special.for_templates() if special else given
     if reading.ids:
         if vocabulary is not None:
             raise CorpusError(f"ids: {tokenizer} is trained on text, and token ids are none; give their tokenizer")
@@ -127,14 +140,7 @@ def add_corpus(
         given_text = given
     settings = _Settings(reading, heldout_fraction, packing, seq_len, lossy, shard_sequences)
     split: SplitBy = "given" if heldout_paths else split_by
-    if split in ("name", "content") and heldout_fraction and not all(survey.documents.values()):
-        split = "position"
-    tries: list[tuple[SplitBy, int]] = [(split, NEAR)]
-    # Fewer documents than give one held-out one: that a few short ones were held out was chance.
-    if split in ("name", "content") and sum(map(len, survey.documents.values())) * heldout_fraction < 1:
-        tries.append(("position", NEAR))
-    if tries[-1][0] == "position":
-        tries.append(("position", 0))  # long lines may have left too little behind the edge
+    tries = split_tries(survey, split, heldout_fraction, whole=packing == "whole")
     for split, near in tries:
         try:
             begun = _begun(survey, settings, split, near, given_text, vocabulary, progress, cluster)
@@ -153,6 +159,8 @@ def add_corpus(
             shards = list(cluster.with_held(write, tables))
         else:
             shards = [write_rows(lake.store, source, table) for table in tables]
+        if rows[part].too_long:
+            survey.left.add(TOO_LONG, f"of {part}", rows[part].too_long)
         manifests[part] = _manifest(source, rows[part], shards, survey.left)
     close_files()
 
@@ -182,6 +190,8 @@ def add_corpus(
         tokenizer_digest=text.describe().get("tokenizer_digest"),
         evaluation_too_short=screen.too_short,
         texts_beside_records=tuple(survey.texts) if survey.record_files else (),
+        answers={split: made.answers for split, made in rows.items()} if reading.pairs else {},
+        padding={split: made.padding for split, made in rows.items()} if reading.pairs else {},
     )
 
 
@@ -338,6 +348,8 @@ def _source(part: str, rows: Rows, settings: _Settings, split: SplitBy) -> Sourc
     # Only what is not as it was before there was a choice: those datasets keep their digest.
     if rows.packing != "concat":
         spec["packing"] = rows.packing
+    if settings.options.pairs is not None:
+        spec[SPEC_FIELD] = VERSION
     if settings.lossy:
         spec["lossy"] = True
     if settings.options.chat is not None or any(document.survey.ends_within for document in rows.documents):

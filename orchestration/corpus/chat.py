@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 import jinja2
 from jinja2 import nodes
@@ -19,6 +20,7 @@ from orchestration.corpus.places import MAX_RECORD, BadRecord
 from orchestration.errors import CorpusError
 
 _MOST_STEPS = 200_000
+BEGINS, ENDS = "\ufdd0", "\ufdd1"  # no characters, and none ever: where what the assistant says begins and ends
 _COUNTED, _JOINED = " counted", " joined"  # filters by names that no template can write
 
 # What the share-GPT layout calls roles; its messages have ``from`` and ``value``.
@@ -45,6 +47,74 @@ class ChatTemplate:
 
     def render(self, messages: Any, where: str) -> str:
         """The text of a conversation: a list of messages, or JSON of one. Raises BadRecord."""
+        return self._rendered(self._checked(messages, where), where)
+
+    def prompt(self, messages: Any, where: str) -> str:
+        """The same, up to where the assistant's next turn begins."""
+        return self._rendered(self._checked(messages, where), where, ask=True)
+
+    def turns(self, messages: Any, where: str) -> list[tuple[str, bool]]:
+        """The text in parts, each with whether the assistant says it. Raises BadRecord, also where it says nothing.
+
+        What it says is what the template marks by ``{% generation %}``. Where it marks nothing, a turn is what the
+        message adds to the text in which it is asked for; so what an assistant's turn is followed by must not change
+        how it is rendered.
+        """
+        found = self._checked(messages, where)
+        said = [at for at, message in enumerate(found) if message["role"] == "assistant"]
+        if not said:
+            raise BadRecord(f"{where} has no message of the assistant", "give one that is to be learnt", "messages")
+        for at in said:
+            content = found[at].get("content")
+            if not found[at].get("tool_calls") and not (isinstance(content, list) and content):
+                if not isinstance(content, str):
+                    raise BadRecord(
+                        f"{where}: message {at + 1}, of the assistant, is of type {type(content).__name__}, not text",
+                        "write it as a string in quotes",
+                        "messages",
+                    )
+                if not content.strip():
+                    raise BadRecord(
+                        f"{where}: message {at + 1}, of the assistant, is empty",
+                        "give what is to be learnt",
+                        "messages",
+                    )
+        parts = self._marked_turns(found, where) if _marks(self.source) else self._added_turns(found, said, where)
+        # The token that ends the document is what the assistant ends with, whatever the template puts in between.
+        return [*parts, ("", True)] if said[-1] == len(found) - 1 else parts
+
+    def _marked_turns(self, messages: list[dict[str, Any]], where: str) -> list[tuple[str, bool]]:
+        text, bare = self._rendered(messages, where, marks=True), self._rendered(messages, where)
+        parts = [part for turn in text.split(BEGINS) for part in zip(turn.split(ENDS, 1), (True, False), strict=False)]
+        parts[0] = (parts[0][0], False)
+        if "".join(part for part, _ in parts) != bare or not any(part and answer for part, answer in parts):
+            raise BadRecord(
+                f"{where}: the chat template marks nothing of it as said by the assistant, or it holds the characters "
+                "U+FDD0 or U+FDD1 that mark it",
+                "mend the template, or take the characters out",
+                "messages",
+            )
+        return parts
+
+    def _added_turns(self, messages: list[dict[str, Any]], said: list[int], where: str) -> list[tuple[str, bool]]:
+        whole = self._rendered(messages, where)
+        parts, done = [], 0
+        for at in said:
+            before = self._rendered(messages[:at], where, ask=True) if at else ""
+            after = self._rendered(messages[: at + 1], where)
+            if not (after.startswith(before) and whole.startswith(after) and done <= len(before) < len(after)):
+                raise BadRecord(
+                    f"{where}: the chat template renders message {at + 1} otherwise once others follow it, or where it "
+                    "is asked for, so which tokens are answers cannot be told",
+                    "mark them in the template by {% generation %} … {% endgeneration %}",
+                    "messages",
+                )
+            parts += [(whole[done : len(before)], False), (whole[len(before) : len(after)], True)]
+            done = len(after)
+        return [*parts, (whole[done:], False)] if done < len(whole) else parts
+
+    def _checked(self, messages: Any, where: str) -> list[dict[str, Any]]:
+        """The messages, none of which spells a special token."""
         try:
             found = _messages(messages)
         except (ValueError, RecursionError, LookupError, TypeError) as error:
@@ -59,9 +129,12 @@ class ChatTemplate:
                     "take the token out of the message, or skip such records",
                     "messages",
                 )
+        return found
+
+    def _rendered(self, messages: list[dict[str, Any]], where: str, *, ask: bool = False, marks: bool = False) -> str:
         try:
-            return _opened(self.source, threading.get_ident())(
-                {"messages": found, "add_generation_prompt": False, **self.tokens}
+            text = _opened(self.source, threading.get_ident(), marks)(
+                {"messages": messages, "add_generation_prompt": ask, **self.tokens}
             )
         except Exception as error:  # the template is a program, and can raise anything
             raise BadRecord(
@@ -69,6 +142,12 @@ class ChatTemplate:
                 "mend the record or the template",
                 "messages",
             ) from error
+        return text
+
+
+def _marks(source: str) -> bool:
+    """Whether a template says itself what the assistant says."""
+    return re.search(r"\{%[-+]?\s*generation\b", source) is not None
 
 
 def _messages(value: Any) -> list[dict[str, Any]]:
@@ -90,13 +169,17 @@ def _message(value: Any) -> dict[str, Any]:
 
 
 class _Generation(Extension):
-    """``{% generation %}`` marks what the assistant said, which makes no difference to the text."""
+    """``{% generation %}`` marks what the assistant said; in the text only where the environment is asked for marks."""
 
     tags = {"generation"}  # noqa: RUF012 - Jinja reads a plain class attribute
 
     def parse(self, parser: Parser) -> nodes.Node | list[nodes.Node]:
         next(parser.stream)
-        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+        said = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+        if not cast(_Bounded, self.environment).marks:
+            return said
+        begins, ends = (nodes.Output([nodes.TemplateData(mark)]) for mark in (BEGINS, ENDS))
+        return [begins, *said, ends]
 
 
 def _within_bounds(pieces: Iterable[str]) -> str:
@@ -120,7 +203,8 @@ class _Bounded(ImmutableSandboxedEnvironment):
 
     intercepted_binops = frozenset({"+", "*", "**", "%"})
 
-    def __init__(self) -> None:
+    def __init__(self, marks: bool = False) -> None:
+        self.marks = marks
         super().__init__(trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols])
         self.steps = 0
         self.globals |= {"raise_exception": _refuse, "strftime_now": _now}
@@ -174,9 +258,9 @@ def _size(value: Any) -> int:
 
 
 @lru_cache(maxsize=8)
-def _opened(source: str, _thread: int) -> Callable[[Mapping[str, Any]], str]:
+def _opened(source: str, _thread: int, marks: bool) -> Callable[[Mapping[str, Any]], str]:
     """A template of this thread's own, compiled once: variables in, text out."""
-    environment = _Bounded()
+    environment = _Bounded(marks)
     template = environment.from_string(source)
 
     def render(variables: Mapping[str, Any]) -> str:

@@ -19,6 +19,7 @@ import numpy as np
 
 from orchestration.console.foreign import shown
 from orchestration.corpus.options import Kind, ReadOptions
+from orchestration.corpus.pairs import plain
 from orchestration.corpus.places import BadRecord, LeftOut, Place, bare_name, named
 from orchestration.corpus.records import is_archive, kind_of, records, text_of
 from orchestration.corpus.screening import CONTAMINATED, Screen
@@ -156,7 +157,7 @@ def survey_file(item: tuple[str, Place], options: ReadOptions, screen: Screen | 
     survey = FileSurvey(file, place, "text")
     try:
         survey.kind, survey.records_as_text = kind_of(place, options)
-        if survey.single and (options.ids or options.chat is not None):
+        if survey.single and (options.ids or options.chat is not None or options.pairs is not None):
             survey.records_as_text = False
             survey.left.add(NO_RECORDS, shown(file))  # such as the README beside a published dataset
         elif survey.single:
@@ -213,15 +214,16 @@ def _survey_records(survey: FileSurvey, options: ReadOptions, screen: Screen | N
             if not text:
                 survey.left.add(EMPTY, f"{shown(survey.file)}#{number}")
                 continue
+            words = text if options.pairs is None else plain(text)
             if screen:
                 screened = screen.document()
-                screened.feed(text)
+                screened.feed(words)
                 if screened.contaminated:
                     survey.left.add(CONTAMINATED, f"{shown(survey.file)}#{number}")
                     continue
                 signatures += screened.signature()
             digests += hashlib.sha256(text).digest()
-            survey.sizes.append(len(text))
+            survey.sizes.append(len(words))
             survey.records.append(number)
             if options.ids and not survey.ends_within:
                 survey.ends_within = bool((np.frombuffer(text, dtype="<u4")[:-1] == options.end_of_text).any())

@@ -19,11 +19,12 @@ from typing import Any, Literal, Protocol, TypeVar
 import numpy as np
 
 from orchestration.console.foreign import shown
-from orchestration.corpus.documents import DUPLICATE, Document, FileSurvey, path_hash, survey_file
+from orchestration.corpus.documents import DUPLICATE, NEAR, Document, FileSurvey, path_hash, survey_file
 from orchestration.corpus.options import ReadOptions
 from orchestration.corpus.places import FoundFiles, LeftOut, Place, bare_name, find_files
 from orchestration.corpus.screening import Screen
 from orchestration.corpus.similar import first_of_similar
+from orchestration.errors import CorpusError
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -146,6 +147,30 @@ def survey_files(
     return survey
 
 
+def split_tries(survey: Survey, split: SplitBy, heldout_fraction: float, whole: bool) -> list[tuple[SplitBy, int]]:
+    """How to split, and how near to where a line begins, one after the other until each side has a row. CorpusError
+    where documents must stay ``whole`` and one side has none."""
+    empty = [part for part, documents in survey.documents.items() if not documents]
+    if whole:
+        if lacking := [part for part in empty if part == "train" or heldout_fraction or split == "given"]:
+            pairs = sum(map(len, survey.documents.values()))
+            left = "".join(f"; {count:,} {reason}" for reason, count in survey.left.counts.items())
+            raise CorpusError(
+                f"paths: of {pairs:,} pairs the {lacking[0]} split gets none{left}; give more pairs, another "
+                "--heldout-fraction (0 for none), or files of their own with --heldout"
+            )
+        return [(split, NEAR)]
+    if split in ("name", "content") and heldout_fraction and empty:
+        split = "position"
+    tries: list[tuple[SplitBy, int]] = [(split, NEAR)]
+    # Fewer documents than give one held-out one: that a few short ones were held out was chance.
+    if split in ("name", "content") and sum(map(len, survey.documents.values())) * heldout_fraction < 1:
+        tries.append(("position", NEAR))
+    if tries[-1][0] == "position":
+        tries.append(("position", 0))  # long lines may have left too little behind the edge
+    return tries
+
+
 def _surveyed(
     survey: Survey,
     files: dict[str, Place],
@@ -196,4 +221,14 @@ def _first_of_equals(files: list[FileSurvey], left: LeftOut) -> list[tuple[FileS
     return found
 
 
-__all__ = ["SPLITS", "Documents", "Mapper", "Survey", "find_files", "split_of", "stdlib_files", "survey_files"]
+__all__ = [
+    "SPLITS",
+    "Documents",
+    "Mapper",
+    "Survey",
+    "find_files",
+    "split_of",
+    "split_tries",
+    "stdlib_files",
+    "survey_files",
+]

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from orchestration.corpus.chat import ChatTemplate
+from orchestration.corpus.pairs import Pairs
 
 Kind = Literal["text", "lines", "values", "csv", "tsv", "parquet"]
 FORMATS = ("auto", "text", "jsonl", "json", "csv", "tsv", "parquet")
@@ -14,7 +15,8 @@ FORMATS = ("auto", "text", "jsonl", "json", "csv", "tsv", "parquet")
 @dataclass(frozen=True)
 class ReadOptions:
     """How files are read. ``column`` is a field or the path of one (``a.b``); ``ids`` says that it holds token ids, of
-    which ``end_of_text`` ends a document, ``chat`` that it holds a conversation to render. ``encoding`` is of text
+    which ``end_of_text`` ends a document, ``chat`` that it holds a conversation to render. ``pairs`` says that
+    answers are to be told from the rest; unless of conversations, ``column`` holds the prompt. ``encoding`` is of text
     files (UTF-8 by default)."""
 
     column: str = "text"
@@ -24,3 +26,9 @@ class ReadOptions:
     end_of_text: int | None = None
     chat: ChatTemplate | None = None
     on_bad_record: str = "fail"
+    pairs: Pairs | None = None
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The fields that a record must have."""
+        return (self.column,) if self.pairs is None or self.pairs.answer is None else (self.column, self.pairs.answer)

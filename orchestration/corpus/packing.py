@@ -1,6 +1,7 @@
 """How documents are laid into rows of one length: end to end and cut, or whole documents fitted together.
 
-Both give full rows of tokens, without padding, and count the tokens that they lose.
+The first two give full rows of tokens, without padding, and count the tokens that they lose; the third, for pairs, cuts
+nothing, and pads.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import numpy as np
 
 from orchestration.corpus.tokenizers import Tokens
 
-Packing = Literal["concat", "best-fit"]
+Packing = Literal["concat", "best-fit", "whole"]
 
 # Pieces that wait to be fitted: enough lengths to choose from, and at a few thousand tokens each still a few megabytes.
 _WAITING = 1024
@@ -22,10 +23,11 @@ _WAITING = 1024
 class Packer(Protocol):
     """``add`` takes documents in order and gives the rows that are now full, [rows, seq_len]; ``finish`` the
     last ones. ``lost`` counts the tokens given that are in no row, final once ``finish`` was called; ``waiting`` are
-    those that may still come into one, as pieces of documents. Tokens are never looked at, so places of tokens are laid
-    out just so."""
+    those that may still come into one, as pieces of documents. ``too_long`` counts documents given that fit no row
+    whole, where that matters. Tokens are never looked at, so places of tokens are laid out just so."""
 
     lost: int
+    too_long: int
 
     def add(self, documents: Iterable[Tokens]) -> Tokens: ...
 
@@ -34,12 +36,17 @@ class Packer(Protocol):
     def waiting(self) -> Iterable[Tokens]: ...
 
 
-def packer(packing: Packing, seq_len: int, dtype: np.dtype) -> Packer:
+def packer(packing: Packing, seq_len: int, dtype: np.dtype, end: int = 0) -> Packer:
+    """``end`` is the token that ends a document, which ``whole`` begins and pads rows with."""
+    if packing == "whole":
+        return Whole(seq_len, dtype, end)
     return Concatenated(seq_len, dtype) if packing == "concat" else BestFit(seq_len, dtype)
 
 
 class Concatenated:
     """Documents end to end, cut every ``seq_len`` tokens. Only the tokens after the last full row are lost."""
+
+    too_long = 0
 
     def __init__(self, seq_len: int, dtype: np.dtype) -> None:
         self.seq_len = seq_len
@@ -68,6 +75,8 @@ class BestFit:
     fits, again and again (best-fit packing, arXiv 2404.10830); where none fits, the shortest is cropped to fill the
     row and its end is lost, so that no row needs padding.
     """
+
+    too_long = 0
 
     def __init__(self, seq_len: int, dtype: np.dtype) -> None:
         self.seq_len = seq_len
@@ -118,3 +127,40 @@ class BestFit:
 
     def _stack(self, rows: list[Tokens]) -> Tokens:
         return np.stack(rows) if rows else np.empty((0, self.seq_len), dtype=self._dtype)
+
+
+class Whole(BestFit):
+    """Rows of whole documents: each begins with the token that ends one, as if another stood before it, and is padded
+    with that token where no waiting document fits any more. A document longer than that leaves is in no row and is
+    counted."""
+
+    def __init__(self, seq_len: int, dtype: np.dtype, end: int) -> None:
+        super().__init__(seq_len, dtype)
+        self._end = end
+
+    def add(self, documents: Iterable[Tokens]) -> Tokens:
+        rows = []
+        for document in documents:
+            if len(document) >= self.seq_len:
+                self.too_long += 1
+                self.lost += len(document)
+                continue
+            self._wait(document)
+            if len(self._waiting) > _WAITING:
+                rows.append(self._row())
+        return self._stack(rows)
+
+    def finish(self) -> Tokens:
+        rows = []
+        while self._waiting:
+            rows.append(self._row())
+        return self._stack(rows)
+
+    def _row(self) -> Tokens:
+        row = np.full(self.seq_len, self._end, dtype=self._dtype)
+        begin = 1
+        while fitting := bisect_right(self._waiting, (self.seq_len - begin, 1)):
+            length, arrival = self._waiting.pop(fitting - 1)
+            row[begin : begin + length] = self._pieces.pop(-arrival)
+            begin += length
+        return row

@@ -7,6 +7,7 @@ one value, by rows that hold nothing, or by a page that compresses well.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any, BinaryIO
 
 import pyarrow as pa
@@ -19,6 +20,16 @@ from orchestration.corpus.places import Place, named, opened
 from orchestration.errors import CorpusError
 
 _BATCH_ROWS = 1024
+
+
+def parquet_records(place: Place, options: ReadOptions, start: int) -> Iterator[tuple[int, Any]]:
+    """(row number, value), of pairs (row number, both columns' values), from row ``start`` on. Raises CorpusError."""
+    if len(options.columns) == 1:
+        yield from parquet_values(place, options, start)
+        return
+    alone = [replace(options, column=column, chat=None, pairs=None) for column in options.columns]
+    for both in zip(*(parquet_values(place, each, start) for each in alone), strict=True):
+        yield both[0][0], [value for _, value in both]
 
 
 def parquet_values(place: Place, options: ReadOptions, start: int) -> Iterator[tuple[int, Any]]:

@@ -9,7 +9,7 @@ import codecs
 import csv
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from functools import partial
 from itertools import chain, islice
@@ -20,7 +20,7 @@ import numpy as np
 from orchestration.console.foreign import shown
 from orchestration.corpus.encodings import SAMPLE, is_no_text
 from orchestration.corpus.options import Kind, ReadOptions
-from orchestration.corpus.parquet import parquet_values
+from orchestration.corpus.parquet import parquet_records
 from orchestration.corpus.places import (
     COMPRESSIONS,
     MAX_RECORD,
@@ -89,7 +89,7 @@ def _has_field(place: Place, kind: Kind, options: ReadOptions) -> bool:
 def records(place: Place, kind: Kind, options: ReadOptions, start: int = 0) -> Iterator[tuple[int, Any]]:
     """(number, raw record) from ``start`` on, for `text_of`. Raises CorpusError for a file that is damaged."""
     if kind == "parquet":
-        yield from parquet_values(place, options, start)
+        yield from parquet_records(place, options, start)
         return
     try:
         with expanded(place) as stream, in_chunks(stream, place) as source:
@@ -110,22 +110,24 @@ def text_of(kind: Kind, number: int, raw: Any, options: ReadOptions) -> bytes:
     if kind == "lines":
         if not raw.strip():
             return b""
-        raw = _parsed(raw, where, options.column)
-    try:
-        value = _field(raw, options.column)
-    except LookupError:
-        found = ", ".join(map(shown, sorted(raw)[:_SHOWN_FIELDS])) if isinstance(raw, dict) else type(raw).__name__
-        raise BadRecord(
-            f"{where} has no {options.column!r}, it has {found or 'nothing'}",
-            "name the field that holds the text",
-            "text_column",
-        ) from None
-    return content_of(value, where, options)
+        raw = _parsed(raw, where, options.columns)
+    values = []
+    for column in options.columns:
+        try:
+            values.append(_field(raw, column))
+        except LookupError:
+            found = ", ".join(map(shown, sorted(raw)[:_SHOWN_FIELDS])) if isinstance(raw, dict) else type(raw).__name__
+            raise BadRecord(
+                f"{where} has no {column!r}, it has {found or 'nothing'}",
+                "name the field that holds the text",
+                "text_column",
+            ) from None
+    return content_of(values if len(values) > 1 else values[0], where, options)
 
 
-def _parsed(line: bytes, where: str, column: str) -> Any:
+def _parsed(line: bytes, where: str, columns: Sequence[str]) -> Any:
     try:
-        return json.loads(line, object_pairs_hook=pairs_hook(line, column))
+        return json.loads(line, object_pairs_hook=pairs_hook(line, columns))
     except BadRecord as error:
         raise BadRecord(f"{where} {error.problem}", error.advice, error.argument) from None
     except RecursionError:
@@ -147,7 +149,10 @@ def _field(value: Any, path: str) -> Any:
 
 
 def content_of(value: Any, where: str, options: ReadOptions) -> bytes:
-    """A field's value as the document that it stands for. Raises BadRecord."""
+    """A field's value (of pairs a list of both fields' values) as the document that it stands for. Raises BadRecord."""
+    if options.pairs is not None:
+        prompt, answer = (value, None) if options.pairs.answer is None else value
+        return options.pairs.text(prompt, answer, where, options.columns, options.chat)
     if value is None:
         return b""
     if options.chat is not None:

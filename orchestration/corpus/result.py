@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from datalake import DatasetVersion
 from orchestration.errors import CorpusError
@@ -13,7 +13,8 @@ class CorpusResult:
     """Both versions and an account of every document: those kept, and how many were left out for each reason, with the
     first names. ``heldout`` is None where nothing is held out.
 
-    ``files`` counts those that gave a document, ``bytes`` is the documents' UTF-8 text.
+    ``files`` counts those that gave a document, ``bytes`` is the documents' UTF-8 text. ``answers`` and ``padding`` are
+    tokens of each split of pairs.
     """
 
     train: DatasetVersion
@@ -35,6 +36,8 @@ class CorpusResult:
     tokenizer_digest: str | None
     evaluation_too_short: int = 0
     texts_beside_records: tuple[str, ...] = ()
+    answers: dict[str, int] = field(default_factory=dict)
+    padding: dict[str, int] = field(default_factory=dict)
 
     def both(self) -> tuple[DatasetVersion, DatasetVersion]:
         """The train and the held-out version; CorpusError where nothing was held out."""
@@ -64,6 +67,11 @@ class CorpusResult:
             said.append("too few documents to hold some out: the last share of each is held out, the rest trained on")
         if self.evaluation_too_short:
             said.append(f"{self.evaluation_too_short:,} texts of the evaluation set are too short to be looked for")
+        for split, answers in self.answers.items():
+            said.append(
+                f"of the tokens of {split} {answers / self.tokens[split]:.1%} are answers, "
+                f"{self.padding[split] / self.tokens[split]:.1%} padding behind whole pairs"
+            )
         for split, dropped in self.tokens_dropped.items():
             if dropped:
                 share = dropped / (dropped + self.tokens[split])

@@ -15,11 +15,13 @@ from datalake import ShardRef, Source, Store, write_shard
 from datalake.shards.content import ContentPart, part_of
 from datalake.shards.shard_format import token_column
 from datalake.shards.tokens import token_dtype
+from orchestration.corpus import pair_rows
 from orchestration.corpus.ahead import mapped_ahead
 from orchestration.corpus.documents import NEAR, Document, Ending, Part, close_files, read_parts
 from orchestration.corpus.held import PLACE, Cluster, HeldGroups, HeldShard, Lengths
 from orchestration.corpus.options import ReadOptions
 from orchestration.corpus.packing import Packing, packer
+from orchestration.corpus.pairs import plain
 from orchestration.corpus.places import named
 from orchestration.corpus.records import PIECE, pieces_of
 from orchestration.corpus.tokenizers import TextTokenizer, Tokens
@@ -94,16 +96,28 @@ class Rows:
         self.lossy = lossy
         self.count = 0  # rows
         self.lost = 0  # tokens that are in no row
+        self.too_long = 0  # pairs that are in none
+        self.answers = self.padding = 0  # tokens
 
     def tables(self, shard_sequences: int, progress: Advance | None = None) -> Iterator[NumberedTable]:
         """(index of the first row, table of ``shard_sequences`` rows), the last table shorter. ``progress`` is told
         bytes of text."""
         sizes: deque[int] = deque()
-        laying = _Laying(self.packing, self.seq_len, token_dtype(self.tokenizer.vocab_size))
-        for tokens_NT in self._laid_out(laying, self._encoded(sizes), shard_sequences, sizes, progress):
+        dtype = token_dtype(self.tokenizer.vocab_size) if self.options.pairs is None else pair_rows.DTYPE
+        laying = _Laying(self.packing, self.seq_len, dtype, self.tokenizer.end_of_text)
+        for rows_NT in self._laid_out(laying, self._encoded(sizes), shard_sequences, sizes, progress):
             first = self.count
-            self.count += len(tokens_NT)
-            yield first, table_of(self.tokenizer, first, tokens_NT)
+            self.count += len(rows_NT)
+            yield first, self._table(first, rows_NT)
+
+    def _table(self, first: int, rows_NT: Tokens) -> pa.Table:
+        if self.options.pairs is None:
+            return table_of(self.tokenizer, first, rows_NT)
+        tokenizer = self.tokenizer
+        tokens_NT, roles_NT = pair_rows.tokens_and_roles(rows_NT, tokenizer.end_of_text, tokenizer.vocab_size)
+        answers, padding = pair_rows.counts_of(roles_NT)
+        self.answers, self.padding = self.answers + answers, self.padding + padding
+        return pair_rows.with_roles(table_of(tokenizer, first, tokens_NT), roles_NT)
 
     def shards(
         self, cluster: Cluster, shard_sequences: int, progress: Advance | None = None
@@ -138,10 +152,11 @@ class Rows:
             if progress:
                 progress(done, everything)
         yield from laying.finish(shard_sequences)
-        self.lost = laying.lost
+        self.lost, self.too_long = laying.lost, laying.too_long
 
     def _encoded(self, sizes: deque[int]) -> Iterable[list[tuple[Tokens, Ending]]]:
-        encoder = Encoder(self.tokenizer, self.options, self.lossy)
+        longest = self.seq_len - 1 if self.options.pairs and self.options.on_bad_record == "fail" else None
+        encoder = Encoder(self.tokenizer, self.options, self.lossy, longest)
         read = mapped_ahead(encoder.read, self._groups(sizes, _GROUP_BYTES // _ENCODING), finish=close_files)
         return mapped_ahead(encoder.encode, read, _ENCODING)
 
@@ -154,11 +169,11 @@ class Rows:
 class _Laying:
     """Tokens, or their places, of documents on their way into rows."""
 
-    def __init__(self, packing: Packing, seq_len: int, dtype: np.dtype) -> None:
-        self._packer = packer(packing, seq_len, dtype)
+    def __init__(self, packing: Packing, seq_len: int, dtype: np.dtype, end: int = 0) -> None:
+        self._packer = packer(packing, seq_len, dtype, end)
         self._unfinished = _Unfinished(seq_len)
         self._rows = np.empty((0, seq_len), dtype=dtype)
-        self.lost = 0
+        self.lost = self.too_long = 0
 
     def add(self, encoded: list[tuple[Tokens, Ending]], shard_sequences: int) -> Iterator[Tokens]:
         """The shards, [shard_sequences, seq_len], that are now full."""
@@ -171,6 +186,7 @@ class _Laying:
         """The last shards, the last of them shorter."""
         self._rows = np.concatenate([self._rows, self._packer.finish()])
         self.lost = self._packer.lost + self._unfinished.lost
+        self.too_long = self._packer.too_long
         for start in range(0, len(self._rows), shard_sequences):
             yield self._rows[start : start + shard_sequences]
 
@@ -232,11 +248,13 @@ class _Unfinished:
 
 @dataclass(frozen=True)
 class Encoder:
-    """A group of documents to their tokens, each closed by end of text: what a cluster does elsewhere."""
+    """A group of documents to their tokens, each closed by end of text: what a cluster does elsewhere. Pairs of more
+    than ``longest`` tokens are refused."""
 
     tokenizer: TextTokenizer
     options: ReadOptions
     lossy: bool = False
+    longest: int | None = None
 
     def held(self, group: Sequence[Part]) -> tuple[Tokens, Lengths]:
         """The tokens of all of the group, and how many each part has."""
@@ -250,6 +268,9 @@ class Encoder:
     def encode(self, read: tuple[Sequence[Part], list[bytes]]) -> list[tuple[Tokens, Ending]]:
         """The tokens of what was read, and how each part lies in its document."""
         group, texts = read
+        if self.options.pairs is not None:
+            found = pair_rows.encoded_pairs(group, texts, self._encode, self.tokenizer.end_of_text, self.longest)
+            return [(tokens, "closed") for tokens in found]
         end = np.array([self.tokenizer.end_of_text], dtype=token_dtype(self.tokenizer.vocab_size))
         encoded = self._ids(group, texts) if self.options.ids else self._encode(group, texts)
         return [
@@ -320,7 +341,8 @@ def _batches(pieces: list[tuple[int, bytes, bool]]) -> Iterator[list[tuple[int, 
 def texts_of(documents: Sequence[Document], options: ReadOptions, position: PositionSplit | None) -> Iterator[bytes]:
     """The UTF-8 text of every document, a group in memory at a time."""
     for group in grouped(documents, position, _GROUP_BYTES):
-        yield from read_parts(group, options)
+        texts = read_parts(group, options)
+        yield from texts if options.pairs is None else map(plain, texts)
 
 
 def grouped(documents: Sequence[Document], position: PositionSplit | None, most: int) -> Iterator[list[Part]]:

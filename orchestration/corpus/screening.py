@@ -155,7 +155,7 @@ def open_screen(options: ScreenOptions, reading: ReadOptions) -> Screen:
 
 def _texts(options: ScreenOptions, reading: ReadOptions) -> Iterator[NDArray[np.uint64]]:
     """The words of each text of the evaluation set."""
-    bare = replace(reading, format="auto", chat=None, ids=False)
+    bare = replace(reading, format="auto", chat=None, ids=False, pairs=None)
     for place in find_files(list(options.against)).values():
         kinds = {column: kind_of(place, replace(bare, column=column))[0] for column in options.columns}
         if set(kinds.values()) == {"text"}:

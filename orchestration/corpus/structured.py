@@ -8,7 +8,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from orchestration.console.foreign import shown
@@ -24,11 +24,11 @@ TOO_LONG = BadRecord(
 _SPACE = " \t\r\n"
 
 
-def pairs_hook(text: bytes | str, column: str) -> Callable[[list[tuple[str, Any]]], Any] | None:
-    """What makes an object of a JSON text's pairs, where a part of the path ``column`` may be the name of two of them:
-    JSON leaves open which one is meant, and Python would drop the first. It raises BadRecord. None where that cannot
-    be."""
-    parts = {column, *column.split(".")}
+def pairs_hook(text: bytes | str, columns: Sequence[str]) -> Callable[[list[tuple[str, Any]]], Any] | None:
+    """What makes an object of a JSON text's pairs, where a part of one of the paths ``columns`` may be the name of two
+    of them: JSON leaves open which one is meant, and Python would drop the first. It raises BadRecord. None where that
+    cannot be."""
+    parts = {part for column in columns for part in (column, *column.split("."))}
     named: list[Any] = [f'"{part}"' for part in parts]
     if isinstance(text, bytes):
         named = [name.encode(errors="replace") for name in named]
@@ -90,7 +90,7 @@ def values(source: Iterator[bytes], options: ReadOptions) -> Iterator[Any]:
             ended = not added
             buffer += added
             continue
-        if hook := pairs_hook(buffer[:end], options.column):
+        if hook := pairs_hook(buffer[:end], options.columns):
             try:
                 json.loads(buffer[:end], object_pairs_hook=hook)
             except BadRecord as error:
@@ -124,8 +124,8 @@ def table(source: Iterator[bytes], options: ReadOptions, delimiter: str) -> Iter
     try:
         names: list[str] = next(rows, [])
         for row in rows:
-            if names.count(options.column) > 1:
-                yield BadRecord(f"has two columns {options.column!r}", "name each column once", "text_column")
+            if twice := next((column for column in options.columns if names.count(column) > 1), None):
+                yield BadRecord(f"has two columns {twice!r}", "name each column once", "text_column")
             elif len(row) > len(names):
                 yield BadRecord(
                     f"has {len(row)} fields, the first line has {len(names)}",

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from queue import Full, Queue
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,9 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from orchestration.corpus.tokenizer_pieces import adds_prefix, is_exact, piece_bytes, without_prefix
 from orchestration.errors import TokenizerError
+
+if TYPE_CHECKING:
+    from datalake import Lake
 
 MAX_VOCABULARY = 1 << 31
 MAX_TRAINED = 1 << 20  # of a vocabulary that is trained here: the trainer takes memory for all of it at once
@@ -205,7 +208,7 @@ def parse_tokenizer(name: str) -> int | None:
     if kind != "bpe" or not size.isdecimal():
         raise TokenizerError(
             f"tokenizer: {name!r} is unknown; use 'bytes' or 'bpe:N', for example 'bpe:4096', or a file "
-            "*.json (Hugging Face) or *.tiktoken"
+            "*.json (Hugging Face) or *.tiktoken, or a dataset NAME@VERSION for the one that made it"
         )
     if not BYTES < int(size) <= MAX_TRAINED:
         raise TokenizerError(
@@ -305,6 +308,18 @@ def load_tokenizer(store: Any, spec: Mapping[str, Any]) -> TextTokenizer:
             "the object is corrupt: delete it and add the corpus again"
         )
     return BpeTokenizer(json_bytes, spec["tokenizer"], spec["end_of_text"])
+
+
+def tokenizer_of(lake: Lake, reference: str) -> TextTokenizer | None:
+    """The tokenizer of a dataset of the lake, "NAME@VERSION"; None for what is no such reference. Raises
+    TokenizerError for a dataset that no tokenizer made, and what the lake raises."""
+    if "@" not in reference:
+        return None
+    version = lake.datasets.usable(reference)
+    spec = lake.datasets.manifest(version).source.spec
+    if "tokenizer" not in spec:
+        raise TokenizerError(f"tokenizer: dataset {version.ref} was made by none of ours; name a dataset of text")
+    return load_tokenizer(lake.store, spec)
 
 
 def _between(tokens_T: NDArray[np.integer], separator: int) -> list[NDArray[np.integer]]:

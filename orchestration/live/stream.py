@@ -117,6 +117,8 @@ def load_live_steps(
 class FedRows:
     """Rows of shards that the feed named: mapped from the object store, or read from the lake if they left it."""
 
+    has_roles = False  # what is made while it is read is synthetic
+
     def __init__(
         self,
         lake_uri: str,
@@ -138,6 +140,10 @@ class FedRows:
             (places,) = np.nonzero(first_N == first)
             out[places] = self._tokens(first)[indices[places] - first]
         return out
+
+    def roles(self, indices: np.ndarray) -> np.ndarray:
+        """Never asked for: there are none."""
+        raise NotImplementedError
 
     def _tokens(self, first: int) -> np.ndarray:
         ref, held = self._found[first]

@@ -17,6 +17,8 @@ import ray
 import ray.data
 
 from datalake import Plan
+from datalake.shards.roles import COLUMN as ROLES
+from datalake.shards.roles import roles_of
 from datalake.shards.tokens import widest
 from orchestration.cluster.resources import LOADING_CPUS
 from orchestration.training.step_rows import load_steps
@@ -89,4 +91,5 @@ def _to_batch(table: pa.Table, seq_len: int) -> Batch:
     rows_R2 = np.stack([table.column("source").to_numpy(), table.column("row").to_numpy()], axis=1)
     steps = np.unique(table.column("step").to_numpy())
     # A batch of several steps can be no step's batch; -1 makes the loop's check refuse it by name.
-    return Batch(step=int(steps[0]) if len(steps) == 1 else -1, rows=rows_R2, tokens=tokens_RT)
+    roles_RT = roles_of(table, seq_len) if ROLES in table.column_names else None
+    return Batch(step=int(steps[0]) if len(steps) == 1 else -1, rows=rows_R2, tokens=tokens_RT, roles=roles_RT)

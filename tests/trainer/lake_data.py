@@ -12,6 +12,7 @@ import torch
 
 from datalake import Lake, Manifest, Source, content_digest, shard_layout, write_shard
 from datalake.canonical import digest_of
+from datalake.shards.roles import SPEC_FIELD, VERSION, role_column
 from datalake.store.content import ContentReader
 from trainer import TrainConfig, hf_layout
 from trainer.model import Llama
@@ -37,14 +38,18 @@ def add_dataset(
     shard: int = 8,
     byte_counts: bool = True,
     no_bytes: bool = False,
+    roles_BT: np.ndarray | None = None,
     **fields: Any,
 ) -> str:
-    """Commit ``tokens_BT`` (uint16) as a version of ``name``, with ``fields`` in its spec; returns "NAME@VERSION".
+    """Commit ``tokens_BT`` (uint16) as a version of ``name``, with ``fields`` in its spec and ``roles_BT`` as a column,
+    if there are any; returns "NAME@VERSION".
 
     Text is as if token i stood for i % 3 + 1 bytes, or without ``byte_counts`` as if imported without its tokenizer,
     or with ``no_bytes`` as if every token were the end of a text.
     """
     spec = {**fields, "made_by": "tests", "content": digest_of(tokens_BT.tolist()), "shape": list(tokens_BT.shape)}
+    if roles_BT is not None:
+        spec |= {SPEC_FIELD: VERSION, "which": digest_of(roles_BT.tolist())}
     synthetic = kind == "synthetic"
     counted = byte_counts and not synthetic
     source = Source.model_validate(
@@ -69,6 +74,8 @@ def add_dataset(
         }
         if counted:
             columns["target_bytes"] = pa.array((part[:, 1:] % 3 + 1).sum(axis=1) * (not no_bytes), pa.int32())
+        if roles_BT is not None:
+            columns["roles"] = role_column(roles_BT[first : first + count])
         refs.append(write_shard(lake.store, source, pa.table(columns), first))
     manifest = Manifest.build(
         source,
@@ -79,6 +86,32 @@ def add_dataset(
         text_bytes=int((tokens_BT % 3 + 1).sum()) * (not no_bytes) if counted else None,
     )
     return lake.datasets.commit(name, manifest).ref
+
+
+def pair_rows(rows: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Tokens and roles of rows of pairs as they are packed, each with another number of answers: prompts of random
+    tokens, answers that repeat them, token 31 after each pair and behind the last."""
+    draw = np.random.Generator(np.random.Philox(seed))
+    tokens_BT = np.full((rows, SEQ_LEN), VOCAB - 1, dtype="<u2")
+    roles_BT = np.zeros((rows, SEQ_LEN), dtype=np.uint8)
+    for tokens_T, roles_T in zip(tokens_BT, roles_BT, strict=True):
+        at, roles_T[0] = 1, 1
+        for _ in range(draw.integers(1, 4)):
+            prompt = draw.integers(0, 8, draw.integers(1, 4))
+            answer = np.append(np.resize(prompt, draw.integers(1, 4)), VOCAB - 1)
+            end = at + len(prompt) + len(answer)
+            if end > SEQ_LEN:
+                break
+            tokens_T[at:end], roles_T[at:end] = np.append(prompt, answer), 2
+            roles_T[at : at + len(prompt)] = 1
+            at = end
+    return tokens_BT, roles_BT
+
+
+def add_pairs(lake: Lake, name: str, rows: int, seed: int = 0) -> str:
+    """A dataset of ``pair_rows``."""
+    tokens_BT, roles_BT = pair_rows(rows, seed)
+    return add_dataset(lake, name, tokens_BT, kind="text", roles_BT=roles_BT, end_of_text=VOCAB - 1)
 
 
 def tiny_lake(path: Path) -> Lake:
