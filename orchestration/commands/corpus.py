@@ -1,4 +1,4 @@
-"""`morphogen corpus`: add, profile."""
+"""`morphogen corpus`: add, arithmetic, profile."""
 
 from __future__ import annotations
 
@@ -292,6 +292,29 @@ def _add_task(
         return
     for dataset in made:
         say(f"{dataset.ref}  {dataset.digest}  {dataset.tokens:,} tokens, task {spec.family}")
+
+
+@app.command()
+def arithmetic(
+    folder: Annotated[Path, typer.Argument(help="Where train.jsonl and heldout.jsonl are written.")],
+    train: Annotated[int, typer.Option(help="Problems to train on.")] = 10_000,
+    heldout: Annotated[
+        int, typer.Option(help="Problems held out: of computations that are in no training file.")
+    ] = 500,
+    seed: Annotated[int, typer.Option(help="Fixes the problems; whatever it is, no held-out one is trained on.")] = 0,
+    operations: Annotated[int, typer.Option(help="Steps of a problem at most.")] = 3,
+    largest: Annotated[int, typer.Option(help="The largest number.")] = 100,
+    as_json: AsJson = False,
+) -> None:
+    """Write grade-school problems with worked answers, in GSM8K's layout, for training and for pass@k."""
+    from orchestration.corpus.word_problems import write_problems
+
+    made = write_problems(folder, train, heldout, seed=seed, operations=operations, largest=largest)
+    if as_json:
+        print_json({key: str(value) if isinstance(value, Path) else value for key, value in asdict(made).items()})
+        return
+    say(f"{made.train}  {made.train_problems:,} problems")
+    say(f"{made.heldout}  {made.heldout_problems:,} problems")
 
 
 @app.command()

@@ -18,6 +18,7 @@ from orchestration.jobs import resumable
 
 if TYPE_CHECKING:
     from orchestration.evaluation.models import Advance, OpenModel
+    from orchestration.evaluation.problems import Problem
     from trainer import TrainDataset
 
 
@@ -30,7 +31,19 @@ def evaluate(
     fewshot: Annotated[int | None, typer.Option(min=0, help="Examples before each question of --tasks.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Questions per task of --tasks.")] = None,
     pass_at: Annotated[str | None, typer.Option(help="k of pass@k, comma-separated; needs --problems.")] = None,
-    problems: Annotated[Path | None, typer.Option(help="JSON lines: prompt, and tests or answer.")] = None,
+    problems: Annotated[
+        Path | None,
+        typer.Option(help="JSON lines: prompt, and tests or answer; or a file of GSM8K's, HumanEval's, BIG-bench's."),
+    ] = None,
+    shots: Annotated[int, typer.Option(min=0, help="Worked problems shown before each of --problems.")] = 0,
+    shots_from: Annotated[Path | None, typer.Option(help="File of problems that shots are the first of.")] = None,
+    separator: Annotated[
+        str | None,
+        typer.Option(help="What stands after a question of GSM8K's; a new line, as after a pair's prompt."),
+    ] = None,
+    chat_template: Annotated[
+        Path | None, typer.Option(help="File with the Jinja template to put --problems by, as a user.")
+    ] = None,
     samples: Annotated[int | None, typer.Option(min=1, help="Samples per problem; the largest k by default.")] = None,
     temperature: Annotated[float, typer.Option(help="Of sampling; 0 takes the likeliest token.")] = 0.8,
     max_tokens: Annotated[int, typer.Option(min=1, help="Tokens per sample at most.")] = 256,
@@ -55,6 +68,11 @@ def evaluate(
         raise EvaluationError("nothing to evaluate: give --data, --tasks or --pass-at with --problems")
     if (pass_at is None) != (problems is None):
         raise EvaluationError("--pass-at and --problems belong together: give both or neither")
+    for option, given in (("shots-from", shots_from), ("separator", separator), ("chat-template", chat_template)):
+        if given is not None and problems is None:
+            raise EvaluationError(f"--{option} is about problems: give it together with --problems and --pass-at")
+    if bool(shots) != (shots_from is not None):
+        raise EvaluationError("--shots and --shots-from belong together: give both or neither")
     if unsafe_sandbox and not allow_code:
         raise EvaluationError("--unsafe-sandbox is about running code: give it together with --allow-code")
     if precision not in ("auto", "fp32", "bf16"):
@@ -63,20 +81,27 @@ def evaluate(
     # torch takes seconds to import: what a typo could spoil has been checked before.
     from orchestration.evaluation import models as evaluation
     from orchestration.evaluation import pass_at_k as passing
+    from orchestration.evaluation.problems import Asking, asked, read_problems
     from orchestration.evaluation.sandbox import Limits
     from orchestration.evaluation.sandbox_check import protection
 
     if tasks:
         evaluation.check_harness()
     ks = _numbers(pass_at) if pass_at else []
-    asked = passing.read_problems(problems) if problems else []
+    after = separator if separator is not None else "" if chat_template else "\n"
+    found = read_problems(problems, after) if problems else None
+    pool = read_problems(shots_from, after).problems if shots_from else ()
     opened = evaluation.open_model(opened_lake, reference, device=device, precision=precision)
     datasets = [evaluation.open_dataset(opened_lake, opened, ref) for ref in data or ()]
     sampling = passing.Sampling(samples or max(ks, default=1), temperature, max_tokens, seed)
     limits = Limits(code_seconds, code_memory, unsafe_sandbox) if allow_code else None
-    prompts: list[list[int]] = []
-    if asked:
-        prompts = passing.prompts_of(asked, opened.text_tokenizer(), opened.context, ks, sampling, limits)
+    judged: list[Problem] = []
+    if found is not None:
+        tokenizer, template = opened.text_tokenizer(), None
+        if chat_template is not None:
+            tokenizer, template = evaluation.for_templates(tokenizer, chat_template)
+        judged, texts = asked(found, Asking(shots, pool, template))
+        prompts = passing.prompts_of(judged, texts, tokenizer, opened.context, ks, sampling, limits)
     result: dict[str, Any] = {"model": opened.version.ref, "precision": opened.precision}
     with resumable():
         if datasets:
@@ -88,15 +113,15 @@ def evaluate(
         if tasks:
             options = evaluation.TaskOptions(include_path, fewshot, limit)
             result["tasks"] = evaluation.run_tasks(opened_lake, opened, _words(tasks), options)
-        if asked:
-            if allow_code and any(each.tests is not None for each in asked):
+        if judged:
+            if allow_code and any(each.tests is not None for each in judged):
                 console.print(f"  running what the model writes: {protection().describe()}")
-            with stage(f"pass@k of {opened.version.ref}", len(asked)) as advance:
+            with stage(f"pass@k of {opened.version.ref}", len(judged)) as advance:
                 result["pass_at"] = passing.measure(
                     opened.model,
-                    opened.text_tokenizer(),
+                    tokenizer,
                     opened.context,
-                    asked,
+                    judged,
                     prompts,
                     ks,
                     sampling,
@@ -104,6 +129,7 @@ def evaluate(
                     limits=limits,
                     advance=lambda done: advance(done, ""),
                 )
+                result["pass_at"]["shots"] = shots
     if as_json:
         print_json(result)
     else:
@@ -143,13 +169,14 @@ def _numbers(text: str) -> list[int]:
 
 def _show(result: dict[str, Any]) -> None:
     if found := result.get("data"):
-        columns = ["dataset", "rows", "loss", "perplexity", "bits per byte", "accuracy", "gate"]
+        columns = ["dataset", "rows", "loss", "perplexity", "bits per byte", "accuracy", "answers whole", "gate"]
         rows = []
         for ref, scores in found.items():
             bits = f"{scores['bits_per_byte']:.4f}" if "bits_per_byte" in scores else "—"
             gate = ("passed" if scores["gate"]["passed"] else "not passed") if "gate" in scores else "—"
             numbers = (f"{scores['loss']:.4f}", f"{scores['perplexity']:.3f}", bits, f"{scores['accuracy']:.3f}")
-            rows.append([ref, scores["sequences"], *numbers, gate])
+            whole = f"{scores['answers']['whole']:.3f}" if "whole" in scores.get("answers", ()) else "—"
+            rows.append([ref, scores["sequences"], *numbers, whole, gate])
         print_table(columns, rows, title=f"{result['model']} ({result['precision']})")
     if found := result.get("tasks"):
         rows = [
@@ -162,4 +189,5 @@ def _show(result: dict[str, Any]) -> None:
     if found := result.get("pass_at"):
         rows = [[key, f"{value:.4f}"] for key, value in found.items() if key.startswith("pass@")]
         title = f"{len(found['problems'])} problems, {found['samples']} samples at temperature {found['temperature']}"
+        title += f", {found['shots']} shots" if found["shots"] else ""
         print_table(["estimate", "value"], rows, title=title)

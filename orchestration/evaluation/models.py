@@ -15,7 +15,9 @@ import torch
 
 from datalake import Lake, ModelVersion
 from datalake.errors import NotFoundError
-from orchestration.corpus.tokenizers import TextTokenizer
+from orchestration.corpus.chat import ChatTemplate
+from orchestration.corpus.tokenizer_files import chat_template
+from orchestration.corpus.tokenizers import BpeTokenizer, TextTokenizer
 from orchestration.errors import EvaluationError
 from orchestration.evaluation.hf_export import model_text, write_hf_folder
 from orchestration.generation.recompute import make_repairer
@@ -69,6 +71,12 @@ def open_model(lake: Lake, ref: str, *, device: str | None = None, precision: st
         why_none=text.why_none,
         config=_by_document(lake, version),
     )
+
+
+def for_templates(tokenizer: TextTokenizer, template: Path) -> tuple[TextTokenizer, ChatTemplate]:
+    """The tokenizer to which special tokens in a text are special, and the template of a file that may write them."""
+    special = tokenizer if isinstance(tokenizer, BpeTokenizer) else None
+    return special.for_templates() if special else tokenizer, chat_template(template, None, special)
 
 
 def _by_document(lake: Lake, version: ModelVersion) -> TrainConfig | None:

@@ -1,31 +1,17 @@
-"""pass@k of our own model on problems from a local file: sample, judge, estimate.
-
-A problems file has one JSON object a line. ``prompt`` is what the model continues. ``tests`` is Python that uses what
-prompt and completion define and must come to its end, run in a process of its own (`sandbox_sides`; lines at its
-beginning that are no Python by themselves, such as a closing quote, end the program instead); or ``answer`` is
-what the completion must equal once surrounding white space is taken off, or, with ``pattern`` (a regular expression
-with one group), what the group's last match must equal. A completion is cut before the first of the ``stop`` strings.
-``id`` names the problem.
-"""
+"""pass@k of our own model on problems from a local file (`problems`): sample, judge, estimate."""
 
 from __future__ import annotations
 
-import ast
-import json
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from fractions import Fraction
-from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from generator.regular_files import read_bounded
-from generator.toml_files import problems_of
 from orchestration.corpus.tokenizers import TextTokenizer
 from orchestration.errors import EvaluationError
+from orchestration.evaluation.problems import Problem, split_tests
 from orchestration.evaluation.sandbox import Limits, run_tests
 from orchestration.evaluation.sandbox_check import protection, require_confinement
 from trainer import Llama
@@ -34,42 +20,6 @@ from trainer.precision import Precision
 from trainer.sample import sample
 
 Advance = Callable[[int], None]
-
-
-class Problem(BaseModel):
-    """One line of a problems file; see the module's docstring."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    id: str = ""
-    prompt: str
-    tests: str | None = None
-    answer: str | None = None
-    pattern: str | None = None
-    stop: tuple[Annotated[str, Field(min_length=1)], ...] = ()
-
-    @model_validator(mode="after")
-    def _one_judge(self) -> Self:
-        if (self.tests is None) == (self.answer is None):
-            raise ValueError("tests, answer: give one of them")
-        if self.tests is not None:
-            split_tests(self.tests)
-        if self.pattern is not None:
-            try:
-                groups = re.compile(self.pattern).groups
-            except re.error as error:
-                raise ValueError(f"pattern = {self.pattern!r}: {error}") from None
-            if self.answer is None or groups != 1:
-                raise ValueError(f"pattern = {self.pattern!r}: belongs to an answer and needs one group, has {groups}")
-        return self
-
-    def cut(self, completion: str) -> str:
-        """The completion up to the first of the stop strings."""
-        ends = [at for text in self.stop if (at := completion.find(text)) >= 0]
-        return completion[: min(ends, default=len(completion))]
-
-
-MAX_PROBLEMS_BYTES = 64 << 20
 
 
 @dataclass(frozen=True)
@@ -82,57 +32,30 @@ class Sampling:
     seed: int = 0
 
 
-def read_problems(path: Path) -> list[Problem]:
-    """The problems of a JSON-lines file; EvaluationError naming the line that is not one."""
-    try:
-        data = read_bounded(path, MAX_PROBLEMS_BYTES)
-        text = "" if data is None else data.decode("utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise EvaluationError(
-            f"problems = {str(path)!r}: cannot be read ({error}); give a file of JSON lines"
-        ) from error
-    if data is None:
-        raise EvaluationError(
-            f"problems = {str(path)!r}: is larger than {MAX_PROBLEMS_BYTES >> 20} MiB; give a file of JSON lines"
-        )
-    problems = []
-    for number, line in enumerate(text.split("\n"), start=1):  # not where Unicode ends a line, which JSON does not
-        if line.strip():
-            try:
-                fields = json.loads(line)
-                if not isinstance(fields, dict):
-                    raise ValueError("is not a JSON object")
-                problems.append(Problem.model_validate({"id": str(number), **fields}))
-            except ValidationError as error:
-                raise EvaluationError(f"{path}, line {number}: {problems_of(error)}; mend the line") from error
-            except (ValueError, RecursionError) as error:
-                raise EvaluationError(f"{path}, line {number}: {error}; mend the line") from error
-    if not problems:
-        raise EvaluationError(f"problems = {str(path)!r}: has no problem; give one JSON object a line")
-    return problems
-
-
 def prompts_of(
     problems: Sequence[Problem],
+    texts: Sequence[str],
     tokenizer: TextTokenizer,
     context: int,
     ks: Sequence[int],
     sampling: Sampling,
     limits: Limits | None,
 ) -> list[list[int]]:
-    """Each problem's prompt as tokens, once all is known to fit; EvaluationError otherwise.
+    """What is shown for each problem (``texts``) as tokens, once all is known to fit; EvaluationError otherwise.
 
     A prompt begins after an end-of-text token, as texts do in our corpora, and must leave room in ``context`` (tokens
     that the model was trained on at once). Without ``limits`` problems with ``tests`` are refused: they would run what
     the model wrote; with them, this machine must be able to confine programs (`sandbox_check`).
     """
     _check(problems, ks, sampling, limits)
-    prompts = [[tokenizer.end_of_text, *tokenizer.encode([each.prompt.encode()])[0].tolist()] for each in problems]
+    prompts = [
+        [tokenizer.end_of_text, *tokenizer.encode([text.encode(errors="replace")])[0].tolist()] for text in texts
+    ]
     for problem, prompt in zip(problems, prompts, strict=True):
         if len(prompt) >= context:
             raise EvaluationError(
                 f"problem {problem.id}: its prompt has {len(prompt)} tokens, the model saw {context} at once; "
-                "leave the problem out or take a model of longer sequences"
+                "leave the problem out, show fewer shots, or take a model of longer sequences"
             )
     return prompts
 
@@ -196,31 +119,7 @@ def judge(problem: Problem, completion: str, limits: Limits | None) -> bool:
         assert limits is not None, "refused before sampling"
         end, tests = split_tests(problem.tests)
         return run_tests(f"{problem.prompt}{completion}\n{end}", tests, limits, given=problem.prompt).finished
-    assert problem.answer is not None, "held by Problem"
-    found = completion
-    if problem.pattern is not None:
-        matches = re.findall(problem.pattern, completion)
-        if not matches:
-            return False
-        found = matches[-1]
-    return found.strip() == problem.answer.strip()
-
-
-def split_tests(tests: str) -> tuple[str, str]:
-    """The lines that only make sense after a completion, such as a closing quote, and the tests that follow them.
-
-    The first are for the program's process, the second for one of their own. ValueError where nothing would be left.
-    """
-    lines = tests.splitlines(keepends=True)
-    for count in range(len(lines) + 1):
-        rest = "".join(lines[count:])
-        try:
-            statements = ast.parse(rest).body
-        except (SyntaxError, ValueError):
-            continue
-        if statements or count == 0:
-            return "".join(lines[:count]), rest
-    raise ValueError("tests: has no complete Python statement that could fail")
+    return problem.answered(completion)
 
 
 def _check(problems: Sequence[Problem], ks: Sequence[int], sampling: Sampling, limits: Limits | None) -> None:

@@ -22,7 +22,7 @@ from datalake.maintenance.importing import import_files
 from generator.errors import GeneratorError
 from orchestration.corpus.tokenizer_files import chat_template, open_tokenizer
 from orchestration.errors import EvaluationError, OrchestrationError
-from orchestration.evaluation.pass_at_k import read_problems
+from orchestration.evaluation.problems import read_problems
 from orchestration.experiment.config.load import load_experiment
 from orchestration.toml_files import read_toml
 from trainer.errors import TrainerError

@@ -16,7 +16,8 @@ from orchestration.cli import main
 from orchestration.corpus.add import add_corpus
 from orchestration.errors import EvaluationError
 from orchestration.evaluation import models
-from orchestration.evaluation.pass_at_k import Problem, judge, read_problems
+from orchestration.evaluation.pass_at_k import judge
+from orchestration.evaluation.problems import Problem, read_problems
 from orchestration.evaluation.sandbox import Limits
 from tests.trainer.lake_data import add_dataset, patterned, tiny_config, tiny_lake
 from trainer import TrainJob, run_training

@@ -16,7 +16,8 @@ import psutil
 import pytest
 
 from orchestration.errors import EvaluationError
-from orchestration.evaluation.pass_at_k import Problem, judge
+from orchestration.evaluation.pass_at_k import judge
+from orchestration.evaluation.problems import Problem
 from orchestration.evaluation.sandbox import NONE, ROOT, USER, Limits, Outcome, best_namespaces, run_python, run_tests
 from orchestration.evaluation.sandbox_check import protection
 from orchestration.evaluation.sandbox_filter import refused_names
