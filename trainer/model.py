@@ -22,6 +22,7 @@ from torch.nn.attention.flex_attention import BlockMask, flex_attention
 from torch.utils.checkpoint import checkpoint
 
 from trainer.config import ModelShape
+from trainer.cpu_attention import cpu_attention
 from trainer.errors import ConfigError
 from trainer.init import init_weights
 from trainer.layer_order import layer_order
@@ -131,6 +132,9 @@ class Attention(nn.Module):
         if rope is not None:
             q_BTHE, k_BTKE = rotate(q_BTHE, *rope), rotate(k_BTKE, *rope)
         v_BTKE = self.values(x_BTD, embedded_BTC)
+        if x_BTD.device.type == "cpu" and not isinstance(mask, BlockMask):
+            y_BTHE = cpu_attention(q_BTHE, k_BTKE, v_BTKE, mask)
+            return self.o_proj(y_BTHE.reshape(batch, length, heads * head_dim))
         q_BHTE, k_BKTE, v_BKTE = q_BTHE.transpose(1, 2), k_BTKE.transpose(1, 2), v_BTKE.transpose(1, 2)
         grouped = kv_heads != heads
         if isinstance(mask, BlockMask):

@@ -1,0 +1,123 @@
+"""Attention on a CPU: narrow heads by a kernel of our own, the rest by PyTorch's in the precision it is fastest in.
+
+PyTorch's own lays its vectors along a head, and is several times as slow where a head fills none: small models, of
+which experiments train dozens, have such heads (4 of them at width 16 or 32). In bfloat16 it is slower still, unless
+the processor has AMX. Measured: docs/decisions/0599.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+NARROW = 8
+"""The widest head that the kernel is faster for, at any length."""
+
+SLOW_IN_BF16 = 64
+"""The widest head that PyTorch's attention is slower for in bfloat16 than in float32, without AMX."""
+
+
+def cpu_attention(q_BTHE: Tensor, k_BTKE: Tensor, v_BTKE: Tensor, mask: Tensor | None) -> Tensor:
+    """Attention softmax(q·kᵀ/sqrt(E))·v: [B, T, H, E], of v's dtype.
+
+    Causal, or as ``mask`` has it (bool, broadcast to [B, H, T, T]). Each of the K heads of keys and values serves H/K
+    heads of queries.
+    """
+    width, dtype = q_BTHE.shape[-1], v_BTKE.dtype
+    if mask is None and width <= NARROW and q_BTHE.shape[2] == k_BTKE.shape[2]:
+        own = [part.float().contiguous() for part in (q_BTHE, k_BTKE, v_BTKE)]
+        return _attend(*own)[0].to(dtype)
+    q_BHTE, k_BKTE, v_BKTE = q_BTHE.transpose(1, 2), k_BTKE.transpose(1, 2), v_BTKE.transpose(1, 2)
+    if dtype != torch.bfloat16 or width > SLOW_IN_BF16 or _has_amx():
+        return _by_torch(q_BHTE, k_BKTE, v_BKTE, mask)
+    with torch.autocast("cpu", enabled=False):
+        return _by_torch(q_BHTE.float(), k_BKTE.float(), v_BKTE.float(), mask).to(dtype)
+
+
+def _by_torch(q_BHTE: Tensor, k_BKTE: Tensor, v_BKTE: Tensor, mask: Tensor | None) -> Tensor:
+    grouped = q_BHTE.shape[1] != k_BKTE.shape[1]
+    y_BHTE = F.scaled_dot_product_attention(
+        q_BHTE, k_BKTE, v_BKTE, attn_mask=mask, is_causal=mask is None, enable_gqa=grouped
+    )
+    return y_BHTE.transpose(1, 2)
+
+
+@lru_cache(maxsize=1)
+def _has_amx() -> bool:
+    """Whether the processor multiplies tiles of bfloat16."""
+    return bool(torch.cpu.get_capabilities().get("amx_bf16")) if hasattr(torch.cpu, "get_capabilities") else False
+
+
+@torch.library.custom_op("morphogen::narrow_attention", mutates_args=())
+def _attend(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    """out, of three float32 tensors [B, T, H, E], and rows [B, T, H, 2], which its gradient needs."""
+    out, rows = torch.empty_like(q), q.new_empty(*q.shape[:3], 2)
+    _in_threads(_kernels(q.shape[3])[0], q, k, v, out, rows)
+    return out, rows
+
+
+@_attend.register_fake
+def _(q: Tensor, _k: Tensor, _v: Tensor) -> tuple[Tensor, Tensor]:
+    return torch.empty_like(q), q.new_empty(*q.shape[:3], 2)
+
+
+@torch.library.custom_op("morphogen::narrow_attention_backward", mutates_args=())
+def _attend_back(
+    q: Tensor, k: Tensor, v: Tensor, out: Tensor, rows: Tensor, grad: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of q, k and v, for ``grad`` of out."""
+    grads = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
+    _in_threads(_kernels(q.shape[3])[1], q, k, v, out, rows, grad, *grads)
+    return grads
+
+
+@_attend_back.register_fake
+def _(q: Tensor, k: Tensor, v: Tensor, _out: Tensor, _rows: Tensor, _grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    return torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
+
+
+def _keep(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: tuple[Tensor, Tensor]) -> None:
+    ctx.save_for_backward(*inputs, *output)
+
+
+def _gradient(ctx: Any, grad: Tensor, _rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    grads: tuple[Tensor, Tensor, Tensor] = _attend_back(*ctx.saved_tensors, grad.contiguous())
+    return grads
+
+
+_attend.register_autograd(_gradient, setup_context=_keep)
+
+
+@lru_cache(maxsize=NARROW)
+def _kernels(width: int) -> tuple[Callable[..., None], Callable[..., None]]:
+    from trainer import narrow_kernel  # brings numba, which a model of wider heads does without
+
+    return narrow_kernel.make_forward(width), narrow_kernel.make_backward(width)
+
+
+@lru_cache(maxsize=1)
+def _pool(threads: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(threads, "attention")
+
+
+def _in_threads(kernel: Callable[..., None], *tensors: Tensor) -> None:
+    """``kernel`` on all blocks, shared by torch's number of threads; who computes a block changes nothing in it."""
+    from trainer.narrow_kernel import LANES
+
+    arrays = [tensor.detach().numpy() for tensor in tensors]
+    batch, _, heads, _ = tensors[0].shape
+    blocks = -(-batch * heads // LANES)
+    threads = min(torch.get_num_threads(), blocks)
+    if threads == 1:
+        kernel(*arrays, 0, blocks)
+        return
+    edges = [number * blocks // threads for number in range(threads + 1)]
+    for each in [_pool(threads).submit(kernel, *arrays, first, last) for first, last in pairwise(edges)]:
+        each.result()
