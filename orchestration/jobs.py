@@ -247,13 +247,14 @@ def _generate(lake: Lake, run: str, config: dict[str, Any], settings: dict[str, 
 
 
 def _train(lake: Lake, run: str, config: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
+    from orchestration.evaluation.harness_tasks import HarnessTasks
     from orchestration.live.config import parse_live
     from trainer import TrainJob, parse_config
 
     repairer = Repairer(DamagePolicy(**settings.pop("damage", {})))
     live, parallel = settings.pop("live", None), settings.pop("parallel", "ddp")
     request = None if live is None else parse_live(live)
-    training = TrainJob(parse_config(config), lake, run, parallel, repairer=repairer)
+    training = TrainJob(parse_config(config), lake, run, parallel, repairer=repairer, score_tasks=HarnessTasks())
     on_ray = settings.pop("ray", True) or settings.get("workers") is not None  # asked for now: those are Ray's
     result = train_run(training, live=request, ray=on_ray, **settings)
     return {"run": run, **report_live(result, None, as_json=False)}

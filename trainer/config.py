@@ -18,7 +18,15 @@ from trainer.config_model import ConfigModel, Listed, without_unset
 from trainer.errors import ConfigError
 from trainer.mask import LossMask
 from trainer.model_config import ModelConfig, ModelShape
-from trainer.recipe import AverageConfig, CycleConfig, MuonConfig, OptimizerConfig, ScheduleConfig, TransferConfig
+from trainer.recipe import (
+    AverageConfig,
+    CycleConfig,
+    MuonConfig,
+    OptimizerConfig,
+    ScheduleConfig,
+    TasksConfig,
+    TransferConfig,
+)
 
 __all__ = [
     "AverageConfig",
@@ -29,6 +37,7 @@ __all__ = [
     "MuonConfig",
     "OptimizerConfig",
     "ScheduleConfig",
+    "TasksConfig",
     "TrainConfig",
     "TransferConfig",
     "parse_config",
@@ -75,8 +84,9 @@ class TrainConfig(ConfigModel):
     ``lanes``, a divisor of ``batch_sequences``, orders rows by so many lanes, so that each rank reads its share of the
     data alone (``datalake.plan.lanes``); without it every rank reads everything, in the order of version 1.
     Each rank's share of a batch is computed in ``micro_batches`` pieces. ``spike_nats`` stops a run whose loss jumps
-    that far above its recent mean. Of the checkpoints, all are kept, or the ``keep_last`` newest and those at multiples
-    of ``keep_every`` steps. ``tensorboard`` is a folder for event files.
+    that far above its recent mean. ``tasks`` are scored where ``eval`` is, every
+    ``eval_every`` steps. Of the checkpoints, all are kept, or the ``keep_last`` newest and those at multiples of
+    ``keep_every`` steps. ``tensorboard`` is a folder for event files.
     """
 
     init: str | None = None
@@ -94,6 +104,7 @@ class TrainConfig(ConfigModel):
     schedule: ScheduleConfig = ScheduleConfig()
     transfer: TransferConfig | None = None
     average: AverageConfig | None = None
+    tasks: TasksConfig | None = None
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     spike_nats: float | None = Field(default=3.0, gt=0)
     checkpoint_every: int = Field(default=200, ge=1)
@@ -145,9 +156,9 @@ class TrainConfig(ConfigModel):
 
     @model_serializer(mode="wrap")
     def _as_before(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Without ``init`` and ``lanes`` where there are none: a config's digest is the identity of its run, also of
-        older ones."""
-        return without_unset(handler(self), init=None, lanes=None)
+        """Without ``init``, ``lanes`` and ``tasks`` where there are none: a config's digest is the identity of its run,
+        also of older ones."""
+        return without_unset(handler(self), init=None, lanes=None, tasks=None)
 
     @property
     def masks(self) -> tuple[LossMask, ...]:

@@ -18,7 +18,7 @@ from trainer.record import KIND
 # What has no part in the updates made so far.
 FREE = (
     "steps", "schedule.steps", "schedule.after", "checkpoint_every", "keep_last", "keep_every", "eval", "eval_every",
-    "eval_sequences", "log_every", "publish", "tensorboard",
+    "eval_sequences", "log_every", "publish", "tasks", "tensorboard",
 )  # fmt: skip
 
 
@@ -40,7 +40,7 @@ def extend_run(lake: Lake, run: str, config: TrainConfig) -> TrainConfig:
     if here == there:
         return config
     for path, old, new in differences(there, here):
-        if path not in FREE and not path.startswith("eval."):
+        if path not in FREE and not path.startswith(("eval.", "tasks.")):
             raise ConfigError(
                 f"{path} = {new!r}: run {run!r} was trained with {old!r}, and --extend changes none of what its past "
                 'was made with; use that, or begin a new run from its weights (init = "MODEL@V")'

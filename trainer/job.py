@@ -9,6 +9,7 @@ from trainer.config import TrainConfig
 from trainer.data import BatchesFactory, local_batches
 from trainer.parallel import Parallel
 from trainer.planned import PlannedData
+from trainer.task_scores import TaskScorer
 
 
 @dataclass(frozen=True)
@@ -19,7 +20,7 @@ class TrainJob:
     from attempt to attempt. ``batches`` yields the rows; ``planned`` is a training dataset that is made meanwhile:
     ``batches`` must know how to read it, and the run ends once it is committed. ``lease`` is that of a job that owns
     the run for its ranks; without one the run is acquired. ``repairer`` decides what damaged data and an absent store
-    lead to; the default can compute no shard again.
+    lead to; the default can compute no shard again. ``score_tasks`` scores the config's ``tasks``, if it has any.
     """
 
     config: TrainConfig
@@ -30,3 +31,4 @@ class TrainJob:
     planned: PlannedData | None = None
     lease: str | None = None
     repairer: Repairer = field(default_factory=Repairer)
+    score_tasks: TaskScorer | None = None

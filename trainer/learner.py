@@ -15,6 +15,7 @@ from trainer.average import Average
 from trainer.data import Batch, check_batch
 from trainer.documents import DocumentNumbers
 from trainer.epochs import repeats_from, schedule_in_steps
+from trainer.errors import ConfigError
 from trainer.evaluate import evaluate
 from trainer.guard import LossGuard
 from trainer.hardware import flops_per_token, peak_flops
@@ -34,10 +35,23 @@ from trainer.publish import publish
 from trainer.published import Weights
 from trainer.ranks import Ranks
 from trainer.rates import learning_rate, rates_at
+from trainer.recipe import TasksConfig
+from trainer.task_scores import PREFIX
 from trainer.tensor_files import FileLimit
 from trainer.transfer import transfer
 
 Evals = dict[str, Any]
+
+
+def check_tasks(job: TrainJob, inputs: Inputs, ranks: Ranks) -> None:
+    """ConfigError where the config's tasks cannot be scored, and what the job's scorer raises of them."""
+    if (tasks := job.config.tasks) is None:
+        return
+    if (score := job.score_tasks) is None:
+        raise ConfigError("tasks: nothing here scores any; train with `morphogen train`, or leave [tasks] out")
+    if job.parallel == "fsdp" and ranks.world > 1:
+        raise ConfigError("tasks: one rank asks the whole model, and with parallel = 'fsdp' none has it; use 'ddp'")
+    ranks.from_zero(lambda: score.check(tasks, inputs))
 
 
 class TextLearner:
@@ -95,8 +109,8 @@ class TextLearner:
 
     @property
     def evaluates(self) -> bool:
-        """Whether there are held-out datasets."""
-        return bool(self._inputs.eval)
+        """Whether there are held-out datasets, or tasks."""
+        return bool(self._inputs.eval or self._config.tasks)
 
     def begin(self, files: Mapping[str, bytes] | None) -> tuple[int, Evals]:
         """Load a checkpoint's files (None: a new run); returns the steps done and their last evaluations."""
@@ -190,14 +204,25 @@ class TextLearner:
         return row
 
     def evaluate(self) -> Evals:
-        """What ``trainer.evaluate`` says of each held-out dataset, with the averaged weights where there are any."""
+        """What ``trainer.evaluate`` says of each held-out dataset, and the scores of each task, with the averaged
+        weights where there are any."""
         config, ranks = self._config, self._ranks
         how = (config.eval_sequences, self._precision, ranks.device, ranks)
         with self.average.swapped_in():
-            return {
+            scores = {
                 held_out.ref: evaluate(self.model, held_out, *how, eval_mask(config, held_out.manifest), end)
                 for held_out, end in zip(self._inputs.eval, self._eval_ends, strict=True)
             }
+            return scores if config.tasks is None else scores | self._task_scores(config.tasks)
+
+    def _task_scores(self, tasks: TasksConfig) -> Evals:
+        """Rank 0 asks; the others wait, on a group that waits for longer than one that works should."""
+        score = self._job.score_tasks
+        assert score is not None, "held by check_tasks"
+        with self._ranks.apart() as apart:
+            given = (self.model, tasks, self._inputs, self._precision, self._ranks.device)
+            found = apart.from_zero(lambda: score(*given))
+        return {f"{PREFIX}{name}": values for name, values in found.items()}
 
     def snapshot(self, done: int, evals: Evals) -> Callable[[], checkpoint.Snapshot]:
         """What takes this rank's part of a checkpoint after ``done`` steps."""

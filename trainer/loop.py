@@ -17,7 +17,7 @@ from trainer.compiling import naming_compiler_failures
 from trainer.data import closing_batches, next_batch
 from trainer.inputs import open_inputs
 from trainer.job import TrainJob
-from trainer.learner import TextLearner
+from trainer.learner import TextLearner, check_tasks
 from trainer.metrics import Interval, Record
 from trainer.precision import exact
 from trainer.ranks import Ranks
@@ -139,6 +139,7 @@ def run_training(
 
         # What goes in: datasets, plan, model. Nothing is written before all of it is known to fit together.
         inputs = open_inputs(config, lake, job.planned.dataset if job.planned else None, job.repairer)
+        check_tasks(job, inputs, ranks)
         learner = TextLearner(job, lake, inputs, ranks)
         record = RunRecord.open(lake, job.run, config, inputs, ranks, job.lease)
         if record.result is None:

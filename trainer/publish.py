@@ -16,6 +16,7 @@ from trainer.inputs import Inputs
 from trainer.model import Llama
 from trainer.ranks import Ranks
 from trainer.shards import cut_world, whole
+from trainer.task_scores import PREFIX
 from trainer.tensor_files import FileLimit, to_pieces
 
 SCORES = ("loss", "perplexity", "bits_per_byte", "accuracy", "gate")
@@ -47,12 +48,17 @@ def publish(
             datasets=[dataset.ref for dataset in inputs.train],
             spec_digests=[dataset.manifest.source.spec_digest for dataset in inputs.train],
             params=[dataset.params for dataset in inputs.train if dataset.params is not None],
-            metrics={ref: {key: scores[key] for key in SCORES if key in scores} for ref, scores in evals.items()},
+            metrics={ref: _kept(ref, scores) for ref, scores in evals.items()},
             parents=[source.ref for source in inputs.sources],
             message=f"run {run}",
         )
     )
     return version.ref
+
+
+def _kept(ref: str, scores: Mapping[str, Any]) -> dict[str, Any]:
+    """The scores that a model version names: of a task all, of a dataset those that fit a line."""
+    return {key: value for key, value in scores.items() if key in SCORES or ref.startswith(PREFIX)}
 
 
 def _store(

@@ -6,7 +6,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
-from trainer.config_model import ConfigModel, Pair, without_unset
+from trainer.config_model import ConfigModel, Listed, Pair, without_unset
 
 DECAY_FRACTION = 0.2
 
@@ -154,6 +154,19 @@ class TransferConfig(ConfigModel):
                 f"decay_toward = 'source': what = {self.what!r} moves no weights to decay to; leave it out"
             )
         return self
+
+
+class TasksConfig(ConfigModel):
+    """Tasks of lm-evaluation-harness (extra ``eval``) that the run is scored on wherever it is evaluated.
+
+    ``names`` are tasks, groups or patterns of names; ``include`` is a folder with task files of one's own. ``fewshot``
+    examples stand before each question; ``limit`` bounds the questions of a task.
+    """
+
+    names: Listed[str] = Field(min_length=1)
+    include: str | None = None
+    fewshot: int | None = Field(default=None, ge=0)
+    limit: int | None = Field(default=None, ge=1)
 
 
 class AverageConfig(ConfigModel):

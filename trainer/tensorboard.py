@@ -37,9 +37,10 @@ def scalars(event: dict[str, Any]) -> dict[str, float]:
     prefix = {"step": "train", "eval": f"eval/{str(event.get('dataset')).replace('@', '.')}"}.get(event["event"])
     if prefix is None:
         return {}
+    answers = {f"answers/{key}": value for key, value in event.get("answers", {}).items()}
     return {
         f"{prefix}/{key}": value
-        for key, value in event.items()
+        for key, value in {**event, **answers}.items()
         if isinstance(value, int | float) and key not in ("step", "steps")
     }
 

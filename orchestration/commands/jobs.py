@@ -126,6 +126,7 @@ def train(
     as_json: AsJson = False,
 ) -> None:
     """Train (or resume, or show the finished) run described by CONFIG.toml."""
+    from orchestration.evaluation.harness_tasks import HarnessTasks
     from orchestration.runs.names import default_run_name, say_if_new
     from trainer import TrainJob, parse_config
     from trainer.extend import extend_run
@@ -147,7 +148,7 @@ def train(
         say_if_new(opened, run, config_file.stem, config)
     if live_report is not None:
         check_output(live_report, "live-report")
-    training = TrainJob(config, opened, run, parallel, repairer=Repairer(damage))
+    training = TrainJob(config, opened, run, parallel, repairer=Repairer(damage), score_tasks=HarnessTasks())
     result = train_run(training, workers=workers, gpu=gpu, ray=not no_ray, live=request, wandb=wandb)
     print_summary({"run": run, **report_live(result, live_report, as_json)}, as_json)
 

@@ -48,5 +48,5 @@ def print_pipeline(result: dict[str, Any], as_json: bool) -> None:
     for field in ("run", "params", "dataset", "heldout"):
         say(f"{field:>10}  {result[field]}")
     for name, training in result["trainings"].items():
-        scores = (f"{ref}: loss {scores['loss']:.4f}" for ref, scores in training["evals"].items())
+        scores = (f"{ref}: loss {scores['loss']:.4f}" for ref, scores in training["evals"].items() if "loss" in scores)
         say(f"{name:>10}  {training['model']}  run {training['run']}  {', '.join(scores)}")

@@ -97,6 +97,9 @@ class TrainingView:
 
 def eval_text(event: Event) -> str:
     """Dataset, loss, perplexity, and bits per byte of text or the gate of synthetic data."""
+    if "loss" not in event:  # a task's metrics
+        metrics = (f"{name.removesuffix(',none')} {value:.4f}" for name, value in event.items() if "," in name)
+        return "  ".join([event["dataset"], *metrics])
     text = f"{event['dataset']}  loss {event['loss']:.4f}"
     for name in ("accuracy", "overlap"):  # of a lattice; a language model's perplexity says more than its accuracy
         if name in event and "perplexity" not in event:
@@ -104,6 +107,9 @@ def eval_text(event: Event) -> str:
     text += f"  perplexity {event['perplexity']:,.2f}"
     if "bits_per_byte" in event:
         text += f"  bits/byte {event['bits_per_byte']:.4f}"
+    if answers := event.get("answers"):
+        text += f"  answers: accuracy {answers['accuracy']:.4f}"
+        text += f", whole {answers['whole']:.4f}" if "whole" in answers else ""
     if gate := event.get("gate"):
         text += f"  gate {'passed' if gate['passed'] else 'not passed'} (unigram entropy {gate['entropy']:.3f})"
     return text

@@ -20,6 +20,7 @@ from orchestration.cluster.cores import local_cores
 from orchestration.console.progress import stage
 from orchestration.console.training import training_display
 from orchestration.errors import JobStopped, refuse_without_ray
+from orchestration.evaluation.harness_tasks import HarnessTasks
 from orchestration.generation.request import GenerateRequest
 from orchestration.pipeline.config import PRE, PipelineConfig
 from orchestration.runs.lease import RunLease, acquire
@@ -185,7 +186,7 @@ class _Pipeline:
                     self._progress(f"{name}: step {event['step']:,} of {config.steps:,}, loss {event['loss']:.4f}")
                 shown(event)
 
-            training = TrainJob(config, self._lake, child)
+            training = TrainJob(config, self._lake, child, score_tasks=HarnessTasks())
             how: dict[str, Any] = {"on_event": on_event, "stop": self._run_lease.stop}
             how["parent"] = self._run_lease.run.name
             if self._settings.ray:

@@ -31,6 +31,7 @@ def heldout_points(records: Sequence[Mapping[str, Any]]) -> list[Point]:
         for record in records
         if "eval" in record
         for scores in record["eval"].values()
+        if "loss" in scores  # and not a task's metrics
     ]
 
 

@@ -21,7 +21,7 @@ from trainer.mask import LossMask
 Table = dict[str, Any]
 
 # Set by factors, seeds and the prepared data; anything else of a TrainConfig may stand in a base table.
-RESERVED = ("model", "data", "eval", "seed", "publish", "tensorboard")
+RESERVED = ("model", "data", "eval", "seed", "publish", "tasks", "tensorboard")
 
 
 class Corpus(ConfigModel):

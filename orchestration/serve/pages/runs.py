@@ -74,7 +74,8 @@ def split_records(records: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], 
     held_out: dict[str, list[Point]] = {}
     for record in records:
         for ref, scores in record.get("eval", {}).items():
-            held_out.setdefault(ref, []).append((record["step"], scores["loss"]))
+            if "loss" in scores:  # and not a task's metrics
+                held_out.setdefault(ref, []).append((record["step"], scores["loss"]))
     return training, held_out
 
 
