@@ -21,6 +21,7 @@ from trainer.model_config import ModelConfig, ModelShape
 from trainer.recipe import (
     AverageConfig,
     CycleConfig,
+    EnsembleConfig,
     MuonConfig,
     OptimizerConfig,
     ScheduleConfig,
@@ -32,6 +33,7 @@ __all__ = [
     "AverageConfig",
     "CycleConfig",
     "DataConfig",
+    "EnsembleConfig",
     "ModelConfig",
     "ModelShape",
     "MuonConfig",
@@ -105,6 +107,7 @@ class TrainConfig(ConfigModel):
     transfer: TransferConfig | None = None
     average: AverageConfig | None = None
     tasks: TasksConfig | None = None
+    ensemble: EnsembleConfig | None = None
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     spike_nats: float | None = Field(default=3.0, gt=0)
     checkpoint_every: int = Field(default=200, ge=1)
@@ -147,6 +150,13 @@ class TrainConfig(ConfigModel):
             )
         if all(item.share != "constant" for item in self.data):
             raise ValueError("data: every share ends, which leaves nothing to read; keep one share constant")
+        if self.ensemble is not None and (found := 1 + (self.steps - 1) // self.checkpoint_every) < (
+            wanted := self.ensemble.checkpoints
+        ):
+            raise ValueError(
+                f"ensemble.checkpoints = {wanted}: {self.steps} steps, one each {self.checkpoint_every}, make {found}; "
+                "lower it or checkpoint_every"
+            )
         if self.keep_every is not None and (self.keep_last is None or self.keep_every % self.checkpoint_every):
             raise ValueError(
                 f"keep_every = {self.keep_every}: needs keep_last, and must be a multiple of checkpoint_every = "
@@ -156,9 +166,9 @@ class TrainConfig(ConfigModel):
 
     @model_serializer(mode="wrap")
     def _as_before(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Without ``init``, ``lanes`` and ``tasks`` where there are none: a config's digest is the identity of its run,
-        also of older ones."""
-        return without_unset(handler(self), init=None, lanes=None, tasks=None)
+        """Without what came later where there is none: a config's digest is the identity of its run, also of older
+        ones."""
+        return without_unset(handler(self), init=None, lanes=None, tasks=None, ensemble=None)
 
     @property
     def masks(self) -> tuple[LossMask, ...]:
@@ -169,6 +179,14 @@ class TrainConfig(ConfigModel):
     def horizon(self) -> int:
         """The steps that schedules, and whatever is a fraction of a run, are laid out over."""
         return self.schedule.steps or self.steps
+
+    @property
+    def ensemble_steps(self) -> list[int]:
+        """The steps whose weights predict together at the end, the last one included; empty without ``ensemble``."""
+        if self.ensemble is None:
+            return []
+        every, last = self.checkpoint_every, (self.steps - 1) // self.checkpoint_every
+        return [*(every * at for at in range(last + 2 - self.ensemble.checkpoints, last + 1)), self.steps]
 
     @property
     def in_epochs(self) -> str | None:

@@ -19,6 +19,7 @@ from datalake.shards.roles import has_roles
 from generator import answer_mask
 from trainer.data import TrainDataset
 from trainer.documents import numbered
+from trainer.ensemble import Ensemble
 from trainer.evaluate_roles import RoleSums, role_scores
 from trainer.mask import LossMask, dataset_mask, frame_tokens, spec_of
 from trainer.model import Llama
@@ -59,10 +60,12 @@ def evaluate(
     ranks: Ranks,
     mask: LossMask = "none",
     end_of_text: int | None = None,
+    ensemble: Ensemble | None = None,
 ) -> dict[str, Any]:
     """Score the first ``sequences`` rows (or all, if fewer); a JSON-able dict, equal on every rank.
 
     With ``end_of_text``, the token that ends a document, attention stays within documents (see ``trainer.documents``).
+    What is scored is ``model``, or an ``ensemble`` of its weights.
 
     Keys: ``sequences``, ``tokens`` (predictions that count under ``mask``, as in training), ``loss`` (nats per counted
     token), ``perplexity``, ``accuracy`` (likeliest next token), ``curve`` (loss by position of the predicted token,
@@ -78,8 +81,8 @@ def evaluate(
     mine = np.arange(ranks.rank * total // ranks.world, (ranks.rank + 1) * total // ranks.world)
     # Ranks that share a model's rows need each other in every pass: all make as many as the one with the most rows.
     most = -(-total // ranks.world)
-    passes = -(-most // ROWS_PER_PASS)
-    sums = row_sums(model, dataset, mine, precision, device, mask, end_of_text, passes)
+    passes = -(-most // _rows_per_pass(dataset, ensemble))
+    sums = row_sums(model, dataset, mine, precision, device, mask, end_of_text, passes, ensemble)
     return scores_of(dataset, ranks.sum(sums), total, mask)
 
 
@@ -92,19 +95,21 @@ def row_sums(
     mask: LossMask = "none",
     end_of_text: int | None = None,
     passes: int | None = None,
+    ensemble: Ensemble | None = None,
 ) -> list[float]:
     """Sums over rows, which add up over parts of a dataset: loss by position [T-1], counted hits, hits of answers, and
     the bytes of text or the entropies of rows; others of rows with roles. ``passes`` through the model are made, as
     many as needed by default."""
     reader = dataset.reader()
     sums: _PositionSums | RoleSums = (RoleSums if reader.has_roles else _PositionSums)(dataset.manifest, mask)
-    for start in range(0, ROWS_PER_PASS * (passes or -(-len(rows_N) // ROWS_PER_PASS)), ROWS_PER_PASS):
-        rows = rows_N[start : start + ROWS_PER_PASS]
+    at_once = _rows_per_pass(dataset, ensemble)
+    for start in range(0, at_once * (passes or -(-len(rows_N) // at_once)), at_once):
+        rows = rows_N[start : start + at_once]
         if not len(rows):
-            score(model, np.zeros((1, 2), dtype=np.uint16), precision, device)
+            score(model, np.zeros((1, 2), dtype=np.uint16), precision, device, ensemble=ensemble)
             continue
         tokens_BT = reader.rows(rows)
-        sums.add(reader, rows, tokens_BT, *score(model, tokens_BT, precision, device, end_of_text))
+        sums.add(reader, rows, tokens_BT, *score(model, tokens_BT, precision, device, end_of_text, ensemble))
     return sums.values()
 
 
@@ -130,6 +135,10 @@ class _PositionSums:
 
     def values(self) -> list[float]:
         return [*self._losses_T.tolist(), float(self._hits), float(self._right), self._extra]
+
+
+def _rows_per_pass(dataset: TrainDataset, ensemble: Ensemble | None) -> int:
+    return ROWS_PER_PASS if ensemble is None else ensemble.rows(dataset.manifest.seq_len, ROWS_PER_PASS)
 
 
 def _answers(manifest: Manifest) -> np.ndarray | None:
@@ -191,12 +200,15 @@ def score(
     precision: Precision,
     device: torch.device,
     end_of_text: int | None = None,
+    ensemble: Ensemble | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Loss float64 [B, T-1] and correctness bool [B, T-1] of each next token, of unsigned or int64 tokens [B, T]."""
     tokens = torch.from_numpy(tokens_BT.astype(np.int64)).to(device)
     training = model.training
     model.eval()
     with autocast(precision, device):
-        losses, hits = model.scores(tokens, None if end_of_text is None else numbered(tokens, end_of_text))
+        losses, hits = (ensemble or model).scores(
+            tokens, None if end_of_text is None else numbered(tokens, end_of_text)
+        )
     model.train(training)
     return losses.double().cpu().numpy(), hits.cpu().numpy()

@@ -14,6 +14,7 @@ from trainer.accumulate import accumulate
 from trainer.average import Average
 from trainer.data import Batch, check_batch
 from trainer.documents import DocumentNumbers
+from trainer.ensemble import Ensemble
 from trainer.epochs import repeats_from, schedule_in_steps
 from trainer.errors import ConfigError
 from trainer.evaluate import evaluate
@@ -94,6 +95,7 @@ class TextLearner:
         self._batch_tokens = config.batch_sequences * (inputs.seq_len - 1)
         self._peak = peak_flops(ranks.device)
         self._precision: Precision = "fp32"
+        self._done = 0
 
     def _first_weights(self, lake: Lake) -> list[str]:
         """Draw or read the weights that the config begins with; returns the names of those that were transferred."""
@@ -120,6 +122,7 @@ class TextLearner:
             state = checkpoint.unpack(files, self.model, self.optimizer, self.average)
             step, evals, self._precision = state["step"], state["evals"], state["precision"]
             self._guard.load(state["guard"])
+        self._done = step
         self._repeat_at(max(0, step - 1))
         self._forward = over_ranks(self.model, self._ranks, self._precision)
         return step, evals
@@ -192,7 +195,8 @@ class TextLearner:
         self._guard.check(step + 1, loss, grad_norm, kept)
         self.optimizer.step()
         self.optimizer.zero_grad()
-        self.average.update(step + 1, self._config.horizon)
+        self._done = step + 1
+        self.average.update(self._done, self._config.horizon)
 
     def row(self, done: int, loss: float, grad_norm: float, interval: Interval) -> Record:
         """The metrics record after ``done`` steps; ``interval`` starts anew."""
@@ -205,15 +209,27 @@ class TextLearner:
 
     def evaluate(self) -> Evals:
         """What ``trainer.evaluate`` says of each held-out dataset, and the scores of each task, with the averaged
-        weights where there are any."""
+        weights where there are any.
+
+        At the run's end ``ensemble`` among it is what it says of the last checkpoints together, if that is asked for.
+        """
         config, ranks = self._config, self._ranks
         how = (config.eval_sequences, self._precision, ranks.device, ranks)
+        datasets = [
+            (held, eval_mask(config, held.manifest), end)
+            for held, end in zip(self._inputs.eval, self._eval_ends, strict=True)
+        ]
         with self.average.swapped_in():
-            scores = {
-                held_out.ref: evaluate(self.model, held_out, *how, eval_mask(config, held_out.manifest), end)
-                for held_out, end in zip(self._inputs.eval, self._eval_ends, strict=True)
-            }
-            return scores if config.tasks is None else scores | self._task_scores(config.tasks)
+            evals = {held.ref: evaluate(self.model, held, *how, mask, end) for held, mask, end in datasets}
+            if config.tasks is not None:
+                evals |= self._task_scores(config.tasks)
+        if config.ensemble is not None and self._done == config.steps:
+            members = (config.ensemble, self._lake, self._job.run, config.ensemble_steps, ranks)
+            ensemble = Ensemble.of_run(self.model, *members)
+            for held, mask, end in datasets:
+                found = evaluate(self.model, held, *how, mask, end, ensemble)
+                evals[held.ref]["ensemble"] = {"steps": config.ensemble_steps, **found}
+        return evals
 
     def _task_scores(self, tasks: TasksConfig) -> Evals:
         """Rank 0 asks; the others wait, on a group that waits for longer than one that works should."""

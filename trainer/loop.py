@@ -141,7 +141,7 @@ def run_training(
         inputs = open_inputs(config, lake, job.planned.dataset if job.planned else None, job.repairer)
         check_tasks(job, inputs, ranks)
         learner = TextLearner(job, lake, inputs, ranks)
-        record = RunRecord.open(lake, job.run, config, inputs, ranks, job.lease)
+        record = RunRecord.open(lake, job.run, config, inputs, ranks, job.lease, keep=config.ensemble_steps)
         if record.result is None:
             job.repairer.record_in(record.run)
         return run_steps(config, learner, record, notify, stop or threading.Event())
@@ -195,6 +195,8 @@ def run_steps(
                 pending.append(learner.row(done, loss, grad_norm, interval))
                 on_event({"event": "step", "steps": config.steps, **pending[-1]})
             if learner.evaluates and (done % config.eval_every == 0 or last):
+                if last:
+                    saver.wait()  # the last evaluation may read what was saved before
                 evals = learner.evaluate()
                 pending.append({"step": done, "eval": evals})
                 for ref, scores in evals.items():

@@ -301,9 +301,9 @@ class Llama(nn.Module):
         if self.shape.tied:
             self.lm_head.weight = self.model.embed_tokens.weight
 
-    def logits(self, tokens_BT: Tensor) -> Tensor:
+    def logits(self, tokens_BT: Tensor, documents_BT: Tensor | None = None) -> Tensor:
         """Next-token logits [B, T, V] of tokens int64 [B, T]."""
-        return self.lm_head(self.model(tokens_BT))
+        return self.lm_head(self.model(tokens_BT, documents_BT))
 
     def forward(self, tokens_BT: Tensor, documents_BT: Tensor | None = None) -> Tensor:
         """Loss of each next token in nats: int64 [B, T] -> float32 [B, T-1]; entry t is -log p(token t+1 | 0..t).

@@ -42,7 +42,8 @@ def place_model(model: Llama, parallel: Parallel, ranks: Ranks, compiled: bool) 
         fully_shard(layer, mesh=mesh, reshard_after_forward=True)
     # Weights that stayed gathered after an evaluation would hide the average that is shown in their place.
     fully_shard(model, mesh=mesh, reshard_after_forward=True)
-    register_fsdp_forward_method(model, "scores")
+    for name in ("scores", "logits"):
+        register_fsdp_forward_method(model, name)
     model.allocate(ranks.device)
 
 

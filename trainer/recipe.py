@@ -169,6 +169,16 @@ class TasksConfig(ConfigModel):
     limit: int | None = Field(default=None, ge=1)
 
 
+class EnsembleConfig(ConfigModel):
+    """What the last ``checkpoints`` of a run predict together, scored at its end; see ``trainer.ensemble``.
+
+    ``mean`` says of what: their logits, or their probabilities.
+    """
+
+    checkpoints: int = Field(ge=2, le=64)
+    mean: Literal["logits", "probabilities"] = "logits"
+
+
 class AverageConfig(ConfigModel):
     """Averaged weights, which are then what is evaluated and published.
 

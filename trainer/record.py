@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -67,8 +67,8 @@ class TrainResult:
 class RunRecord:
     """One attempt at a run. ``step`` is that of the last good checkpoint (0: none).
 
-    Of the checkpoints it keeps all, or the ``keep_last`` newest and those at multiples of ``keep_every`` steps.
-    ``limit`` bounds their files.
+    Of the checkpoints it keeps all, or the ``keep_last`` newest, those at multiples of ``keep_every`` steps and those
+    at the steps ``keep``. ``limit`` bounds their files.
     """
 
     run: Run
@@ -77,6 +77,7 @@ class RunRecord:
     skipped: list[dict[str, Any]]
     keep_last: int | None
     keep_every: int | None
+    keep: Collection[int] = ()
     limit: FileLimit = field(default_factory=FileLimit)
 
     @classmethod
@@ -89,6 +90,7 @@ class RunRecord:
         ranks: Ranks,
         lease: str | None = None,
         kind: str = KIND,
+        keep: Collection[int] = (),
     ) -> RunRecord:
         """Begin the run, take it over, or join the owner of ``lease``; RunConflictError if the name is another's."""
 
@@ -98,7 +100,7 @@ class RunRecord:
             return run, newest, [{"step": item.step, "problem": item.problem} for item in skipped]
 
         run, newest, skipped = ranks.from_zero(decide)
-        return cls(run, ranks, newest, skipped, config.keep_last, config.keep_every)
+        return cls(run, ranks, newest, skipped, config.keep_last, config.keep_every, keep)
 
     @property
     def step(self) -> int:
@@ -133,7 +135,9 @@ class RunRecord:
         if self.keep_last is None:
             return
         every, older = self.keep_every, self.run.checkpoints[: -self.keep_last]
-        self.run.drop_checkpoints([item for item in older if every is None or item.step % every])
+        self.run.drop_checkpoints(
+            [item for item in older if item.step not in self.keep and (every is None or item.step % every)]
+        )
 
     def finish(self, result: TrainResult) -> None:
         """Record the result; from now on the run returns it."""

@@ -65,6 +65,7 @@ def everything() -> TrainConfig:
         },
         transfer={"source": "pre@1", "what": "mlp", "freeze_steps": 4, "ramp_steps": 4, "decay_toward": "source"},
         average={"decay": 0.8, "start_fraction": 0.3},
+        ensemble={"checkpoints": 3, "mean": "probabilities"},
         loss_mask="first_frame+delimiters",
         micro_batches=2,
         steps=12,
@@ -153,7 +154,7 @@ def test_everything_says_what_it_does(everything_whole: Lake) -> None:
 def test_old_checkpoints_go_and_the_curve_stays(everything_whole: Lake) -> None:
     lake = everything_whole
     run = lake.runs.get("whole")
-    assert [checkpoint.step for checkpoint in run.checkpoints] == [9, 12]
+    assert [checkpoint.step for checkpoint in run.checkpoints] == [6, 9, 12]
     assert len(curve(load_metrics(lake, "whole"))) == 12
     kept = {key for key in lake.store.list("checkpoints/whole/") if not key.endswith("metrics.jsonl")}
     assert kept == {f"{item.key_prefix}/{name}" for item in run.checkpoints for name in item.files}

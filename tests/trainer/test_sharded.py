@@ -50,6 +50,8 @@ OPTIONS: dict[str, Any] = {
         "value_embeddings": True,
         "repeat": {"first": 1, "last": 2, "times": 2, "from_fraction": 0.4},
     },
+    "ensemble": {"checkpoints": 3},
+    "keep_last": 1,
     "steps": 8,
 }
 # Wide enough that half of a matrix is still kept in 8 bits (4,096 values), but for norms and vocabulary.
@@ -155,6 +157,11 @@ def test_losses_and_weights_are_ddp_s_to_rounding(pair: tuple[Lake, list[dict]])
     assert_close(lake, "fsdp", "ddp")
     assert_close(lake, "hybrid", "hybrid-ddp", rel=2e-2)  # Muon works in bf16
     assert_close(lake, "options", "options-ddp")
+    together = [
+        eval_curve(load_metrics(lake, run))[-1]["eval"]["held33@1"]["ensemble"] for run in ("options", "options-ddp")
+    ]
+    assert together[0]["steps"] == [3, 6, 8]
+    assert together[0]["loss"] == pytest.approx(together[1]["loss"], rel=1e-4)
     ours, theirs = (load(lake.models.open_file(f"{name}@1", hf_layout.WEIGHTS)) for name in ("fsdp", "ddp"))
     assert ours.keys() == theirs.keys()
     for name, weight in theirs.items():

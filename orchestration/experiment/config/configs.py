@@ -110,6 +110,7 @@ def language_config(
             fixed["transfer"]["decay_toward"] = "source"
     if steps is not None:
         fixed["steps"] = steps
+        train.pop("ensemble", None)  # a trial has not as many checkpoints
     if "eval_sequences" in train:
         fixed["eval_sequences"] = _at_most(train["eval_sequences"], refs, refs.heldout)
     config = parse_config(train | fixed | {"optimizer": optimizer})

@@ -36,7 +36,7 @@ def arm_result(
     """The result of an arm whose runs have finished. Raises what the lake raises about records that are not there."""
     record = lake.runs.get(run)
     config, result = _ran(record)
-    (scores,) = result.evals.values()
+    final = _scored(result.evals)
     inputs = open_inputs(config, lake)
     language, mixed_in = costs(lake, run, config, result, inputs)
     gate, in_context, pre, pre_config = None, None, mixed_in, None
@@ -56,9 +56,9 @@ def arm_result(
         checks=checks_of(lake, record, config, result, inputs, lr_trials=max(1, len(sweep))),
         labels=labels,
         curve=curve_of(lake, run, inputs),
-        final_loss=scores["loss"],
-        accuracy=scores.get("answers", {}).get("accuracy"),
-        bits_per_byte=scores.get("bits_per_byte"),
+        final_loss=final["loss"],
+        accuracy=final.get("answers", {}).get("accuracy"),
+        bits_per_byte=final.get("bits_per_byte"),
         in_context=in_context,
         gated=pre_run is not None and arm.factors["pre"] not in CONTROLS,
         gate=gate,
@@ -93,14 +93,15 @@ def checks_of(
 
 
 def curve_of(lake: Lake, run: str, inputs: Inputs) -> tuple[CurvePoint, ...]:
-    """Every held-out evaluation of a run with one evaluation set, over language tokens and time trained."""
+    """Every held-out evaluation of a run with one evaluation set, over language tokens and time trained; the last is of
+    its ensemble, where the run has one."""
     seconds, tokens, points = 0.0, 0, []
     for row in load_metrics(lake, run):
         if "loss" in row:
             seconds += (row["tokens"] - tokens) / row["tokens_per_s"]
             tokens = row["tokens"]
         else:
-            (scores,) = row["eval"].values()
+            scores = _scored(row["eval"])
             language = _language_rows(inputs, row["step"]) * (inputs.seq_len - 1)
             points.append(
                 CurvePoint(
@@ -208,5 +209,11 @@ def _json(value: Mapping[str, Any] | None) -> str:
 
 def loss_of(result: TrainResult) -> float:
     """The last held-out loss of a run with one evaluation set; infinite if it is no number."""
-    (scores,) = result.evals.values()
-    return scores["loss"] if math.isfinite(scores["loss"]) else math.inf
+    loss = _scored(result.evals)["loss"]
+    return loss if math.isfinite(loss) else math.inf
+
+
+def _scored(evals: Mapping[str, Any]) -> dict[str, Any]:
+    """What a run with one evaluation set is judged by: its ensemble at the end of a run that has one."""
+    (scores,) = evals.values()
+    return scores.get("ensemble", scores)
