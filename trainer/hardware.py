@@ -58,3 +58,9 @@ def flops_per_token(shape: ModelShape, length: int, repeating: bool = True) -> i
     gates = sum(layer in embedded for layer in order) * shape.kv_heads * min(GATE_CHANNELS, shape.dim)
     weights = len(order) * block + gates + shape.vocab_size * shape.dim
     return 6 * weights + 12 * shape.dim * reach
+
+
+def mean_flops_per_token(shape: ModelShape, length: int, once: float) -> int:
+    """``flops_per_token`` in the mean of a run whose layers repeat after the share ``once`` of its updates."""
+    plain, repeating = (flops_per_token(shape, length, repeats) for repeats in (False, True))
+    return plain if plain == repeating else round(once * plain + (1 - once) * repeating)

@@ -102,6 +102,14 @@ def from_hf_config(config: Mapping[str, Any]) -> ModelShape:
         raise CheckpointError(
             f"{CONFIG}: num_key_value_heads = {kv_heads}: must divide num_attention_heads = {heads}; mend the file"
         )
+    again = sizes.repeat
+    if (sizes.window_pattern is None) != (sizes.window is None) or (
+        again is not None and not again.first <= again.last < sizes.num_hidden_layers
+    ):
+        raise CheckpointError(
+            f"{CONFIG}: window_pattern = {sizes.window_pattern!r}, window = {sizes.window}, repeat = {again}: must be "
+            "both or neither, and of layers that are there; mend the file"
+        )
     return ModelShape(
         vocab_size=sizes.vocab_size,
         layers=sizes.num_hidden_layers,

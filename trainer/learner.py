@@ -19,7 +19,7 @@ from trainer.epochs import repeats_from, schedule_in_steps
 from trainer.errors import ConfigError
 from trainer.evaluate import evaluate
 from trainer.guard import LossGuard
-from trainer.hardware import flops_per_token, peak_flops
+from trainer.hardware import flops_per_token, mean_flops_per_token, peak_flops
 from trainer.hf_layout import load_pieces
 from trainer.init import init_weights
 from trainer.inputs import Inputs
@@ -146,13 +146,10 @@ class TextLearner:
             "world": self._ranks.world,
             "parallel": self._parallel if self._ranks.world > 1 else None,
             "batch_tokens": self._batch_tokens,
-            "flops_per_token": self._mean_flops(),
+            "flops_per_token": mean_flops_per_token(
+                self._shape, self._inputs.seq_len - 1, self._repeats_from / self._config.steps
+            ),
         }
-
-    def _mean_flops(self) -> int:
-        """What a token costs in the mean of the run."""
-        steps, once = self._config.steps, self._repeats_from
-        return (once * self._flops(0) + (steps - once) * self._flops(steps - 1)) // steps
 
     def warnings(self) -> list[str]:
         """None: what cannot be is refused."""

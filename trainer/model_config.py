@@ -187,4 +187,5 @@ def beyond_llama(fields: Mapping[str, Any]) -> str:
         "value_embeddings": "value embeddings",
         "repeat": "repeated layers",
     }
-    return " and ".join(said for field, said in words.items() if fields.get(field) not in (None, False))
+    found = [said for field, said in words.items() if fields.get(field) not in (None, False)]
+    return " and ".join(filter(None, [", ".join(found[:-1]), *found[-1:]]))

@@ -21,6 +21,7 @@ from orchestration.experiment.run.collect import check_labels
 from tests.trainer.lake_data import open_files, tiny_config, tiny_lake
 from trainer import TrainJob, hf_layout, run_training
 from trainer.map_datasets import LakeDataset
+from trainer.model_config import Repeat
 
 
 @pytest.fixture(scope="module")
@@ -52,18 +53,22 @@ def test_the_folder_holds_the_model_and_its_origins(lake: Lake, tmp_path: Path) 
 
 
 def test_what_transformers_cannot_compute_says_so_and_how_it_is_loaded(lake: Lake, tmp_path: Path, capsys) -> None:
-    model = {"depth": 1, "dim": 16, "learned_positions": 23}
+    model = {"depth": 2, "dim": 16, "learned_positions": 23, "window_pattern": "S", "window": 9}
+    model |= {"value_embeddings": True, "repeat": {"first": 0, "last": 1}}
     config = tiny_config(steps=1, eval=[], schedule={}, model=model, publish="own")
     run_training(TrainJob(config, lake, "own"), threads=1)
     out = tmp_path / "out"
     assert export(lake, "own", out) == 0
-    assert "computes learned positions; README.md shows how to load it" in capsys.readouterr().out
+    said = " ".join(capsys.readouterr().out.split())
+    own = "learned positions, attention windows, value embeddings and repeated layers"
+    assert f"computes {own}; README.md shows how to load it" in said
     with pytest.raises(ValueError, match="morphogen"):
         transformers.AutoModelForCausalLM.from_pretrained(out)
     code = (out / "README.md").read_text().partition("```python\n")[2].partition("```")[0]
     found: dict = {}
     exec(code.replace("path/of/this/folder", str(out)), found)
     assert found["model"].shape.learned_positions == 23
+    assert found["model"].shape.repeat == Repeat(first=0, last=1)
 
     # Rows have one token more than the model has positions: the last is read by no evaluation, nor by this check.
     rows = LakeDataset(lake.uri, "train@1", dtype=torch.int64)

@@ -14,7 +14,7 @@ from tests.trainer.reference import plain_logits
 from trainer import TrainJob, hf_layout, load_metrics, run_training
 from trainer.config import ModelConfig
 from trainer.epochs import repeats_from
-from trainer.errors import ConfigError, TransferError
+from trainer.errors import CheckpointError, ConfigError, TransferError
 from trainer.hardware import flops_per_token
 from trainer.layer_order import layer_order
 from trainer.model import Llama, count_parameters, parameter_shapes
@@ -155,6 +155,10 @@ def test_they_are_written_and_read_under_a_name_of_their_own() -> None:
     assert torch.equal(opened(tokens(2, 12)), model(tokens(2, 12)))
     assert beyond_llama(model.shape.model_dump()) == "value embeddings and repeated layers"
     assert beyond_llama(shape_of().model_dump()) == ""
+    config = hf_layout.read_config(files[hf_layout.CONFIG])
+    for change in ({"window": 4}, {"repeat": {"first": 0, "last": 3}}, {"repeat": {"first": 2, "last": 1}}):
+        with pytest.raises(CheckpointError, match="must be both or neither, and of layers that are there"):
+            hf_layout.from_hf_config({**config, **change})
 
 
 def test_configurations_without_them_say_nothing_of_them() -> None:
@@ -190,7 +194,7 @@ def test_a_run_begins_to_repeat_at_its_step_and_publishes_what_repeats(tmp_path)
     shape = hf_layout.from_hf_config(hf_layout.read_config(lake.models.open_file("again@1", hf_layout.CONFIG)))
     assert layer_order(shape) == [0, 1, 0, 1]
     once, twice = flops_per_token(shape, 23, repeating=False), flops_per_token(shape, 23)
-    assert result.facts["flops_per_token"] == (once + twice) // 2
+    assert result.facts["flops_per_token"] == round((once + twice) / 2)
 
     short = config.model_copy(update={"steps": 6, "schedule": config.schedule.model_copy(update={"steps": 14})})
     with pytest.raises(ConfigError, match=r"layers would repeat after 7 updates, the run has 6; lower it"):

@@ -64,7 +64,7 @@ def pre_config(file: ExperimentFile, cell: Mapping[str, str], seed: int, refs: R
     name = cell["pre_optimizer"]
     optimizer = _merged(file.pre.train.get("optimizer", {}), file.pre.optimizers.get(name, {}), {"name": name})
     fixed = {
-        "model": file.model,
+        "model": _merged(file.model, file.pre.model),
         "data": [{"dataset": data}],
         "eval": [gate],
         "eval_sequences": _at_most(file.pre.gate_sequences, refs, gate),

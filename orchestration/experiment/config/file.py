@@ -23,6 +23,9 @@ Table = dict[str, Any]
 # Set by factors, seeds and the prepared data; anything else of a TrainConfig may stand in a base table.
 RESERVED = ("model", "data", "eval", "seed", "publish", "tasks", "tensorboard")
 
+STAGE_MODEL = ("attention", "compile", "dropout", "recompute", "repeat", "window", "window_pattern")
+"""Fields of a model that change none of its tensors, so that one stage may have them otherwise than the next."""
+
 
 class Corpus(ConfigModel):
     """The target: datasets ``name`` and ``heldout`` of the lake, added from ``paths`` if there are any.
@@ -72,6 +75,9 @@ class Pre(ConfigModel):
     ``iid`` and ``stats`` are made of; ``specs`` names further levels; ``corpus`` is level ``text``, by default the
     target.
 
+    ``model`` says where this stage's model differs from ``[model]`` without being another one (STAGE_MODEL): layers
+    that do not repeat yet are ``repeat = { times = 0 }``.
+
     ``tokens`` are generated once for all seeds: by default as many as the stage reads. ``optimizers`` holds, by name,
     what an optimiser brings along, its rate among it; ``loss_masks``, by level, which predictions count where the table
     ``train`` cannot say it for all: frames and answers are asked for in different ways.
@@ -83,14 +89,15 @@ class Pre(ConfigModel):
     tokens: int | None = Field(default=None, ge=1)
     gate_sequences: int = Field(default=256, ge=1)
     seed: int = Field(default=0, ge=0)
+    model: Table = Field(default_factory=dict)
     train: Table = Field(default_factory=dict)
     optimizers: dict[str, Table] = Field(default_factory=dict)
     loss_masks: dict[str, LossMask] = Field(default_factory=dict)
 
     @model_serializer(mode="wrap")
     def _as_before(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Without ``loss_masks`` where there are none: a file's digest names its experiment."""
-        return without_unset(handler(self), loss_masks={})
+        """Without what came later where there is none: a file's digest names its experiment."""
+        return without_unset(handler(self), loss_masks={}, model={})
 
 
 class Mixing(ConfigModel):
@@ -290,6 +297,12 @@ class ExperimentFile(ConfigModel):
             for key in RESERVED:
                 if key in table:
                     raise ValueError(f"{place}.{key}: set by the experiment itself; remove it")
+        for key in self.pre.model:
+            if key not in STAGE_MODEL:
+                raise ValueError(
+                    f"pre.model.{key}: would make it another model; allowed are {', '.join(STAGE_MODEL)}; set "
+                    "the rest in [model]"
+                )
         needs_spec = {"nca", "shuffled", "iid", "stats"} & {*self.factors["pre"]}
         for level in self.pre.loss_masks:
             if level not in self.factors["pre"] or level == "none":

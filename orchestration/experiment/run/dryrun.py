@@ -20,7 +20,7 @@ from orchestration.experiment.config.levels import effective_optimizer
 from orchestration.experiment.run.prepare import level_spec, pre_levels
 from orchestration.runs.names import default_run_name
 from trainer import TrainConfig
-from trainer.hardware import flops_per_token
+from trainer.hardware import mean_flops_per_token
 
 TEXT_VOCABULARY = 50_257
 """Assumed for the FLOPs of a tokenizer that does not say its size in its name."""
@@ -35,9 +35,11 @@ class Size:
 
     @classmethod
     def of(cls, config: TrainConfig, seq_len: int, vocab_size: int) -> Size:
-        """A run's size, evaluation left out."""
+        """A run's size, evaluation left out. Layers that repeat from an epoch on, which only data tells, count from the
+        beginning."""
         tokens = config.steps * config.batch_sequences * (seq_len - 1)
-        return cls(tokens, float(tokens * flops_per_token(config.model.shape(vocab_size), seq_len - 1)))
+        once = config.model.repeat.from_fraction if config.model.repeat is not None else 0.0
+        return cls(tokens, float(tokens * mean_flops_per_token(config.model.shape(vocab_size), seq_len - 1, once)))
 
 
 def dry_run(lake: Lake, file: ExperimentFile) -> dict[str, Any]:

@@ -165,6 +165,19 @@ def test_a_level_may_have_a_loss_mask_of_its_own():
     assert "loss_masks" not in parsed().model_dump()["pre"], "a file's digest names its experiment, also of older ones"
 
 
+def test_a_stage_has_its_model_otherwise_where_that_changes_no_tensor():
+    again = {"first": 0, "last": 0, "times": 2}
+    file = parsed(model={"repeat": again}, pre={"model": {"repeat": {"times": 0}, "dropout": 0.5}})
+    [cell, *_] = [cell for cell in file.cells if has_stage(cell)]
+    before = pre_config(file, cell, 1, Refs()).model
+    assert (before.shape(9).repeat, before.dropout) == (None, 0.5)
+    after = language_config(file, cell, 1, Refs(), source="m@1").model
+    assert (after.shape(9).repeat.times, after.dropout) == (2, 0.0)
+    assert "model" not in parsed().model_dump()["pre"], "a file's digest names its experiment, also of older ones"
+    with pytest.raises(ExperimentError, match=r"pre.model.dim: would make it another model; allowed are attention, "):
+        parsed(pre={"model": {"dim": 32}})
+
+
 def test_every_shipped_experiment_reads():
     from tests.ray_fixtures import ROOT
 
