@@ -171,7 +171,7 @@ class TextLearner:
         self._repeat_at(step)
         self.optimizer.set_rates(rates_at(config, self.optimizer.groups, step))
         weights_BT = self._masks.of(batch.rows, batch.roles)
-        self._counted = (step, self._masks.count_over(step, weights_BT, ranks))
+        self._counted = (step, self._masks.count_over(step, batch.rows, batch.roles, ranks))
         scale = ranks.world / self._counted[1]  # gradients are averaged over ranks, hence the factor
         documents_BT = None if self._documents is None else self._documents.of(tokens_BT, batch.rows)
         batch_BT = (tokens_BT, weights_BT)

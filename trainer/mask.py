@@ -123,11 +123,11 @@ class TargetMasks:
             for counted, source, a, b in zip(self._counted_S, self._plan.sources, before, after, strict=True)
         )
 
-    def count_over(self, step: int, weights_BT: Tensor | None, ranks: Ranks) -> int:
-        """The same, given this rank's weights of the step: of sources with roles, the sum over all ranks."""
-        if self._least_S is None or weights_BT is None:
+    def count_over(self, step: int, rows_B2: np.ndarray, roles_BT: np.ndarray | None, ranks: Ranks) -> int:
+        """The same, given this rank's rows of the step: of sources with roles, the sum over all ranks."""
+        if self._least_S is None:
             return self.count(step)
-        (total,) = ranks.sum([float(weights_BT.double().sum())])
+        (total,) = ranks.sum([float(self._counted(rows_B2, roles_BT, self._least_S).sum())])
         return int(total)
 
     def of(self, rows_B2: np.ndarray, roles_BT: np.ndarray | None = None) -> Tensor | None:
@@ -135,18 +135,22 @@ class TargetMasks:
 
         ``roles_BT`` has the roles of tokens of sources with roles; PlanMismatchError where it lacks.
         """
-        sources_B = rows_B2[:, 0]
         if self._least_S is None:
-            return None if self._weights_ST is None else self._weights_ST[torch.from_numpy(sources_B.copy())]
-        weights_BT = self._masks_ST[sources_B]
-        for source, least in enumerate(self._least_S):
+            return None if self._weights_ST is None else self._weights_ST[torch.from_numpy(rows_B2[:, 0].copy())]
+        counted_BT = self._counted(rows_B2, roles_BT, self._least_S)
+        return torch.from_numpy(counted_BT.astype(np.float32)).to(self._device)
+
+    def _counted(self, rows_B2: np.ndarray, roles_BT: np.ndarray | None, least_S: Sequence[int | None]) -> np.ndarray:
+        sources_B = rows_B2[:, 0]
+        counted_BT = self._masks_ST[sources_B]
+        for source, least in enumerate(least_S):
             mine_B = sources_B == source
             if least is None or not mine_B.any():
                 continue
-            if roles_BT is None or roles_BT.shape != (len(rows_B2), weights_BT.shape[1] + 1):
+            if roles_BT is None or roles_BT.shape != (len(rows_B2), counted_BT.shape[1] + 1):
                 raise PlanMismatchError(
                     f"a batch has rows of source {source} without the roles of their tokens, which say what counts; "
                     "send roles [rows, seq_len] with it, as trainer.local_batches does"
                 )
-            weights_BT[mine_B] = roles_BT[mine_B, 1:] >= least
-        return torch.from_numpy(weights_BT.astype(np.float32)).to(self._device)
+            counted_BT[mine_B] = roles_BT[mine_B, 1:] >= least
+        return counted_BT

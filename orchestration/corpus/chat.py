@@ -21,6 +21,7 @@ from orchestration.errors import CorpusError
 
 _MOST_STEPS = 200_000
 BEGINS, ENDS = "\ufdd0", "\ufdd1"  # no characters, and none ever: where what the assistant says begins and ends
+_MOST_TURNS = 500  # of a conversation that is rendered again for each
 _COUNTED, _JOINED = " counted", " joined"  # filters by names that no template can write
 
 # What the share-GPT layout calls roles; its messages have ``from`` and ``value``.
@@ -97,6 +98,13 @@ class ChatTemplate:
         return parts
 
     def _added_turns(self, messages: list[dict[str, Any]], said: list[int], where: str) -> list[tuple[str, bool]]:
+        if len(said) > _MOST_TURNS:
+            raise BadRecord(
+                f"{where} has {len(said)} turns of the assistant, and {_MOST_TURNS} are the limit where the template "
+                "does not mark them",
+                "mark them in the template by {% generation %} … {% endgeneration %}",
+                "messages",
+            )
         whole = self._rendered(messages, where)
         parts, done = [], 0
         for at in said:

@@ -177,6 +177,7 @@ def test_conversations_become_rows_with_roles(lake: Lake, tmp_path: Path) -> Non
         (TURNS, "{{ messages[-1].content }}", "renders message 2 otherwise once others follow it"),
         (TURNS, "{{ messages | length }}{% generation %}{% endgeneration %}", "marks nothing of it"),
         ([TURNS[0], {"role": "assistant", "content": "\ufdd0"}], MARKED, "U\\+FDD0"),
+        (TURNS * 251, CHATML, "has 502 turns of the assistant, and 500 are the limit"),
         (TURNS, "{{ raise_exception('no turns') }}", "refused by the chat template .*no turns"),
         ({"role": "user"}, CHATML, "has no messages"),
     ],
