@@ -22,6 +22,12 @@ from trainer.precision import Precision
 
 pytestmark = pytest.mark.cuda
 END = 31
+WINDOWED: dict[str, Any] = {
+    "window_pattern": "S",
+    "window": 70,
+    "value_embeddings": True,
+    "repeat": {"first": 0, "last": 0},
+}
 LATTICE: dict[str, Any] = {
     "lattice": {"size": [3, 3, 3], "types": 27, "fire": 0.5},
     "target": {"kind": "growth", "shapes": 2},
@@ -35,16 +41,25 @@ LATTICE: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("head_dim", [16, 64])
-def test_attention_within_documents_is_that_of_a_cpu(head_dim: int) -> None:
+@pytest.mark.parametrize(
+    ("options", "by_document"),
+    [({}, True), (WINDOWED, True), (WINDOWED, False)],
+    ids=["documents", "windows in documents", "windows"],
+)
+def test_attention_within_documents_and_windows_is_that_of_a_cpu(
+    head_dim: int, options: dict[str, Any], by_document: bool
+) -> None:
     """FlexAttention and its gradients, in float32, against the mask of a CPU; rows of several blocks, of odd length."""
-    shape = ModelConfig(depth=2, dim=4 * head_dim, heads=4, kv_heads=2).shape(32)
+    fields = {"depth": 2, "dim": 4 * head_dim, "heads": 4, "kv_heads": 2, **options}
+    shape = ModelConfig.model_validate(fields).shape(32)
     drawn = torch.Generator().manual_seed(0)
     tokens_BT = torch.randint(0, 32, (3, 301), generator=drawn)
     torch.set_float32_matmul_precision("highest")
     losses, gradients = [], []
     for device in ("cpu", "cuda"):
         model = Llama(shape, 0).to(device)
-        found_BT = model(tokens_BT.to(device), numbered(tokens_BT.to(device), END))
+        moved_BT = tokens_BT.to(device)
+        found_BT = model(moved_BT, numbered(moved_BT, END) if by_document else None)
         found_BT.sum().backward()
         losses.append(found_BT.detach().cpu())
         gradients.append(
