@@ -110,7 +110,13 @@ class ChatTemplate:
         for at in said:
             before = self._rendered(messages[:at], where, ask=True) if at else ""
             after = self._rendered(messages[: at + 1], where)
-            if not (after.startswith(before) and whole.startswith(after) and done <= len(before) < len(after)):
+            if len(after) <= len(before):
+                raise BadRecord(
+                    f"{where}: message {at + 1}, of the assistant, adds nothing to what the chat template renders",
+                    "mend the template",
+                    "messages",
+                )
+            if not (after.startswith(before) and whole.startswith(after) and done <= len(before)):
                 raise BadRecord(
                     f"{where}: the chat template renders message {at + 1} otherwise once others follow it, or where it "
                     "is asked for, so which tokens are answers cannot be told",

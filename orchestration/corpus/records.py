@@ -120,9 +120,16 @@ def text_of(kind: Kind, number: int, raw: Any, options: ReadOptions) -> bytes:
             raise BadRecord(
                 f"{where} has no {column!r}, it has {found or 'nothing'}",
                 "name the field that holds the text",
-                "text_column",
+                _argument(column, options),
             ) from None
     return content_of(values if len(values) > 1 else values[0], where, options)
+
+
+def _argument(column: str, options: ReadOptions) -> str:
+    """The argument that names a field."""
+    if options.pairs is None or options.pairs.answer is None:
+        return "text_column"
+    return "answer_field" if column == options.pairs.answer else "prompt_field"
 
 
 def _parsed(line: bytes, where: str, columns: Sequence[str]) -> Any:

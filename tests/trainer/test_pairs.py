@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -159,6 +160,30 @@ def test_what_counts_differs_between_ranks(runs: Lake) -> None:
         for step in range(STEPS)
     ]
     assert all(first != second for first, second in counts[:3])
+
+
+def test_with_attention_by_document_a_pair_is_as_if_alone(runs: Lake) -> None:
+    """The loss of a step is that of its pairs one by one, each after the token that ends a text."""
+    model = {"depth": 2, "dim": 16, "heads": 2, "attention": "document"}
+    config = tiny_config(**{**RECIPE, "model": model, "steps": 1, "eval": []})
+    losses: list[float] = []
+    run_training(
+        TrainJob(config, runs, "by-document"),
+        on_event=lambda event: losses.append(event["loss"]) if event["event"] == "step" else None,
+        threads=1,
+    )
+    inputs = open_inputs(config, runs)
+    alone, reader = Llama(tiny_config().model.shape(32), config.seed), inputs.train[0].reader()
+    total, count = 0.0, 0
+    for row in inputs.plan.rows(0)[:, 1].tolist():
+        tokens_T, roles_T = reader.rows(np.array([row]))[0], reader.roles(np.array([row]))[0]
+        ends = [at for at in range(1, int((roles_T > 0).sum())) if (tokens_T[at], roles_T[at]) == (31, 2)]
+        for begin, end in pairwise([0, *ends]):
+            with torch.no_grad():
+                found = alone(torch.from_numpy(tokens_T[None, begin : end + 1].astype(np.int64)))[0].numpy()
+            answers = roles_T[begin + 1 : end + 1] == 2
+            total, count = total + found[answers].sum(), count + answers.sum()
+    assert losses == [pytest.approx(total / count, rel=1e-5)]
 
 
 def test_evaluation_scores_answers_alone_and_whole(runs: Lake) -> None:
