@@ -172,7 +172,8 @@ def test_no_rank_holds_the_whole_model_as_it_starts(pair: tuple[Lake, list[dict]
     for report in pair[1]:
         wide = report["wide"]
         assert wide["equal"], "the rows are what a start in one process draws"
-        assert wide["whole"] / 2 < wide["peak"] < 0.8 * wide["whole"]
+        # From below only so that the measure saw something: pages that the process held before count for nothing.
+        assert 0.4 * wide["whole"] < wide["peak"] < 0.8 * wide["whole"]
 
 
 def test_each_rank_writes_its_rows(pair: tuple[Lake, list[dict]]) -> None:
