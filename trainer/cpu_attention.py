@@ -104,6 +104,7 @@ def _kernels(width: int) -> tuple[Callable[..., None], Callable[..., None]]:
 
 @lru_cache(maxsize=1)
 def _pool(threads: int) -> ThreadPoolExecutor:
+    """One pool as long as torch's number of threads stays: few blocks use a part of it."""
     return ThreadPoolExecutor(threads, "attention")
 
 
@@ -114,10 +115,11 @@ def _in_threads(kernel: Callable[..., None], *tensors: Tensor) -> None:
     arrays = [tensor.detach().numpy() for tensor in tensors]
     batch, _, heads, _ = tensors[0].shape
     blocks = -(-batch * heads // LANES)
-    threads = min(torch.get_num_threads(), blocks)
+    available = torch.get_num_threads()
+    threads = min(available, blocks)
     if threads == 1:
         kernel(*arrays, 0, blocks)
         return
     edges = [number * blocks // threads for number in range(threads + 1)]
-    for each in [_pool(threads).submit(kernel, *arrays, first, last) for first, last in pairwise(edges)]:
+    for each in [_pool(available).submit(kernel, *arrays, first, last) for first, last in pairwise(edges)]:
         each.result()
