@@ -235,22 +235,19 @@ def _task(text: str) -> Mapping[str, Any] | None:
 
 def _big_bench(path: Path, task: Mapping[str, Any]) -> ProblemSet:
     """A task as BIG-bench's documentation of its optional fields lays it out."""
-    try:
-        layout = {
-            name: task.get(name, default)
-            for name, default in (
-                ("task_prefix", ""),
-                ("example_input_prefix", "\nQ: "),
-                ("example_output_prefix", "\nA: "),
-                ("choice_prefix", "\n  choice: "),
-                ("few_shot_example_separator", "\n"),
-            )
-        }
-        for name, value in layout.items():
-            if not isinstance(value, str):
-                raise ValueError(f"{name} is of type {type(value).__name__}, not text")
-    except ValueError as error:
-        raise EvaluationError(f"{path}: {error}; mend the file") from error
+    layout = {
+        name: task.get(name, default)
+        for name, default in (
+            ("task_prefix", ""),
+            ("example_input_prefix", "\nQ: "),
+            ("example_output_prefix", "\nA: "),
+            ("choice_prefix", "\n  choice: "),
+            ("few_shot_example_separator", "\n"),
+        )
+    }
+    for name, value in layout.items():
+        if not isinstance(value, str):
+            raise EvaluationError(f"{path}: {name} is of type {type(value).__name__}, not text; mend the file")
     begins = layout["example_input_prefix"]
     stop = (begins.rstrip() if begins.strip() else _NEXT,)
     found = []
