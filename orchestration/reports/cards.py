@@ -15,7 +15,6 @@ from datalake.errors import NotFoundError
 from datalake.registry.datasets import DatasetVersion
 from orchestration.console.foreign import as_json, in_code, in_markdown
 from orchestration.errors import InvalidRequestError
-from trainer.model_config import beyond_llama
 
 README = "README.md"
 
@@ -44,12 +43,15 @@ def model_card(lake: Lake, version: ModelVersion, config: Mapping[str, Any], lic
     """The card of a model version whose folder has ``config`` (its config.json) and perhaps a ``tokenizer``."""
     from huggingface_hub import EvalResult, ModelCardData
 
+    from trainer.model_config import beyond_llama  # imports torch, and a dataset's card needs none of it
+
     tree = lineage(lake, version.ref)
     task = "text-generation"
+    own = beyond_llama(config)
     scored = {ref: scores for ref, scores in version.metrics.items() if isinstance(scores, Mapping)}
     data = ModelCardData(
         license=check_license(license),
-        library_name="morphogen" if beyond_llama(config) else "transformers",
+        library_name="morphogen" if own else "transformers",
         pipeline_tag=task,
         tags=["morphogen", *sorted({dataset["kind"] for dataset in tree["datasets"]})],
         datasets=sorted({_name(ref) for ref in version.datasets}) or None,
@@ -80,15 +82,15 @@ def model_card(lake: Lake, version: ModelVersion, config: Mapping[str, Any], lic
         "## Scores",
         _scores(scored),
         "## How to load it",
-        _code("python", *_loading(config, tokenizer)),
+        _code("python", *_loading(own, tokenizer)),
         _ending(config, tokenizer),
     ]
     return _card(data, parts)
 
 
-def _loading(config: Mapping[str, Any], tokenizer: bool) -> list[str]:
-    """Lines of Python that load a folder's model."""
-    if own := beyond_llama(config):
+def _loading(own: str, tokenizer: bool) -> list[str]:
+    """Lines of Python that load a folder's model; ``own``: what of it no class of transformers computes."""
+    if own:
         return [
             f"# No class of transformers computes {own}. These weights are a plain state dict.",
             "from pathlib import Path",
