@@ -24,7 +24,8 @@ from trainer.config import (
 )
 from trainer.data import Batch, BatchesFactory, TrainDataset, local_batches
 from trainer.errors import TrainerError
-from trainer.evaluate import evaluate, unigram_entropy
+from trainer.evaluate import evaluate
+from trainer.gate import unigram_entropy
 from trainer.job import TrainJob
 from trainer.loop import run_training
 from trainer.model import Llama

@@ -21,6 +21,7 @@ from trainer.data import TrainDataset
 from trainer.documents import numbered
 from trainer.ensemble import Ensemble
 from trainer.evaluate_roles import RoleSums, role_scores
+from trainer.gate import MASSES, counting_losses, least_loss, unigram_entropy
 from trainer.mask import LossMask, dataset_mask, frame_tokens, spec_of
 from trainer.model import Llama
 from trainer.precision import Precision, autocast
@@ -28,21 +29,6 @@ from trainer.ranks import Ranks
 
 CURVE_BUCKETS = 16
 ROWS_PER_PASS = 16
-
-
-def unigram_entropy(tokens_BT: np.ndarray) -> np.ndarray:
-    """Entropy of each row's own token frequencies, float64 [B], in nats: log T - (1/T) Σ c log c over its counts c.
-
-    It is what a model pays that knows how often each token will occur in a sequence but not where.
-    """
-    ordered_BT = np.sort(tokens_BT, axis=1)
-    length = ordered_BT.shape[1]
-    entropies = np.empty(len(ordered_BT))
-    for index, row_T in enumerate(ordered_BT):
-        starts = np.flatnonzero(np.concatenate(([True], row_T[1:] != row_T[:-1])))
-        counts = np.diff(np.append(starts, length)).astype(np.float64)
-        entropies[index] = math.log(length) - (counts * np.log(counts)).sum() / length
-    return entropies
 
 
 def bucket_edges(length: int) -> list[int]:
@@ -71,11 +57,13 @@ def evaluate(
     token), ``perplexity``, ``accuracy`` (likeliest next token), ``curve`` (loss by position of the predicted token,
     counted or not: [{"from", "to", "loss"}], ``to`` exclusive). Text adds ``bytes`` and ``bits_per_byte`` = total nats
     / ln 2 / UTF-8 bytes of the predicted tokens, unless it was imported without them. Synthetic data adds ``gate``:
-    {"loss", "entropy", "passed"}, entropy being the rows' mean unigram entropy over the same tokens, and if it shows
-    frames ``frames``: the loss of each whole frame's content, which falls from frame to frame where rules are inferred
-    in context. A task's dataset adds ``answers``: {"tokens", "loss", "accuracy"} of its answers alone, whatever counts;
-    so do prompts and answers, with "answers", how many there are, and "whole", the share of them that is predicted
-    right from the first token to the last. Their padding is in no score, nor are bytes where answers alone count.
+    {"loss", "entropy", "passed"}, entropy being the rows' mean unigram entropy over the same tokens, which the loss
+    must be under; of data without frames also "counting", what counting costs there, which takes entropy's place
+    (``trainer.gate``). Frames add ``frames``: the loss of each whole frame's content, which falls from frame to frame
+    where rules are inferred in context. A task's dataset adds ``answers``: {"tokens", "loss", "accuracy"} of its
+    answers alone, whatever counts; so do prompts and answers, with "answers", how many there are, and "whole", the
+    share of them that is predicted right from the first token to the last. Their padding is in no score, nor are
+    bytes where answers alone count.
     """
     total = min(sequences, dataset.manifest.sequences)
     mine = np.arange(ranks.rank * total // ranks.world, (ranks.rank + 1) * total // ranks.world)
@@ -119,7 +107,8 @@ class _PositionSums:
     def __init__(self, manifest: Manifest, mask: LossMask) -> None:
         self._manifest = manifest
         self._counted_T, self._answers_T = dataset_mask(manifest, mask), _answers(manifest)
-        self._losses_T, self._hits, self._right, self._extra = np.zeros(len(self._counted_T)), 0.0, 0.0, 0.0
+        self._losses_T, self._hits, self._right = np.zeros(len(self._counted_T)), 0.0, 0.0
+        self._extra_N = np.zeros(1 + len(MASSES) if _by_counting(manifest) else 1)
 
     def add(
         self, reader: RowReader, rows: np.ndarray, tokens_BT: np.ndarray, losses_BT: np.ndarray, hits_BT: np.ndarray
@@ -129,16 +118,23 @@ class _PositionSums:
         self._hits += hits_BT[:, counted_T].sum()
         self._right += 0.0 if answers_T is None else hits_BT[:, answers_T].sum()
         if self._manifest.text_bytes is not None:
-            self._extra += float(reader.column("target_bytes", rows).sum())
+            self._extra_N += float(reader.column("target_bytes", rows).sum())
         elif self._manifest.kind != "text":
-            self._extra += float(unigram_entropy(tokens_BT[:, 1:][:, counted_T]).sum())
+            self._extra_N[0] += float(unigram_entropy(tokens_BT[:, 1:][:, counted_T]).sum())
+        if _by_counting(self._manifest):
+            self._extra_N[1:] += counting_losses(tokens_BT, counted_T, self._manifest.vocab_size).sum(axis=0)
 
     def values(self) -> list[float]:
-        return [*self._losses_T.tolist(), float(self._hits), float(self._right), self._extra]
+        return [*self._losses_T.tolist(), float(self._hits), float(self._right), *self._extra_N.tolist()]
 
 
 def _rows_per_pass(dataset: TrainDataset, ensemble: Ensemble | None) -> int:
     return ROWS_PER_PASS if ensemble is None else ensemble.rows(dataset.manifest.seq_len, ROWS_PER_PASS)
+
+
+def _by_counting(manifest: Manifest) -> bool:
+    """Whether what a dataset's gate asks for is a loss under that of counting."""
+    return manifest.kind == "synthetic" and frame_tokens(manifest.source.spec) is None
 
 
 def _answers(manifest: Manifest) -> np.ndarray | None:
@@ -155,8 +151,8 @@ def scores_of(dataset: TrainDataset, sums: Sequence[float], total: int, mask: Lo
     frame = None if text else frame_tokens(manifest.source.spec)
     counted_T, answers_T = dataset_mask(manifest, mask), _answers(manifest)
     length, counted = len(counted_T), int(counted_T.sum())
-    *by_position, hits, right, extra = sums
-    losses_T = np.array(by_position) / total
+    hits, right, extra, *counting = sums[length:]
+    losses_T = np.array(sums[:length]) / total
     loss = math.fsum(losses_T[counted_T]) / counted
     edges = bucket_edges(length)
     result: dict[str, Any] = {
@@ -180,8 +176,10 @@ def scores_of(dataset: TrainDataset, sums: Sequence[float], total: int, mask: Lo
         if extra:  # rows of nothing but ends of texts stand for no bytes
             result["bits_per_byte"] = loss * total * counted / math.log(2) / extra
     elif not text:
-        entropy = extra / total
-        result["gate"] = {"loss": loss, "entropy": entropy, "passed": bool(loss < entropy)}
+        result["gate"] = gate = {"loss": loss, "entropy": extra / total}
+        if counting:
+            gate["counting"] = least_loss(counting, total)
+        gate["passed"] = bool(loss < gate.get("counting", gate["entropy"]))
         if frame is not None:
             result["frames"] = by_frame(losses_T, frame)
     return result

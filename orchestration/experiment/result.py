@@ -65,13 +65,27 @@ class CurvePoint(ResultModel):
 
 
 class Gate(ResultModel):
-    """Was the synthetic task learned: held-out loss of the pre-pre-training run against the rows' unigram entropy."""
+    """Was the synthetic task learned: held-out loss of the pre-pre-training run against what a model pays that counts.
+
+    That is the rows' unigram entropy, or ``counting`` where sequences show no frames (``trainer.gate``).
+    """
 
     learned: bool
     loss: float
     unigram_entropy: float
+    counting: float | None = None
     dataset: str
     run: str
+
+    @property
+    def level(self) -> float:
+        """What the loss must be under."""
+        return self.unigram_entropy if self.counting is None else self.counting
+
+    @property
+    def named(self) -> str:
+        """The level in words."""
+        return "the unigram entropy" if self.counting is None else "what counting costs"
 
 
 class Cost(ResultModel):
@@ -85,13 +99,15 @@ class Cost(ResultModel):
 class LabelCheck(ResultModel):
     """Loss of the finished model against three targets at each position t: token t, t+1 (the right one) and t+2.
 
-    Computed outside the training loop, with its own slicing, on the evaluation set's first ``sequences`` rows.
+    Computed outside the training loop, with its own slicing, on the evaluation set's first ``sequences`` rows;
+    ``error`` is the standard error over them of ``next``, 0 where they are all that the final loss is of.
     """
 
     same: float
     next: float
     after_next: float
     sequences: int
+    error: float = 0.0
 
 
 class SweepTrial(ResultModel):

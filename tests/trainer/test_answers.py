@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from datalake import Lake, Manifest, Source, content_digest, write_shard
 from generator import GENERATOR_VERSION, generate_batch, parse_spec
@@ -14,6 +15,7 @@ from trainer import run_training
 from trainer.data import TrainDataset
 from trainer.errors import ConfigError
 from trainer.evaluate import evaluate
+from trainer.gate import counting_losses
 from trainer.job import TrainJob
 from trainer.map_datasets import NcaDataset
 from trainer.model import Llama
@@ -44,6 +46,11 @@ def add_spec(lake: Lake, name: str, fields: dict, rows: int = 16, seed: int = 0)
     return lake.datasets.commit(name, manifest).ref
 
 
+def rows_of(fields: dict, seed: int) -> np.ndarray:
+    column = generate_batch(parse_spec(fields), seed, 0, 16)["tokens"]
+    return np.stack([np.frombuffer(row, "<u2") for row in column.to_pylist()])
+
+
 def test_only_answers_count_in_the_loss_and_its_gradient(tmp_path: Path) -> None:
     """The loss of a step is that of the answers as scored outside the loop, on the rows that the plan says."""
     lake = Lake.open(str(tmp_path / "lake"))
@@ -54,17 +61,14 @@ def test_only_answers_count_in_the_loss_and_its_gradient(tmp_path: Path) -> None
     result = run_training(TrainJob(config, lake, "run"), threads=1, on_event=events.append)
     model = Llama(config.model.shape(32), config.seed)
     answers = parse_spec(SORT).answer_mask()[1:]
-    rows = np.stack(
-        [np.frombuffer(row, "<u2") for row in generate_batch(parse_spec(SORT), 0, 0, 16)["tokens"].to_pylist()]
-    )
-    import torch
-
-    losses = model(torch.from_numpy(rows.astype(np.int64))).detach().numpy()
+    losses = model(torch.from_numpy(rows_of(SORT, 0).astype(np.int64))).detach().numpy()
     (step,) = [event for event in events if event["event"] == "step"]
     assert step["loss"] == pytest.approx(losses[:, answers].mean(), rel=1e-5)
     found = result.evals[held]
     assert found["tokens"] == found["answers"]["tokens"] == 16 * answers.sum()
     assert found["answers"]["accuracy"] == found["accuracy"]
+    counting = counting_losses(rows_of(SORT, 1), answers, parse_spec(SORT).vocab_size).mean(axis=0).min()
+    assert found["gate"] == found["gate"] | {"counting": pytest.approx(counting), "passed": found["loss"] < counting}
     assert found["answers"]["loss"] == pytest.approx(found["loss"])
 
 

@@ -20,6 +20,9 @@ IN_CONFIG = {
 NEAR = 0.01
 """Relative difference of losses up to which two targets are predicted alike."""
 
+SURE = 4.0
+"""Standard errors of a loss over some of the rows within which it may be that of all."""
+
 COPIED = 0.5
 """The loss of the token read, as a share of the next one's, under which a model of a task was taught to copy. A model
 that counts which tokens a sequence has shown is surer of the token read, which was shown, than of the next one; one
@@ -122,8 +125,11 @@ def _labels(arm: ArmResult) -> Iterator[Finding]:
             f"the next token ({labels.next:.4f})",
             "the targets were shifted in training: correct them and run the arm again",
         )
-    elif not _weak(labels) and arm.final_loss is not None and abs(arm.final_loss - labels.next) > NEAR * labels.next:
-        final = arm.final_loss
+    elif (
+        not _weak(labels)
+        and (final := arm.final_loss) is not None
+        and abs(final - labels.next) > max(NEAR * labels.next, SURE * labels.error)
+    ):
         nearest = min(losses, key=lambda name: abs(losses[name] - final))
         if nearest != "the next token":
             yield (
@@ -161,18 +167,18 @@ def _gate(arm: ArmResult) -> Iterator[Finding]:
     gate = arm.gate
     if gate is None:
         yield "gate", "not recorded", "a passed gate", "evaluate the pre-pre-training on held-out synthetic data"
-    elif not gate.loss < gate.unigram_entropy:
+    elif not gate.loss < gate.level:
         yield (
             "gate",
             f"synthetic loss {gate.loss:.4f}",
-            f"under the unigram entropy {gate.unigram_entropy:.4f}",
+            f"under {gate.named} {gate.level:.4f}",
             "synthetic task not learned, so the arm says nothing about it: train it longer, or at another rate",
         )
     elif not gate.learned:
         yield (
             "gate",
             "recorded as not learned",
-            f"learned, at {gate.loss:.4f} under {gate.unigram_entropy:.4f}",
+            f"learned, at {gate.loss:.4f} under {gate.level:.4f}",
             "gate and losses contradict each other: gather them again",
         )
 

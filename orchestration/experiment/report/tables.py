@@ -173,7 +173,7 @@ def run_table(result: ExperimentResult, names: Names) -> Rows:
             arm.status + (f": {arm.error}" if arm.error else ""),
             str(arm.arm.seed),
             number(arm.score(result.metric)),
-            DASH if arm.gate is None else f"{arm.gate.loss:.3f} (gate {arm.gate.unigram_entropy:.3f})",
+            DASH if arm.gate is None else f"{arm.gate.loss:.3f} (gate {arm.gate.level:.3f})",
         ]
         for arm in result.arms
     ]

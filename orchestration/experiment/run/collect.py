@@ -18,7 +18,8 @@ from trainer import TrainConfig, TrainResult, load_metrics
 from trainer.inputs import Inputs, open_inputs
 from trainer.mask import LossMask, dataset_mask
 
-LABEL_ROWS = 64
+LABEL_ROWS, LABEL_TOKENS = 64, 2**16
+"""At least so many rows check an arm's labels, and more of short ones."""
 
 CONTROLS = ("none", "stats", "text", "shuffled", "iid")
 """Levels of ``pre`` that claim to teach nothing, so that no gate can void them."""
@@ -141,6 +142,7 @@ def gate_of(run: str, result: TrainResult) -> tuple[Gate | None, tuple[float, ..
             learned=found["passed"],
             loss=found["loss"],
             unigram_entropy=found["entropy"],
+            counting=found.get("counting"),
             dataset=dataset,
             run=run,
         )
@@ -163,10 +165,11 @@ def check_labels(lake: Lake, model: str, dataset: str, sequences: int, mask: Los
     device = pick_device(None)
     network = open_published(lake, lake.models.get(model)).eval().to(device)
     manifest = lake.datasets.manifest(dataset)
-    rows = min(sequences, LABEL_ROWS, manifest.sequences)
+    scored = min(sequences, manifest.sequences)
+    rows = min(scored, max(LABEL_ROWS, LABEL_TOKENS // manifest.seq_len))
     reader = make_repairer(lake.store.uri).reader(lake.store, manifest)
     tokens_BT = torch.from_numpy(reader.rows(np.arange(rows)).astype(np.int64)).to(device)
-    sums = dict.fromkeys(("same", "next", "after_next"), 0.0)
+    losses_NR = {name: np.zeros(rows) for name in ("same", "next", "after_next")}
     counted_T = dataset_mask(manifest, mask if mask == "answers" else "none")
     # Of prediction t: whether it counts; the last token's own, which no evaluation scores, unless answers alone do.
     counts_T = torch.from_numpy(np.append(counted_T, mask != "answers")).to(device)
@@ -175,17 +178,19 @@ def check_labels(lake: Lake, model: str, dataset: str, sequences: int, mask: Los
     numbers = {"same": int(counts_T.sum()), "next": int(counted_T.sum()), "after_next": int(counted_T[:-1].sum())}
     step = chunk_tokens(network.lm_head.weight, CHUNK_LOGITS)
     with torch.no_grad():
-        for row_T in tokens_BT:
+        for row, row_T in enumerate(tokens_BT):
             hidden_TD = network.model(row_T[None, :read])[0]
             for start in range(0, read, step):
                 log_NV = network.lm_head(hidden_TD[start : start + step]).double().log_softmax(-1)
-                for shift, name in enumerate(sums):
+                for shift, (name, losses_R) in enumerate(losses_NR.items()):
                     targets = row_T[start + shift : start + shift + len(log_NV), None]
                     chosen = log_NV[: len(targets)].gather(1, targets)[counts_T[start : start + len(targets)]]
-                    sums[name] -= float(chosen.sum()) / max(1, numbers[name])
+                    losses_R[row] -= float(chosen.sum()) / max(1, numbers[name])
     if not numbers["after_next"]:
-        sums["after_next"] = sums["same"]
-    return {name: total / rows for name, total in sums.items()} | {"sequences": rows}
+        losses_NR["after_next"] = losses_NR["same"]
+    spread = float(losses_NR["next"].std(ddof=1)) if 1 < rows < scored else 0.0
+    means = {name: float(losses_R.mean()) for name, losses_R in losses_NR.items()}
+    return means | {"sequences": rows, "error": spread / rows**0.5}
 
 
 def failed(arm: Arm, run: str, error: str, sweep: Sequence[SweepTrial] = ()) -> ArmResult:

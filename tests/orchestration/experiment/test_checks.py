@@ -234,6 +234,29 @@ def test_a_control_without_gate_is_no_problem():
     assert check_arms(controls) == []
 
 
+def test_where_sequences_show_no_frames_the_gate_is_what_counting_costs():
+    """A row of few answers has an entropy that no model could pay, which had not seen the row before."""
+    counting = {"loss": 1.40, "unigram_entropy": 1.34, "learned": True}
+    learned = spoil(CLEAN, "nca", 1, gate=lambda arm: arm.gate.model_copy(update=counting | {"counting": 1.74}))
+    assert check_arms(learned) == []
+    failed = {"loss": 1.75, "learned": False, "counting": 1.74}
+    problems = check_arms(spoil(CLEAN, "nca", 1, gate=lambda arm: arm.gate.model_copy(update=failed)))
+    assert {(each.effect, each.expected) for each in problems} == {("void", "under what counting costs 1.7400")}
+
+
+def ends_at_the_final_loss(arm):
+    return (*arm.curve[:-1], arm.curve[-1].model_copy(update={"loss": 2.8161}))
+
+
+@pytest.mark.parametrize(("error", "refused"), [(0.0, True), (0.02, False), (0.01, True)])
+def test_a_loss_over_some_rows_may_depart_from_that_over_all_by_its_own_error(error, refused):
+    """Who counts predicts the token read and the next one nearly alike: chance alone decided which was nearer."""
+    labels = LabelCheck(same=2.8465, next=2.7640, after_next=2.91, sequences=64, error=error)
+    final = {"final_loss": 2.8161, "accuracy": 0.39}
+    found = spoil(CLEAN, "nca", 1, labels=labels, curve=ends_at_the_final_loss, **final)
+    assert [each.check for each in check_arms(found) if each.effect == "refused"] == (["labels"] * 2 if refused else [])
+
+
 def test_differences_of_configurations_go_by_dotted_path():
     one = {"a": {"b": [1, 2], "c": {}}, "seed": 1}
     other = {"a": {"b": [1, 3]}, "seed": 2}
