@@ -32,7 +32,7 @@ orchestration.errors orchestration.folders orchestration.toml_files
 orchestration.console orchestration.telemetry orchestration.reports orchestration.runs orchestration.cluster
 orchestration.generation orchestration.corpus orchestration.evaluation
 orchestration.training orchestration.live orchestration.lattice
-orchestration.pipeline orchestration.experiment orchestration.tune orchestration.doctor
+orchestration.experiment orchestration.pipeline orchestration.tune orchestration.doctor
 orchestration.jobs orchestration.serve orchestration.commands orchestration.cli orchestration
 
 morphogen

@@ -1,4 +1,4 @@
-"""The whole job at laptop size: parameters, sequences, text, pre-pre-training, transfer, language, models, report.
+"""The whole job at laptop size: a probe; then parameters, sequences, text, pre-pre-training, transfer, models, report.
 
 Every stage finds what an earlier, interrupted demo left in the lake and goes on from there, so it is also the
 smallest example of how the pieces fit together.
@@ -20,6 +20,7 @@ from orchestration.console.training import training_display
 from orchestration.corpus.add import add_corpus, stdlib_files
 from orchestration.generation.job import run_generation
 from orchestration.generation.request import GenerateRequest
+from orchestration.pipeline.demo_probe import PROBE, run_probe
 from orchestration.pipeline.demo_report import Arm, write_report
 from orchestration.runs.names import default_run_name
 from orchestration.runs.signals import Stop
@@ -40,16 +41,17 @@ CODE_SPEC: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class DemoSettings:
-    """Sizes of a demo. The defaults fill two cores for about eight minutes."""
+    """Sizes of a demo. The defaults fill two cores for about six minutes."""
 
+    probe: dict[str, Any] = field(default_factory=lambda: dict(PROBE))
     spec: dict[str, Any] = field(default_factory=lambda: dict(CODE_SPEC))
-    tokens: int = 4_194_304
+    tokens: int = 2_097_152
     gate_sequences: int = 256
     shard_sequences: int = 1024
     model: dict[str, Any] = field(default_factory=lambda: {"depth": 2, "dim": 128, "heads": 4})
     batch_sequences: int = 16
-    synthetic_steps: int = 600
-    text_steps: int = 600
+    synthetic_steps: int = 400
+    text_steps: int = 400
     workers: int = 2
     text_folders: tuple[str, ...] = ()  # of the standard library; all of it if none is named
 
@@ -58,6 +60,13 @@ DEMO = DemoSettings()
 
 # The same stages at sizes that show only that all of them work here.
 TOY = DemoSettings(
+    probe={
+        **PROBE,
+        "seeds": [1, 2],
+        "model": {**PROBE["model"], "dim": 16},
+        "pre": {**PROBE["pre"], "gate_sequences": 16, "train": {**PROBE["pre"]["train"], "steps": 2}},
+        "train": {**PROBE["train"], "steps": 2, "eval_sequences": 16, "eval_every": 1},
+    },
     tokens=32_768,
     gate_sequences=16,
     shard_sequences=16,
@@ -79,6 +88,7 @@ def run_demo(lake: Lake, settings: DemoSettings, report: Path, stop: Stop | None
     started = time.monotonic()
     console.print(f"lake {lake.store.uri} · {local_cores()} cores · {settings.workers} training workers")
 
+    probe = run_probe(lake, settings.probe, stop)
     params = _register(lake, settings.spec)
     synthetic = _generate(
         lake, settings, params, "code", seed=0, sequences=settings.tokens // params.spec["seq_len"], stop=stop
@@ -95,6 +105,7 @@ def run_demo(lake: Lake, settings: DemoSettings, report: Path, stop: Stop | None
     outcome = write_report(
         lake,
         report,
+        probe=probe,
         params=params,
         datasets=[synthetic, gate, train_text, heldout_text],
         synthetic=nca,

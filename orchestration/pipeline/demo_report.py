@@ -1,4 +1,4 @@
-"""What the demo found, gathered from the lake: the arms, the gate, the lineage, the verdict; and its table."""
+"""What the demo found, gathered from the lake: probe, arms, gate, lineage, verdict; and its table."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from datalake.registry.datasets import DatasetVersion
 from generator import parse_spec
 from orchestration.console.foreign import as_json
 from orchestration.console.output import console
+from orchestration.pipeline.demo_probe import ProbeOutcome
 from orchestration.reports.demo_page import ReportPage, render
 from orchestration.reports.picture import sheet_of
 from trainer import TrainConfig, TrainResult, load_metrics
@@ -43,6 +44,7 @@ def write_report(
     lake: Lake,
     path: Path,
     *,
+    probe: ProbeOutcome,
     params: ParameterVersion,
     datasets: Sequence[DatasetVersion],
     synthetic: Arm,
@@ -56,6 +58,7 @@ def write_report(
     rows = [_row(arm, arms[0]) for arm in arms]
     gate = _only_eval(synthetic)["gate"]
     outcome = {
+        "probe": probe.to_json(),
         "verdict": verdict(rows[0]["loss"], rows[-1]["loss"], gate["passed"]),
         "gate": gate,
         "arms": rows,
@@ -69,6 +72,7 @@ def write_report(
     }
     page = ReportPage(
         outcome=outcome,
+        probe_chart=probe.chart,
         spec=params.spec,
         curves={arm.name: load_metrics(lake, arm.run) for arm in arms},
         synthetic_curve=load_metrics(lake, synthetic.run),
@@ -143,6 +147,7 @@ def _print(outcome: dict[str, Any]) -> None:
             f"{row['bits_per_byte_difference']:+.4f}",
         )
     gate = outcome["gate"]
+    console.print(outcome["probe"]["sentence"])
     console.print(table)
     console.print(
         f"gate: synthetic loss {gate['loss']:.3f} against a unigram entropy of {gate['entropy']:.3f} nats: "

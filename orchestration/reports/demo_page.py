@@ -22,6 +22,7 @@ class ReportPage:
     """
 
     outcome: dict[str, Any]
+    probe_chart: Markup
     spec: dict[str, Any]
     curves: dict[str, list[dict[str, Any]]]
     synthetic_curve: list[dict[str, Any]]
@@ -37,8 +38,9 @@ def render(page: ReportPage) -> str:
     commands += [f"morphogen data verify {each['name']}" for each in outcome["datasets"]]
     return report(
         "demo.html",
-        title="Morphogen demo: does pre-pre-training help?",
+        title="Morphogen demo: what does pre-pre-training bring?",
         outcome=outcome,
+        probe_chart=page.probe_chart,
         tiles=_tiles(page),
         cards=_cards(page),
         picture=base64.b64encode(page.pictures).decode(),

@@ -72,6 +72,8 @@ def test_it_ends_with_the_same_datasets_and_a_report(ray_cluster, tmp_path, kill
     }
 
     page = report.read_text()
+    assert {each["label"].split(" ")[0] for each in outcome["probe"]["answers"]} == {"none", "chains", "nca"}
+    assert page.index("After 2 steps a model of two layers") < page.index("Then text")
     assert outcome["verdict"].split(":")[0] in page
     assert not re.findall(r"(?:src|href)=[\"']?https?://", page), "the report needs nothing but itself"
     for arm in outcome["arms"]:

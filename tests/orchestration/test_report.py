@@ -8,6 +8,7 @@ import pytest
 
 from orchestration.pipeline.demo_report import verdict
 from orchestration.reports.curves import heldout_points, tokens_to_reach, training_points
+from orchestration.reports.demo_charts import gate_chart
 from orchestration.reports.demo_page import ReportPage, render
 from orchestration.reports.picture import trajectory_sheet
 
@@ -50,6 +51,7 @@ def page(treated: float = 1.5, *, passed: bool = True, name: str = "transferred"
         for arm, loss in losses.items()
     ]
     outcome = {
+        "probe": {"sentence": "After 9 steps a model answers 40% from scratch; 75% with attention from <chains>."},
         "verdict": verdict(1.6, treated, passed),
         "gate": {"loss": 0.8 if passed else 2.4, "entropy": 1.8, "passed": passed},
         "arms": arms,
@@ -63,6 +65,7 @@ def page(treated: float = 1.5, *, passed: bool = True, name: str = "transferred"
     frames = np.random.default_rng(0).integers(0, 4, (2, 3, 6, 6), dtype=np.uint8)
     return ReportPage(
         outcome=outcome,
+        probe_chart=gate_chart(records(5.5, 0.8), 1.9),
         spec={"family": "nca"},
         curves=curves,
         synthetic_curve=records(5.5, 0.8),
@@ -117,7 +120,7 @@ def test_the_page_needs_nothing_but_itself(text):
 def test_every_picture_has_words_and_every_name_in_it_is_its_own(text):
     outline = Outline(text)
     pictures = [attributes for tag, attributes in outline.tags if tag in ("img", "svg")]
-    assert len(pictures) == 4
+    assert len(pictures) == 5
     assert all(len(attributes.get("alt") or attributes.get("aria-label") or "") > 20 for attributes in pictures)
     ids = [attributes["id"] for _, attributes in outline.tags if "clip" in attributes.get("id", "")]
     clips = [attributes["id"] for tag, attributes in outline.tags if tag == "clippath"]
@@ -133,6 +136,8 @@ def test_curves_take_their_colours_from_the_page(text):
 
 def test_the_verdict_comes_first_and_the_numbers_follow(text):
     body = text[text.index("<body>") :]
+    assert body.index("75% with attention from &lt;chains&gt;") < body.index("<svg")
+    assert body.index("<svg") < body.index("Pre-pre-training helped in this pair of runs")
     assert body.index("Pre-pre-training helped in this pair of runs: 6.25% lower") < body.index("<table>")
     for shown in ("−6.25 %", "−0.1000", "−0.1443", "1.5000 against 1.6000", "one seed", "code@1", "d" * 64, "run-nca"):
         assert shown in text
