@@ -23,6 +23,7 @@ from typing import Any
 
 from benchmarks.gpu.conductor import Part, Results, conduct, machine_facts
 from benchmarks.gpu.page import page
+from benchmarks.gpu.report import COMPARISON_DATA
 
 ROOT = Path(__file__).resolve().parents[2]
 TRAINER = ("torch", "numpy", "pyarrow", "pydantic", "tenacity", "cachetools")
@@ -91,7 +92,7 @@ def main() -> None:
         for line in Path(__file__).with_name("packages.txt").read_text(encoding="utf-8").splitlines()
         if line and not line.startswith("#")
     ]
-    data = {"MORPHOGEN_COMPARISON_DATA": str(options.data.resolve())} if options.data else {}
+    data = {COMPARISON_DATA: str(options.data.resolve())} if options.data else {}
     results = Results(machine_facts(packages), options.minutes, options.toy)
     with tempfile.TemporaryDirectory(prefix="morphogen-gpu-", ignore_cleanup_errors=True) as work:
         try:

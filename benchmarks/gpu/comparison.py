@@ -23,14 +23,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from benchmarks.gpu.report import Report
+from benchmarks.gpu.report import COMPARISON_DATA, Report
 from datalake import Lake, Manifest, Source, content_digest, shard_layout, write_shard
 from datalake.canonical import digest_of
 from datalake.shards.shard_format import tokens_of
 from generator import generate_batch, load_preset, parse_spec
 from trainer import Ranks, TrainJob, parse_config, run_training
 
-DATA = "MORPHOGEN_COMPARISON_DATA"  # names the folder that `main` filled; without it data is made anew
 SHARD = 4096
 SEQ_LEN = 512
 TEXT_ROWS = 60_000
@@ -44,7 +43,7 @@ def run(report: Report) -> None:
     """Data, a pilot, pre-pre-training, then the arms, seed by seed, while the time lasts."""
     toy = report.toy
     with tempfile.TemporaryDirectory() as folder:
-        lake = Lake.open(os.environ.get(DATA) or folder)
+        lake = Lake.open(os.environ.get(COMPARISON_DATA) or folder)
         refs = prepare(lake, toy)
         rows = lake.datasets.manifest(refs["text"]).sequences
         model = {"depth": 1, "dim": 16, "heads": 2} if toy else {"depth": 6, "dim": 512, "heads": 8}

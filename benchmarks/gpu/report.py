@@ -9,6 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+COMPARISON_DATA = "MORPHOGEN_COMPARISON_DATA"
+"""The environment variable that names the folder `--data` gave; without it the comparison makes its data anew."""
+
 
 @dataclass(frozen=True)
 class Report:

@@ -13,6 +13,13 @@ def number(value: float | None, digits: int = 4) -> str:
     return DASH if value is None else f"{value:.{digits}f}"
 
 
+def probability(value: float | None) -> str:
+    """A p-value to three digits, one too small for them as a bound, or a dash for none."""
+    if value is not None and value < 0.001:
+        return "< 0.001"
+    return number(value, 3)
+
+
 def difference(value: float | None, digits: int = 4) -> str:
     """A signed number, or a dash for none."""
     return DASH if value is None else signed(value, digits)

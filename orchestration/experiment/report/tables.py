@@ -9,7 +9,7 @@ from orchestration.experiment.analysis.analyse import Analysis
 from orchestration.experiment.analysis.answers import LEVELS
 from orchestration.experiment.analysis.compare import Comparison
 from orchestration.experiment.analysis.curves import UNITS, Reach
-from orchestration.experiment.report.numbers import DASH, difference, duration, interval, number, quantity
+from orchestration.experiment.report.numbers import DASH, difference, duration, interval, number, probability, quantity
 from orchestration.experiment.result import ExperimentResult, Metric
 
 Names = Mapping[str, str]
@@ -43,7 +43,7 @@ def comparison_table(compared: Sequence[Comparison], names: Names, metric: Metri
                 str(len(found.seeds)) if found else DASH,
                 difference(found.mean if found else None),
                 interval(each.decided),
-                number(each.p_corrected, 3),
+                probability(each.p_corrected),
                 interval(found.t if found else None),
                 interval(found.bootstrap if found else None),
                 percent(each.relative),
