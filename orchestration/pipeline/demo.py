@@ -41,17 +41,17 @@ CODE_SPEC: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class DemoSettings:
-    """Sizes of a demo. The defaults fill two cores for about six minutes."""
+    """Sizes of a demo. The defaults fill two cores for about eight minutes."""
 
     probe: dict[str, Any] = field(default_factory=lambda: dict(PROBE))
     spec: dict[str, Any] = field(default_factory=lambda: dict(CODE_SPEC))
-    tokens: int = 2_097_152
+    tokens: int = 1_310_720
     gate_sequences: int = 256
     shard_sequences: int = 1024
     model: dict[str, Any] = field(default_factory=lambda: {"depth": 2, "dim": 128, "heads": 4})
     batch_sequences: int = 16
-    synthetic_steps: int = 400
-    text_steps: int = 400
+    synthetic_steps: int = 300
+    text_steps: int = 250
     workers: int = 2
     text_folders: tuple[str, ...] = ()  # of the standard library; all of it if none is named
 
