@@ -108,7 +108,8 @@ class _PositionSums:
         self._manifest = manifest
         self._counted_T, self._answers_T = dataset_mask(manifest, mask), _answers(manifest)
         self._losses_T, self._hits, self._right = np.zeros(len(self._counted_T)), 0.0, 0.0
-        self._extra_N = np.zeros(1 + len(MASSES) if _by_counting(manifest) else 1)
+        self._by_counting = _by_counting(manifest)
+        self._extra_N = np.zeros(1 + len(MASSES) if self._by_counting else 1)
 
     def add(
         self, reader: RowReader, rows: np.ndarray, tokens_BT: np.ndarray, losses_BT: np.ndarray, hits_BT: np.ndarray
@@ -121,7 +122,7 @@ class _PositionSums:
             self._extra_N += float(reader.column("target_bytes", rows).sum())
         elif self._manifest.kind != "text":
             self._extra_N[0] += float(unigram_entropy(tokens_BT[:, 1:][:, counted_T]).sum())
-        if _by_counting(self._manifest):
+        if self._by_counting:
             self._extra_N[1:] += counting_losses(tokens_BT, counted_T, self._manifest.vocab_size).sum(axis=0)
 
     def values(self) -> list[float]:

@@ -83,6 +83,11 @@ class Gate(ResultModel):
         return self.unigram_entropy if self.counting is None else self.counting
 
     @property
+    def under(self) -> bool:
+        """Whether it is, whatever was recorded as ``learned``."""
+        return self.loss < self.level
+
+    @property
     def named(self) -> str:
         """The level in words."""
         return "the unigram entropy" if self.counting is None else "what counting costs"

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from datalake import Lake, Manifest, Source, content_digest, write_shard
+from datalake.shards.shard_format import tokens_of
 from generator import GENERATOR_VERSION, generate_batch, parse_spec
 from tests.trainer.lake_data import add_dataset, patterned, tiny_config
 from trainer import run_training
@@ -47,8 +48,7 @@ def add_spec(lake: Lake, name: str, fields: dict, rows: int = 16, seed: int = 0)
 
 
 def rows_of(fields: dict, seed: int) -> np.ndarray:
-    column = generate_batch(parse_spec(fields), seed, 0, 16)["tokens"]
-    return np.stack([np.frombuffer(row, "<u2") for row in column.to_pylist()])
+    return tokens_of(generate_batch(parse_spec(fields), seed, 0, 16), np.dtype("<u2"))
 
 
 def test_only_answers_count_in_the_loss_and_its_gradient(tmp_path: Path) -> None:

@@ -107,7 +107,7 @@ def _summary(result: ExperimentResult, label: str) -> ArmSummary:
         perplexity=None if loss is None else math.exp(min(loss, 700.0)),
         bits_per_byte=_mean([arm.bits_per_byte for arm in done]),
         rates=tuple(sorted(rate for rate in rates if rate is not None)),
-        gate=_gate([None if arm.gate is None else arm.gate.loss < arm.gate.level for arm in done]),
+        gate=_gate([None if arm.gate is None else arm.gate.under for arm in done]),
         in_context=tuple(np.mean(curves, axis=0).tolist()) if len(lengths) == 1 else None,
         tokens=_mean([arm.language.tokens if arm.language else None for arm in done]),
         flops=_mean([arm.language.flops if arm.language else None for arm in done]),

@@ -167,7 +167,7 @@ def _gate(arm: ArmResult) -> Iterator[Finding]:
     gate = arm.gate
     if gate is None:
         yield "gate", "not recorded", "a passed gate", "evaluate the pre-pre-training on held-out synthetic data"
-    elif not gate.loss < gate.level:
+    elif not gate.under:
         yield (
             "gate",
             f"synthetic loss {gate.loss:.4f}",

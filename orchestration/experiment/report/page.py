@@ -82,7 +82,7 @@ def _alarms(analysis: Analysis) -> list[tuple[str, list[str]]]:
 def _tiles(result: ExperimentResult, analysis: Analysis) -> list[tuple[str, str, str]]:
     done = sum(arm.status == "finished" for arm in result.arms)
     gated = [arm for arm in result.arms if arm.gated and arm.status == "finished"]
-    learned = sum(arm.gate is not None and arm.gate.loss < arm.gate.level for arm in gated)
+    learned = sum(arm.gate is not None and arm.gate.under for arm in gated)
     decided = [each for each in analysis.comparisons if each.family == "baseline"]
     return [
         ("runs finished", f"{done} of {len(result.arms)}", "failed and missing ones are shown below"),
