@@ -22,7 +22,10 @@ from orchestration.jobs import experiment_run
 def experiment(
     file: Annotated[Path, typer.Argument(metavar="FILE.toml", help="The experiment; see experiments/.")],
     report: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Folder for report.html and report.json; NAME-report by default.")
+        Path | None,
+        typer.Option(
+            metavar="DIR", help="Folder for the report (page, Markdown, JSON, figures); NAME-report by default."
+        ),
     ] = None,
     markdown: Annotated[bool, typer.Option("--markdown", help="Print the summary for a pull request.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print arms, costs and hashes.")] = False,

@@ -11,6 +11,8 @@ import re
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
@@ -116,6 +118,24 @@ def _markup(figure: Figure, alt: str) -> Markup:
                 element.attrib["class"] = name
     root.attrib |= {"role": "img", "aria-label": shown(alt), "stroke-linejoin": "round", "stroke-linecap": "butt"}
     return Markup(f"<figure>{ElementTree.tostring(root, encoding='unicode')}</figure>")
+
+
+def as_file(figure: Markup) -> str:
+    """An SVG document of its own, in the colours that a page has in the light."""
+    root = ElementTree.fromstring(figure)[0]
+    colours = _light_colours()
+    for element in root.iter():
+        for name, value in element.attrib.items():
+            element.attrib[name] = re.sub(r"var\(--(\w+)\)", lambda found: colours[found[1]], value)
+    root.attrib |= {"xmlns": "http://www.w3.org/2000/svg", "style": "background: #fff"}
+    return ElementTree.tostring(root, encoding="unicode") + "\n"
+
+
+@cache
+def _light_colours() -> dict[str, str]:
+    """The first rule of the pages' style sheet."""
+    sheet = (Path(__file__).parent / "templates/style.css").read_text(encoding="utf-8")
+    return dict(re.findall(r"--(\w+): (#[0-9a-f]+)", sheet.partition("}")[0]))
 
 
 def _local(name: str) -> str:

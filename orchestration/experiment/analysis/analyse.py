@@ -9,7 +9,7 @@ import numpy as np
 
 from orchestration.experiment.analysis.answers import AnswersSummary, answers_of
 from orchestration.experiment.analysis.checks import check_arms
-from orchestration.experiment.analysis.compare import Comparison, comparisons
+from orchestration.experiment.analysis.compare import Comparison, Family, comparisons
 from orchestration.experiment.analysis.effects import FactorEffect, factor_effects
 from orchestration.experiment.analysis.pairs import arms_of, labels, seeds_of
 from orchestration.experiment.analysis.problems import Problem
@@ -56,6 +56,10 @@ class Analysis(ResultModel):
     arms: tuple[ArmSummary, ...]
     answers: tuple[AnswersSummary, ...] = ()
     observed: DetectableEffect | None = None
+
+    def compared_with(self, family: Family) -> list[Comparison]:
+        """The comparisons with a baseline, or with a control."""
+        return [each for each in self.comparisons if each.family == family]
 
 
 def analyse(result: ExperimentResult) -> Analysis:

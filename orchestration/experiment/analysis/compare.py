@@ -19,6 +19,7 @@ from orchestration.experiment.analysis.statistics import Estimate, Interval, est
 from orchestration.experiment.result import NOT_APPLICABLE, ArmResult, CurvePoint, ExperimentResult, Metric, ResultModel
 
 Conformance = Literal["better", "worse", "within margin", "no effect found", "void", "incomplete", "refused"]
+Family = Literal["baseline", "control"]
 Pairs = dict[int, tuple[ArmResult, ArmResult]]
 
 
@@ -44,7 +45,7 @@ class Comparison(ResultModel):
     comparison has no numbers.
     """
 
-    family: Literal["baseline", "control"]
+    family: Family
     primary: bool = True
     label: str
     reference: str
@@ -111,7 +112,7 @@ def pairs_of(result: ExperimentResult, label: str, level: str) -> Pairs:
 def _compare(
     result: ExperimentResult,
     problems: Sequence[Problem],
-    family: Literal["baseline", "control"],
+    family: Family,
     arm: ArmResult,
     against: str,
 ) -> Comparison:

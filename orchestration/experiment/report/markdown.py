@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 from orchestration.console.foreign import in_code, in_markdown
 from orchestration.experiment.analysis.analyse import Analysis
-from orchestration.experiment.analysis.compare import Comparison
 from orchestration.experiment.analysis.pairs import seeds_of, short_labels
 from orchestration.experiment.analysis.sequential import say_looks
 from orchestration.experiment.report.tables import (
@@ -26,6 +25,7 @@ DECIDING = 7  # columns of the comparison table that fit a pull request
 def to_markdown(result: ExperimentResult, analysis: Analysis) -> str:
     """A page of GitHub's Markdown."""
     names = short_labels(result)
+    baseline, controls = analysis.compared_with("baseline"), analysis.compared_with("control")
     stated = result.minimum_detectable_effect
     lost = sum(arm.status != "finished" for arm in result.arms)
     blocks = [
@@ -55,10 +55,10 @@ def to_markdown(result: ExperimentResult, analysis: Analysis) -> str:
             )
             for effect in ("refused", "incomplete", "void", "warned")
         ),
-        _rows("Against the baseline", comparison_table(_family(analysis, "baseline"), names, result.metric), DECIDING),
-        _rows("Against controls", comparison_table(_family(analysis, "control"), names, result.metric), DECIDING),
+        _rows("Against the baseline", comparison_table(baseline, names, result.metric), DECIDING),
+        _rows("Against controls", comparison_table(controls, names, result.metric), DECIDING),
         _rows("Answers", answers_table(analysis, names)),
-        _rows("To the baseline’s final loss", reach_table(_family(analysis, "baseline"), names)),
+        _rows("To the baseline’s final loss", reach_table(baseline, names)),
         _rows("Factors (descriptive, not corrected)", effect_table(analysis)),
         _folded(_rows("Arms", arm_table(analysis, names)), "every arm"),
         _folded(_rows("Runs", run_table(result, names)), "every run"),
@@ -67,10 +67,6 @@ def to_markdown(result: ExperimentResult, analysis: Analysis) -> str:
         f"{in_markdown(f'{result.started} to {result.finished}; {result.machine}')}.",
     ]
     return "\n\n".join(block for block in blocks if block) + "\n"
-
-
-def _family(analysis: Analysis, family: str) -> list[Comparison]:
-    return [each for each in analysis.comparisons if each.family == family]
 
 
 def _block(title: str, lines: Sequence[str]) -> str:

@@ -14,7 +14,8 @@ from orchestration.experiment.analysis.analyse import Analysis
 from orchestration.experiment.analysis.compare import Comparison
 from orchestration.experiment.analysis.pairs import seeds_of, short_labels
 from orchestration.experiment.analysis.sequential import say_looks
-from orchestration.experiment.report.charts import accuracy_chart, forest_chart, in_context_chart, panels
+from orchestration.experiment.report.figures import Figures, draw
+from orchestration.experiment.report.markdown import to_markdown
 from orchestration.experiment.report.tables import (
     Names,
     answers_table,
@@ -26,6 +27,7 @@ from orchestration.experiment.report.tables import (
     sweep_table,
 )
 from orchestration.experiment.result import SHORT_UNIT, ExperimentResult, Metric
+from orchestration.reports.svg import as_file
 from orchestration.reports.templates import report
 
 SAID = {
@@ -36,10 +38,11 @@ SAID = {
 }
 
 
-def render(result: ExperimentResult, analysis: Analysis) -> str:
-    """The whole HTML document."""
+def render(result: ExperimentResult, analysis: Analysis, figures: Figures | None = None) -> str:
+    """The whole HTML document, with ``figures`` or what ``draw`` makes of the same."""
     names = short_labels(result)
-    baseline, controls = _family(analysis, "baseline"), _family(analysis, "control")
+    figures = figures or draw(result, analysis)
+    baseline, controls = analysis.compared_with("baseline"), analysis.compared_with("control")
     return report(
         "experiment.html",
         title=f"Morphogen experiment: {result.name}",
@@ -49,16 +52,14 @@ def render(result: ExperimentResult, analysis: Analysis) -> str:
         alarms=_alarms(analysis),
         tiles=_tiles(result, analysis),
         seeds=len(seeds_of(result)),
-        baseline=_compared(
-            baseline, names, "Difference of final score from the baseline, with intervals, for every arm", result.metric
-        ),
-        controls=_compared(controls, names, "Difference of final score from controls, with intervals", result.metric),
+        baseline=_compared(baseline, names, figures.differences, result.metric),
+        controls=_compared(controls, names, figures.controls, result.metric),
         answers=answers_table(analysis, names),
-        accuracies=accuracy_chart(result, [each.label for each in analysis.answers], names),
-        cards=_cards(result, analysis, names),
+        accuracies=figures.accuracy,
+        cards=_cards(figures, names),
         reaches=reach_table(baseline, names),
         effects=effect_table(analysis),
-        in_context=in_context_chart(result, analysis, names),
+        in_context=figures.in_context,
         tables=[
             ("Arms and what they cost", arm_table(analysis, names), 2),
             ("Every run", run_table(result, names), 4),
@@ -83,7 +84,7 @@ def _tiles(result: ExperimentResult, analysis: Analysis) -> list[tuple[str, str,
     done = sum(arm.status == "finished" for arm in result.arms)
     gated = [arm for arm in result.arms if arm.gated and arm.status == "finished"]
     learned = sum(arm.gate is not None and arm.gate.under for arm in gated)
-    decided = [each for each in analysis.comparisons if each.family == "baseline"]
+    decided = analysis.compared_with("baseline")
     return [
         ("runs finished", f"{done} of {len(result.arms)}", "failed and missing ones are shown below"),
         (
@@ -108,23 +109,19 @@ def _stated(result: ExperimentResult, analysis: Analysis) -> tuple[str, str]:
     )
 
 
-def _family(analysis: Analysis, family: str) -> Sequence[Comparison]:
-    return [each for each in analysis.comparisons if each.family == family]
-
-
-def _compared(compared: Sequence[Comparison], names: Names, title: str, metric: Metric) -> dict[str, Any]:
+def _compared(compared: Sequence[Comparison], names: Names, forest: Markup, metric: Metric) -> dict[str, Any]:
     return {
         "count": len(compared),
-        "forest": forest_chart(compared, names, title, metric),
+        "forest": forest,
         "table": comparison_table(compared, names, metric),
     }
 
 
-def _cards(result: ExperimentResult, analysis: Analysis, names: Names) -> list[tuple[str, Markup, str]]:
+def _cards(figures: Figures, names: Names) -> list[tuple[str, Markup, str]]:
     """Title, figure and note of each curve."""
     return [
         card
-        for reference, losses, differences in panels(result, analysis, names)
+        for reference, losses, differences in figures.curves
         for card in (
             (f"Loss, against {names[reference]}", losses, "Held out. Bands: lowest to highest seed."),
             (
@@ -151,12 +148,19 @@ def _json(value: object) -> str:
 
 
 def write_report(result: ExperimentResult, analysis: Analysis, folder: Path) -> tuple[Path, Path]:
-    """Write ``report.html`` and ``report.json`` ({"result", "analysis"}) into ``folder``, which is made if absent."""
-    page = render(result, analysis)
+    """Write the report into ``folder``, which is made if absent; returns the paths of its page and its numbers.
+
+    ``report.html`` is the page, ``report.json`` all numbers ({"result", "analysis"}), ``report.md`` the summary for a
+    pull request, and ``figures`` has the page's figures as SVG files.
+    """
+    figures = draw(result, analysis)
+    page = render(result, analysis, figures)
     values = {"result": result.model_dump(mode="json"), "analysis": analysis.model_dump(mode="json")}
-    data = as_json(values, indent=2) + "\n"
-    folder.mkdir(parents=True, exist_ok=True)
-    html_path, json_path = folder / "report.html", folder / "report.json"
+    html_path, json_path, drawn = folder / "report.html", folder / "report.json", folder / "figures"
+    drawn.mkdir(parents=True, exist_ok=True)
     html_path.write_text(page, encoding="utf-8")
-    json_path.write_text(data, encoding="utf-8")
+    json_path.write_text(as_json(values, indent=2) + "\n", encoding="utf-8")
+    (folder / "report.md").write_text(to_markdown(result, analysis), encoding="utf-8")
+    for name, figure in figures.by_name().items():
+        (drawn / f"{name}.svg").write_text(as_file(figure), encoding="utf-8")
     return html_path, json_path

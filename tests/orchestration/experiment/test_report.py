@@ -3,11 +3,13 @@
 import json
 import re
 from html.parser import HTMLParser
+from xml.etree import ElementTree
 
 import pytest
 
 from orchestration.experiment.analysis.analyse import Analysis, analyse
 from orchestration.experiment.analysis.statistics import minimum_detectable_effect
+from orchestration.experiment.report.figures import draw
 from orchestration.experiment.report.markdown import to_markdown
 from orchestration.experiment.report.page import render, write_report
 from orchestration.experiment.result import ExperimentResult
@@ -139,7 +141,18 @@ def test_what_was_written_can_be_read_again(tmp_path):
     values = json.loads(json_path.read_text())
     assert ExperimentResult.model_validate(values["result"]) == SPOILED
     assert Analysis.model_validate(values["analysis"]) == analysis
-    assert html_path.read_text() == render(SPOILED, analysis)
+    page = html_path.read_text()
+    assert page == render(SPOILED, analysis)
+    folder = html_path.parent
+    assert (folder / "report.md").read_text() == to_markdown(SPOILED, analysis)
+    files = sorted((folder / "figures").iterdir())
+    assert [file.name for file in files] == sorted(f"{name}.svg" for name in draw(SPOILED, analysis).by_name())
+    assert "differences.svg" in [file.name for file in files]
+    assert len(files) == len(Page(page).figures)
+    for file in files:
+        root = ElementTree.parse(file).getroot()
+        assert root.tag == "{http://www.w3.org/2000/svg}svg"
+        assert "var(" not in file.read_text(), "a file has no page to take its colours from"
 
 
 def test_markdown_has_verdict_problems_and_tables():
