@@ -20,7 +20,19 @@ def naming_compiler_failures() -> Iterator[None]:
             raise
         cause = getattr(error, "inner_exception", error)
         said = f"{type(cause).__name__}: {str(cause).strip()}".splitlines()[0]
+        # Kernels are kept in files that a crash or a full disk leaves cut short, and are not made again.
+        if isinstance(cause, ImportError | OSError) and (folder := _kernel_folder()) in str(cause):
+            raise ConfigError(
+                f"torch.compile failed ({said}): a kernel that it has kept from before is damaged; remove the folder "
+                f"{folder}, which it fills again, and run the same command again"
+            ) from error
         raise ConfigError(
             f"torch.compile failed ({said}); model.compile = true asks for it, and model.attention = 'document' on a "
             "GPU: install the compiler that it misses, such as g++, or change these"
         ) from error
+
+
+def _kernel_folder() -> str:
+    from torch._inductor.runtime.cache_dir_utils import cache_dir
+
+    return cache_dir()

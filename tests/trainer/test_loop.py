@@ -1,6 +1,9 @@
 """What a run leaves behind, and what it refuses."""
 
 import json
+import os
+import subprocess
+import sys
 import threading
 from dataclasses import replace
 from itertools import pairwise
@@ -173,6 +176,34 @@ def test_a_compiler_that_fails_is_named_in_one_line(lake: Lake, monkeypatch: pyt
         run_training(TrainJob(config, lake, "run"), threads=1)
     assert "\n" not in str(caught.value)
     assert "model.compile = true" in lake.runs.get("run").state["error"]
+
+
+def test_a_kept_kernel_that_is_cut_short_is_named_with_its_folder(tmp_path: Path) -> None:
+    code = """if True:
+        import torch
+        from trainer.compiling import naming_compiler_failures
+        from trainer.errors import ConfigError
+        try:
+            with naming_compiler_failures():
+                print(float(torch.compile(lambda x: (x + 1).relu().sum())(torch.ones(64))))
+        except ConfigError as error:
+            print(error)
+    """
+    kernels = tmp_path / "kernels"
+
+    def run() -> str:
+        environment = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": str(kernels)}
+        ran = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+        return ran.stdout.strip()
+
+    assert run() == "128.0"
+    libraries = list(kernels.rglob("*.main.so"))
+    assert libraries
+    for library in libraries:
+        library.write_bytes(b"")  # as a machine that stops leaves it
+    said = run()
+    assert "\n" not in said
+    assert f"is damaged; remove the folder {kernels}," in said
 
 
 @pytest.mark.parametrize("damage", ["cut", "gone", "flipped"])
