@@ -18,6 +18,7 @@ import json
 import statistics
 import time
 from collections.abc import Callable, Collection, Iterator
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from importlib.util import find_spec
 from typing import Any
@@ -26,6 +27,7 @@ import torch
 
 from trainer.accumulate import accumulate
 from trainer.config import ModelConfig, ModelShape, OptimizerConfig
+from trainer.cpu_memory import keeping_freed_memory
 from trainer.hardware import flops_per_token, peak_flops
 from trainer.hf_layout import to_hf_config
 from trainer.model import Llama, Trunk
@@ -152,10 +154,11 @@ def parameters(shape: ModelShape) -> int:
 
 
 def turn(step: Step, size: Size, device: torch.device, seed: int) -> tuple[float, float]:
-    """Seconds by the wall and of this process for one turn."""
+    """Seconds by the wall and of this process for one turn, after a step that brings what it uses into reach."""
     generator = torch.Generator().manual_seed(seed)
-    shape = (size.steps, size.batch, size.length + 1)
-    tokens = torch.randint(0, size.shape.vocab_size, shape, generator=generator).to(device)
+    shape = (size.steps + 1, size.batch, size.length + 1)
+    first_BT, *tokens = torch.randint(0, size.shape.vocab_size, shape, generator=generator).to(device)
+    step(first_BT)
     if device.type == "cuda":
         torch.cuda.synchronize()
     wall, cpu = time.perf_counter(), time.process_time()
@@ -195,7 +198,8 @@ def measure(
         steps = {side: make(size, manner) for side, make in chosen.items()}
         for number in range(turns + 1):
             for side, each in steps.items():
-                seconds = turn(each, size, device, number)
+                with keeping_freed_memory() if side == "trainer" else nullcontext():  # as the trainer's loop does
+                    seconds = turn(each, size, device, number)
                 if number:
                     times[side].append(seconds)
     peak = peak_flops(device)

@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
 from typing import Any, Protocol, TypeVar
 
 from trainer.checkpoint import Snapshot
 from trainer.compiling import naming_compiler_failures
+from trainer.cpu_memory import keeping_freed_memory
 from trainer.data import closing_batches, next_batch
 from trainer.inputs import open_inputs
 from trainer.job import TrainJob
@@ -173,6 +175,7 @@ def run_steps(
     interval = Interval()
     stream = learner.batches(start) if start < config.steps else iter(())
     with (
+        keeping_freed_memory() if ranks.device.type == "cpu" else nullcontext(),
         record.noting_failure(),
         naming_compiler_failures(),
         closing_batches(stream) as batches,
