@@ -16,12 +16,13 @@ from generator import parse_spec
 from orchestration.corpus.add import add_corpus
 from orchestration.errors import InvalidRequestError
 from orchestration.runs.view import view_run
+from orchestration.toml_files import read_toml
 from orchestration.tune.proxy import Progress
 from orchestration.tune.runner import run_tune
 from orchestration.tune.search import pool_search
 from orchestration.tune.settings import parse_settings
 from orchestration.tune.space import Dimension
-from tests.ray_fixtures import inline_toml
+from tests.ray_fixtures import ROOT, inline_toml
 
 SPACE = {"temperature": Dimension(low=0.0, high=1.0)}
 
@@ -179,3 +180,10 @@ def test_bad_settings_are_refused_in_one_line(changes, said):
         parse_settings(changes)
     assert said in str(raised.value)
     assert len(str(raised.value).splitlines()) == 1
+
+
+def test_every_shipped_tuning_reads():
+    files = sorted((ROOT / "experiments" / "tuning").glob("*.toml"))
+    assert files
+    for path in files:
+        parse_settings(read_toml(path))
