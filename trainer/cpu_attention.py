@@ -1,12 +1,14 @@
-"""Attention on a CPU: narrow heads by a kernel of our own, the rest by PyTorch's in the precision it is fastest in.
+"""Attention on a CPU: narrow heads by a kernel of our own, the rest by whichever of PyTorch's means is fastest.
 
 PyTorch's own lays its vectors along a head, and is several times as slow where a head fills none: small models, of
 which experiments train dozens, have such heads (4 of them at width 16 or 32). In bfloat16 it is slower still, unless
-the processor has AMX. Measured: docs/decisions/0599.
+the processor has AMX. Short sequences that a compiler is at work on are best served by plain matrix products. Measured:
+docs/decisions/0599 and 0601.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
@@ -23,6 +25,15 @@ NARROW = 8
 SLOW_IN_BF16 = 64
 """The widest head that PyTorch's attention is slower for in bfloat16 than in float32, without AMX."""
 
+HAS_AMX = bool(torch.cpu.get_capabilities().get("amx_bf16")) if hasattr(torch.cpu, "get_capabilities") else False
+"""Whether the processor multiplies tiles of bfloat16."""
+
+SHORT = 512
+"""The longest sequence whose weights are held whole, [B, H, T, T], where they are compiled."""
+
+PIECES = 4
+"""Queries are taken in so many pieces, each with the keys up to its last: 5/8 of the products instead of all."""
+
 
 def cpu_attention(q_BTHE: Tensor, k_BTKE: Tensor, v_BTKE: Tensor, mask: Tensor | None) -> Tensor:
     """Attention softmax(q·kᵀ/sqrt(E))·v: [B, T, H, E], of v's dtype.
@@ -34,11 +45,31 @@ def cpu_attention(q_BTHE: Tensor, k_BTKE: Tensor, v_BTKE: Tensor, mask: Tensor |
     if mask is None and width <= NARROW and q_BTHE.shape[2] == k_BTKE.shape[2]:
         own = [part.float().contiguous() for part in (q_BTHE, k_BTKE, v_BTKE)]
         return _attend(*own)[0].to(dtype)
+    if mask is None and torch.compiler.is_compiling() and q_BTHE.shape[1] <= SHORT:
+        return _by_products(q_BTHE, k_BTKE, v_BTKE)
     q_BHTE, k_BKTE, v_BKTE = q_BTHE.transpose(1, 2), k_BTKE.transpose(1, 2), v_BTKE.transpose(1, 2)
-    if dtype != torch.bfloat16 or width > SLOW_IN_BF16 or _has_amx():
+    if dtype != torch.bfloat16 or width > SLOW_IN_BF16 or HAS_AMX:
         return _by_torch(q_BHTE, k_BKTE, v_BKTE, mask)
     with torch.autocast("cpu", enabled=False):
         return _by_torch(q_BHTE.float(), k_BKTE.float(), v_BKTE.float(), mask).to(dtype)
+
+
+def _by_products(q_BTHE: Tensor, k_BTKE: Tensor, v_BTKE: Tensor) -> Tensor:
+    """The formula, causal: products in v's dtype, softmax in float32. Of any length by one graph."""
+    length, groups, dtype = q_BTHE.shape[1], q_BTHE.shape[2] // k_BTKE.shape[2], v_BTKE.dtype
+    if groups > 1:
+        k_BTKE, v_BTKE = k_BTKE.repeat_interleave(groups, dim=2), v_BTKE.repeat_interleave(groups, dim=2)
+    q_BHTE = (q_BTHE * q_BTHE.shape[3] ** -0.5).to(dtype).transpose(1, 2)
+    k_BHET, v_BHTE = k_BTKE.to(dtype).permute(0, 2, 3, 1), v_BTKE.transpose(1, 2)
+    pieces = PIECES if length >= 32 * PIECES else 1
+    edges = [length * number // pieces for number in range(pieces + 1)]
+    out = []
+    for first, last in pairwise(edges):
+        scores_BHTS = torch.matmul(q_BHTE[:, :, first:last], k_BHET[..., :last]).float()
+        allowed_TS = torch.arange(last) <= torch.arange(first, last)[:, None]
+        weights_BHTS = scores_BHTS.masked_fill(~allowed_TS, -math.inf).softmax(dim=-1)
+        out.append(torch.matmul(weights_BHTS.to(dtype), v_BHTE[:, :, :last]))
+    return torch.cat(out, dim=2).transpose(1, 2)
 
 
 def _by_torch(q_BHTE: Tensor, k_BKTE: Tensor, v_BKTE: Tensor, mask: Tensor | None) -> Tensor:
@@ -47,12 +78,6 @@ def _by_torch(q_BHTE: Tensor, k_BKTE: Tensor, v_BKTE: Tensor, mask: Tensor | Non
         q_BHTE, k_BKTE, v_BKTE, attn_mask=mask, is_causal=mask is None, enable_gqa=grouped
     )
     return y_BHTE.transpose(1, 2)
-
-
-@lru_cache(maxsize=1)
-def _has_amx() -> bool:
-    """Whether the processor multiplies tiles of bfloat16."""
-    return bool(torch.cpu.get_capabilities().get("amx_bf16")) if hasattr(torch.cpu, "get_capabilities") else False
 
 
 @torch.library.custom_op("morphogen::narrow_attention", mutates_args=())

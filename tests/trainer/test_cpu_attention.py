@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from trainer.config import ModelConfig
-from trainer.cpu_attention import NARROW, cpu_attention
+from trainer.cpu_attention import NARROW, PIECES, cpu_attention
 from trainer.model import Llama
 
 
@@ -89,6 +89,26 @@ def test_other_heads_are_the_formula(heads: int, kv_heads: int, width: int, dtyp
     tolerance = 2e-5 if dtype == torch.float32 else 2e-2
     exact = formula(q.double(), k.double(), v.double())
     torch.testing.assert_close(out.double(), exact, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize(("dtype", "kv_heads"), [(torch.float32, 4), (torch.bfloat16, 2)])
+def test_compiled_heads_are_the_formula_at_any_length(
+    dtype: torch.dtype, kv_heads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Several pieces or one, short or not, keys of one's own or shared."""
+    monkeypatch.setattr("trainer.cpu_attention.SHORT", 140)
+    torch._dynamo.reset()
+    compiled = torch.compile(lambda *parts: cpu_attention(*parts, None), backend="aot_eager")
+    tolerance = 2e-5 if dtype == torch.float32 else 4e-2
+    for length in (32 * PIECES + 1, 32 * PIECES - 1, 141):
+        q, grad = (drawn(2, length, 4, 16, seed=seed, dtype=dtype) for seed in (1, 4))
+        k, v = (drawn(2, length, kv_heads, 16, seed=seed, dtype=dtype) for seed in (2, 3))
+        with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+            found = with_gradients(compiled, [q, k, v], grad)
+        wanted = with_gradients(formula, [part.double() for part in (q, k, v)], grad.double())
+        for ours, exact in zip(found, wanted, strict=True):
+            assert ours.dtype == dtype
+            torch.testing.assert_close(ours.double(), exact, rtol=tolerance, atol=tolerance)
 
 
 def test_a_mask_holds_for_narrow_heads() -> None:
