@@ -19,7 +19,7 @@ from datalake.runs.repository import retired_error
 from orchestration.console.progress import console, stage
 from orchestration.errors import ExperimentError, InvalidRequestError, refuse_without_ray
 from orchestration.folders import writing
-from orchestration.runs.signals import GraceOver, Stop, stoppable
+from orchestration.runs.signals import GraceOver, Stop, stoppable, unwrapping
 
 # Ray takes seconds to import: what needs it is imported once a job is sure to begin.
 if TYPE_CHECKING:
@@ -50,7 +50,8 @@ def job() -> Iterator[Stop]:
     """Run a job that SIGTERM and SIGINT stop well; leave at once at a second SIGINT or when the grace is over."""
     with resumable(), stoppable() as stop:
         try:
-            yield stop
+            with unwrapping():
+                yield stop
         except GraceOver:
             console.print(
                 f"stopped at once ({stop.reason}, and its grace is over); what was checkpointed is kept: "

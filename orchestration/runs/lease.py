@@ -27,7 +27,7 @@ from datalake.errors import (
 from orchestration.console.progress import console
 from orchestration.errors import JobStopped
 from orchestration.runs.owner import describe, is_gone, this_process
-from orchestration.runs.signals import GraceOver, Stop, seconds_setting
+from orchestration.runs.signals import GraceOver, Stop, seconds_setting, unwrapping
 from orchestration.runs.speed import Speed
 from orchestration.telemetry import driver_telemetry
 
@@ -202,7 +202,7 @@ def acquire(
     run_lease = RunLease(lake, run, stop or Stop())
     run_lease._begin()
     try:
-        with driver_telemetry(name):
+        with driver_telemetry(name), unwrapping():
             yield run_lease
     except JobStopped as stopped:
         run_lease._end()

@@ -48,6 +48,20 @@ class GraceOver(BaseException):
     """The time between SIGTERM and the kill is nearly over: leave at once, whatever is under way."""
 
 
+@contextmanager
+def unwrapping() -> Iterator[None]:
+    """Raise as itself an interruption that compiled code has made a SystemError of, as Ray's does while it waits."""
+    try:
+        yield
+    except SystemError as error:
+        cause: BaseException | None = error
+        while cause is not None and not isinstance(cause, GraceOver | KeyboardInterrupt):
+            cause = cause.__cause__ or cause.__context__
+        if cause is None:
+            raise
+        raise cause from None
+
+
 def grace_seconds() -> float:
     """`MORPHOGEN_GRACE_S`: seconds from SIGTERM to the end. Raises InvalidRequestError if it is no positive number."""
     expected = "expected seconds, more than 0; 25 is the default"

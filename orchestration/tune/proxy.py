@@ -116,8 +116,10 @@ class Proxy:
             check_acceptance(spec, least=settings.min_acceptance)
             budget = settings.train["steps"] * batch * self._job.length
             steps = max(1, round(self._share * budget / (batch * spec.seq_len)))
-            data = generate_here(self._lake, spec, 0, steps * batch, settings.threads)
-            gate = generate_here(self._lake, spec, 1, settings.gate_sequences, settings.threads)
+            stop = Stop()
+            with following(self._lake, self._job.parent, stop):
+                data = generate_here(self._lake, spec, 0, steps * batch, settings.threads, stop)
+                gate = generate_here(self._lake, spec, 1, settings.gate_sequences, settings.threads, stop)
         except GeneratorError as error:
             return f"{type(error).__name__}: {error}"
         self._seconds["generate"] = self._clock() - began
@@ -205,12 +207,22 @@ class Proxy:
         return Progress(spent, loss, refused, {stage: round(value, 2) for stage, value in self._seconds.items()})
 
 
-def generate_here(lake: Lake, spec: GenerationSpec, seed: int, sequences: int, threads: int) -> DatasetVersion:
-    """A dataset made in this process, whose kernels stay warm: a proxy's is too small to be worth a pool."""
+def generate_here(
+    lake: Lake, spec: GenerationSpec, seed: int, sequences: int, threads: int, stop: Stop
+) -> DatasetVersion:
+    """A dataset made in this process, whose kernels stay warm: a proxy's is too small to be worth a pool.
+
+    Raises JobStopped between two shards once ``stop`` is set: a band that accepts little makes them slow.
+    """
     planned = plan_dataset(spec, seed, sequences, SHARD_SEQUENCES)
     worker = ShardWorker(lake, planned.source, "auto", threads)
-    manifest = stored(planned, [worker.make(first, rows) for first, rows in shard_layout(sequences, SHARD_SEQUENCES)])
     name = f"{spec.family}-{spec.digest[:12]}-s{seed}"
+    made = []
+    for first, rows in shard_layout(sequences, SHARD_SEQUENCES):
+        if stop.is_set():
+            raise JobStopped(f"stopped ({stop.reason}) while {name} was made", stop.exit_code, stop.reason)
+        made.append(worker.make(first, rows))
+    manifest = stored(planned, made)
     return lake.datasets.commit(name, manifest, message="for a proxy")
 
 
