@@ -41,7 +41,7 @@ CODE_SPEC: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class DemoSettings:
-    """Sizes of a demo. The defaults fill two cores for about eight minutes."""
+    """Sizes of a demo. The defaults fill two cores for about six minutes, set-up of a fresh machine included."""
 
     probe: dict[str, Any] = field(default_factory=lambda: dict(PROBE))
     spec: dict[str, Any] = field(default_factory=lambda: dict(CODE_SPEC))
