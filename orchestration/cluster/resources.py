@@ -26,7 +26,7 @@ from orchestration.cluster.address import cluster_address
 from orchestration.cluster.beside import this_node
 from orchestration.cluster.cores import local_cores
 from orchestration.console.progress import console
-from orchestration.errors import ClusterLostError, InvalidRequestError, JobStopped
+from orchestration.errors import ClusterLostError, InvalidRequestError
 from orchestration.runs.signals import Stop, seconds_setting
 
 NOTICE_S = 30.0
@@ -144,8 +144,8 @@ def require(demand: Demand, stop: Stop | None = None, clock: Callable[[], float]
                 f"{demand.what}: that takes {demand.text}, and {_have(nodes)}; {demand.advice}"
                 + (", or wait longer for its nodes with MORPHOGEN_CLUSTER_WAIT_S" if waits else "")
             )
-        if stop is not None and stop.is_set():
-            raise JobStopped(f"stopped ({stop.reason}) before it began", stop.exit_code, stop.reason)
+        if stop is not None:
+            stop.check(" before it began")
         if not said:
             console.print(f"{demand.what} takes {demand.text}, and {_have(nodes)}: waiting for nodes to join")
             said = True

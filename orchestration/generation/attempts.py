@@ -17,10 +17,10 @@ from datalake.reading.attempts import attempts_layout, read_attempts, write_atte
 from datalake.reading.computed import check_generator
 from generator import SpecGenerator, generate_batch, parse_spec
 from orchestration.cluster.cores import local_cores
-from orchestration.errors import InvalidRequestError, JobStopped
+from orchestration.errors import InvalidRequestError
 from orchestration.generation.local import each_result
 from orchestration.generation.weights import provide_weights
-from orchestration.runs.signals import ASKED, Stop
+from orchestration.runs.signals import Stop
 
 Part = tuple[int, int]  # first sequence, sequences
 
@@ -70,12 +70,8 @@ def index_attempts(
         return attempts_N, write_attempts(lake.store, source, first, attempts_N)
 
     def poll() -> None:
-        if stop is not None and stop.is_set():
-            raise JobStopped(
-                f"stopped ({stop.reason}): {written} more parts of the index are there; the same command goes on",
-                exit_code=stop.exit_code or ASKED,
-                reason=stop.reason,
-            )
+        if stop is not None:
+            stop.check(f": {written} more parts of the index are there; the same command goes on")
 
     attempts = 0
     for (_, rows), (attempts_N, bytes_written) in each_result(make, layout, workers, poll):

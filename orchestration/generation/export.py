@@ -24,12 +24,12 @@ from orchestration.cluster.address import cluster_address
 from orchestration.cluster.cores import local_cores
 from orchestration.cluster.submitted import inside_ray_job
 from orchestration.console.progress import Advance
-from orchestration.errors import InvalidRequestError, JobStopped
+from orchestration.errors import InvalidRequestError
 from orchestration.folders import prepare_folders
 from orchestration.generation.local import each_result
 from orchestration.generation.recompute import lake_generator
 from orchestration.reports.cards import README, check_license, dataset_card
-from orchestration.runs.signals import ASKED, Stop
+from orchestration.runs.signals import Stop
 
 LINEAGE = "lineage.json"
 
@@ -122,12 +122,8 @@ def _json(value: Any) -> bytes:
 
 
 def _check(stop: Stop | None) -> None:
-    if stop is not None and stop.is_set():
-        raise JobStopped(
-            f"stopped ({stop.reason}): the files that are whole stay; the same command goes on",
-            exit_code=stop.exit_code or ASKED,
-            reason=stop.reason,
-        )
+    if stop is not None:
+        stop.check(": the files that are whole stay; the same command goes on")
 
 
 @dataclass(frozen=True)

@@ -328,10 +328,7 @@ def await_owner(lake: Lake, name: str, stop: Stop) -> Run | None:
                 markup=False,
             )
         for _ in range(4):
-            if stop.is_set():
-                raise JobStopped(
-                    f"stopped ({stop.reason}): run {name} is left to its owner", stop.exit_code, stop.reason
-                )
+            stop.check(f": run {name} is left to its owner")
             lake.system.sleep(0.25)
     return found
 

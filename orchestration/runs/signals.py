@@ -35,6 +35,11 @@ class Stop:
     def is_set(self) -> bool:
         return self.exit_code != 0
 
+    def check(self, said: str) -> None:
+        """If it is set raise JobStopped: ``stopped (REASON)`` and then ``said``, what that means for the work."""
+        if self.is_set():
+            raise JobStopped(f"stopped ({self.reason}){said}", self.exit_code, self.reason)
+
     def error(self, run: str, where: str) -> JobStopped:
         """What a job raises once it has stopped; ``where`` says how far it is."""
         return JobStopped(

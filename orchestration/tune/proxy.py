@@ -16,6 +16,7 @@ from datalake import DatasetVersion, Lake, shard_layout
 from generator import GenerationSpec, check_acceptance
 from generator.errors import GeneratorError
 from orchestration.errors import JobStopped
+from orchestration.generation.local import each_result
 from orchestration.generation.worker import ShardWorker, plan_dataset, stored
 from orchestration.runs.names import default_run_name
 from orchestration.runs.signals import Stop
@@ -212,17 +213,18 @@ def generate_here(
 ) -> DatasetVersion:
     """A dataset made in this process, whose kernels stay warm: a proxy's is too small to be worth a pool.
 
-    Raises JobStopped between two shards once ``stop`` is set: a band that accepts little makes them slow.
+    Raises JobStopped once ``stop`` is set: a band that accepts little makes shards slow.
     """
     planned = plan_dataset(spec, seed, sequences, SHARD_SEQUENCES)
     worker = ShardWorker(lake, planned.source, "auto", threads)
     name = f"{spec.family}-{spec.digest[:12]}-s{seed}"
-    made = []
-    for first, rows in shard_layout(sequences, SHARD_SEQUENCES):
-        if stop.is_set():
-            raise JobStopped(f"stopped ({stop.reason}) while {name} was made", stop.exit_code, stop.reason)
-        made.append(worker.make(first, rows))
-    manifest = stored(planned, made)
+    made = each_result(
+        lambda shard: worker.make(*shard),
+        shard_layout(sequences, SHARD_SEQUENCES),
+        1,
+        lambda: stop.check(f" while {name} was made"),
+    )
+    manifest = stored(planned, [shard for _, shard in made])
     return lake.datasets.commit(name, manifest, message="for a proxy")
 
 

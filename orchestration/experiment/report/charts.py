@@ -198,9 +198,9 @@ def in_context_chart(result: ExperimentResult, analysis: Analysis, names: Names)
 def panels(result: ExperimentResult, analysis: Analysis, names: Names) -> list[tuple[str, Markup, Markup]]:
     """(baseline's label, loss figure, difference figure) of each baseline and the arms that are compared with it."""
     by_reference: dict[str, list[Comparison]] = {}
-    for each in analysis.comparisons:
+    for each in analysis.compared_with("baseline"):
         # A refused arm is not drawn beside arms that it may not be compared with.
-        if each.family == "baseline" and each.verdict != "refused" and pairs_of(result, each.label, each.against):
+        if each.verdict != "refused" and pairs_of(result, each.label, each.against):
             by_reference.setdefault(each.reference, []).append(each)
     return [
         (
