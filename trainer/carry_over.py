@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from datalake import Lake
 from trainer.errors import CheckpointError, TransferError
 from trainer.foreign import open_weights
+from trainer.heads import heads_of
 from trainer.published import Weights
 from trainer.transfer import transferable
 
@@ -45,6 +46,8 @@ def transfer(
     TransferError, before anything is changed, when a tensor is missing or differs in shape, or two go to one place;
     and what the lake raises.
     """
+    if heads_of(what) is not None:
+        raise TransferError(f"transfer {what!r}: single heads move in a training's [transfer] alone; give 'attn' here")
     held = dict(module.named_parameters(remove_duplicate=False))
     places = names if callable(names) else (names.__getitem__ if names is not None else str)
     moved: list[tuple[str, Tensor, Tensor]] = []

@@ -16,6 +16,7 @@ from datalake.shards.tokens import MAX_VOCABULARY
 from generator.toml_files import problems_of
 from trainer.config_model import ConfigModel, Listed, without_unset
 from trainer.errors import ConfigError
+from trainer.heads import heads_of
 from trainer.mask import LossMask
 from trainer.model_config import ModelConfig, ModelShape
 from trainer.recipe import (
@@ -140,6 +141,14 @@ class TrainConfig(ConfigModel):
             )
         if self.optimizer.name == "hybrid" and self.transfer is None:
             raise ValueError("optimizer.name = 'hybrid': needs a transfer to tell matrices apart; add it or use 'muon'")
+        if self.transfer is not None and (heads := heads_of(self.transfer.what)) is not None:
+            if problem := heads.problem(self.model.shape(1)):
+                raise ValueError(f"transfer.what = {self.transfer.what!r}: {problem}")
+            if self.optimizer.name == "hybrid":
+                raise ValueError(
+                    "optimizer.name = 'hybrid': moves whole matrices in another way, and transfer.what = "
+                    f"{self.transfer.what!r} is a part of some; use 'muon', or carry 'attn'"
+                )
         if self.transfer is not None and self.transfer.freeze_steps > self.steps:
             raise ValueError(
                 f"transfer.freeze_steps = {self.transfer.freeze_steps}: must not exceed steps = {self.steps}; lower it"

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Any, Literal, Self
 
-from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer, model_validator
 
 from trainer.config_model import ConfigModel, Listed, Pair, without_unset
+from trainer.heads import WRITTEN, heads_of
 
 DECAY_FRACTION = 0.2
+TRANSFERS = ("all", "all+embed", "attn", "attn+norm", "mlp", "none", "stats")
 
 
 class MuonConfig(ConfigModel):
@@ -142,10 +144,33 @@ class TransferConfig(ConfigModel):
     """
 
     source: str
-    what: Literal["all", "all+embed", "attn", "attn+norm", "mlp", "none", "stats"] = "attn"
+    what: str = "attn"
     freeze_steps: int = Field(default=0, ge=0)
     ramp_steps: int = Field(default=0, ge=0)
     decay_toward: Literal["zero", "source"] = "zero"
+
+    @field_validator("what")
+    @classmethod
+    def _known(cls, what: str) -> str:
+        if what not in TRANSFERS and heads_of(what) is None:
+            raise ValueError(f"{what!r} is nothing that moves; allowed are {', '.join(TRANSFERS)} and heads: {WRITTEN}")
+        return what
+
+    @model_validator(mode="after")
+    def _moves_whole_tensors(self) -> Self:
+        if heads_of(self.what) is None:
+            return self
+        for field, value, neutral in (
+            ("freeze_steps", self.freeze_steps, 0),
+            ("ramp_steps", self.ramp_steps, 0),
+            ("decay_toward", self.decay_toward, "zero"),
+        ):
+            if value != neutral:
+                raise ValueError(
+                    f"{field} = {value!r}: acts on whole tensors, and what = {self.what!r} is a part of some; leave "
+                    "it out, or set what = 'attn'"
+                )
+        return self
 
     @model_validator(mode="after")
     def _has_weights(self) -> Self:

@@ -9,6 +9,7 @@ vocabularies are of one size.
 | ``all+embed`` | everything: the published runs that carry it read tokens of one numbering before and after |
 | ``attn`` | q, k, v and o of every layer, and the gates of value embeddings |
 | ``attn+norm`` | those and every norm's gain |
+| ``head-1.0`` | of attention, what one head has (here head 0 of layer 1); see ``trainer.heads`` |
 | ``mlp`` | gate, up and down of every layer |
 | ``none`` | nothing: a control whose configuration differs from the other arms' in this word alone |
 | ``stats`` | ``all``, but only each tensor's mean and spread: a control for what scale alone can do |
@@ -19,10 +20,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from trainer.errors import TransferError
+from trainer.heads import heads_of
 from trainer.init import normal, of_vocabulary
+from trainer.model import Llama
 from trainer.shards import local, wanted_rows
 
 ATTENTION = ("q_proj.weight", "k_proj.weight", "v_proj.weight", "o_proj.weight", "value_gate.weight")
@@ -39,12 +42,16 @@ def transferable(name: str, what: str) -> bool:
         return not of_vocabulary(name)
     if what in ENDINGS:
         return name.endswith(ENDINGS[what])
+    if (heads := heads_of(what)) is not None:
+        return heads.touches(name)
     known = ", ".join(map(repr, ENDINGS))
-    raise TransferError(f"transfer.what = {what!r}: must be 'all', 'all+embed', 'stats' or one of {known}")
+    raise TransferError(
+        f"transfer.what = {what!r}: must be 'all', 'all+embed', 'stats', heads as 'head-1.0' or one of {known}"
+    )
 
 
 def transfer(
-    model: nn.Module,
+    model: Llama,
     shapes: Mapping[str, Sequence[int]],
     source: Iterable[tuple[str, Tensor]],
     what: str,
@@ -57,6 +64,9 @@ def transfer(
     ``stats`` draws each tensor anew, as a function of (``seed``, name), with the mean and spread it has in ``source``.
     TransferError, before anything is changed, when a tensor is missing on either side or differs in shape.
     """
+    heads = heads_of(what)
+    if heads is not None and (problem := heads.problem(model.shape)):
+        raise TransferError(f"transfer {what!r}: {problem}")
     targets = {name: tensor for name, tensor in model.named_parameters() if transferable(name, what)}
     offered = {name for name in shapes if transferable(name, what)}
     if offered != targets.keys():
@@ -78,10 +88,24 @@ def transfer(
             )
     with torch.no_grad():
         for name, tensor in source if targets else ():
-            if name in targets:
+            if name not in targets:
+                continue
+            if heads is not None:
+                _copy_slices(tensor, targets[name], heads.slices(name, model.shape), columns="o_proj" in name)
+            else:
                 rows = slice(*wanted_rows(tensor.shape, targets[name]))
                 local(targets[name]).copy_((alike(tensor, seed, name) if what == "stats" else tensor)[rows])
     return list(targets)
+
+
+def _copy_slices(source: Tensor, target: Tensor, slices: Sequence[slice] | None, columns: bool) -> None:
+    """Copy ``slices`` of the rows or columns of ``source``; None: all. Of a cut ``target``, what this rank holds."""
+    start, stop = wanted_rows(source.shape, target)
+    moves = torch.zeros(source.shape, dtype=torch.bool)
+    for each in [slice(None)] if slices is None else slices:
+        moves[(slice(None), each) if columns else each] = True
+    held, moves = local(target), moves[start:stop].to(target.device)
+    held.copy_(torch.where(moves, source[start:stop].to(held), held))
 
 
 def alike(tensor: Tensor, seed: int, name: str) -> Tensor:

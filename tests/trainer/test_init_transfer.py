@@ -2,9 +2,11 @@
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from trainer.config import ModelConfig
-from trainer.errors import TransferError
+from trainer.config import ModelConfig, parse_config
+from trainer.errors import ConfigError, TransferError
 from trainer.model import Llama
 from trainer.transfer import transfer
 
@@ -141,3 +143,65 @@ def test_stats_keeps_mean_and_spread_and_nothing_else() -> None:
     again = make(2, dim=64)
     move(again, source, "stats", 2)
     assert moved(again, target) == set()
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.data())
+def test_a_head_moves_alone(data: st.DataObject) -> None:
+    """What the target's heads read and write is each head's own: the source's where it moved, else as it was drawn."""
+    heads = data.draw(st.sampled_from([2, 4]))
+    kv_heads = data.draw(st.sampled_from([each for each in (1, 2, 4) if heads % each == 0]))
+    pairs = data.draw(st.sets(st.tuples(st.integers(0, 1), st.integers(0, heads - 1)), min_size=1))
+    norms = data.draw(st.booleans())
+    options = {"heads": heads, "kv_heads": kv_heads, "dim": 16, "qk_norm": data.draw(st.booleans())}
+    source, scratch, target = make(1, vocab=90, **options), make(2, **options), make(2, **options)
+    with torch.no_grad():
+        for parameter in source.parameters():
+            parameter.add_(0.5)
+    names = move(target, source, "head-" + "+".join(f"{a}.{b}" for a, b in sorted(pairs)) + "+norm" * norms, 2)
+    own = 16 // heads
+    for name, now in target.state_dict().items():
+        before, given_ = scratch.state_dict()[name], source.state_dict()[name]
+        expected = before.clone()
+        if name.endswith("norm.weight") and norms:
+            expected = given_
+        for layer, head in pairs:
+            rows = slice(head * own, (head + 1) * own)
+            group = head // (heads // kv_heads)
+            if name == f"model.layers.{layer}.self_attn.q_proj.weight":
+                expected[rows] = given_[rows]
+            if name == f"model.layers.{layer}.self_attn.o_proj.weight":
+                expected[:, rows] = given_[:, rows]
+            if name.startswith(f"model.layers.{layer}.self_attn.") and name.endswith(
+                ("k_proj.weight", "v_proj.weight")
+            ):
+                rows = slice(group * own, (group + 1) * own)
+                expected[rows] = given_[rows]
+        assert torch.equal(now, expected), name
+    assert moved(scratch, target) == set(names)
+
+
+def test_all_heads_are_attention() -> None:
+    source, one, other = make(1), make(2), make(2)
+    whole = move(one, source, "attn", 2)
+    assert move(other, source, "head-0.0+0.1+1.0+1.1", 2) == whole
+    assert moved(one, other) == set()
+
+
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        ({"what": "head-2.0"}, "head 2.0 is not in a model of 2 layers with 2 heads each; layers are 0 to 1"),
+        ({"what": "head-0.2"}, "heads 0 to 1"),
+        ({"what": "head-1"}, "'head-1' is nothing that moves; allowed are all, all+embed"),
+        ({"what": "head-0.0", "freeze_steps": 2}, "freeze_steps = 2: acts on whole tensors"),
+        ({"what": "head-0.0", "decay_toward": "source"}, "decay_toward = 'source': acts on whole tensors"),
+    ],
+)
+def test_heads_that_cannot_move_are_refused(fields: dict[str, object], says: str) -> None:
+    config: dict[str, object] = {"data": [{"dataset": "d@1"}], "model": {"depth": 2, "dim": 16, "heads": 2}}
+    config |= {"steps": 4, "batch_sequences": 2, "transfer": {"source": "m@1", **fields}}
+    with pytest.raises(ConfigError) as caught:
+        parse_config(config)
+    assert says in str(caught.value)
+    assert "\n" not in str(caught.value)

@@ -23,6 +23,7 @@ from trainer.inputs import open_inputs
 from trainer.learner import TextLearner
 from trainer.model import Llama, count_parameters
 from trainer.shards import local, wanted_rows
+from trainer.transfer import transfer
 
 # 33 rows of embedding, 3 heads' keys: cut unevenly. 33 held-out rows: the ranks need one pass and two to score them.
 BASE: dict[str, Any] = {
@@ -86,6 +87,20 @@ def start_wide(rank: int, lake_uri: str) -> dict[str, Any]:
     return {"peak": peak, "whole": 4 * count_parameters(whole), "equal": equal}
 
 
+def heads_moved(rank: int, lake_uri: str) -> bool:
+    """Whether what two single heads of a published model bring is, row by row, what it is in one process."""
+    config, lake = tiny_config(**BASE, transfer={"source": "ddp@1", "what": "head-0.1+1.3+norm"}), Lake.open(lake_uri)
+    inputs, job = open_inputs(config, lake), TrainJob(config, lake, "heads", "fsdp")
+    model = TextLearner(job, lake, inputs, Ranks.here(rank, WORLD)).model
+    whole = Llama(config.model.shape(inputs.vocab_size), config.seed)
+    source = load(lake.models.open_file("ddp@1", hf_layout.WEIGHTS))
+    transfer(whole, {name: tuple(each.shape) for name, each in source.items()}, source.items(), "head-0.1+1.3+norm", 0)
+    return all(
+        torch.equal(local(mine), theirs[slice(*wanted_rows(theirs.shape, mine))])
+        for mine, theirs in zip(model.parameters(), whole.parameters(), strict=True)
+    )
+
+
 def resident(field: str) -> int:
     """A field of /proc/self/status, in bytes."""
     lines = Path("/proc/self/status").read_text().splitlines()
@@ -102,6 +117,7 @@ def worker(rank: int, port: int, lake_uri: str, report: str) -> None:
     for name, changes in (("killed", BASE), ("hybrid-killed", HYBRID), ("lowbit-killed", LOWBIT)):
         train(rank, lake_uri, name, parallel="fsdp", kill_at=5, **changes)
         train(rank, lake_uri, name, parallel="fsdp", **changes)
+    facts["heads"] = heads_moved(rank, lake_uri)
     facts["wide"] = start_wide(rank, lake_uri)  # once all that is imported on the way has been
     train(rank, lake_uri, "hybrid-ddp", **HYBRID)
     train(rank, lake_uri, "hybrid", parallel="fsdp", **HYBRID)
@@ -170,6 +186,10 @@ def test_losses_and_weights_are_ddp_s_to_rounding(pair: tuple[Lake, list[dict]])
     assert ours.keys() == theirs.keys()
     for name, weight in theirs.items():
         torch.testing.assert_close(ours[name], weight, rtol=1e-3, atol=1e-4, msg=name)
+
+
+def test_single_heads_move_into_rows_that_ranks_share(pair: tuple[Lake, list[dict]]) -> None:
+    assert [report["heads"] for report in pair[1]] == [True, True]
 
 
 def test_no_rank_holds_the_whole_model_as_it_starts(pair: tuple[Lake, list[dict]]) -> None:

@@ -16,6 +16,7 @@ from datalake import check_name, digest_of
 from orchestration.experiment.config.levels import BUILT_IN, FIRST, LEVELS, Factors, cells, effective_optimizer, staged
 from orchestration.experiment.result import FACTOR_ORDER, Metric
 from trainer.config_model import ConfigModel, Listed, without_unset
+from trainer.heads import heads_of
 from trainer.mask import LossMask
 
 Table = dict[str, Any]
@@ -248,6 +249,8 @@ class ExperimentFile(ConfigModel):
             if name not in FACTOR_ORDER:
                 raise ValueError(f"factors.{name}: no factor; the factors are {', '.join(FACTOR_ORDER)}")
             allowed = (*BUILT_IN, *self.pre.specs) if name == "pre" else LEVELS[name]
+            if name == "transfer":
+                allowed = (*allowed, "head-LAYER.HEAD", *(level for level in levels if heads_of(level) is not None))
             _check_levels(f"factors.{name}", levels, allowed)
         if (not self.seeds) != (self.auto is not None):
             raise ValueError(

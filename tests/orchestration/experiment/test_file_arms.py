@@ -124,6 +124,8 @@ def test_another_seed_is_another_run_and_the_same_one_is_the_same():
     ("changes", "said"),
     [
         ({"factors": {"pre": ["none", "nac"]}}, "factors.pre: 'nac' is no level"),
+        ({"factors": {"pre": ["none", "nca"], "transfer": ["head-1"]}}, "allowed are attn, attn+norm, mlp, all"),
+        ({"factors": {"pre": ["none", "nca"], "transfer": ["head-9.0"]}}, "head 9.0 is not in a model of"),
         ({"factors": {"optimiser": ["adamw"]}}, "factors.optimiser: no factor"),
         ({"factors": {"optimizer": ["adamw", "adamw"]}}, "twice"),
         ({"seeds": []}, "seeds"),
