@@ -1,16 +1,16 @@
-"""Attention on a CPU: narrow heads by a kernel of our own, the rest by whichever of PyTorch's means is fastest.
+"""Attention on a CPU: by two kernels of our own, for narrow heads and for wide ones, or by PyTorch's means.
 
 PyTorch's own lays its vectors along a head, and is several times as slow where a head fills none: small models, of
-which experiments train dozens, have such heads (4 of them at width 16 or 32). In bfloat16 it is slower still, unless
-the processor has AMX. Short sequences that a compiler is at work on are best served by plain matrix products. Measured:
-docs/decisions/0599 and 0601.
+which experiments train dozens, have such heads (4 of them at width 16 or 32). In float32 it takes twice the time of
+products in tiles (``trainer.tiled_attention``); in bfloat16 it is slower still, unless the processor has AMX. Short
+sequences in bfloat16 that a compiler is at work on are best served by plain matrix products. Measured:
+docs/decisions/0599, 0601 and 0606.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from itertools import pairwise
 from typing import Any
@@ -19,14 +19,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from trainer.processor import HAS_AMX, in_threads
+from trainer.tiled_attention import attend, has_tiles
+
 NARROW = 8
 """The widest head that the kernel is faster for, at any length."""
 
 SLOW_IN_BF16 = 64
 """The widest head that PyTorch's attention is slower for in bfloat16 than in float32, without AMX."""
-
-HAS_AMX = bool(torch.cpu.get_capabilities().get("amx_bf16")) if hasattr(torch.cpu, "get_capabilities") else False
-"""Whether the processor multiplies tiles of bfloat16."""
 
 SHORT = 512
 """The longest sequence whose weights are held whole, [B, H, T, T], where they are compiled."""
@@ -45,10 +45,14 @@ def cpu_attention(q_BTHE: Tensor, k_BTKE: Tensor, v_BTKE: Tensor, mask: Tensor |
     if mask is None and width <= NARROW and q_BTHE.shape[2] == k_BTKE.shape[2]:
         own = [part.float().contiguous() for part in (q_BTHE, k_BTKE, v_BTKE)]
         return _attend(*own)[0].to(dtype)
-    if mask is None and torch.compiler.is_compiling() and q_BTHE.shape[1] <= SHORT:
+    in_float32 = dtype != torch.bfloat16 or (width <= SLOW_IN_BF16 and not HAS_AMX)
+    by_products = torch.compiler.is_compiling() and q_BTHE.shape[1] <= SHORT
+    if mask is None and has_tiles(width) and in_float32 and not (by_products and dtype == torch.bfloat16):
+        return attend(q_BTHE.float(), k_BTKE.float(), v_BTKE.float()).to(dtype)
+    if mask is None and by_products:
         return _by_products(q_BTHE, k_BTKE, v_BTKE)
     q_BHTE, k_BKTE, v_BKTE = q_BTHE.transpose(1, 2), k_BTKE.transpose(1, 2), v_BTKE.transpose(1, 2)
-    if dtype != torch.bfloat16 or width > SLOW_IN_BF16 or HAS_AMX:
+    if dtype != torch.bfloat16 or not in_float32:
         return _by_torch(q_BHTE, k_BKTE, v_BKTE, mask)
     with torch.autocast("cpu", enabled=False):
         return _by_torch(q_BHTE.float(), k_BKTE.float(), v_BKTE.float(), mask).to(dtype)
@@ -84,7 +88,7 @@ def _by_torch(q_BHTE: Tensor, k_BKTE: Tensor, v_BKTE: Tensor, mask: Tensor | Non
 def _attend(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
     """out, of three float32 tensors [B, T, H, E], and rows [B, T, H, 2], which its gradient needs."""
     out, rows = torch.empty_like(q), q.new_empty(*q.shape[:3], 2)
-    _in_threads(_kernels(q.shape[3])[0], q, k, v, out, rows)
+    _run(_kernels(q.shape[3])[0], q, k, v, out, rows)
     return out, rows
 
 
@@ -99,7 +103,7 @@ def _attend_back(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of q, k and v, for ``grad`` of out."""
     grads = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
-    _in_threads(_kernels(q.shape[3])[1], q, k, v, out, rows, grad, *grads)
+    _run(_kernels(q.shape[3])[1], q, k, v, out, rows, grad, *grads)
     return grads
 
 
@@ -127,24 +131,8 @@ def _kernels(width: int) -> tuple[Callable[..., None], Callable[..., None]]:
     return narrow_kernel.make_forward(width), narrow_kernel.make_backward(width)
 
 
-@lru_cache(maxsize=1)
-def _pool(threads: int) -> ThreadPoolExecutor:
-    """One pool as long as torch's number of threads stays: few blocks use a part of it."""
-    return ThreadPoolExecutor(threads, "attention")
-
-
-def _in_threads(kernel: Callable[..., None], *tensors: Tensor) -> None:
-    """``kernel`` on all blocks, shared by torch's number of threads; who computes a block changes nothing in it."""
+def _run(kernel: Callable[..., None], *tensors: Tensor) -> None:
     from trainer.narrow_kernel import LANES
 
-    arrays = [tensor.detach().numpy() for tensor in tensors]
     batch, _, heads, _ = tensors[0].shape
-    blocks = -(-batch * heads // LANES)
-    available = torch.get_num_threads()
-    threads = min(available, blocks)
-    if threads == 1:
-        kernel(*arrays, 0, blocks)
-        return
-    edges = [number * blocks // threads for number in range(threads + 1)]
-    for each in [_pool(available).submit(kernel, *arrays, first, last) for first, last in pairwise(edges)]:
-        each.result()
+    in_threads(kernel, tuple(tensor.detach().numpy() for tensor in tensors), -(-batch * heads // LANES))

@@ -10,6 +10,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from trainer.products import linear
+
 # Logits held at once: 2^24 float32 are 64 MiB. A vocabulary of 258 at 16 × 512 tokens fits in one chunk.
 CHUNK_LOGITS = 2**24
 # On a GPU a chunk of a few hundred tokens fills no matrix unit, and each adds a whole gradient of the head to the sum.
@@ -55,7 +57,7 @@ def _compiled_losses() -> Callable[[Tensor, Tensor, Tensor], Tensor]:
 
 
 def _losses(hidden_ND: Tensor, head_VD: Tensor, targets_N: Tensor) -> Tensor:
-    return F.cross_entropy(F.linear(hidden_ND, head_VD).float(), targets_N, reduction="none")
+    return F.cross_entropy(linear(hidden_ND, head_VD).float(), targets_N, reduction="none")
 
 
 @torch.no_grad()
@@ -66,7 +68,7 @@ def token_scores(
     step = chunk_tokens(head_VD, limit)
     losses, hits = [], []
     for hidden, targets in zip(hidden_ND.split(step), targets_N.split(step), strict=True):
-        logits_NV = F.linear(hidden, head_VD).float()
+        logits_NV = linear(hidden, head_VD).float()
         losses.append(F.cross_entropy(logits_NV, targets, reduction="none"))
         hits.append(logits_NV.argmax(dim=-1) == targets)
     return torch.cat(losses), torch.cat(hits)

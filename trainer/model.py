@@ -27,6 +27,7 @@ from trainer.errors import ConfigError
 from trainer.init import init_weights
 from trainer.layer_order import layer_order
 from trainer.loss import token_losses, token_scores
+from trainer.products import linear
 from trainer.rms_norm import rms_norm
 from trainer.value_embeddings import embedded_layers, gated, value_gate, value_tables
 from trainer.windows import Mask, attention_mask, layer_windows
@@ -127,14 +128,14 @@ class Attention(nn.Module):
     def forward(self, x_BTD: Tensor, rope: Rope, mask: Mask = None, embedded_BTC: Tensor | None = None) -> Tensor:
         heads, kv_heads, head_dim = self.shape.heads, self.shape.kv_heads, self.shape.head_dim
         batch, length, _ = x_BTD.shape
-        q_BTHE = self.q_norm(self.q_proj(x_BTD).view(batch, length, heads, head_dim))
-        k_BTKE = self.k_norm(self.k_proj(x_BTD).view(batch, length, kv_heads, head_dim))
+        q_BTHE = self.q_norm(linear(x_BTD, self.q_proj.weight).view(batch, length, heads, head_dim))
+        k_BTKE = self.k_norm(linear(x_BTD, self.k_proj.weight).view(batch, length, kv_heads, head_dim))
         if rope is not None:
             q_BTHE, k_BTKE = rotate(q_BTHE, *rope), rotate(k_BTKE, *rope)
         v_BTKE = self.values(x_BTD, embedded_BTC)
         if x_BTD.device.type == "cpu" and not isinstance(mask, BlockMask):
             y_BTHE = cpu_attention(q_BTHE, k_BTKE, v_BTKE, mask)
-            return self.o_proj(y_BTHE.reshape(batch, length, heads * head_dim))
+            return linear(y_BTHE.reshape(batch, length, heads * head_dim), self.o_proj.weight)
         q_BHTE, k_BKTE, v_BKTE = q_BTHE.transpose(1, 2), k_BTKE.transpose(1, 2), v_BTKE.transpose(1, 2)
         grouped = kv_heads != heads
         if isinstance(mask, BlockMask):
@@ -149,7 +150,7 @@ class Attention(nn.Module):
 
     def values(self, x_BTD: Tensor, embedded_BTC: Tensor | None) -> Tensor:
         """What is mixed, [B, T, K, E]: of what the layer reads, and of the tokens' own table where it has one."""
-        v_BTKE = self.v_proj(x_BTD).view(*x_BTD.shape[:2], self.shape.kv_heads, self.shape.head_dim)
+        v_BTKE = linear(x_BTD, self.v_proj.weight).view(*x_BTD.shape[:2], self.shape.kv_heads, self.shape.head_dim)
         if self.value_gate is None or embedded_BTC is None:
             return v_BTKE
         return v_BTKE + gated(self.value_gate, x_BTD, embedded_BTC, v_BTKE)
@@ -165,7 +166,8 @@ class MLP(nn.Module):
         self.down_proj = nn.Linear(shape.ffn, shape.dim, bias=False)
 
     def forward(self, x_BTD: Tensor) -> Tensor:
-        return self.down_proj(F.silu(self.gate_proj(x_BTD)) * self.up_proj(x_BTD))
+        hidden_BTF = F.silu(linear(x_BTD, self.gate_proj.weight)) * linear(x_BTD, self.up_proj.weight)
+        return linear(hidden_BTF, self.down_proj.weight)
 
 
 class Block(nn.Module):

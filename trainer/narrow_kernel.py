@@ -22,84 +22,10 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from generator.machine_code import compiled
-from generator.vector_code import I32, I64, constant, load, pointer
-
-LANES = 16
-_F32 = ir.FloatType()
-_ROW = ir.VectorType(_F32, LANES)
-_FUSED = ("contract",)  # a product and a sum may be one instruction where the processor has it
-
-# exp(x) = 2^n · exp(r), |r| <= ln(2)/2: ln(2) in two parts, and the coefficients of the Cephes library's expf.
-_LN2_HIGH, _LN2_LOW = 0.693359375, -2.12194440e-4
-_EXP = (1.9875691500e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 5.0000001201e-1)
-_ROUND = 12_582_912.0  # 1.5 · 2^23: adding it leaves a float32's nearest integer in its lowest bits
-_LEAST = -87.0  # below it exp is no normal number, and counts for nothing
+from generator.vector_code import I64, load, pointer
+from trainer.vectors import LANES, ROW, Slots, Vectors, alike
 
 Code = tuple[Any, Callable[..., Any]]
-
-
-def _number(value: float) -> ir.Constant:
-    return ir.Constant(_ROW, [value] * LANES)
-
-
-class _Vectors:
-    """Arithmetic on rows of LANES numbers."""
-
-    def __init__(self, builder: Any) -> None:
-        self.builder = builder
-
-    def mul(self, a: Any, b: Any) -> Any:
-        return self.builder.fmul(a, b, flags=_FUSED)
-
-    def add(self, a: Any, b: Any) -> Any:
-        return self.builder.fadd(a, b, flags=_FUSED)
-
-    def sub(self, a: Any, b: Any) -> Any:
-        return self.builder.fsub(a, b, flags=_FUSED)
-
-    def dot(self, left: list[Any], right: list[Any]) -> Any:
-        total = self.mul(left[0], right[0])
-        for a, b in zip(left[1:], right[1:], strict=True):
-            total = self.add(total, self.mul(a, b))
-        return total
-
-    def larger(self, a: Any, b: Any) -> Any:
-        """The larger of two, and ``a`` where either is no number."""
-        return self.builder.select(self.builder.fcmp_unordered(">", a, b), a, b)
-
-    def exp(self, x: Any) -> Any:
-        """exp(x) for x <= 0, to 2 units in the last place; no number where x is none."""
-        x = self.larger(x, _number(_LEAST))
-        # Not to be fused: the sum with _ROUND is what rounds.
-        shifted = self.builder.fadd(self.builder.fmul(x, _number(math.log2(math.e))), _number(_ROUND))
-        n = self.builder.fsub(shifted, _number(_ROUND))
-        r = self.sub(self.sub(x, self.mul(n, _number(_LN2_HIGH))), self.mul(n, _number(_LN2_LOW)))
-        power = _number(_EXP[0])
-        for coefficient in _EXP[1:]:
-            power = self.add(self.mul(power, r), _number(coefficient))
-        power = self.add(self.add(self.mul(power, self.mul(r, r)), r), _number(1.0))
-        exponent = self.builder.shl(self.builder.bitcast(shifted, ir.VectorType(I32, LANES)), constant(I32, 23, LANES))
-        scaled = self.builder.add(self.builder.bitcast(power, ir.VectorType(I32, LANES)), exponent)
-        return self.builder.bitcast(scaled, _ROW)
-
-
-class _Slots:
-    """Rows that a loop adds to; LLVM keeps them in registers."""
-
-    def __init__(self, vectors: _Vectors, count: int) -> None:
-        self._vectors = vectors
-        self._places = [cgutils.alloca_once(vectors.builder, _ROW) for _ in range(count)]
-
-    def begin(self, value: float = 0.0) -> None:
-        for place in self._places:
-            self._vectors.builder.store(_number(value), place)
-
-    def get(self) -> list[Any]:
-        return [self._vectors.builder.load(place) for place in self._places]
-
-    def put(self, rows: list[Any]) -> None:
-        for place, row in zip(self._places, rows, strict=True):
-            self._vectors.builder.store(row, place)
 
 
 class _Block:
@@ -107,7 +33,7 @@ class _Block:
 
     def __init__(self, context: Any, builder: Any, kind: Any, array: Any, width: int) -> None:
         self._builder, self._width = builder, width
-        self._first = pointer(context, builder, kind, array, ir.Constant(I64, 0), _ROW)
+        self._first = pointer(context, builder, kind, array, ir.Constant(I64, 0), ROW)
 
     def _place(self, position: Any, number: int) -> Any:
         index = self._builder.add(self._builder.mul(position, ir.Constant(I64, self._width)), ir.Constant(I64, number))
@@ -135,8 +61,8 @@ def _attend(_typing: Any, q: Any, k: Any, v: Any, out: Any, rows: Any, scores: A
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         q_, k_, v_, out_, rows_, scores_ = _blocks(context, builder, sig, args, [e, e, e, e, 2, 1])
-        does = _Vectors(builder)
-        highest, total, mixed = _Slots(does, 1), _Slots(does, 1), _Slots(does, e)
+        does = Vectors(builder)
+        highest, total, mixed = Slots(does, 1), Slots(does, 1), Slots(does, e)
         with cgutils.for_range(builder, args[6]) as t:
             asked = q_.rows(t.index)
             seen = builder.add(t.index, ir.Constant(I64, 1))
@@ -153,7 +79,7 @@ def _attend(_typing: Any, q: Any, k: Any, v: Any, out: Any, rows: Any, scores: A
                 total.put([does.add(total.get()[0], weight)])
                 values = v_.rows(s.index)
                 mixed.put([does.add(a, does.mul(weight, b)) for a, b in zip(mixed.get(), values, strict=True)])
-            inverse = builder.fdiv(_number(1.0), *total.get())
+            inverse = builder.fdiv(alike(1.0), *total.get())
             out_.put(t.index, [does.mul(row, inverse) for row in mixed.get()])
             rows_.put(t.index, [top, inverse])
         return context.get_dummy_value()
@@ -184,8 +110,8 @@ def _attend_back(
         q_, k_, v_, out_, rows_, grad_, grad_q_, grad_k_, grad_v_ = _blocks(
             context, builder, sig, args, [e, e, e, e, 2, e, e, e, e]
         )
-        does = _Vectors(builder)
-        towards = _Slots(does, e)
+        does = Vectors(builder)
+        towards = Slots(does, e)
 
         def plus(old: list[Any], factor: Any, by: list[Any]) -> list[Any]:
             return [does.add(a, does.mul(factor, b)) for a, b in zip(old, by, strict=True)]
