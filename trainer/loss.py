@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from trainer.processor import in_threads
 from trainer.products import linear
 
 # Logits held at once: 2^24 float32 are 64 MiB. A vocabulary of 258 at 16 × 512 tokens fits in one chunk.
@@ -57,7 +59,46 @@ def _compiled_losses() -> Callable[[Tensor, Tensor, Tensor], Tensor]:
 
 
 def _losses(hidden_ND: Tensor, head_VD: Tensor, targets_N: Tensor) -> Tensor:
+    float32 = hidden_ND.dtype == head_VD.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
+    if hidden_ND.device.type == "cpu" and float32 and torch.is_grad_enabled():
+        losses_N: Tensor = _InOnePass.apply(hidden_ND, head_VD, targets_N)
+        return losses_N
     return F.cross_entropy(linear(hidden_ND, head_VD).float(), targets_N, reduction="none")
+
+
+class _InOnePass(torch.autograd.Function):
+    """The same on a CPU: the gradient of the logits takes their place at once.
+
+    A token's loss counts by a factor that the backward pass brings. It is common to all of its logits, so it is for the
+    narrow factors of both products, and not for a second pass over the wide one.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, hidden_ND: Tensor, head_VD: Tensor, targets_N: Tensor) -> Tensor:
+        logits_NV = linear(hidden_ND, head_VD).contiguous()
+        count, vocab = logits_NV.shape
+        if count and not 0 <= int(targets_N.min()) <= int(targets_N.max()) < vocab:
+            raise IndexError(f"token {int(targets_N.max())} (least {int(targets_N.min())}): must be 0 to {vocab - 1}")
+        losses_N = logits_NV.new_empty(count)
+        arrays = (part.detach().contiguous().numpy() for part in (logits_NV.flatten(), targets_N, losses_N))
+        in_threads(_losses_by_rows(), (*arrays, vocab), count)
+        ctx.save_for_backward(logits_NV, hidden_ND, head_VD)
+        return losses_N
+
+    @staticmethod
+    def backward(ctx: Any, grad_N: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+        slopes_NV, hidden_ND, head_VD = ctx.saved_tensors
+        factor_N1 = grad_N[:, None]
+        grad_hidden_ND = linear(slopes_NV, head_VD.t()) * factor_N1 if ctx.needs_input_grad[0] else None
+        grad_head_VD = slopes_NV.t() @ (hidden_ND * factor_N1) if ctx.needs_input_grad[1] else None
+        return grad_hidden_ND, grad_head_VD, None
+
+
+@lru_cache(maxsize=1)
+def _losses_by_rows() -> Callable[..., None]:
+    from trainer.loss_kernel import make_losses  # brings numba, which a GPU does without
+
+    return make_losses()
 
 
 @torch.no_grad()
