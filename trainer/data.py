@@ -12,16 +12,18 @@ import threading
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import numpy as np
-import torch
 
 from datalake import Manifest, Plan, Repairer, RowReader, Store
 from datalake.lake import ModelFiles
 from datalake.shards.tokens import widest
 from generator import SpecGenerator
 from trainer.errors import PlanMismatchError
+
+if TYPE_CHECKING:  # a job is made, and its rows are read, without PyTorch
+    import torch
 
 PREFETCH_BATCHES = 4
 
@@ -79,6 +81,8 @@ def check_batch(batch: Batch, plan: Plan, step: int, world: int, rank: int) -> t
             f"step {step}, rank {rank} of {world}: {_difference(expected_B2, found_B2)}; "
             "the stream must keep the plan's order and drop nothing"
         )
+    import torch
+
     tokens_BT = torch.as_tensor(np.asarray(batch.tokens).astype(np.int64, copy=False))
     if tokens_BT.ndim != 2 or tokens_BT.shape[0] != expected_B2.shape[0]:
         raise PlanMismatchError(

@@ -9,15 +9,18 @@ rest of a document that another row began, is a document of its own.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from datalake import Manifest
 from trainer.config import TrainConfig
 from trainer.data import TrainDataset
 from trainer.errors import ConfigError
+
+if TYPE_CHECKING:  # inputs are opened without PyTorch
+    import torch
+    from torch import Tensor
 
 
 class DocumentNumbers:
@@ -25,12 +28,16 @@ class DocumentNumbers:
     rows are a document each."""
 
     def __init__(self, ends: Sequence[int | None], device: torch.device) -> None:
+        import torch
+
         # No token is -1: rows without ends count none.
         self._ends_S = torch.tensor([-1 if end is None else end for end in ends], device=device)
 
     def of(self, tokens_BT: Tensor, rows_B2: np.ndarray) -> Tensor:
         """The number of each token's document within its row: int64 [B, T], for tokens int64 [B, T] of these (source,
         row) pairs."""
+        import torch
+
         ends_B = self._ends_S[torch.from_numpy(rows_B2[:, 0].copy()).to(self._ends_S.device)]
         return numbered(tokens_BT, ends_B[:, None])
 

@@ -16,7 +16,6 @@ from trainer.config import TrainConfig
 from trainer.data import TrainDataset
 from trainer.documents import document_ends
 from trainer.errors import ConfigError
-from trainer.hf_layout import CONFIG, from_hf_config, read_config
 from trainer.lanes import order_by_lanes
 from trainer.mask_check import check_masks
 from trainer.mixture import mixture_schedule
@@ -142,6 +141,8 @@ def open_inputs(
 
 def _check_init(config: TrainConfig, lake: Lake, init: ModelVersion, inputs: Inputs) -> None:
     """ConfigError where the run's model is not the one that it begins with, or reads tokens of another tokenizer."""
+    from trainer.hf_layout import CONFIG, from_hf_config, read_config  # brings PyTorch
+
     theirs = from_hf_config(read_config(lake.models.open_file(init, CONFIG)))
     ours = config.model.shape(theirs.vocab_size)
     for field in type(ours).model_fields:

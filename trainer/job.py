@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from datalake import Lake, Repairer
 from trainer.config import TrainConfig
 from trainer.data import BatchesFactory, local_batches
-from trainer.parallel import Parallel
-from trainer.planned import PlannedData
-from trainer.task_scores import TaskScorer
+
+if TYPE_CHECKING:  # a job is made, and travels, without PyTorch
+    from trainer.parallel import Parallel
+    from trainer.planned import PlannedData
+    from trainer.task_scores import TaskScorer
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from trainer.hf_layout import load_pieces
 from trainer.init import init_weights
 from trainer.inputs import Inputs
 from trainer.job import TrainJob
-from trainer.mask import TargetMasks, dataset_mask, least_role
+from trainer.mask import dataset_mask, least_role
 from trainer.mask_check import eval_mask
 from trainer.metrics import Interval, Record
 from trainer.model import Llama, count_parameters
@@ -37,6 +37,7 @@ from trainer.published import Weights
 from trainer.ranks import Ranks
 from trainer.rates import learning_rate, rates_at
 from trainer.recipe import TasksConfig
+from trainer.target_masks import TargetMasks
 from trainer.task_scores import PREFIX
 from trainer.tensor_files import FileLimit
 from trainer.transfer import transfer

@@ -23,7 +23,8 @@ from trainer.learner import TextLearner, check_tasks
 from trainer.metrics import Interval, Record
 from trainer.precision import exact
 from trainer.ranks import Ranks
-from trainer.record import RunRecord, TrainResult
+from trainer.record import RunRecord
+from trainer.result import TrainResult
 from trainer.saving import saving
 from trainer.tensor_files import FileLimit
 from trainer.tensorboard import OnEvent, listening

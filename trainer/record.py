@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal, Protocol
 
 from datalake import Checkpoint, Lake, Run
 from trainer.checkpoint import Snapshot, upload
 from trainer.errors import TrainerError
-from trainer.metrics import Record
 from trainer.ranks import Ranks
+from trainer.result import TrainResult
 from trainer.tensor_files import FileLimit
 
 KIND = "train"
@@ -34,33 +34,6 @@ class RunInputs(Protocol):
     """What a record needs of a run's inputs: their names and digests."""
 
     def describe(self) -> dict[str, Any]: ...
-
-
-@dataclass(frozen=True)
-class TrainResult:
-    """What a run came to.
-
-    ``status`` is "finished" or "stopped"; ``step`` counts updates made; ``evals`` maps each held-out dataset to what
-    ``evaluate`` returned last; ``model`` is the published "NAME@VERSION" or None; ``facts`` holds parameters, shape,
-    groups (rule, tensors, parameters, decayed of each), moved (transferred tensors), precision, world, batch_tokens,
-    flops_per_token and, if a dataset was made meanwhile, live (what its maker counted).
-    """
-
-    status: str
-    run: str
-    step: int
-    evals: dict[str, Any] = field(default_factory=dict)
-    model: str | None = None
-    facts: dict[str, Any] = field(default_factory=dict)
-
-    def to_record(self) -> dict[str, Any]:
-        """JSON-able, as stored in the run's log."""
-        return asdict(self)
-
-    @classmethod
-    def from_record(cls, record: Mapping[str, Any]) -> TrainResult:
-        """The inverse of ``to_record``."""
-        return cls(**record)
 
 
 @dataclass
@@ -152,8 +125,3 @@ class RunRecord:
             if self.ranks.rank == 0:
                 self.run.fail(f"{type(error).__name__}: {error}")
             raise
-
-
-def load_metrics(lake: Lake, run: str) -> list[Record]:
-    """The run's curve up to its newest checkpoint, each step once: what the step loop logged, oldest first."""
-    return lake.runs.get(run).metric_records()

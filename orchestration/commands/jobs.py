@@ -129,17 +129,20 @@ def train(
     from orchestration.evaluation.harness_tasks import HarnessTasks
     from orchestration.runs.names import default_run_name, say_if_new
     from trainer import TrainJob, parse_config
-    from trainer.extend import extend_run
-    from trainer.foreign import with_init
 
     table = read_toml(config_file)
     request = take_live(table, live, no_ray, buffer_bytes)
     if table.get("init") is None:
-        parse_config(table)  # a mistake in it is said before the lake is asked
+        config = parse_config(table)  # a mistake in it is said before the lake is asked
     damage = DamagePolicy(on_damage, heal_budget, wait_seconds=wait_budget)
     opened = open_lake(lake, to_write=True)
-    config = parse_config(with_init(table, opened))
+    if table.get("init") is not None:
+        from trainer.foreign import with_init
+
+        config = parse_config(with_init(table, opened))
     if extend:
+        from trainer.extend import extend_run
+
         if run is None:
             raise InvalidRequestError("--extend: which run is to go on? name it with --run")
         config = extend_run(opened, run, config)

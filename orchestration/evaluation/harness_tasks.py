@@ -9,18 +9,20 @@ import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-
-from orchestration.corpus.tokenizers import TextTokenizer, load_tokenizer
 from orchestration.errors import EvaluationError
-from orchestration.evaluation.models import task_manager
-from trainer import Llama
-from trainer.inputs import Inputs
-from trainer.precision import Precision
-from trainer.recipe import TasksConfig
-from trainer.task_scores import Scores
+
+# It travels with every job to every worker, most of which have no tasks: what they need is imported where they do.
+if TYPE_CHECKING:
+    import torch
+
+    from orchestration.corpus.tokenizers import TextTokenizer
+    from trainer import Llama
+    from trainer.inputs import Inputs
+    from trainer.precision import Precision
+    from trainer.recipe import TasksConfig
+    from trainer.task_scores import Scores
 
 _OFFLINE = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE")
 
@@ -80,12 +82,16 @@ class HarnessTasks:
 
 
 def _manager(tasks: TasksConfig) -> Any:
+    from orchestration.evaluation.models import task_manager
+
     for name in _OFFLINE:
         os.environ.setdefault(name, "1")
     return task_manager(tasks.names, None if tasks.include is None else Path(tasks.include))
 
 
 def _tokenizer(inputs: Inputs) -> TextTokenizer:
+    from orchestration.corpus.tokenizers import load_tokenizer
+
     found: dict[str, TextTokenizer] = {}
     for dataset in inputs.train:
         spec = dataset.manifest.source.spec

@@ -21,9 +21,9 @@ from orchestration.corpus.tokenizers import BpeTokenizer, TextTokenizer
 from orchestration.errors import EvaluationError
 from orchestration.evaluation.hf_export import model_text, write_hf_folder
 from orchestration.generation.recompute import make_repairer
-from trainer import Llama, TrainConfig, TrainDataset, evaluate, hf_layout, parse_config
+from trainer import Llama, TrainConfig, TrainDataset, hf_layout, parse_config
 from trainer.documents import document_ends
-from trainer.evaluate import row_sums, scores_of
+from trainer.evaluate import evaluate, row_sums, scores_of
 from trainer.model_config import beyond_llama
 from trainer.precision import Precision, exact, pick_device, resolve_precision
 from trainer.published import open_published

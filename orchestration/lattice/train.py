@@ -14,7 +14,7 @@ from trainer.lattice.learner import LatticeJob
 from trainer.lattice.loop import KIND, LatticeInputs, run_lattice
 from trainer.lattice.targets import make_target
 from trainer.lattice.train_config import LatticeTrainConfig
-from trainer.record import TrainResult
+from trainer.result import TrainResult
 
 
 def train_lattice(

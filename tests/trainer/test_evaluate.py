@@ -13,8 +13,8 @@ from hypothesis.extra import numpy as hnp
 
 from datalake import Lake
 from tests.trainer.lake_data import SEQ_LEN, VOCAB, add_dataset, patterned, tiny_config, tiny_lake
-from trainer import Llama, ModelConfig, TrainDataset, TrainJob, evaluate, run_training, unigram_entropy
-from trainer.evaluate import bucket_edges
+from trainer import Llama, ModelConfig, TrainDataset, TrainJob, run_training, unigram_entropy
+from trainer.evaluate import bucket_edges, evaluate
 from trainer.ranks import Ranks
 
 CPU = torch.device("cpu")

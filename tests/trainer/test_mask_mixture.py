@@ -13,8 +13,9 @@ from tests.trainer.lake_data import add_dataset, patterned, tiny_config, tiny_la
 from trainer import TrainJob, run_training
 from trainer.config import DataConfig
 from trainer.errors import ConfigError
-from trainer.mask import TargetMasks, frame_tokens, target_mask
+from trainer.mask import frame_tokens, target_mask
 from trainer.mixture import factor, mixture_schedule, weights_at
+from trainer.target_masks import TargetMasks
 
 PAPER = {"family": "nca", "grid": [12, 12], "patch": 2}
 

@@ -12,7 +12,8 @@ from trainer.lattice.targets import make_target
 from trainer.loop import OnEvent, run_steps
 from trainer.precision import exact
 from trainer.ranks import Ranks
-from trainer.record import RunRecord, TrainResult
+from trainer.record import RunRecord
+from trainer.result import TrainResult
 from trainer.tensorboard import listening
 
 KIND = "lattice"
