@@ -34,7 +34,7 @@ from benchmarks.processes import cpu_seconds
 from datalake import Lake, Manifest, Plan, Source, content_digest, digest_of, shard_layout, write_shard
 from orchestration.cluster.cores import local_cores
 from orchestration.cluster.session import ray_session
-from orchestration.training.ray_data import ray_data_batches
+from orchestration.training.ray_data import all_from_ray_data
 from trainer import Batch, BatchesFactory, Ranks, TrainDataset, TrainJob, local_batches, parse_config, run_training
 
 SEQ_LEN = 256
@@ -56,7 +56,7 @@ def memory_batches(
     return iter([Batch(start_step + at, each, reader.rows(each[:, 1])) for at, each in enumerate(rows)])
 
 
-WAYS: dict[str, BatchesFactory] = {"memory": memory_batches, "reader": local_batches, "ray data": ray_data_batches}
+WAYS: dict[str, BatchesFactory] = {"memory": memory_batches, "reader": local_batches, "ray data": all_from_ray_data}
 
 
 def make_dataset(lake: Lake) -> str:
