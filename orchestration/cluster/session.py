@@ -50,11 +50,21 @@ NOBODY = "http://127.0.0.1:9"
 _ENVIRONMENT = {
     # A report is no durable commit, but a controller that looks often restarts from the newest checkpoint sooner.
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
+    # A process for what a run looks after itself (training/resizing.py).
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
     # Ray's processes have tens of threads, and glibc's arena for each fills with holes while rows come and go.
     "MALLOC_ARENA_MAX": "2",
     # A job that stops leaves tasks behind; Ray would print the trace of each whose end nobody asked for.
     "RAY_IGNORE_UNHANDLED_ERRORS": "1",
 }
+
+
+_without_dashboard = False
+
+
+def without_dashboard() -> bool:
+    """Whether ``ray_session`` has joined a Ray of this machine: nobody can ask it for its state, and it never grows."""
+    return _without_dashboard
 
 
 def compute_cores() -> int:
@@ -101,8 +111,10 @@ def ray_session(cpus: float = 0) -> Iterator[None]:
                     modules = [importlib.import_module(name) for name in OUR_PACKAGES]
                     options["runtime_env"] = {"py_modules": modules}
                 _join(address, options)
-            elif not _join_kept(options, cpus, stack):
-                _start(options, cpus)
+            else:
+                if not _join_kept(options, cpus, stack):
+                    _start(options, cpus)
+                stack.enter_context(_noting_no_dashboard())
         stack.enter_context(leave_without_head(joined_head()))
         try:
             yield
@@ -251,6 +263,16 @@ def _found_head() -> str:
             "cluster's head, or unset the variable"
         )
     return address
+
+
+@contextmanager
+def _noting_no_dashboard() -> Iterator[None]:
+    global _without_dashboard
+    _without_dashboard = True
+    try:
+        yield
+    finally:
+        _without_dashboard = False
 
 
 @contextmanager

@@ -7,126 +7,45 @@ death ends one attempt; the next begins at the newest checkpoint that verifies.
 from __future__ import annotations
 
 import tempfile
-import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, replace
-from datetime import timedelta
-from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import ray
-import ray.train
-from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
-from ray.train import FailureConfig, RunConfig, ScalingConfig
-from ray.train.torch import TorchConfig, TorchTrainer
+from ray.exceptions import GetTimeoutError, RayActorError
+from ray.train import ScalingConfig
 
 from datalake import Lake
-from datalake.errors import DatalakeError, NotFoundError
+from datalake.errors import NotFoundError
 from datalake.reading.node_cache import check_cache_settings
-from generator.errors import GeneratorError
-from orchestration.cluster.beside import beside_driver, this_node
-from orchestration.cluster.cores import local_cores
+from orchestration.cluster.beside import beside_driver
 from orchestration.cluster.head import await_cluster, check_cluster
 from orchestration.cluster.resources import (
     WaitNotice,
     cluster_nodes,
-    collective_seconds,
     demand_of_workers,
     fits,
     require,
     start_seconds,
 )
 from orchestration.cluster.session import cluster_facts
-from orchestration.errors import ClusterLostError, JobStopped, OrchestrationError, TrainingFailedError
-from orchestration.folders import prepare_folders
-from orchestration.generation.recompute import make_repairer
+from orchestration.errors import ClusterLostError, JobStopped, TrainingFailedError
 from orchestration.runs.lease import RunLease, acquire
 from orchestration.runs.signals import Stop
-from orchestration.telemetry import start_telemetry, with_step_metrics
-from orchestration.training.events import EventQueue, EventReader, EventSender, OnEvent
+from orchestration.training.events import EventQueue, EventReader, OnEvent
+from orchestration.training.fit import Fit
 from orchestration.training.ray_data import ray_data_batches
 from orchestration.training.resizing import Preemptions, Sizes
-from orchestration.training.stop_watcher import watching
+from orchestration.training.worker import QUEUE_S, RayJob, TrainRank, train_rank
 from orchestration.training.worker_range import WorkerRange
-from trainer import Ranks, TrainConfig, TrainJob, TrainResult, run_training
-from trainer.errors import TrainerError
+from trainer import TrainConfig, TrainJob, TrainResult
 from trainer.inputs import open_inputs
 from trainer.lattice.train_config import LatticeTrainConfig
 
 ATTEMPTS = 4
 CPU_WORKERS = 2
 POLL_S = 0.5
-QUEUE_S = 5.0
-UPLOADS = 4  # times as long, ranks wait for each other's parts of a checkpoint
-
-
-class RayJob(Protocol):
-    """What of a job the attempts at it look at."""
-
-    @property
-    def config(self) -> Any: ...
-    @property
-    def lake(self) -> Lake: ...
-    @property
-    def run(self) -> str: ...
-    @property
-    def lease(self) -> str | None: ...
-
-
-TrainRank = Callable[[Any, Ranks, int, EventSender, threading.Event], TrainResult]
-
-
-def _worker(handed: dict[str, Any]) -> None:
-    """One rank. A named error is the user's to mend: it goes to the queue of events before the worker dies of it."""
-    prepare_folders()
-    job: RayJob = handed["job"]
-    queue = handed["queue"]
-    context = ray.train.get_context()
-    ranks = Ranks.here(
-        context.get_world_rank(), context.get_world_size(), upload_timeout=timedelta(seconds=handed["upload_s"])
-    )
-    start_telemetry(job.run, rank=ranks.rank)
-    sender = EventSender(queue)
-    sender({"event": "placed", "node": this_node()})
-    try:
-        threads = max(1, local_cores() // context.get_local_world_size())
-        with watching(job.lake, job.run, job.lease or "", ranks.rank, partial(_paused, queue)) as stop:
-            result = handed["train"](job, ranks, threads, sender, stop)
-    except Exception as error:
-        named = _named(error)
-        if named is not None:
-            ray.get(queue.fail.remote(named))
-        raise
-    if ranks.rank == 0:
-        ray.get(queue.finish.remote(result.to_record()))
-
-
-def _train(job: TrainJob, ranks: Ranks, threads: int, sender: EventSender, stop: threading.Event) -> TrainResult:
-    """One rank of a language model's training."""
-    return run_training(
-        replace(job, repairer=make_repairer(job.lake.store.uri, job.repairer.policy, sender)),
-        ranks,
-        threads=threads,
-        on_event=with_step_metrics(sender, job.config.log_every) if ranks.rank == 0 else None,
-        stop=stop,
-    )
-
-
-def _paused(queue: Any) -> bool:
-    try:
-        return bool(ray.get(queue.paused.remote(), timeout=QUEUE_S))
-    except RayError:  # the queue's node is gone or cut off: its driver, which sees that too, decides what follows
-        return False
-
-
-def _named(error: Exception) -> Exception | None:
-    """Our own error inside what Ray made of it, its message one line again; None for others."""
-    cause = error.cause if isinstance(error, RayTaskError) else error
-    if not isinstance(cause, DatalakeError | GeneratorError | TrainerError | OrchestrationError):
-        return None
-    cause.args = (str(cause).splitlines()[0], *cause.args[1:])
-    return cause
 
 
 def train_on_ray(
@@ -176,7 +95,7 @@ def train_on_ray(
         # tasks, in whatever process they run, would each fetch.
         if job.planned is None and config.lanes is None:
             owned = replace(owned, batches=ray_data_batches)
-        return RayAttempts(_train, owned, run_lease, sizes, on_event).run()
+        return RayAttempts(train_rank, owned, run_lease, sizes, on_event).run()
 
 
 class RayAttempts:
@@ -260,7 +179,7 @@ class RayAttempts:
         reader = EventReader(self._queue)
         scaling = ScalingConfig(num_workers=workers, use_gpu=self._sizes.use_gpu)
         with tempfile.TemporaryDirectory(prefix="morphogen-ray-train-", ignore_cleanup_errors=True) as scratch:
-            fit = _Fit(self._train, self._job, self._queue, scaling, scratch)
+            fit = Fit(self._train, self._job, self._queue, scaling, scratch)
             notice = WaitNotice(self._sizes.demand(workers))
             try:
                 while fit.is_alive():
@@ -322,34 +241,6 @@ class RayAttempts:
                 self._run_lease.fault(kind, step=event["step"], problem=event["problem"])
             self._on_event(event)
         return bool(events)
-
-
-class _Fit(threading.Thread):
-    """Ray Train's `fit` beside the main thread, which stays free for signals; Ray would handle SIGINT its own way."""
-
-    def __init__(self, train: TrainRank, job: RayJob, queue: Any, scaling: ScalingConfig, scratch: str) -> None:
-        super().__init__(name=f"fit {job.run}", daemon=True)
-        self.failure: Exception | None = None
-        self._trainer = TorchTrainer(
-            _worker,
-            train_loop_config={
-                "train": train,
-                "job": job,
-                "queue": queue,
-                "upload_s": UPLOADS * collective_seconds(),
-            },
-            torch_config=TorchConfig(timeout_s=collective_seconds()),
-            scaling_config=scaling,
-            # Attempts are counted here and not by Ray, which would also repeat the user's own mistakes.
-            run_config=RunConfig(name=job.run, storage_path=scratch, failure_config=FailureConfig(max_failures=0)),
-        )
-        self.start()
-
-    def run(self) -> None:
-        try:
-            self._trainer.fit()
-        except Exception as error:  # noqa: BLE001 - the main thread asks for it
-            self.failure = error
 
 
 def default_workers(

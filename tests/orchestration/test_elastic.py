@@ -11,6 +11,7 @@ from generator import parse_spec
 from orchestration.errors import TrainingFailedError
 from orchestration.generation.job import run_generation
 from orchestration.generation.request import GenerateRequest
+from orchestration.training import fit
 from orchestration.training import ray_train as train_job
 from orchestration.training.ray_train import train_on_ray
 from tests.faults.processes import end
@@ -38,7 +39,7 @@ THREE = [(4, 9), (3, 27), (1, STEPS)]
 
 def recording_worker(folder: str):
     """The job's own worker in a process whose step loop notes the rows that it takes."""
-    real = train_job._worker
+    real = fit.run_rank
 
     def worker(job):
         import trainer.learner
@@ -60,7 +61,7 @@ def test_a_change_of_workers_changes_no_batch(ray_cluster, tmp_path, monkeypatch
     config = parse_config(CONFIG | ({"lanes": LANES} if worlds is FOUR_AND_TWO else {}))
     rows = tmp_path / "rows"
     rows.mkdir()
-    monkeypatch.setattr(train_job, "_worker", recording_worker(str(rows)))
+    monkeypatch.setattr(fit, "run_rank", recording_worker(str(rows)))
     monkeypatch.setattr(train_job, "ATTEMPTS", 1)
 
     for world, until in worlds:

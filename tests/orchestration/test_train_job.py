@@ -126,10 +126,9 @@ def test_neither_a_killed_worker_nor_lost_shards_change_a_bit(lake, undisturbed,
     resumes = [event["step"] for event in events if event["event"] == "resume"]
     assert resumes, "the second attempt went on from a checkpoint"
     repairs = [event for event in events if event["event"] == "repair"]
-    assert sorted(repair["key"] for repair in repairs) == sorted(lost)
-    assert [repair["key"] for repair in damaged.runs.get("disturbed").listed("repairs")] == [
-        repair["key"] for repair in repairs
-    ]
+    assert {repair["key"] for repair in repairs} == set(lost)  # by either rank, or by both at once
+    recorded = [repair["key"] for repair in damaged.runs.get("disturbed").listed("repairs")]
+    assert sorted(recorded) == sorted(repair["key"] for repair in repairs)
     assert losses(damaged, "disturbed") == losses(lake, "undisturbed")
     assert [step for step, _ in losses(damaged, "disturbed")] == list(range(1, STEPS + 1))
     assert disturbed.evals == undisturbed.evals
