@@ -134,6 +134,12 @@ def _attend_back(
     return signature, codegen
 
 
+# Their first argument, the compiler's, is given by numba. Names of the module, since kept code is found again by what a
+# closure holds, and an intrinsic in it is another in each process.
+_run_attend: Any = _attend
+_run_attend_back: Any = _attend_back
+
+
 @numba.njit(nogil=True, inline="always")
 def _gather(x: np.ndarray, block: int, factor: np.float32, out: np.ndarray) -> None:
     """The heads of a block out of x [B, T, H, E], times ``factor``; lanes past the last head stay as they are."""
@@ -163,8 +169,6 @@ def make_forward(width: int) -> Callable[..., None]:
     ceil(B · H / LANES) of them; rows, float32 [B, T, H, 2], is for the backward pass.
     """
 
-    run: Any = _attend  # its first argument, the compiler's, is given by numba
-
     def forward(
         q: np.ndarray, k: np.ndarray, v: np.ndarray, out: np.ndarray, rows: np.ndarray, first: int, last: int
     ) -> None:
@@ -178,7 +182,7 @@ def make_forward(width: int) -> Callable[..., None]:
             _gather(q, block, scale, q_)
             _gather(k, block, one, k_)
             _gather(v, block, one, v_)
-            run(q_, k_, v_, out_, rows_, scores_, length, width)
+            _run_attend(q_, k_, v_, out_, rows_, scores_, length, width)
             _scatter(out_, block, one, out)
             _scatter(rows_, block, one, rows)
 
@@ -187,8 +191,6 @@ def make_forward(width: int) -> Callable[..., None]:
 
 def make_backward(width: int) -> Callable[..., None]:
     """``backward(q, k, v, out, rows, grad, grad_q, grad_k, grad_v, first, last)``; arrays as in ``make_forward``."""
-
-    run: Any = _attend_back
 
     def backward(
         q: np.ndarray,
@@ -219,7 +221,7 @@ def make_backward(width: int) -> Callable[..., None]:
             _gather(grad, block, one, grad_)
             grad_k_[:] = 0.0
             grad_v_[:] = 0.0
-            run(q_, k_, v_, out_, rows_, grad_, grad_q_, grad_k_, grad_v_, length, width)
+            _run_attend_back(q_, k_, v_, out_, rows_, grad_, grad_q_, grad_k_, grad_v_, length, width)
             _scatter(grad_q_, block, scale, grad_q)
             _scatter(grad_k_, block, one, grad_k)
             _scatter(grad_v_, block, one, grad_v)
