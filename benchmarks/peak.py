@@ -10,7 +10,8 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from generator.nca.simd import LANES, choose_dot
+from generator.nca.dots import choose_dot
+from generator.nca.simd import LANES
 from generator.vector_code import splat
 
 # Independent sums: enough of them to hide an instruction's latency, few enough to stay in the registers. Which number
@@ -25,7 +26,7 @@ def dot_chains(chains: int) -> Callable[[int, int], int]:
     def dots(_typing: Any, _seed: Any, _rounds: Any) -> tuple[Any, Callable[..., Any]]:
         def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
             del sig
-            dot, _ = choose_dot(context)
+            dot = choose_dot(context)
             lane = ir.VectorType(ir.IntType(32), LANES)
             # No lane and no chain may begin as another does, or as a constant: the compiler would compute one for both.
             value = builder.xor(splat(builder, args[0], LANES), _odd_lanes(1))
@@ -39,7 +40,7 @@ def dot_chains(chains: int) -> Callable[[int, int], int]:
             for number, total in enumerate(sums):
                 total.add_incoming(starts[number], entry)
             # A factor that the loop does not change would be multiplied once, before it, and only added within.
-            after = [dot(builder, total, total, value) for total in sums]
+            after = [dot.sums(builder, total, [total], [value]) for total in sums]
             following = builder.add(turn, ir.Constant(ir.IntType(64), 1))
             for total, result in zip(sums, after, strict=True):
                 total.add_incoming(result, loop)

@@ -1,7 +1,7 @@
 """LLVM vector code for numba's intrinsics: what the kernels' inner loops are written with.
 
 Vectors are of any length; LLVM lowers them to what the CPU has (AVX-512, AVX2, SSE, NEON). Where it does not find an
-instruction by itself, x86's is called by its name.
+instruction by itself, x86's or Arm's is called by its name.
 """
 
 from __future__ import annotations
@@ -79,6 +79,11 @@ def call(builder: Any, name: str, result: ir.Type, *operands: Any) -> Any:
 def on_x86(triple: str) -> bool:
     """Whether a target has SSE2: all 64-bit x86 processors do."""
     return triple.startswith("x86_64")
+
+
+def on_arm(triple: str) -> bool:
+    """Whether a target has NEON: all 64-bit Arm processors do, which Apple calls arm64."""
+    return triple.startswith(("aarch64", "arm64"))
 
 
 def target_of(context: Any) -> tuple[str, str]:

@@ -16,7 +16,7 @@ ARCHITECTURE = ROOT / "docs" / "architecture.md"
 # it imports what stands before it, and what it stands for. `docs/architecture.md` shows the same lines.
 FLOORS = """
 generator.errors generator.regular_files generator.cache_folder generator.machine_code generator.vector_code
-generator.philox generator.tables
+generator.arm_instructions generator.philox generator.tables
 generator.spec generator.initial generator.family generator.tokens generator.toml_files
 generator.nca generator.lattice generator.families generator.gzip_trees generator.gzip_kernel
 generator.score generator.cost generator.accept generator.pipeline

@@ -11,16 +11,26 @@ from collections.abc import Callable
 import numba
 import numpy as np
 
-from generator import philox, tables, vector_code
+from generator import arm_instructions, philox, tables, vector_code
 from generator.machine_code import compiled
-from generator.nca import simd
+from generator.nca import dots, simd
 from generator.nca.kernel_plan import KernelPlan
-from generator.nca.simd import INDEX_LANES, LANES, add_row, fold_row, hidden_units, join_neighbors, next_colors
+from generator.nca.simd import (
+    INDEX_LANES,
+    LANES,
+    add_row,
+    as_factor,
+    fold_row,
+    hidden_units,
+    join_neighbors,
+    next_colors,
+)
 from generator.tables import COLOR_Q, WEIGHT_Q
 
 # Numba renews its disk cache when this file changes or a constant below does: this one stands for the other files whose
 # contents end up in the machine code.
-_SOURCES = zlib.crc32("".join(inspect.getsource(module) for module in (philox, simd, tables, vector_code)).encode())
+_MODULES = (arm_instructions, dots, philox, simd, tables, vector_code)
+_SOURCES = zlib.crc32("".join(inspect.getsource(module) for module in _MODULES).encode())
 _LOW = np.uint64(0xFFFFFFFF)
 _32 = np.uint64(32)
 _M0, _M1 = np.uint64(philox.MUL_0), np.uint64(philox.MUL_1)
@@ -47,9 +57,14 @@ def _fill_words(seed, purpose, number, attempt, first_block, blocks, out_W):
 
 
 def build_kernel(plan: KernelPlan) -> Callable[..., int]:
+    """`kernel_function` as machine code of this processor's. It releases the GIL."""
+    return compiled(kernel_function(plan), boundscheck=False)
+
+
+def kernel_function(plan: KernelPlan) -> Callable[..., int]:
     """kernel(seed, ids, attempts, groups, tries, gumbel, scratch, tokens, scored): ids to tries int64 [N], gumbel int32
-    [4096], tokens uint16 or uint32 [N, seq_len] and scored int32 [N, score_tokens], which it writes. Releases the
-    GIL and returns a checksum of the sources it was compiled from."""
+    [4096], tokens uint16 or uint32 [N, seq_len] and scored int32 [N, score_tokens], which it writes. Returns a
+    checksum of the sources it is compiled from."""
     (colors, channels, embed, hidden, wrap, uniform, noisy) = plan.rule
     (table_shift, hidden_shift, identity, color_bits) = plan.integers
     (cells, width, _, pad_first, pad_last, neighbors) = plan.geometry
@@ -109,7 +124,7 @@ def build_kernel(plan: KernelPlan) -> Callable[..., int]:
                     filled *= colors
             for h in range(hidden):
                 for c in range(colors):
-                    second[c, h] = weights[conv_count + first_count + h * colors + c]
+                    second[c, h] = as_factor(weights[conv_count + first_count + h * colors + c])  # type: ignore[call-arg]
 
             # Initial cells.
             if not uniform:
@@ -169,4 +184,4 @@ def build_kernel(plan: KernelPlan) -> Callable[..., int]:
                     tokens[n, start + 1 + patches] = alphabet + 1
         return sources
 
-    return compiled(kernel, boundscheck=False)
+    return kernel

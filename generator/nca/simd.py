@@ -1,9 +1,8 @@
 """The two inner loops of a cell update as portable LLVM vector code, for numba.
 
 Loop vectorisers do not find these forms; written as vectors, LLVM lowers them to whatever the CPU has (AVX-512, AVX2,
-SSE, NEON). The four-byte dot product is the instruction that the CPU has for it (VNNI; on Arm usdot and sdot), else the
-pair of multiply-adds of AVX2, else that of SSE2: chosen when a kernel is compiled, from LLVM's features of the target.
-All sizes are literals of the kernel.
+SSE, NEON). The four-byte dot product is chosen when a kernel is compiled: `generator.nca.dots`. All sizes are literals
+of the kernel.
 """
 
 from collections.abc import Callable
@@ -11,16 +10,14 @@ from typing import Any
 
 from llvmlite import ir
 from numba import types
-from numba.core import cgutils
-from numba.core.registry import cpu_target
 from numba.extending import intrinsic
 
+from generator.nca.dots import choose_dot
 from generator.vector_code import (
     I8,
     I16,
     I32,
     I64,
-    by_parts,
     call,
     clamp,
     constant,
@@ -37,7 +34,8 @@ INDEX_LANES = 32
 
 
 def _to_bytes(context: Any, builder: Any, value: Any) -> Any:
-    """16 int16 clamped to 0 .. 255, as bytes: one instruction on x86, where LLVM makes three of the clamp."""
+    """16 int16 clamped to 0 .. 255, as bytes: one instruction on x86, where LLVM makes three of the clamp; on Arm it
+    makes one of the clamp and the shift before it."""
     byte_type = ir.VectorType(I8, LANES)
     if not on_x86(target_of(context)[0]):
         return builder.trunc(clamp(builder, value, 0, 255), byte_type)
@@ -155,83 +153,14 @@ def hidden_units(
     return signature, codegen
 
 
-def choose_dot(context: Any) -> tuple[Callable[..., Any], bool]:
-    """(the four-byte dot product for the CPU that ``context`` compiles for, whether it can shift its sums left free of
-    charge, as its argument ``shift`` says)."""
-    triple, features = target_of(context)
-    if "+avx512vnni" in features:
-        return dot_vnni, False
-    if "+avx2" in features:
-        return dot_avx2, True
-    if on_x86(triple):
-        return dot_sse2, True
-    return dot_plain, False
+@intrinsic
+def as_factor(_typing: Any, weight: Any) -> tuple[Any, Callable[..., Any]]:
+    """A weight of the second layer as `next_colors` wants it, both int8."""
 
+    def codegen(context: Any, builder: Any, _sig: Any, args: Any) -> Any:
+        return builder.add(args[0], ir.Constant(I8, choose_dot(context).raised))
 
-def kernel_name() -> str:
-    """What the dot products of this machine's kernels are made of, for people."""
-    dot, _ = choose_dot(cpu_target.target_context)
-    return {dot_vnni: "AVX-512 VNNI", dot_avx2: "AVX2", dot_sse2: "SSE2"}.get(dot, "portable vector code")
-
-
-def dot_avx2(builder: Any, total: Any, bytes_: Any, weights: Any, shift: int = 0) -> Any:
-    """As `dot_plain`: pairs of byte products fit int16 (2 * 255 * 62), so the saturating sum of two never saturates.
-
-    ``shift`` 0 to 8 multiplies what is added to ``total`` by a power of two.
-    """
-    octets, halves, words = (ir.VectorType(*each) for each in ((I8, 32), (I16, 16), (I32, 8)))
-
-    def part(total_: Any, low: Any, high: Any) -> Any:
-        sides = [builder.bitcast(side, octets) for side in (low, high)]
-        pairs = call(builder, "llvm.x86.avx2.pmadd.ub.sw", halves, *sides)
-        return builder.add(total_, call(builder, "llvm.x86.avx2.pmadd.wd", words, pairs, constant(I16, 1 << shift, 16)))
-
-    return by_parts(builder, 8, part, total, bytes_, weights)
-
-
-def dot_sse2(builder: Any, total: Any, bytes_: Any, weights: Any, shift: int = 0) -> Any:
-    """As `dot_plain`: even and odd bytes as int16, each multiplied and added in pairs. ``shift`` as in `dot_avx2`."""
-    halves, words = ir.VectorType(I16, 8), ir.VectorType(I32, 4)
-
-    def part(total_: Any, low: Any, high: Any) -> Any:
-        eight = constant(I16, 8, 8)
-        low, high = (builder.bitcast(side, halves) for side in (low, high))
-        for odd in (False, True):
-            left = builder.lshr(low, eight) if odd else builder.and_(low, constant(I16, 255, 8))
-            right = builder.ashr(high if odd else builder.shl(high, eight), eight)
-            right = builder.shl(right, constant(I16, shift, 8)) if shift else right
-            total_ = builder.add(total_, call(builder, "llvm.x86.sse2.pmadd.wd", words, left, right))
-        return total_
-
-    return by_parts(builder, 4, part, total, bytes_, weights)
-
-
-def dot_vnni(builder: Any, total: Any, bytes_: Any, weights: Any) -> Any:
-    """As `dot_plain`, in one instruction."""
-    kind = total.type
-    function = cgutils.get_or_insert_function(
-        builder.module, ir.FunctionType(kind, [kind] * 3), "llvm.x86.avx512.vpdpbusd.512"
-    )
-    return builder.call(function, [total, bytes_, weights])
-
-
-def dot_plain(builder: Any, total: Any, bytes_: Any, weights: Any) -> Any:
-    """Per 32-bit lane: total + sum of four (unsigned byte * signed byte); the pairs match multiply-add instructions."""
-    lanes = total.type.count
-    wide = ir.VectorType(I16, 4 * lanes)
-    octets = ir.VectorType(I8, 4 * lanes)
-    product = [
-        builder.zext(builder.bitcast(bytes_, octets), wide),
-        builder.sext(builder.bitcast(weights, octets), wide),
-    ]
-    for part in (0, 2):
-        pair = []
-        for odd in (0, 1):
-            sides = [shuffle(builder, p, list(range(part + odd, 4 * lanes, 4))) for p in product]
-            left, right = (builder.sext(side, total.type) for side in sides)
-            pair.append(builder.mul(left, right))
-        total = builder.add(total, builder.add(*pair))
-    return total
+    return types.int8(weight), codegen
 
 
 @intrinsic(prefer_literal=True)
@@ -240,7 +169,8 @@ def next_colors(
 ) -> tuple[Any, Callable[..., Any]]:
     """Logits and argmax (lowest colour on ties) of the 16 cells from `cell` on.
 
-    hidden uint8 [chunks, cells, 16]; weights int32 [colors, chunks * 4] of four packed int8; now uint8 [cells];
+    hidden uint8 [chunks, cells, 16]; weights int32 [colors, chunks * 4] of four packed int8, made by
+    `as_factor`; now uint8 [cells];
     noise int32 [colors, cells]; out uint8 [cells]. sizes: literal tuple (colors, chunks, cells_stride, color_bits,
     identity_logit, noisy).
     """
@@ -249,9 +179,9 @@ def next_colors(
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         hidden_, weights_, now_, noise_, out_, cell_, _ = args
-        dot, shifts = choose_dot(context)
-        shift = color_bits if shifts else 0
-        options = {"shift": shift} if shifts else {}
+        dot = choose_dot(context)
+        shift = color_bits if dot.shifts else 0
+        options = {"shift": shift} if dot.shifts else {}
         lane_type = ir.VectorType(I32, LANES)
         quads = []
         for chunk in range(chunks):
@@ -271,18 +201,20 @@ def next_colors(
                 logit = builder.shl(logit, constant(I32, shift, LANES)) if shift else logit
             else:
                 logit = constant(I32, 0, LANES)
-            if shifts:  # the code's low bits lie where no product reaches, so the sum can begin with them
+            if dot.shifts:  # the code's low bits lie where no product reaches, so the sum can begin with them
                 logit = builder.add(logit, constant(I32, colors - 1 - color, LANES))
-            for number, quad in enumerate(quads):
-                at = ir.Constant(I64, color * len(quads) + number)
-                weight = load(builder, pointer(context, builder, sig.args[1], weights_, at, I32))
-                logit = dot(builder, logit, quad, splat(builder, weight, LANES), **options)
+            factors = []
+            for chunk in range(chunks):
+                at = ir.Constant(I64, color * len(quads) + 4 * chunk)
+                four = load(builder, pointer(context, builder, sig.args[1], weights_, at, ir.VectorType(I32, 4)))
+                factors += [shuffle(builder, four, [quad] * LANES) for quad in range(4)]
+            logit = dot.sums(builder, logit, quads, factors, **options)
             if color_now is not None:
                 same = builder.icmp_signed("==", color_now, constant(I32, color, LANES))
                 bias = builder.select(same, constant(I32, identity << shift, LANES), constant(I32, 0, LANES))
                 logit = builder.add(logit, bias)
             coded = logit
-            if not shifts:
+            if not dot.shifts:
                 coded = builder.shl(logit, constant(I32, color_bits, LANES))
                 coded = builder.or_(coded, constant(I32, colors - 1 - color, LANES))
             best = coded if best is None else builder.select(builder.icmp_signed(">", coded, best), coded, best)

@@ -17,7 +17,7 @@ import psutil
 
 from datalake.store.addresses import nearest_existing
 from generator.cache_folder import cache_folder
-from generator.nca.simd import kernel_name
+from generator.nca.dots import kernel_name
 from generator.score import zlib_defines_scores
 from orchestration.cluster.cores import local_cores
 from orchestration.doctor.findings import Add, Finding, Status

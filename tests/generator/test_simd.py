@@ -13,9 +13,11 @@ from numba import types
 from numba.extending import intrinsic
 
 from benchmarks.peak import CHAINS, dot_chains
+from generator.arm_instructions import dot_instructions
 from generator.lattice import simd as lattice_simd
-from generator.nca.simd import LANES, choose_dot, dot_avx2, dot_plain, dot_sse2
-from generator.vector_code import on_x86
+from generator.nca.dots import AVX2, NEON_MIXED, NEON_PLAIN, NEON_UNSIGNED, PLAIN, SSE2, VNNI, Dot, choose_dot
+from generator.nca.simd import LANES
+from generator.vector_code import on_arm, on_x86
 
 
 def compiled_dot(dot: Any, options: dict[str, int], lanes: int = LANES) -> Any:
@@ -48,28 +50,40 @@ def target() -> tuple[str, str]:
     return triple, features
 
 
-def forms() -> list[Any]:
+def forms() -> list[tuple[Dot, int]]:
+    """Every form that this machine can run, with shifts."""
     triple, features = target()
-    found = [(dot_plain, 0)]
+    found = [(PLAIN, 0)]
     if on_x86(triple):
-        found += [(dot_sse2, 0), (dot_sse2, 8)]
+        found += [(SSE2, 0), (SSE2, 8)]
     if "+avx2" in features:
-        found += [(dot_avx2, 0), (dot_avx2, 4), (dot_avx2, 8)]
+        found += [(AVX2, 0), (AVX2, 4), (AVX2, 8)]
+    if "+avx512vnni" in features:
+        found += [(VNNI, 0)]
+    if on_arm(triple):
+        there = dot_instructions(*numba.core.registry.cpu_target.target_context.codegen().magic_tuple())
+        found += [(NEON_PLAIN, 0)] + [(NEON_UNSIGNED, 0)] * ("udot" in there) + [(NEON_MIXED, 0)] * ("usdot" in there)
     return found
 
 
-@pytest.mark.parametrize(("dot", "shift"), forms())
-def test_a_form_equals_numpy(dot, shift):
-    run = compiled_dot(dot, {"shift": shift} if shift else {})
+@pytest.mark.parametrize("quads", [1, 2, 3])
+@pytest.mark.parametrize(("dot", "shift"), forms(), ids=lambda value: getattr(value, "name", value))
+def test_a_form_equals_numpy(dot, shift, quads):
+    def repeated(builder, total, bytes_, weights):
+        options = {"shift": shift} if shift else {}
+        return dot.sums(builder, total, [bytes_] * quads, [weights] * quads, **options)
+
+    run = compiled_dot(repeated, {})
     random = np.random.Generator(np.random.Philox(1))
     for turn in range(50):
         bytes_ = random.integers(0, 256, 64).astype(np.uint8) if turn else np.full(64, 255, np.uint8)
         weights = random.integers(-62, 63, 64).astype(np.int8) if turn > 1 else np.full(64, 62 - 124 * turn, np.int8)
+        weights += np.int8(dot.raised)
         total = random.integers(-(1 << 20), 1 << 20, LANES).astype(np.int32)
         out = np.zeros(LANES, np.int32)
         run(total, bytes_, weights, out)
         products = (bytes_.astype(np.int32) * weights.astype(np.int32)).reshape(LANES, 4).sum(1)
-        assert (out == total + (products << shift)).all()
+        assert (out == total + (quads * products << shift)).all()
 
 
 @pytest.mark.parametrize("form", [lattice_simd.pairs_plain, lattice_simd.pairs_sse2, lattice_simd.pairs_avx2])
@@ -99,11 +113,7 @@ def test_this_machine_uses_the_best_that_it_has():
         def codegen():
             return numba.core.registry.cpu_target.target_context.codegen()
 
-    dot, shifts = choose_dot(Context())
-    _, features = target()
-    if "+avx512vnni" not in features and "+avx2" in features:
-        assert dot is dot_avx2
-        assert shifts
+    assert choose_dot(Context()) is forms()[-1][0]
 
 
 @pytest.mark.skipif(not on_x86(target()[0]), reason="counts instructions of x86")
