@@ -223,7 +223,8 @@ class WaitNotice:
         amounts = _amounts({kind: sum(node[kind] for node in free) for kind in KINDS})
         self._say(
             f"waiting for {now - self._since:.0f} s for {self._demand.text} ({self._demand.what}): "
-            f"{_have(nodes)}, of which {amounts} free now"
+            f"{_have(nodes)}, of which {amounts} free now: other work has the rest, or those of its processes that "
+            "are up already"
         )
 
     def running(self) -> None:
