@@ -7,7 +7,6 @@ from typing import Any
 
 import ray
 from ray.train import FailureConfig, RunConfig, ScalingConfig
-from ray.train.v2._internal.execution.scaling_policy import FixedScalingPolicy
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
 from orchestration.cluster.resources import collective_seconds
@@ -26,6 +25,10 @@ SPARE = {"DatasetsCallback"}
 SPARE_WITHOUT_DASHBOARD = {"PlacementGroupCleanerCallback", "ControllerMetricsCallback", "WorkerMetricsCallback"}
 
 
+def _asks_nobody(*_given: Any) -> None:
+    """In place of asking for room, in a Ray that has all it will ever have."""
+
+
 class _Trainer(DataParallelTrainer):
     """Ray Train's own without what is spare; in a Ray of this machine also without what asks an autoscaler for room.
 
@@ -38,18 +41,9 @@ class _Trainer(DataParallelTrainer):
 
     def _initialize_and_run_controller(self, **parts: Any) -> Any:
         if without_dashboard() and "scaling_policy" in parts:
-            parts["scaling_policy"] = _AsItIs(parts["scaling_policy"].scaling_config)
+            for asks in ("after_controller_start", "_maybe_send_resource_request"):
+                setattr(parts["scaling_policy"], asks, _asks_nobody)
         return super()._initialize_and_run_controller(**parts)
-
-
-class _AsItIs(FixedScalingPolicy):
-    """The number of workers that was asked for, in a Ray that has all it will ever have."""
-
-    def after_controller_start(self, train_run_context: Any) -> None:
-        """Nobody is asked for their room."""
-
-    def _maybe_send_resource_request(self) -> None:
-        """Nor again."""
 
 
 class Fit(threading.Thread):
