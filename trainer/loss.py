@@ -59,11 +59,15 @@ def _compiled_losses() -> Callable[[Tensor, Tensor, Tensor], Tensor]:
 
 
 def _losses(hidden_ND: Tensor, head_VD: Tensor, targets_N: Tensor) -> Tensor:
-    float32 = hidden_ND.dtype == head_VD.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
-    if hidden_ND.device.type == "cpu" and float32 and torch.is_grad_enabled():
+    if _by_rows(hidden_ND, head_VD):
         losses_N: Tensor = _InOnePass.apply(hidden_ND, head_VD, targets_N)
         return losses_N
     return F.cross_entropy(linear(hidden_ND, head_VD).float(), targets_N, reduction="none")
+
+
+def _by_rows(hidden_ND: Tensor, head_VD: Tensor) -> bool:
+    float32 = hidden_ND.dtype == head_VD.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
+    return float32 and hidden_ND.device.type == "cpu"
 
 
 class _InOnePass(torch.autograd.Function):
@@ -76,12 +80,7 @@ class _InOnePass(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, hidden_ND: Tensor, head_VD: Tensor, targets_N: Tensor) -> Tensor:
         logits_NV = linear(hidden_ND, head_VD).contiguous()
-        count, vocab = logits_NV.shape
-        if count and not 0 <= int(targets_N.min()) <= int(targets_N.max()) < vocab:
-            raise IndexError(f"token {int(targets_N.max())} (least {int(targets_N.min())}): must be 0 to {vocab - 1}")
-        losses_N = logits_NV.new_empty(count)
-        arrays = (part.detach().contiguous().numpy() for part in (logits_NV.flatten(), targets_N, losses_N))
-        in_threads(_losses_by_rows(), (*arrays, vocab), count)
+        losses_N = _replace_by_gradient(logits_NV, targets_N)
         ctx.save_for_backward(logits_NV, hidden_ND, head_VD)
         return losses_N
 
@@ -92,6 +91,17 @@ class _InOnePass(torch.autograd.Function):
         grad_hidden_ND = linear(slopes_NV, head_VD.t()) * factor_N1 if ctx.needs_input_grad[0] else None
         grad_head_VD = slopes_NV.t() @ (hidden_ND * factor_N1) if ctx.needs_input_grad[1] else None
         return grad_hidden_ND, grad_head_VD, None
+
+
+def _replace_by_gradient(logits_NV: Tensor, targets_N: Tensor) -> Tensor:
+    """Each row's loss, float32 [N]; its gradient by the logits, float32 and contiguous, takes their place."""
+    count, vocab = logits_NV.shape
+    if count and not 0 <= int(targets_N.min()) <= int(targets_N.max()) < vocab:
+        raise IndexError(f"token {int(targets_N.max())} (least {int(targets_N.min())}): must be 0 to {vocab - 1}")
+    losses_N = logits_NV.new_empty(count)
+    arrays = (part.detach().contiguous().numpy() for part in (logits_NV.flatten(), targets_N, losses_N))
+    in_threads(_losses_by_rows(), (*arrays, vocab), count)
+    return losses_N
 
 
 @lru_cache(maxsize=1)
@@ -109,7 +119,10 @@ def token_scores(
     step = chunk_tokens(head_VD, limit)
     losses, hits = [], []
     for hidden, targets in zip(hidden_ND.split(step), targets_N.split(step), strict=True):
-        logits_NV = linear(hidden, head_VD).float()
-        losses.append(F.cross_entropy(logits_NV, targets, reduction="none"))
+        logits_NV = linear(hidden, head_VD).float().contiguous()
         hits.append(logits_NV.argmax(dim=-1) == targets)
+        if _by_rows(hidden, head_VD):
+            losses.append(_replace_by_gradient(logits_NV, targets))
+        else:
+            losses.append(F.cross_entropy(logits_NV, targets, reduction="none"))
     return torch.cat(losses), torch.cat(hits)

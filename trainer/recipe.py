@@ -153,7 +153,8 @@ class TransferConfig(ConfigModel):
     @classmethod
     def _known(cls, what: str) -> str:
         if what not in TRANSFERS and heads_of(what) is None:
-            raise ValueError(f"{what!r} is nothing that moves; allowed are {', '.join(TRANSFERS)} and heads: {WRITTEN}")
+            allowed = f"{', '.join(TRANSFERS)} and heads: {WRITTEN}"
+            raise ValueError(f"transfer.what = {what!r}: moves nothing; allowed are {allowed}")
         return what
 
     @model_validator(mode="after")

@@ -193,7 +193,7 @@ def test_all_heads_are_attention() -> None:
     [
         ({"what": "head-2.0"}, "head 2.0 is not in a model of 2 layers with 2 heads each; layers are 0 to 1"),
         ({"what": "head-0.2"}, "heads 0 to 1"),
-        ({"what": "head-1"}, "'head-1' is nothing that moves; allowed are all, all+embed"),
+        ({"what": "head-1"}, "transfer.what = 'head-1': moves nothing; allowed are all, all+embed"),
         ({"what": "head-0.0", "freeze_steps": 2}, "freeze_steps = 2: acts on whole tensors"),
         ({"what": "head-0.0", "decay_toward": "source"}, "decay_toward = 'source': acts on whole tensors"),
     ],
