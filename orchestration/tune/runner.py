@@ -121,15 +121,14 @@ def _confirm(lake: Lake, job: ProxyJob, run_lease: RunLease) -> Confirm:
             stage(f"confirm {who}", len(seeds)) as advance,
             Pool(lake, job.settings.threads, run_lease=run_lease) as pool,
         ):
-            found = pool.map(score_in_full, [(job, values, seed) for seed in seeds])
-            for ended, (seed, outcome) in enumerate(zip(seeds, found, strict=True), 1):
+            found = pool.map(score_in_full, [(job, values, seed) for seed in seeds], advance)
+            for seed, outcome in zip(seeds, found, strict=True):
                 loss, refused = (None, str(outcome)) if isinstance(outcome, Exception) else outcome
                 if loss is None:
                     console.print(f"  {who}, seed {seed}: no score: {refused}")
                 else:
                     losses[seed] = loss
                     console.print(f"  {who}, seed {seed}: {loss:.4f}")
-                advance(ended, "")
         return losses
 
     return confirm

@@ -8,6 +8,7 @@ from typing import Any
 from datalake import Lake
 from datalake.errors import DatalakeError
 from generator.errors import GeneratorError
+from orchestration.console.progress import Advance
 from orchestration.errors import JobStopped, OrchestrationError
 from orchestration.experiment.run.pool import Job, Outcome, Watch, error_of
 from orchestration.runs.lease import RunLease
@@ -35,9 +36,13 @@ class LocalPool:
     def __exit__(self, *exception: Any) -> None:
         """Nothing is kept."""
 
-    def map(self, function: Callable[..., Any], calls: Sequence[tuple[Any, ...]]) -> Iterator[Any]:
-        """``function(lake, *call)`` of each call, in order; a call that raises gives its exception."""
-        for call in calls:
+    def map(self, function: Callable[..., Any], calls: Sequence[tuple[Any, ...]], advance: Advance) -> Iterator[Any]:
+        """``function(lake, *call)`` of each call, in order; a call that raises gives its exception.
+
+        ``advance`` is told meanwhile how many have ended.
+        """
+        for ended, call in enumerate(calls):
+            advance(ended, "")
             try:
                 yield function(self._lake, *call)
             except Exception as error:  # noqa: BLE001  (given to the caller, who says of which model)

@@ -23,7 +23,7 @@ from orchestration.cluster.beside import beside_driver
 from orchestration.cluster.pool import ActorPool, Task, Tasks
 from orchestration.cluster.resources import Demand, require
 from orchestration.cluster.session import compute_cores
-from orchestration.console.progress import console
+from orchestration.console.progress import Advance, console
 from orchestration.errors import JobStopped
 from orchestration.runs.lease import OwnerWatch, RunLease
 from orchestration.runs.owner import describe
@@ -161,9 +161,12 @@ class Pool:
     def __exit__(self, *exception: Any) -> None:
         self._actors.__exit__(*exception)
 
-    def map(self, function: Callable[..., Any], calls: Sequence[tuple[Any, ...]]) -> Iterator[Any]:
-        """``function(lake, *call)`` of each call, in order; a call that raises gives its exception."""
-        tasks = _Calls(function, calls)
+    def map(self, function: Callable[..., Any], calls: Sequence[tuple[Any, ...]], advance: Advance) -> Iterator[Any]:
+        """``function(lake, *call)`` of each call, in order; a call that raises gives its exception.
+
+        ``advance`` is told meanwhile how many have ended.
+        """
+        tasks = _Calls(function, calls, advance)
         self.work(tasks)
         return iter(tasks.results[at] for at in range(len(calls)))
 
@@ -193,8 +196,8 @@ class Pool:
 class _Calls:
     """Calls of a function as tasks; ``results`` by their place."""
 
-    def __init__(self, function: Callable[..., Any], calls: Sequence[tuple[Any, ...]]) -> None:
-        self._function, self._calls = function, calls
+    def __init__(self, function: Callable[..., Any], calls: Sequence[tuple[Any, ...]], advance: Advance) -> None:
+        self._function, self._calls, self._advance = function, calls, advance
         self._waiting = deque(range(len(calls)))
         self.results: dict[int, Any] = {}
 
@@ -218,6 +221,7 @@ class _Calls:
 
     def poll(self) -> None:
         """Nothing is waited for but the calls themselves."""
+        self._advance(len(self.results), "")
 
     def drop(self) -> None:
         self._waiting.clear()

@@ -18,7 +18,7 @@ from datalake import Lake, Run
 from datalake.errors import RunHeldError
 from orchestration.cluster.cores import local_cores
 from orchestration.cluster.session import cluster_facts
-from orchestration.console.progress import console
+from orchestration.console.progress import console, stage
 from orchestration.errors import ExperimentError, JobStopped
 from orchestration.experiment.analysis.sequential import say_looks
 from orchestration.experiment.analysis.statistics import minimum_detectable_effect
@@ -317,7 +317,9 @@ def gather(
         for config, result in ((plan.language.config, outcomes[plan.language.run].result) for plan in plans)
         if result is not None and result.model is not None
     }
-    scored = dict(zip(models, pool.map(check_labels, [(model, *rows) for model, rows in models.items()]), strict=True))
+    calls = [(model, *rows) for model, rows in models.items()]
+    with stage(f"{file.name}: check of labels", len(calls)) as advance:
+        scored = dict(zip(models, pool.map(check_labels, calls, advance), strict=True))
     arms = []
     for plan in plans:
         outcome = outcomes[plan.language.run]
