@@ -13,8 +13,6 @@ among those that share three. Both chains hang on the bytes alone, so they are l
 # mypy: disable-error-code="no-untyped-def,call-arg,var-annotated"
 # Types are numba's to infer, and an intrinsic is called without its typing context.
 
-import inspect
-import zlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -39,7 +37,7 @@ from generator.gzip_trees import (
     get,
     put,
 )
-from generator.machine_code import compiled
+from generator.machine_code import checksum, compiled
 
 MIN_LOOKAHEAD = 262
 MAX_DISTANCE = WINDOW - MIN_LOOKAHEAD
@@ -253,9 +251,7 @@ def _stream_bytes(data, length, offset, s):
 
 
 def _build() -> Callable[..., int]:
-    # Numba renews its disk cache when this file changes or a value that the function encloses does: this one stands for
-    # the other file whose contents end up in the machine code.
-    sources = zlib.crc32(inspect.getsource(gzip_trees).encode())
+    sources = checksum(gzip_trees)
 
     def sizes(rows_NB, sizes_N, s):
         """Write the size of each row's stream: rows uint8 [N, B], sizes int64 [N]."""

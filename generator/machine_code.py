@@ -6,11 +6,14 @@ full disk or a damaged file cost time and a warning, and no result.
 
 from __future__ import annotations
 
+import inspect
 import os
 import threading
 import warnings
+import zlib
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numba
@@ -30,6 +33,15 @@ def compiled(function: Callable[..., Any], **options: Any) -> Callable[..., Any]
     if kept is None:
         return numba.njit(nogil=True, **options)(function)
     return _Compiled(function, kept, options)
+
+
+def checksum(*modules: ModuleType) -> int:
+    """Of what these modules say.
+
+    Kept code is made anew when its function's own file changes, or a value that the function encloses and uses: this
+    is one for the other files whose contents end up in it.
+    """
+    return zlib.crc32("".join(inspect.getsource(module) for module in modules).encode())
 
 
 class _Compiled:

@@ -4,7 +4,7 @@ PyTorch's own lays its vectors along a head, and is several times as slow where 
 which experiments train dozens, have such heads (4 of them at width 16 or 32). In float32 it takes twice the time of
 products in tiles (``trainer.tiled_attention``); in bfloat16 it is slower still, unless the processor has AMX. Short
 sequences in bfloat16 that a compiler is at work on are best served by plain matrix products. Measured:
-docs/decisions/0599, 0601 and 0606.
+docs/decisions/0599, 0601 and 0607.
 """
 
 from __future__ import annotations
@@ -125,13 +125,13 @@ _attend.register_autograd(_gradient, setup_context=_keep)
 
 
 @lru_cache(maxsize=NARROW)
-def _kernels(width: int) -> tuple[Callable[..., None], Callable[..., None]]:
+def _kernels(width: int) -> tuple[Callable[..., int], Callable[..., int]]:
     from trainer import narrow_kernel  # brings numba, which a model of wider heads does without
 
     return narrow_kernel.make_forward(width), narrow_kernel.make_backward(width)
 
 
-def _run(kernel: Callable[..., None], *tensors: Tensor) -> None:
+def _run(kernel: Callable[..., int], *tensors: Tensor) -> None:
     from trainer.narrow_kernel import LANES
 
     batch, _, heads, _ = tensors[0].shape

@@ -105,7 +105,7 @@ def _replace_by_gradient(logits_NV: Tensor, targets_N: Tensor) -> Tensor:
 
 
 @lru_cache(maxsize=1)
-def _losses_by_rows() -> Callable[..., None]:
+def _losses_by_rows() -> Callable[..., int]:
     from trainer.loss_kernel import make_losses  # brings numba, which a GPU does without
 
     return make_losses()

@@ -21,11 +21,13 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from generator.machine_code import compiled
+from generator import vector_code
+from generator.machine_code import checksum, compiled
 from generator.vector_code import I64, load, pointer
-from trainer.vectors import LANES, ROW, Slots, Vectors, alike
+from trainer import vectors
+from trainer.vectors import LANES, ROW, Code, Slots, Vectors, alike
 
-Code = tuple[Any, Callable[..., Any]]
+_SOURCES = checksum(vector_code, vectors)
 
 
 class _Block:
@@ -162,16 +164,18 @@ def _scatter(block_of: np.ndarray, block: int, factor: np.float32, out: np.ndarr
                 out[b, t, h, e] = block_of[(t * width + e) * LANES + lane] * factor
 
 
-def make_forward(width: int) -> Callable[..., None]:
+def make_forward(width: int) -> Callable[..., int]:
     """``forward(q, k, v, out, rows, first, last)`` for heads of ``width`` numbers.
 
     Computes the blocks ``first`` … ``last`` - 1 of contiguous float32 arrays [B, T, H, E], which have
     ceil(B · H / LANES) of them; rows, float32 [B, T, H, 2], is for the backward pass.
+    Returns a checksum of the sources that it is compiled from.
     """
+    sources = _SOURCES
 
     def forward(
         q: np.ndarray, k: np.ndarray, v: np.ndarray, out: np.ndarray, rows: np.ndarray, first: int, last: int
-    ) -> None:
+    ) -> int:
         length = q.shape[1]
         size = length * width * LANES
         q_, k_, v_ = np.zeros(size, np.float32), np.zeros(size, np.float32), np.zeros(size, np.float32)
@@ -185,12 +189,14 @@ def make_forward(width: int) -> Callable[..., None]:
             _run_attend(q_, k_, v_, out_, rows_, scores_, length, width)
             _scatter(out_, block, one, out)
             _scatter(rows_, block, one, rows)
+        return sources
 
     return compiled(forward)
 
 
-def make_backward(width: int) -> Callable[..., None]:
+def make_backward(width: int) -> Callable[..., int]:
     """``backward(q, k, v, out, rows, grad, grad_q, grad_k, grad_v, first, last)``; arrays as in ``make_forward``."""
+    sources = _SOURCES
 
     def backward(
         q: np.ndarray,
@@ -204,7 +210,7 @@ def make_backward(width: int) -> Callable[..., None]:
         grad_v: np.ndarray,
         first: int,
         last: int,
-    ) -> None:
+    ) -> int:
         length = q.shape[1]
         size = length * width * LANES
         q_, k_, v_ = np.zeros(size, np.float32), np.zeros(size, np.float32), np.zeros(size, np.float32)
@@ -225,5 +231,6 @@ def make_backward(width: int) -> Callable[..., None]:
             _scatter(grad_q_, block, scale, grad_q)
             _scatter(grad_k_, block, one, grad_k)
             _scatter(grad_v_, block, one, grad_v)
+        return sources
 
     return compiled(backward)

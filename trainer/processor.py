@@ -22,10 +22,10 @@ HAS_AVX512 = bool(_CAPABILITIES.get("avx512_f"))
 @lru_cache(maxsize=1)
 def _pool(threads: int) -> ThreadPoolExecutor:
     """One pool as long as torch's number of threads stays: few blocks use a part of it."""
-    return ThreadPoolExecutor(threads, "attention")
+    return ThreadPoolExecutor(threads, "kernel")
 
 
-def in_threads(kernel: Callable[..., None], given: tuple[Any, ...], blocks: int) -> None:
+def in_threads(kernel: Callable[..., Any], given: tuple[Any, ...], blocks: int) -> None:
     """``kernel(*given, first, last)`` for all blocks, shared by torch's number of threads.
 
     Who computes a block must change nothing in it.

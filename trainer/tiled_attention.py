@@ -71,7 +71,7 @@ _attend.register_autograd(_gradient, setup_context=_keep)
 
 
 @lru_cache(maxsize=1)
-def _kernels() -> tuple[Callable[..., None], Callable[..., None]]:
+def _kernels() -> tuple[Callable[..., int], Callable[..., int]]:
     from trainer import tiled_kernel  # brings numba, which a model without such heads does without
 
     return tiled_kernel.make_forward(), tiled_kernel.make_backward()

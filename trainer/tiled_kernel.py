@@ -14,13 +14,16 @@ from typing import Any
 import numba
 import numpy as np
 
-from generator.machine_code import compiled
-from trainer import tiles
+from generator import vector_code
+from generator.machine_code import checksum, compiled
+from trainer import tiles, vectors
 from trainer.tiles import PANEL, TILE_ROWS
 from trainer.vectors import LANES
 
 BLOCK = 8 * TILE_ROWS
 """Queries that are taken at once."""
+
+_SOURCES = checksum(vector_code, vectors, tiles)
 
 # Their first argument, the compiler's, is given by numba.
 _run_copy: Any = tiles.copy_rows
@@ -125,14 +128,16 @@ def _fill(line: np.ndarray, at: int, first: int, end: int, value: float) -> None
         line[place] = value
 
 
-def make_forward() -> Callable[..., None]:
+def make_forward() -> Callable[..., int]:
     """``forward(q, k, v, out, rows, length, heads, kv_heads, width, steps, first, last)``.
 
     Computes blocks ``first`` … ``last`` - 1: a block is a sequence's head of keys with the heads of queries it serves.
     All arrays are flat; ``width``, of a head, is a multiple of LANES. ``steps`` are the strides over
     B, T and H of q [B, T, H, width], k and v [B, T, K, width]; out
-    has q's shape and rows, for the backward pass, is [B, T, H, 2], both contiguous.
+    has q's shape and rows, for the backward pass, is [B, T, H, 2], both contiguous. Returns a checksum of the sources
+    that it is compiled from.
     """
+    sources = _SOURCES
 
     def forward(
         q: np.ndarray,
@@ -147,7 +152,7 @@ def make_forward() -> Callable[..., None]:
         steps: Any,
         first: int,
         last: int,
-    ) -> None:
+    ) -> int:
         tall, line = _up(length, TILE_ROWS), _up(length, PANEL) + LANES
         q_, out_ = np.zeros(tall * width, np.float32), np.empty(tall * width, np.float32)
         v_, k_ = np.zeros(tall * width, np.float32), np.zeros(_up(length, PANEL) * width, np.float32)
@@ -176,15 +181,17 @@ def make_forward() -> Callable[..., None]:
                 for t in range(length):
                     place = (b * length + t) * heads + head
                     _run_copy(out_, t * width, width, out, place * width, width, 1, width, rows[2 * place + 1])
+        return sources
 
     return compiled(forward)
 
 
-def make_backward() -> Callable[..., None]:
+def make_backward() -> Callable[..., int]:
     """``backward(q, k, v, grad, out, rows, grad_q, grad_k, grad_v, …)``, the rest as in ``make_forward``.
 
     ``steps`` ends with those of ``grad``, of out's shape; all after it are contiguous.
     """
+    sources = _SOURCES
 
     def backward(
         q: np.ndarray,
@@ -203,7 +210,7 @@ def make_backward() -> Callable[..., None]:
         steps: Any,
         first: int,
         last: int,
-    ) -> None:
+    ) -> int:
         tall, line = _up(length, TILE_ROWS), _up(length, PANEL) + LANES
         size, wide = tall * width, _up(length, PANEL) * width
         q_, k_, grad_ = np.zeros(size, np.float32), np.zeros(size, np.float32), np.zeros(size, np.float32)
@@ -256,5 +263,6 @@ def make_backward() -> Callable[..., None]:
                 place = (b * length + t) * kv_heads + kv_head
                 _run_copy(grad_k_, t * width, width, grad_k, place * width, width, 1, width, one)
                 _run_copy(grad_v_, t * width, width, grad_v, place * width, width, 1, width, one)
+        return sources
 
     return compiled(backward)

@@ -8,7 +8,6 @@ is called. Arrays are flat float32; ``at``, ``to``, ``a_at`` and the like are an
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 from numba import types
@@ -16,14 +15,12 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from generator.vector_code import splat
-from trainer.vectors import LANES, Flat, Slots, Vectors, alike, choose, whole
+from trainer.vectors import LANES, Code, Flat, Slots, Vectors, alike, choose, whole
 
 TILE_ROWS = 6
 TILE_VECTORS = 4
 PANEL = TILE_VECTORS * LANES
 """Columns of a tile."""
-
-Code = tuple[Any, Callable[..., Any]]
 
 
 @intrinsic(prefer_literal=True)

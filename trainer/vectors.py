@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 from llvmlite import ir
 from numba.core import cgutils
 
 from generator.vector_code import I32, I64, constant, load, pointer, splat
+
+Code = tuple[Any, Callable[..., Any]]
+"""What an intrinsic of numba returns: its signature, and what writes its code."""
 
 LANES = 16
 F32 = ir.FloatType()

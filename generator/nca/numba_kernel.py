@@ -4,15 +4,13 @@
 their values. The layout and its instruction count are in docs/decisions/0104-cpu-kernel.md.
 """
 
-import inspect
-import zlib
 from collections.abc import Callable
 
 import numba
 import numpy as np
 
 from generator import arm_instructions, philox, tables, vector_code
-from generator.machine_code import compiled
+from generator.machine_code import checksum, compiled
 from generator.nca import dots, simd
 from generator.nca.kernel_plan import KernelPlan
 from generator.nca.simd import (
@@ -27,10 +25,7 @@ from generator.nca.simd import (
 )
 from generator.tables import COLOR_Q, WEIGHT_Q
 
-# Numba renews its disk cache when this file changes or a constant below does: this one stands for the other files whose
-# contents end up in the machine code.
-_MODULES = (arm_instructions, dots, philox, simd, tables, vector_code)
-_SOURCES = zlib.crc32("".join(inspect.getsource(module) for module in _MODULES).encode())
+_SOURCES = checksum(arm_instructions, dots, philox, simd, tables, vector_code)
 _LOW = np.uint64(0xFFFFFFFF)
 _32 = np.uint64(32)
 _M0, _M1 = np.uint64(philox.MUL_0), np.uint64(philox.MUL_1)

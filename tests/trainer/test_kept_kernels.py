@@ -1,11 +1,14 @@
-"""Machine code of the trainer's kernels is made once on a machine, and not by each process anew."""
+"""Machine code of the trainer's kernels is made once on a machine and of its sources, not by each process anew."""
 
 from __future__ import annotations
 
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+
+import pytest
 
 PROGRAM = """
 import torch
@@ -20,12 +23,26 @@ token_losses(drawn(3, 4).requires_grad_(), drawn(5, 4), torch.tensor([0, 4, 2]))
 """
 
 
-def test_a_second_process_compiles_nothing(tmp_path: Path) -> None:
-    def kept() -> list[str]:
-        subprocess.run([sys.executable, "-c", PROGRAM], check=True, env=environment, timeout=280)
+OTHER_SOURCES = """
+from generator import machine_code
+machine_code.checksum = lambda *modules: 1
+"""
+
+
+@pytest.fixture
+def kept(tmp_path: Path) -> Callable[[str], list[str]]:
+    """The files of machine code there are, once a process of its own has run a program."""
+
+    def run(program: str) -> list[str]:
+        environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
+        subprocess.run([sys.executable, "-c", program], check=True, env=environment, timeout=280)
         return sorted(path.name for path in tmp_path.rglob("*.nbc"))
 
-    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
-    first = kept()
+    return run
+
+
+def test_a_second_process_compiles_nothing_and_other_sources_everything(kept: Callable[[str], list[str]]) -> None:
+    first = kept(PROGRAM)
     assert len(first) == 5
-    assert kept() == first
+    assert kept(PROGRAM) == first
+    assert len(kept(OTHER_SOURCES + PROGRAM)) == 10
