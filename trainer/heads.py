@@ -41,12 +41,14 @@ class Heads:
                 )
         return None
 
-    def slices(self, name: str, shape: ModelShape) -> list[slice] | None:
-        """What of tensor ``name`` is theirs: columns of o, rows of all else; None: the whole, a norm's gain."""
+    def places(self, name: str, shape: ModelShape) -> list[tuple[slice, ...]]:
+        """What of tensor ``name`` is theirs, as indices: columns of o, rows of all else, the whole of a norm's gain."""
         place = PLACE.fullmatch(name)
         if place is None:
-            return None
-        return [_slice(place[2], head, shape) for layer, head in self.pairs if layer == int(place[1])]
+            return [(slice(None),)]
+        layer, part = int(place[1]), place[2]
+        whole_rows = (slice(None),) if part == "o_proj" else ()
+        return [(*whole_rows, _slice(part, head, shape)) for each, head in self.pairs if each == layer]
 
 
 def heads_of(what: str) -> Heads | None:

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from trainer.processor import in_threads
-from trainer.products import linear
+from trainer.products import in_float32, linear
 
 # Logits held at once: 2^24 float32 are 64 MiB. A vocabulary of 258 at 16 × 512 tokens fits in one chunk.
 CHUNK_LOGITS = 2**24
@@ -59,15 +59,10 @@ def _compiled_losses() -> Callable[[Tensor, Tensor, Tensor], Tensor]:
 
 
 def _losses(hidden_ND: Tensor, head_VD: Tensor, targets_N: Tensor) -> Tensor:
-    if _by_rows(hidden_ND, head_VD):
+    if in_float32(hidden_ND, head_VD):
         losses_N: Tensor = _InOnePass.apply(hidden_ND, head_VD, targets_N)
         return losses_N
     return F.cross_entropy(linear(hidden_ND, head_VD).float(), targets_N, reduction="none")
-
-
-def _by_rows(hidden_ND: Tensor, head_VD: Tensor) -> bool:
-    float32 = hidden_ND.dtype == head_VD.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
-    return float32 and hidden_ND.device.type == "cpu"
 
 
 class _InOnePass(torch.autograd.Function):
@@ -121,7 +116,7 @@ def token_scores(
     for hidden, targets in zip(hidden_ND.split(step), targets_N.split(step), strict=True):
         logits_NV = linear(hidden, head_VD).float().contiguous()
         hits.append(logits_NV.argmax(dim=-1) == targets)
-        if _by_rows(hidden, head_VD):
+        if in_float32(hidden, head_VD):
             losses.append(_replace_by_gradient(logits_NV, targets))
         else:
             losses.append(F.cross_entropy(logits_NV, targets, reduction="none"))

@@ -32,13 +32,17 @@ def linear(x: Tensor, weight: Tensor) -> Tensor:
     return y.view(*x.shape[:-1], weight.shape[0])
 
 
+def in_float32(x: Tensor, weight: Tensor) -> bool:
+    """Whether their product is of float32, on a CPU."""
+    float32 = x.dtype == weight.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
+    return float32 and x.device.type == "cpu"
+
+
 def _suits(x: Tensor, weight: Tensor) -> bool:
     return (
         HAS_ONEDNN
         and HAS_AVX512
-        and x.device.type == "cpu"
-        and x.dtype == weight.dtype == torch.float32
-        and not torch.is_autocast_enabled("cpu")
+        and in_float32(x, weight)
         and min(weight.shape) >= LEAST_WIDTH
         and x.numel() >= LEAST_ROWS * x.shape[-1]
     )

@@ -91,19 +91,19 @@ def transfer(
             if name not in targets:
                 continue
             if heads is not None:
-                _copy_slices(tensor, targets[name], heads.slices(name, model.shape), columns="o_proj" in name)
+                _copy_places(tensor, targets[name], heads.places(name, model.shape))
             else:
                 rows = slice(*wanted_rows(tensor.shape, targets[name]))
                 local(targets[name]).copy_((alike(tensor, seed, name) if what == "stats" else tensor)[rows])
     return list(targets)
 
 
-def _copy_slices(source: Tensor, target: Tensor, slices: Sequence[slice] | None, columns: bool) -> None:
-    """Copy ``slices`` of the rows or columns of ``source``; None: all. Of a cut ``target``, what this rank holds."""
+def _copy_places(source: Tensor, target: Tensor, places: Iterable[tuple[slice, ...]]) -> None:
+    """Copy what ``places`` index of ``source``; of a cut ``target``, what this rank holds."""
     start, stop = wanted_rows(source.shape, target)
     moves = torch.zeros(source.shape, dtype=torch.bool)
-    for each in [slice(None)] if slices is None else slices:
-        moves[(slice(None), each) if columns else each] = True
+    for place in places:
+        moves[place] = True
     held, moves = local(target), moves[start:stop].to(target.device)
     held.copy_(torch.where(moves, source[start:stop].to(held), held))
 
