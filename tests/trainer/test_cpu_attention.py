@@ -8,6 +8,7 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,18 @@ def with_gradients(function: object, parts: list[Tensor], grad: Tensor) -> list[
     parts = [part.detach().requires_grad_() for part in parts]
     out = function(*parts)
     return [out.detach(), *torch.autograd.grad(out, parts, grad)]
+
+
+def assert_threads_change_no_bit(run: Callable[[], list[Tensor]]) -> None:
+    before, results = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            results.append(run())
+    finally:
+        torch.set_num_threads(before)
+    for other in results[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
 
 
 @settings(max_examples=60, deadline=None)
@@ -121,15 +134,7 @@ def test_a_mask_holds_for_narrow_heads() -> None:
 
 def test_threads_change_no_bit() -> None:
     parts, grad = [drawn(13, 21, 4, 4, seed=seed) for seed in range(3)], drawn(13, 21, 4, 4, seed=3)
-    before, results = torch.get_num_threads(), []
-    try:
-        for threads in (1, 2, 3):
-            torch.set_num_threads(threads)
-            results.append(with_gradients(lambda *parts: cpu_attention(*parts, None), parts, grad))
-    finally:
-        torch.set_num_threads(before)
-    for other in results[1:]:
-        assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
+    assert_threads_change_no_bit(lambda: with_gradients(lambda *parts: cpu_attention(*parts, None), parts, grad))
 
 
 def test_the_operators_keep_pytorchs_rules() -> None:

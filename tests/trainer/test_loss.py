@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
 
+from tests.trainer.test_cpu_attention import assert_threads_change_no_bit
 from trainer.loss import token_losses
 
 
@@ -79,12 +80,4 @@ def test_a_frozen_head_and_frozen_states() -> None:
 def test_threads_change_no_bit() -> None:
     logits, _, targets, factors = drawn(50, 40, 40)
     exact = torch.eye(40)  # MKL's own sums may depend on threads; these have one term
-    before, results = torch.get_num_threads(), []
-    try:
-        for threads in (1, 2, 3):
-            torch.set_num_threads(threads)
-            results.append(with_gradients(logits, exact, targets, factors, None)[:2])
-    finally:
-        torch.set_num_threads(before)
-    for other in results[1:]:
-        assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
+    assert_threads_change_no_bit(lambda: with_gradients(logits, exact, targets, factors, None)[:2])

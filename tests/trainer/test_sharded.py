@@ -80,11 +80,15 @@ def start_wide(rank: int, lake_uri: str) -> dict[str, Any]:
     model = TextLearner(job, lake, inputs, Ranks.here(rank, WORLD)).model
     peak = resident("VmHWM") - before
     whole = Llama(config.model.shape(inputs.vocab_size), config.seed)
-    equal = all(
+    return {"peak": peak, "whole": 4 * count_parameters(whole), "equal": has_rows_of(model, whole)}
+
+
+def has_rows_of(model: Llama, whole: Llama) -> bool:
+    """Whether what this rank holds of ``model`` is, row by row, what ``whole`` has."""
+    return all(
         torch.equal(local(mine), theirs[slice(*wanted_rows(theirs.shape, mine))])
         for mine, theirs in zip(model.parameters(), whole.parameters(), strict=True)
     )
-    return {"peak": peak, "whole": 4 * count_parameters(whole), "equal": equal}
 
 
 def heads_moved(rank: int, lake_uri: str) -> bool:
@@ -95,10 +99,7 @@ def heads_moved(rank: int, lake_uri: str) -> bool:
     whole = Llama(config.model.shape(inputs.vocab_size), config.seed)
     source = load(lake.models.open_file("ddp@1", hf_layout.WEIGHTS))
     transfer(whole, {name: tuple(each.shape) for name, each in source.items()}, source.items(), "head-0.1+1.3+norm", 0)
-    return all(
-        torch.equal(local(mine), theirs[slice(*wanted_rows(theirs.shape, mine))])
-        for mine, theirs in zip(model.parameters(), whole.parameters(), strict=True)
-    )
+    return has_rows_of(model, whole)
 
 
 def resident(field: str) -> int:
