@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from benchmarks.arguments import whole
 from datalake import Lake
 from datalake.clock import System
 from datalake.store.local import LocalStore
@@ -81,9 +82,9 @@ def pauses(lake: Lake, steps: int, every: int, threads: int | None) -> tuple[lis
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.checkpoints", description=__doc__.split("\n")[0])
     parser.add_argument("--latency", type=float, default=0.2, help="seconds for each request (default 0.2)")
-    parser.add_argument("--steps", type=int, default=50)
-    parser.add_argument("--every", type=int, default=10)
-    parser.add_argument("--threads", type=int)
+    parser.add_argument("--steps", type=whole(), default=50)
+    parser.add_argument("--every", type=whole(), default=10)
+    parser.add_argument("--threads", type=whole())
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:

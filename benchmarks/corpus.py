@@ -24,6 +24,7 @@ from pathlib import Path
 import pyarrow as pa
 from tokenizers import Tokenizer
 
+from benchmarks.arguments import whole
 from benchmarks.lake import machine
 from benchmarks.processes import cpu_seconds
 from datalake import Lake
@@ -91,9 +92,9 @@ def timed(work: Callable[[], object]) -> tuple[float, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--megabytes", type=int, default=64)
-    parser.add_argument("--turns", type=int, default=3)
-    parser.add_argument("--vocabulary", type=int, default=8000)
+    parser.add_argument("--megabytes", type=whole(), default=64)
+    parser.add_argument("--turns", type=whole(), default=3)
+    parser.add_argument("--vocabulary", type=whole(), default=8000)
     parser.add_argument("--kinds", default="plain,gz,zst")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()

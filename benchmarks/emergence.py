@@ -21,6 +21,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from benchmarks.arguments import above_zero, folder, whole
+
 ROOT = Path(__file__).resolve().parents[1]
 SEEDS = (0, 1, 2)
 LONG = 10_000
@@ -122,10 +124,10 @@ def main() -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--sets", nargs="+", choices=SETS, default=list(SETS), help=f"of {', '.join(SETS)}; all")
-    parser.add_argument("--jobs", type=int, default=1, help="runs at a time; default 1")
+    parser.add_argument("--jobs", type=whole(), default=1, help="runs at a time; default 1")
     parser.add_argument("--device", default="cpu", help="cpu or cuda; default cpu")
-    parser.add_argument("--minutes", type=float, default=24 * 60.0, help="for all of it")
-    parser.add_argument("--out", type=Path, default=Path("emergence"), help="folder of results; default emergence")
+    parser.add_argument("--minutes", type=above_zero, default=24 * 60.0, help="for all of it")
+    parser.add_argument("--out", type=folder, default=Path("emergence"), help="folder of results; default emergence")
     parser.add_argument("--toy", action="store_true", help="six updates each")
     parser.add_argument("--run", help="one run, in this process")
     told = parser.parse_args()

@@ -21,10 +21,12 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 
+from benchmarks.arguments import whole
 from benchmarks.peak import measured_peak
 from benchmarks.torch_baseline import TorchBaseline
 from generator import generate_batch, load_preset, measure_acceptance
 from generator.batch import choose_backend, thread_count
+from generator.errors import BackendError
 from generator.families import nca
 from generator.families.nca import NcaSpec
 from generator.nca.lattice import Lattice
@@ -148,10 +150,15 @@ def integer_operations_per_token(spec: NcaSpec, products: bool = True) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.generator", description=__doc__.split("\n")[0])
     parser.add_argument("--backend", default="auto", choices=["auto", "numba", "reference", "triton"])
-    parser.add_argument("--threads", type=int, default=None, help="cores to use; default all")
+    parser.add_argument(
+        "--threads", type=whole(most=thread_count(None)), default=None, help="cores to use; default all"
+    )
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
-    backend, cores = choose_backend(options.backend), thread_count(options.threads)
+    try:
+        backend, cores = choose_backend(options.backend), thread_count(options.threads)
+    except BackendError as error:
+        parser.error(str(error))
     spec = load_preset("paper")
     assert isinstance(spec, NcaSpec)
     found: dict[str, Figure] = {}

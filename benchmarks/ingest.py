@@ -29,6 +29,7 @@ import ray.train
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 
+from benchmarks.arguments import whole
 from benchmarks.lake import machine
 from benchmarks.processes import cpu_seconds
 from datalake import Lake, Manifest, Plan, Source, content_digest, digest_of, shard_layout, write_shard
@@ -177,14 +178,14 @@ def as_text(result: dict[str, Any]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.ingest", description=__doc__.split("\n")[0])
-    parser.add_argument("--turns", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=500, help=f"of a turn, {MOST_STEPS} at most")
-    parser.add_argument("--warmup", type=int, default=250, help="steps of a turn that are shown apart")
-    parser.add_argument("--dim", type=int, default=128)
-    parser.add_argument("--layers", type=int, default=2)
+    parser.add_argument("--turns", type=whole(), default=5)
+    parser.add_argument("--steps", type=whole(), default=500, help=f"of a turn, {MOST_STEPS} at most")
+    parser.add_argument("--warmup", type=whole(0), default=250, help="steps of a turn that are shown apart")
+    parser.add_argument("--dim", type=whole(), default=128)
+    parser.add_argument("--layers", type=whole(), default=2)
     parser.add_argument("--lake", help="a folder or s3://bucket/prefix; a temporary folder if left out")
-    parser.add_argument("--workers", type=int, choices=(1, 2), help="only this many workers; both by default")
-    parser.add_argument("--threads", type=int, help="of each worker; its share of the cores by default")
+    parser.add_argument("--workers", type=whole(), choices=(1, 2), help="only this many workers; both by default")
+    parser.add_argument("--threads", type=whole(), help="of each worker; its share of the cores by default")
     parser.add_argument("--out", help="a file that gets a line of JSON after every turn")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()

@@ -22,6 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
+from benchmarks.arguments import whole
 from datalake import (
     DatasetReader,
     Lake,
@@ -47,7 +48,7 @@ PASSES = 15  # a pass is milliseconds: on a busy machine only the best of many w
 
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    arguments.add_argument("--tokens", type=int, default=64 << 20)
+    arguments.add_argument("--tokens", type=whole(), default=64 << 20)
     arguments.add_argument(
         "--lake", default=None, help="a folder or s3://bucket/prefix; a temporary folder if left out"
     )

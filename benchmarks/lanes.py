@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from benchmarks.arguments import whole
 from benchmarks.scale_costs import SEQ_LEN, SHARD_ROWS
 from datalake import DatasetReader, Manifest, Plan, PlanSource, ShardRef, Source, digest_of, shard_key, write_shard
 from datalake.plan.lanes import default_lanes, default_window
@@ -221,11 +222,11 @@ def _source(seed: int) -> Source:
 
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    arguments.add_argument("--shards", type=int, nargs="+", default=[10_000, 1_000_000])
-    arguments.add_argument("--steps", type=int, default=2560)
+    arguments.add_argument("--shards", type=whole(), nargs="+", default=[10_000, 1_000_000])
+    arguments.add_argument("--steps", type=whole(), default=2560)
     arguments.add_argument("--markdown", action="store_true")
-    arguments.add_argument("--epoch", type=int, metavar="STEPS", help="steps between changes of the world")
-    arguments.add_argument("--memory", type=int, choices=(1, len(MIXTURE)), metavar="SOURCES")
+    arguments.add_argument("--epoch", type=whole(), metavar="STEPS", help="steps between changes of the world")
+    arguments.add_argument("--memory", type=whole(), choices=(1, len(MIXTURE)), metavar="SOURCES")
     options = arguments.parse_args()
     if options.memory or options.epoch:
         for shards in options.shards:

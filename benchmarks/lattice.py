@@ -15,6 +15,8 @@ import sys
 import time
 from typing import Any
 
+from benchmarks.arguments import whole
+
 EPOCH = 128
 BASE: dict[str, Any] = {
     "lattice": {"size": [15, 15, 11], "types": 2475, "boundary": "zero", "last_scale": 0.3},
@@ -133,9 +135,9 @@ def main() -> None:
     parser.add_argument("--features", action="store_true", help="a row for each feature, not only the base")
     parser.add_argument("--family", action="store_true", help="tokens per second of the generator's family `lattice`")
     parser.add_argument("--sparse", action="store_true", help="event-driven steps beside dense ones")
-    parser.add_argument("--updates", type=int, default=1)
-    parser.add_argument("--time", type=int, help="steps of an update (64; --toy: 16)")
-    parser.add_argument("--volumes", type=int, help="volumes of an update, one after the other (8; --toy: 4)")
+    parser.add_argument("--updates", type=whole(), default=1)
+    parser.add_argument("--time", type=whole(), help="steps of an update (64; --toy: 16)")
+    parser.add_argument("--volumes", type=whole(), help="volumes of an update, one after the other (8; --toy: 4)")
     parser.add_argument("--feature", choices=FEATURES, help="one row, as JSON, in this process")
     parser.add_argument("--json", action="store_true")
     told = parser.parse_args()

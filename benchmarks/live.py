@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from benchmarks.arguments import above_zero, whole
 from datalake import Lake
 from generator import load_preset
 from orchestration.cluster.session import ray_session
@@ -34,10 +35,10 @@ SAMPLE_S = 5.0
 
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    arguments.add_argument("--seconds", type=float, default=300.0, help="of each phase")
-    arguments.add_argument("--batch", type=int, default=32, help="rows a step")
-    arguments.add_argument("--buffer-bytes", type=int, default=16 << 20)
-    arguments.add_argument("--pause", type=float, default=0.2, help="seconds a step of the slow consumer")
+    arguments.add_argument("--seconds", type=above_zero, default=300.0, help="of each phase")
+    arguments.add_argument("--batch", type=whole(), default=32, help="rows a step")
+    arguments.add_argument("--buffer-bytes", type=whole(), default=16 << 20)
+    arguments.add_argument("--pause", type=above_zero, default=0.2, help="seconds a step of the slow consumer")
     arguments.add_argument("--json", action="store_true")
     options = arguments.parse_args()
     result: dict[str, Any] = {"cpus": os.cpu_count(), "load": os.getloadavg()}

@@ -14,6 +14,7 @@ import tempfile
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from benchmarks.arguments import whole
 from datalake import Lake
 from orchestration.corpus.add import add_corpus, stdlib_files
 from trainer import TrainJob, load_metrics, parse_config, run_training
@@ -65,8 +66,8 @@ def train(lake: Lake, optimizer: str, lr: float, steps: int, threads: int | None
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.optimizers", description=__doc__.split("\n")[0])
-    parser.add_argument("--steps", type=int, default=400)
-    parser.add_argument("--threads", type=int)
+    parser.add_argument("--steps", type=whole(), default=400)
+    parser.add_argument("--threads", type=whole())
     parser.add_argument("--json", action="store_true", help="one JSON object a line, curves included")
     options = parser.parse_args()
     arms: list[Arm] = []

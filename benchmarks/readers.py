@@ -30,6 +30,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from benchmarks.arguments import whole
 from benchmarks.lake import SEQ_LEN, VOCAB, machine, write_dataset
 from benchmarks.processes import cpu_seconds
 from datalake import Lake
@@ -220,13 +221,13 @@ def as_text(result: dict[str, Any]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.readers", description=__doc__.split("\n")[0])
-    parser.add_argument("--turns", type=int, default=5)
-    parser.add_argument("--rows", type=int, default=65_536, help=f"stored, of {SEQ_LEN} tokens below {VOCAB}")
-    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--turns", type=whole(), default=5)
+    parser.add_argument("--rows", type=whole(), default=65_536, help=f"stored, of {SEQ_LEN} tokens below {VOCAB}")
+    parser.add_argument("--batch", type=whole(), default=64)
     parser.add_argument("--spec", default="code", help="preset of the computed rows")
-    parser.add_argument("--computed", type=int, default=2048, help="sequences a turn that are computed")
+    parser.add_argument("--computed", type=whole(), default=2048, help="sequences a turn that are computed")
     parser.add_argument("--only", choices=("stored", "computed", "training"))
-    parser.add_argument("--steps", type=int, default=600, help="of a training")
+    parser.add_argument("--steps", type=whole(), default=600, help="of a training")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     torch.set_num_threads(1)

@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks import lanes
+from benchmarks.arguments import whole
 from benchmarks.scale_costs import SEQ_LEN, SHARD_ROWS, SHARD_TOKENS, SIZES, cost_tables
 from datalake import DatasetReader, Lake, Manifest, Plan, PlanSource, ShardRef, Source, digest_of, shard_key
 
@@ -34,7 +35,7 @@ FOOTER_BYTES = 4750
 
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    arguments.add_argument("--shards", type=int, default=1_000_000)
+    arguments.add_argument("--shards", type=whole(), default=1_000_000)
     arguments.add_argument("--markdown", action="store_true")
     arguments.add_argument("--stage", choices=sorted(STAGES), help="one stage alone, in this process, on --lake")
     arguments.add_argument("--lake", type=Path)

@@ -23,6 +23,7 @@ from pathlib import Path
 
 import ray
 
+from benchmarks.arguments import whole
 from benchmarks.lake import machine
 from datalake import Lake
 from generator import load_preset
@@ -34,7 +35,7 @@ MORPHOGEN = [sys.executable, "-m", "orchestration"]
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--turns", type=int, default=3)
+    parser.add_argument("--turns", type=whole(), default=3)
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     seconds: dict[str, list[float]] = {}

@@ -25,6 +25,7 @@ from typing import Any
 
 import torch
 
+from benchmarks.arguments import whole
 from trainer.accumulate import accumulate
 from trainer.config import ModelConfig, ModelShape, OptimizerConfig
 from trainer.cpu_memory import keeping_freed_memory
@@ -245,12 +246,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.trainer", description=__doc__.split("\n")[0])
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu or cuda")
     parser.add_argument("--sizes", nargs="+", choices=SIZES, metavar="SIZE", help=", ".join(SIZES))
-    parser.add_argument("--length", type=int, help="predictions in a sequence; the batch keeps its tokens")
+    parser.add_argument("--length", type=whole(), help="predictions in a sequence; the batch keeps its tokens")
     parser.add_argument("--precision", choices=("auto", "fp32", "bf16"), default="auto")
     parser.add_argument(
         "--optimizer", choices=("adamw", "adamw8bit", "muon"), default="adamw", help="ours; theirs is AdamW"
     )
-    parser.add_argument("--threads", type=int, help="CPU threads (default: torch's choice)")
+    parser.add_argument("--threads", type=whole(), help="CPU threads (default: torch's choice)")
     parser.add_argument(
         "--compile", nargs="?", const="both", choices=("both", "ours"), help="torch.compile on both sides, or on ours"
     )

@@ -20,6 +20,7 @@ from typing import Any
 
 from hypothesis import HealthCheck, Phase, given, seed, settings
 
+from benchmarks.arguments import folder, whole
 from benchmarks.arm.counts import print_counts
 from benchmarks.arm.machine import PROCESSORS, ROOT, Machine
 from generator import load_preset, parse_spec
@@ -97,8 +98,8 @@ def main() -> None:
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("count")
     runs = commands.add_parser("run")
-    runs.add_argument("folder", type=Path)
-    runs.add_argument("--drawn", type=int, default=8)
+    runs.add_argument("folder", type=folder)
+    runs.add_argument("--drawn", type=whole(0), default=8)
     names = [processor.name for processor in PROCESSORS]
     runs.add_argument("--processors", nargs="+", choices=names, default=names)
     options = parser.parse_args()

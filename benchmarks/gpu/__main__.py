@@ -21,7 +21,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.gpu.conductor import Part, Results, conduct, machine_facts
+from benchmarks.arguments import above_zero, existing_folder, folder
+from benchmarks.gpu.conductor import Part, Results, conduct, has_cuda_driver, machine_facts
 from benchmarks.gpu.page import page
 from benchmarks.gpu.report import COMPARISON_DATA
 
@@ -76,14 +77,20 @@ def main() -> None:
         prog="python -m benchmarks.gpu", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     names = [part.name for part in plan(False)]
-    parser.add_argument("--minutes", type=float, default=8.0, help="for all of it; default 8")
-    parser.add_argument("--out", type=Path, default=Path("gpu-results"), help="folder of results; default gpu-results")
+    parser.add_argument("--minutes", type=above_zero, default=8.0, help="for all of it; default 8")
+    parser.add_argument(
+        "--out", type=folder, default=Path("gpu-results"), help="folder of results; default gpu-results"
+    )
     parser.add_argument("--parts", nargs="+", choices=names, metavar="NAME", help=f"of {', '.join(names)}; default all")
     parser.add_argument("--toy", action="store_true", help="on the CPU, with sizes that mean nothing")
-    parser.add_argument("--data", type=Path, help="what `python -m benchmarks.gpu.comparison DIR` made; default: anew")
+    parser.add_argument(
+        "--data", type=existing_folder, help="what `python -m benchmarks.gpu.comparison DIR` made; default: anew"
+    )
     options = parser.parse_args()
     if not 0.05 <= options.minutes <= 24 * 60:
         parser.error(f"--minutes {options.minutes:g}: allowed are 0.05 to 1440; give another number")
+    if not (options.toy or has_cuda_driver()):
+        parser.error("this machine has no CUDA driver; run it where there is a GPU, or with --toy on the CPU")
     signal.signal(signal.SIGTERM, interrupt)
     options.out.mkdir(parents=True, exist_ok=True)
     parts = [part for part in plan(options.toy) if options.parts is None or part.name in options.parts]

@@ -8,6 +8,7 @@ Python alone, so a machine that lacks every package still says which.
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import signal
@@ -152,6 +153,15 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 def _last_line(path: Path) -> str:
     lines = [line for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
     return lines[-1][:300] if lines else "no output"
+
+
+def has_cuda_driver() -> bool:
+    """Whether a driver is installed, which tells nothing of the GPU, but without one there is none."""
+    try:
+        ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return False
+    return True
 
 
 def machine_facts(packages: Sequence[str]) -> dict[str, Any]:

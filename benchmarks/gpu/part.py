@@ -11,6 +11,7 @@ import importlib
 import time
 from pathlib import Path
 
+from benchmarks.arguments import above_zero
 from benchmarks.gpu.report import Report
 
 
@@ -18,7 +19,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu.part", description=__doc__.split("\n")[0])
     parser.add_argument("name")
     parser.add_argument("--figures", type=Path, required=True)
-    parser.add_argument("--seconds", type=float, required=True)
+    parser.add_argument("--seconds", type=above_zero, required=True)
     parser.add_argument("--toy", action="store_true")
     options = parser.parse_args()
     faulthandler.dump_traceback_later(options.seconds, exit=True)
