@@ -119,8 +119,8 @@ class Proxy:
             steps = max(1, round(self._share * budget / (batch * spec.seq_len)))
             stop = Stop()
             with following(self._lake, self._job.parent, stop):
-                data = generate_here(self._lake, spec, 0, steps * batch, settings.threads, stop)
-                gate = generate_here(self._lake, spec, 1, settings.gate_sequences, settings.threads, stop)
+                data = generate_for_proxy(self._lake, spec, 0, steps * batch, settings.threads, stop)
+                gate = generate_for_proxy(self._lake, spec, 1, settings.gate_sequences, settings.threads, stop)
         except GeneratorError as error:
             return f"{type(error).__name__}: {error}"
         self._seconds["generate"] = self._clock() - began
@@ -208,7 +208,7 @@ class Proxy:
         return Progress(spent, loss, refused, {stage: round(value, 2) for stage, value in self._seconds.items()})
 
 
-def generate_here(
+def generate_for_proxy(
     lake: Lake, spec: GenerationSpec, seed: int, sequences: int, threads: int, stop: Stop
 ) -> DatasetVersion:
     """A dataset made in this process, whose kernels stay warm: a proxy's is too small to be worth a pool.

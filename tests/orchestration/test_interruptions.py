@@ -11,7 +11,7 @@ from orchestration.errors import JobStopped
 from orchestration.jobs import job
 from orchestration.runs.lease import acquire
 from orchestration.runs.signals import GraceOver, Stop, unwrapping
-from orchestration.tune.proxy import generate_here
+from orchestration.tune.proxy import generate_for_proxy
 from tests.ray_fixtures import TINY_SPEC
 
 
@@ -49,5 +49,5 @@ def test_a_proxys_data_are_not_made_once_it_is_to_stop(tmp_path):
     lake, stop = Lake.open(str(tmp_path / "lake")), Stop()
     stop.ask("run tune, for which it worked, was stopped")
     with pytest.raises(JobStopped, match="for which it worked"):
-        generate_here(lake, parse_spec(TINY_SPEC), 0, 4096, 1, stop)
+        generate_for_proxy(lake, parse_spec(TINY_SPEC), 0, 4096, 1, stop)
     assert not lake.datasets.list()
