@@ -40,7 +40,7 @@ def kernel_assembly(spec: NcaSpec, target: Target) -> str:
 
 
 def layers(text: str) -> tuple[Counter[str], Counter[str]]:
-    """The instructions of the loops over the hidden layer, a cell at a time, and over the second, LANES of them."""
+    """The instructions of the loops over the hidden layer, as many cells as it packs, and over the second, LANES."""
     loops = list(inner_loops(text))
     second = max((loop for loop in loops if any(loop[name] for name in MAXIMA)), key=lambda loop: loop.total())
     packing = (loop for loop in loops if loop is not second and any(loop[name] for name in PACKS))
@@ -55,5 +55,6 @@ def print_counts() -> None:
     for target in TARGETS:
         hidden, second = layers(kernel_assembly(spec, target))
         common = ", ".join(f"{count} {name}" for name, count in second.most_common(8))
-        counted = f"hidden layer {hidden.total()}, second layer {second.total() / LANES:.1f}"
+        cells = sum(hidden[name] for name in PACKS)  # some compilers write a whole row of them
+        counted = f"hidden layer {hidden.total() / cells:.1f}, second layer {second.total() / LANES:.1f}"
         print(f"{target.processor}: {counted} instructions a cell update; of {LANES} cells' second layer: {common}")

@@ -1,7 +1,7 @@
 """A folder with Debian's Python for arm64 and this project's wheels, and an emulator that runs it.
 
 Nothing is installed on this machine: packages are downloaded and laid out in the folder, which needs Debian's apt and
-dpkg, some 150 MB and no rights.
+dpkg, no rights, and 0.9 GB of room.
 """
 
 from __future__ import annotations
