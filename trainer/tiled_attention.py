@@ -30,8 +30,8 @@ def attend(q_BTHE: Tensor, k_BTKE: Tensor, v_BTKE: Tensor) -> Tensor:
 
 @torch.library.custom_op("morphogen::tiled_attention", mutates_args=())
 def _attend(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-    """out, and rows [B, T, H, 2], which its gradient needs."""
-    out, rows = q.new_empty(q.shape), q.new_empty(*q.shape[:3], 2)
+    """out, and rows, which its gradient needs."""
+    out, rows = q.new_empty(q.shape), _rows(q)
     read = [_dense(part) for part in (q, k, v)]
     _run(0, read, [out, rows], read)
     return out, rows
@@ -39,7 +39,7 @@ def _attend(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
 
 @_attend.register_fake
 def _(q: Tensor, _k: Tensor, _v: Tensor) -> tuple[Tensor, Tensor]:
-    return q.new_empty(q.shape), q.new_empty(*q.shape[:3], 2)
+    return q.new_empty(q.shape), _rows(q)
 
 
 @torch.library.custom_op("morphogen::tiled_attention_backward", mutates_args=())
@@ -56,6 +56,12 @@ def _attend_back(
 @_attend_back.register_fake
 def _(q: Tensor, k: Tensor, v: Tensor, _out: Tensor, _rows: Tensor, _grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return q.new_empty(q.shape), k.new_empty(k.shape), v.new_empty(v.shape)
+
+
+def _rows(q: Tensor) -> Tensor:
+    """[B, H, 2, T], T up to a multiple of UNIT: of each query's scores the largest, and the inverse of its sum."""
+    batch, length, heads, _ = q.shape
+    return q.new_empty(batch, heads, 2, -(-length // UNIT) * UNIT)
 
 
 def _keep(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: tuple[Tensor, Tensor]) -> None:

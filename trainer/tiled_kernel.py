@@ -1,8 +1,10 @@
-"""Causal attention in float32 for heads of 16 numbers and more, as products of tiles (``trainer.tiles``).
+"""Causal attention in float32 for heads of 16 numbers and more, as products of tiles (``trainer.tile_products``).
 
-BLOCK queries of one head are taken at once. Their scores with all keys that they may see lie in a piece of memory that
-the nearest caches hold; nothing of [T, T] is kept. The gradient works scores out again, as in Dao et al. 2022 (arXiv
-2205.14135), from each row's maximum and the inverse of its sum.
+QUERIES queries of one head are taken at once. Their scores with all keys that they may see lie in a piece of memory
+that the nearest caches hold; nothing of [T, T] is kept. The gradient works scores out again, as in Dao et al. 2022
+(arXiv 2205.14135), from each query's maximum and the inverse of its sum.
+
+Scores lie key by key, LANES queries to a vector, so that what is found for a query is never spread over a vector.
 """
 
 from __future__ import annotations
@@ -16,116 +18,38 @@ import numpy as np
 
 from generator import vector_code
 from generator.machine_code import checksum, compiled
-from trainer import tiles, vectors
-from trainer.tiles import PANEL, TILE_ROWS
+from trainer import tile_loops, tile_products, tiles, vectors
+from trainer.tile_loops import (
+    AHEAD,
+    also_ahead,
+    clear,
+    first_stop,
+    look_ahead,
+    mix_keys,
+    mix_rows,
+    scores,
+    slopes,
+    turn_rows,
+    up,
+    weights,
+    working_memory,
+)
+from trainer.tiles import KEY_ROWS, MIX_ROWS, QUERIES
 from trainer.vectors import LANES
 
-BLOCK = 8 * TILE_ROWS
-"""Queries that are taken at once."""
-
-_SOURCES = checksum(vector_code, vectors, tiles)
+_SOURCES = checksum(vector_code, vectors, tiles, tile_products, tile_loops)
 
 # Their first argument, the compiler's, is given by numba.
 _run_copy: Any = tiles.copy_rows
-_run_dot: Any = tiles.dot
-_run_turn: Any = tiles.turn
-_run_tile: Any = tiles.tile
-_run_weigh: Any = tiles.weigh
-_run_slope: Any = tiles.slope
+_run_copy_dots: Any = tiles.copy_dots
+_run_sum_lanes: Any = tiles.sum_lanes
+_run_weigh: Any = tiles.weigh_columns
 
 
 @numba.njit(nogil=True)
-def _up(count: int, unit: int) -> int:
-    """The next multiple of ``unit``."""
-    return -(-count // unit) * unit
-
-
-@numba.njit(nogil=True)
-def _panels(x: np.ndarray, at: int, step: int, length: int, width: int, out: np.ndarray) -> None:
-    """Rows of x as columns: panels of PANEL positions, in each a row for each of ``width`` numbers."""
-    even = length - length % LANES
-    for t in range(0, even, LANES):
-        for e in range(0, width, LANES):
-            _run_turn(x, at + t * step + e, step, out, (t - t % PANEL) * width + e * PANEL + t % PANEL)
-    for t in range(even, length):
-        for e in range(width):
-            out[(t - t % PANEL) * width + e * PANEL + t % PANEL] = x[at + t * step + e]
-
-
-@numba.njit(nogil=True)
-def _by_tile(
-    a: np.ndarray,
-    a_at: int,
-    a_row: int,
-    a_step: int,
-    b: np.ndarray,
-    b_at: int,
-    b_step: int,
-    c: np.ndarray,
-    c_at: int,
-    c_row: int,
-    count: int,
-    vectors: int,
-    adds: bool,
-) -> None:
-    """`_tile`, whose number of vectors is found as it runs. At most TILE_VECTORS are worked out."""
-    if adds:
-        if vectors >= 4:
-            _run_tile(a, a_at, a_row, a_step, b, b_at, b_step, c, c_at, c_row, count, 4, True)
-        elif vectors == 3:
-            _run_tile(a, a_at, a_row, a_step, b, b_at, b_step, c, c_at, c_row, count, 3, True)
-        elif vectors == 2:
-            _run_tile(a, a_at, a_row, a_step, b, b_at, b_step, c, c_at, c_row, count, 2, True)
-        else:
-            _run_tile(a, a_at, a_row, a_step, b, b_at, b_step, c, c_at, c_row, count, 1, True)
-    elif vectors >= 4:
-        _run_tile(a, a_at, a_row, a_step, b, b_at, b_step, c, c_at, c_row, count, 4, False)
-    elif vectors == 3:
-        _run_tile(a, a_at, a_row, a_step, b, b_at, b_step, c, c_at, c_row, count, 3, False)
-    elif vectors == 2:
-        _run_tile(a, a_at, a_row, a_step, b, b_at, b_step, c, c_at, c_row, count, 2, False)
-    else:
-        _run_tile(a, a_at, a_row, a_step, b, b_at, b_step, c, c_at, c_row, count, 1, False)
-
-
-@numba.njit(nogil=True)
-def _products(
-    left: np.ndarray, first: int, rows: int, panels: np.ndarray, width: int, out: np.ndarray, line: int, length: int
-) -> None:
-    """Rows ``first`` … ``first + rows - 1`` of ``left`` times the columns in ``panels`` up to each row's own."""
-    for column in range(0, min(first + rows, length), PANEL):
-        for row in range(0, rows, TILE_ROWS):
-            wanted = first + row + TILE_ROWS - column
-            if wanted > 0:
-                a_at, b_at, c_at = (first + row) * width, column * width, row * line + column
-                vectors = _up(wanted, LANES) // LANES
-                _by_tile(left, a_at, width, 1, panels, b_at, PANEL, out, c_at, line, width, vectors, False)
-
-
-@numba.njit(nogil=True)
-def _mix(
-    left: np.ndarray,
-    at: int,
-    left_row: int,
-    left_step: int,
-    right: np.ndarray,
-    first: int,
-    width: int,
-    out: np.ndarray,
-    to: int,
-    count: int,
-    adds: bool,
-) -> None:
-    """TILE_ROWS rows of ``width`` numbers, from row ``to`` of ``out`` on: sums of ``count`` rows of ``right``."""
-    for e in range(0, width, PANEL):
-        b_at, c_at, vectors = first * width + e, to * width + e, (width - e) // LANES
-        _by_tile(left, at, left_row, left_step, right, b_at, width, out, c_at, width, count, vectors, adds)
-
-
-@numba.njit(nogil=True)
-def _fill(line: np.ndarray, at: int, first: int, end: int, value: float) -> None:
-    for place in range(at + first, at + end):
-        line[place] = value
+def _place(steps: Any, tensor: int, b: int, t: int, head: int) -> int:
+    """The first number of a head in one of the tensors that ``steps`` has the strides of."""
+    return b * steps[3 * tensor] + t * steps[3 * tensor + 1] + head * steps[3 * tensor + 2]
 
 
 def make_forward() -> Callable[..., int]:
@@ -133,9 +57,8 @@ def make_forward() -> Callable[..., int]:
 
     Computes blocks ``first`` … ``last`` - 1: a block is a sequence's head of keys with the heads of queries it serves.
     All arrays are flat; ``width``, of a head, is a multiple of LANES. ``steps`` are the strides over
-    B, T and H of q [B, T, H, width], k and v [B, T, K, width]; out
-    has q's shape and rows, for the backward pass, is [B, T, H, 2], both contiguous. Returns a checksum of the sources
-    that it is compiled from.
+    B, T and H of q [B, T, H, width], k and v [B, T, K, width]; out has q's shape and rows, for the backward pass, is
+    [B, H, 2, T up to a multiple of LANES], both contiguous. Returns a checksum of the sources that it is compiled from.
     """
     sources = _SOURCES
 
@@ -153,34 +76,47 @@ def make_forward() -> Callable[..., int]:
         first: int,
         last: int,
     ) -> int:
-        tall, line = _up(length, TILE_ROWS), _up(length, PANEL) + LANES
-        q_, out_ = np.zeros(tall * width, np.float32), np.empty(tall * width, np.float32)
-        v_, k_ = np.zeros(tall * width, np.float32), np.zeros(_up(length, PANEL) * width, np.float32)
-        scores = np.empty(BLOCK * line, np.float32)
+        tall, line = up(length, KEY_ROWS), up(length, LANES)
+        keys, values = 0, tall * width
+        q_rows = 2 * tall * width
+        q_columns = q_rows + QUERIES * width
+        pairs = q_columns + QUERIES * width
+        found = pairs + (line + LANES) * QUERIES
+        spare = found + 2 * QUERIES + LANES
+        work = working_memory(spare + MIX_ROWS * width)
+        ahead = np.empty(AHEAD, np.int64)
         one, scale = np.float32(1.0), np.float32(1.0 / math.sqrt(width))
         groups = heads // kv_heads
-        for block in range(first, last):
-            b, kv_head = divmod(block, kv_heads)
-            _panels(k, b * steps[3] + kv_head * steps[5], steps[4], length, width, k_)
-            _run_copy(v, b * steps[6] + kv_head * steps[8], steps[7], v_, 0, width, length, width, one)
-            for head in range(kv_head * groups, (kv_head + 1) * groups):
-                _run_copy(q, b * steps[0] + head * steps[2], steps[1], q_, 0, width, length, width, scale)
-                for start in range(0, tall, BLOCK):
-                    count = min(BLOCK, tall - start)
-                    _products(q_, start, count, k_, width, scores, line, length)
-                    for row in range(count):
-                        seen = min(start + row + 1, length)
-                        _fill(scores, row * line, seen, _up(seen, LANES), -np.inf)
-                        if start + row < length:
-                            place = ((b * length + start + row) * heads + head) * 2
-                            _run_weigh(scores, row * line, _up(seen, LANES) // LANES, rows, place)
-                        _fill(scores, row * line, seen, start + _up(row + 1, TILE_ROWS), 0.0)
-                    for row in range(0, count, TILE_ROWS):
-                        seen = start + row + TILE_ROWS
-                        _mix(scores, row * line, line, 1, v_, 0, width, out_, start + row, seen, False)
-                for t in range(length):
-                    place = (b * length + t) * heads + head
-                    _run_copy(out_, t * width, width, out, place * width, width, 1, width, rows[2 * place + 1])
+        for number in range(first * groups, last * groups):
+            b, head = divmod(number, heads)
+            kv_head, begins = head // groups, head % groups == 0
+            look_ahead(ahead, length, 1)
+            if number + 1 < last * groups:
+                b_, head_ = divmod(number + 1, heads)
+                also_ahead(ahead, q, _place(steps, 0, b_, 0, head_), steps[1])
+                if head_ % groups == 0:
+                    also_ahead(ahead, k, _place(steps, 1, b_, 0, head_ // groups), steps[4])
+                    also_ahead(ahead, v, _place(steps, 2, b_, 0, head_ // groups), steps[7])
+            for stop in range(first_stop(length), line + 1, QUERIES):
+                start = max(0, stop - QUERIES)
+                count = min(stop, length) - start
+                if begins:
+                    for x, tensor, part in ((k, 1, keys), (v, 2, values)):
+                        at, to = _place(steps, tensor, b, start, kv_head), part + start * width
+                        _run_copy(x, at, steps[3 * tensor + 1], work, to, width, count, width, one)
+                _run_copy(q, _place(steps, 0, b, start, head), steps[1], work, q_rows, width, count, width, scale)
+                turn_rows(work, q_rows, width, count, q_columns)
+                work[found : found + QUERIES] = -np.inf
+                scores(work, ahead, keys, q_columns, width, start, count, pairs, found, 0)
+                for column in range(0, count, LANES):
+                    _run_weigh(work, pairs + column, min(start + column + LANES, tall), found + column)
+                    to = number * 2 * line + start + column
+                    _run_copy(work, found + column, QUERIES, rows, to, line, 2, LANES, one)
+                clear(work, pairs, start, count, length)
+                to, row = ((b * length + start) * heads + head) * width, heads * width
+                mix_rows(work, pairs, values, width, start, count, found + QUERIES, 1, spare, out, to, row)
+            for end in ((2 * number + 1) * line, (2 * number + 2) * line):
+                rows[end - line + length : end] = 0.0
         return sources
 
     return compiled(forward)
@@ -211,58 +147,65 @@ def make_backward() -> Callable[..., int]:
         first: int,
         last: int,
     ) -> int:
-        tall, line = _up(length, TILE_ROWS), _up(length, PANEL) + LANES
-        size, wide = tall * width, _up(length, PANEL) * width
-        q_, k_, grad_ = np.zeros(size, np.float32), np.zeros(size, np.float32), np.zeros(size, np.float32)
-        grad_q_, grad_k_, grad_v_ = np.empty(size, np.float32), np.empty(size, np.float32), np.empty(size, np.float32)
-        k_panels, v_panels = np.zeros(wide, np.float32), np.zeros(wide, np.float32)
-        weights, slopes = np.empty(BLOCK * line, np.float32), np.empty(BLOCK * line, np.float32)
-        found = np.empty(3, np.float32)
+        tall, line = up(length, KEY_ROWS), up(length, LANES)
+        keys, values = 0, tall * width
+        k_sums = 2 * tall * width
+        v_sums = k_sums + up(length, MIX_ROWS) * width
+        q_rows = v_sums + up(length, MIX_ROWS) * width
+        q_columns = q_rows + QUERIES * width
+        g_rows = q_columns + QUERIES * width
+        g_columns = g_rows + QUERIES * width
+        shares = g_columns + QUERIES * width
+        pairs = shares + (line + LANES) * QUERIES
+        found = pairs + (line + LANES) * QUERIES
+        means = found + 2 * QUERIES
+        terms = means + QUERIES
+        scales = terms + QUERIES * LANES
+        ones = scales + LANES
+        spare = ones + LANES
+        work = working_memory(spare + MIX_ROWS * width)
+        ahead = np.empty(AHEAD, np.int64)
         one, scale = np.float32(1.0), np.float32(1.0 / math.sqrt(width))
+        work[scales:ones], work[ones:spare] = scale, one
         groups = heads // kv_heads
-        for block in range(first, last):
-            b, kv_head = divmod(block, kv_heads)
-            k_at, v_at = b * steps[3] + kv_head * steps[5], b * steps[6] + kv_head * steps[8]
-            _run_copy(k, k_at, steps[4], k_, 0, width, length, width, one)
-            _panels(k, k_at, steps[4], length, width, k_panels)
-            _panels(v, v_at, steps[7], length, width, v_panels)
-            grad_k_[:] = 0.0
-            grad_v_[:] = 0.0
-            for head in range(kv_head * groups, (kv_head + 1) * groups):
-                _run_copy(q, b * steps[0] + head * steps[2], steps[1], q_, 0, width, length, width, scale)
-                _run_copy(grad, b * steps[9] + head * steps[11], steps[10], grad_, 0, width, length, width, one)
-                for start in range(0, tall, BLOCK):
-                    count = min(BLOCK, tall - start)
-                    end = start + count
-                    _products(q_, start, count, k_panels, width, weights, line, length)
-                    _products(grad_, start, count, v_panels, width, slopes, line, length)
-                    for row in range(count):
-                        t = start + row
-                        seen = min(t + 1, length)
-                        if t < length:
-                            place = (b * length + t) * heads + head
-                            found[0], found[1] = rows[2 * place], rows[2 * place + 1]
-                            _run_dot(grad_, t * width, out, place * width, width, found, 2)
-                            _run_slope(weights, slopes, row * line, _up(seen, LANES) // LANES, found, 0)
-                        else:
-                            seen = 0
-                        _fill(weights, row * line, seen, end, 0.0)
-                        _fill(slopes, row * line, seen, end, 0.0)
-                    for row in range(0, count, TILE_ROWS):
-                        seen = start + row + TILE_ROWS
-                        _mix(slopes, row * line, line, 1, k_, 0, width, grad_q_, start + row, seen, False)
-                    for key in range(0, end, TILE_ROWS):
-                        skipped = max(0, key - start)
-                        at, left = skipped * line + key, count - skipped
-                        _mix(slopes, at, 1, line, q_, start + skipped, width, grad_k_, key, left, True)
-                        _mix(weights, at, 1, line, grad_, start + skipped, width, grad_v_, key, left, True)
-                for t in range(length):
-                    place = (b * length + t) * heads + head
-                    _run_copy(grad_q_, t * width, width, grad_q, place * width, width, 1, width, scale)
-            for t in range(length):
-                place = (b * length + t) * kv_heads + kv_head
-                _run_copy(grad_k_, t * width, width, grad_k, place * width, width, 1, width, one)
-                _run_copy(grad_v_, t * width, width, grad_v, place * width, width, 1, width, one)
+        for number in range(first * groups, last * groups):
+            b, head = divmod(number, heads)
+            kv_head, begins = head // groups, head % groups == 0
+            row, kv_row = heads * width, kv_heads * width
+            look_ahead(ahead, length, 2)
+            if number + 1 < last * groups:
+                b_, head_ = divmod(number + 1, heads)
+                also_ahead(ahead, q, _place(steps, 0, b_, 0, head_), steps[1])
+                also_ahead(ahead, grad, _place(steps, 3, b_, 0, head_), steps[10])
+                also_ahead(ahead, out, b_ * length * row + head_ * width, row)
+                if head_ % groups == 0:
+                    also_ahead(ahead, k, _place(steps, 1, b_, 0, head_ // groups), steps[4])
+                    also_ahead(ahead, v, _place(steps, 2, b_, 0, head_ // groups), steps[7])
+            for stop in range(first_stop(length), line + 1, QUERIES):
+                start = max(0, stop - QUERIES)
+                count = min(stop, length) - start
+                if begins:
+                    for x, tensor, part in ((k, 1, keys), (v, 2, values)):
+                        at, to = _place(steps, tensor, b, start, kv_head), part + start * width
+                        _run_copy(x, at, steps[3 * tensor + 1], work, to, width, count, width, one)
+                to, kv_to = (b * length + start) * row + head * width, b * length * kv_row + kv_head * width
+                _run_copy(q, _place(steps, 0, b, start, head), steps[1], work, q_rows, width, count, width, scale)
+                at = _place(steps, 3, b, start, head)
+                _run_copy_dots(grad, at, steps[10], out, to, row, work, g_rows, terms, count, width)
+                turn_rows(work, q_rows, width, count, q_columns)
+                turn_rows(work, g_rows, width, count, g_columns)
+                for column in range(0, count, LANES):
+                    _run_sum_lanes(work, terms + column * LANES, means + column)
+                    at = number * 2 * line + start + column
+                    _run_copy(rows, at, line, work, found + column, QUERIES, 2, LANES, one)
+                weights(work, ahead, keys, q_columns, width, start, count, shares, found, 0)
+                slopes(work, ahead, values, g_columns, width, start, count, pairs, means, shares)
+                clear(work, shares, start, count, length)
+                clear(work, pairs, start, count, length)
+                mix_rows(work, pairs, keys, width, start, count, scales, 0, spare, grad_q, to, row)
+                ends = stop >= length and head % groups == groups - 1
+                for part, x_rows, sums, x in ((pairs, q_rows, k_sums, grad_k), (shares, g_rows, v_sums, grad_v)):
+                    mix_keys(work, part, x_rows, width, start, count, ones, sums, x, kv_to, kv_row, begins, ends)
         return sources
 
     return compiled(backward)

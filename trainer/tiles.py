@@ -1,8 +1,7 @@
-"""Vector code that attention in tiles is made of: products of small tiles, softmax of a row, copies and transposes.
+"""Vector code that attention in tiles goes over rows with: softmax, copies, transposes, what is asked of memory early.
 
-A product's sums stay in registers until they are whole: TILE_ROWS rows of up to TILE_VECTORS vectors, which with what
-they are made of fill the 32 registers of AVX-512. Each function is numba's intrinsic: it writes LLVM's code where it
-is called. Arrays are flat float32; ``at``, ``to``, ``a_at`` and the like are an element of one.
+Each function is numba's intrinsic: it writes LLVM's code where it is called. Arrays are flat float32; ``at``, ``to``
+and the like are an element of one. ``work`` is a piece of memory that has all a thread works with.
 """
 
 from __future__ import annotations
@@ -10,70 +9,23 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from generator.vector_code import splat
+from generator.vector_code import I8, I32, call, splat
 from trainer.vectors import LANES, Code, Flat, Slots, Vectors, alike, choose, whole
 
-TILE_ROWS = 6
-TILE_VECTORS = 4
-PANEL = TILE_VECTORS * LANES
-"""Columns of a tile."""
+KEY_ROWS = 8
+"""Keys of a tile of scores, which are worked out key by key: a vector has one key's scores for LANES queries."""
 
+QUERIES = 3 * LANES
+"""Queries that are taken at once, in a tile of scores too: three vectors of eight keys fill AVX-512's registers."""
 
-@intrinsic(prefer_literal=True)
-def tile(
-    _typing: Any,
-    a: Any,
-    a_at: Any,
-    a_row: Any,
-    a_step: Any,
-    b: Any,
-    b_at: Any,
-    b_step: Any,
-    c: Any,
-    c_at: Any,
-    c_row: Any,
-    count: Any,
-    vectors: Any,
-    adds: Any,
-) -> Code:
-    """c[m, n] = Σ over k < count of a[m, k] · b[k, n], added to what is there if ``adds``.
-
-    For m < TILE_ROWS and n < ``vectors`` · LANES. a[m, k] is ``a[a_at + m · a_row + k · a_step]``; what is in a row of
-    b, ``b_step`` from one to the next, or of c, ``c_row`` from one to the next, lies one after another.
-    """
-    wide, sums = vectors.literal_value, adds.literal_value
-    signature = types.void(a, a_at, a_row, a_step, b, b_at, b_step, c, c_at, c_row, count, vectors, adds)
-
-    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        left = Flat(context, builder, sig.args[0], args[0], args[1])
-        right = Flat(context, builder, sig.args[4], args[4], args[5])
-        out = Flat(context, builder, sig.args[7], args[7], args[8])
-        does = Vectors(builder)
-        totals = Slots(does, TILE_ROWS * wide)
-        starts = [builder.mul(args[2], whole(m)) for m in range(TILE_ROWS)]
-        places = [
-            builder.add(builder.mul(args[9], whole(m)), whole(LANES * n)) for m in range(TILE_ROWS) for n in range(wide)
-        ]
-        if sums:
-            totals.put([out.row(place) for place in places])
-        else:
-            totals.begin()
-        with cgutils.for_range(builder, args[10]) as k:
-            first = builder.mul(k.index, args[6])
-            columns = [right.row(builder.add(first, whole(LANES * n))) for n in range(wide)]
-            along = builder.mul(k.index, args[3])
-            factors = [left.each(builder.add(start, along)) for start in starts]
-            terms = [does.mul(factor, column) for factor in factors for column in columns]
-            totals.put([does.add(total, term) for total, term in zip(totals.get(), terms, strict=True)])
-        for place, total in zip(places, totals.get(), strict=True):
-            out.put(place, total)
-        return context.get_dummy_value()
-
-    return signature, codegen
+MIX_ROWS = 6
+MIX_COLUMNS = 4 * LANES
+"""Rows and columns of a tile of sums of values, which fills the registers as well."""
 
 
 @intrinsic
@@ -105,24 +57,29 @@ def weigh(_typing: Any, scores: Any, at: Any, vectors: Any, rows: Any, row_at: A
 
 
 @intrinsic
-def slope(_typing: Any, scores: Any, slopes: Any, at: Any, vectors: Any, rows: Any, row_at: Any) -> Code:
-    """In place of scores their weights; in place of ``slopes``, the weights' gradients, those of the scores.
+def weigh_columns(_typing: Any, work: Any, at: Any, rows: Any, found: Any) -> Code:
+    """exp(score - largest) in place of scores: ``rows``, a multiple of KEY_ROWS, of a vector, QUERIES apart.
 
-    rows has the largest score, the inverse of the sum and the mean of the weights' gradients.
+    ``found`` has the largest; the inverses of the sums go QUERIES after them.
     """
-    signature = types.void(scores, slopes, at, vectors, rows, row_at)
+    signature = types.void(work, at, rows, found)
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        line = Flat(context, builder, sig.args[0], args[0], args[2])
-        wanted = Flat(context, builder, sig.args[1], args[1], args[2])
-        found = Flat(context, builder, sig.args[4], args[4], args[5])
+        flat = Flat(context, builder, sig.args[0], args[0], whole(0))
         does = Vectors(builder)
-        top, inverse, mean = (found.each(whole(place)) for place in range(3))
-        with cgutils.for_range(builder, args[3]) as n:
-            place = builder.mul(n.index, whole(LANES))
-            weight = does.mul(does.exp(does.sub(line.row(place), top)), inverse)
-            line.put(place, weight)
-            wanted.put(place, does.mul(weight, does.sub(wanted.row(place), mean)))
+        at, rows, found = args[1:]
+        top = flat.row(found)
+        totals = Slots(does, KEY_ROWS)
+        totals.begin()
+        with cgutils.for_range(builder, builder.udiv(rows, whole(KEY_ROWS))) as n:
+            start = builder.add(at, builder.mul(n.index, whole(KEY_ROWS * QUERIES)))
+            places = [builder.add(start, whole(m * QUERIES)) for m in range(KEY_ROWS)]
+            weights = [does.exp_or_zero(does.sub(flat.row(place), top)) for place in places]
+            for place, weight in zip(places, weights, strict=True):
+                flat.put(place, weight)
+            totals.put([does.add(total, weight) for total, weight in zip(totals.get(), weights, strict=True)])
+        total = does.sum(totals.get())
+        flat.put(builder.add(found, whole(QUERIES)), builder.fdiv(alike(1.0), total))
         return context.get_dummy_value()
 
     return signature, codegen
@@ -151,45 +108,115 @@ def copy_rows(
 
 
 @intrinsic
-def turn(_typing: Any, x: Any, at: Any, step: Any, out: Any, to: Any) -> Code:
-    """LANES rows of LANES numbers, ``step`` apart, as columns: rows that are PANEL apart."""
-    signature = types.void(x, at, step, out, to)
+def clear(_typing: Any, work: Any, at: Any) -> Code:
+    """Zeros in a vector of each of MIX_ROWS rows, QUERIES apart."""
+    signature = types.void(work, at)
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        source = Flat(context, builder, sig.args[0], args[0], args[1])
-        target = Flat(context, builder, sig.args[3], args[3], args[4])
-        rows = [source.row(builder.mul(args[2], whole(number))) for number in range(LANES)]
-        distance = LANES // 2
-        while distance:  # what lies across the diagonal changes places: quarters, then quarters of these
-            for first in (row for row in range(LANES) if not row & distance):
-                pair = rows[first], rows[first + distance]
-                lanes = range(LANES)
-                low = [lane + (LANES - distance if lane & distance else 0) for lane in lanes]
-                high = [lane + (LANES if lane & distance else distance) for lane in lanes]
-                rows[first], rows[first + distance] = (choose(builder, *pair, picks) for picks in (low, high))
-            distance //= 2
-        for number, row in enumerate(rows):
-            target.put(whole(number * PANEL), row)
+        flat = Flat(context, builder, sig.args[0], args[0], args[1])
+        for row in range(MIX_ROWS):
+            flat.put(whole(row * QUERIES), alike(0.0))
+        return context.get_dummy_value()
+
+    return signature, codegen
+
+
+@intrinsic(prefer_literal=True)
+def fetch(_typing: Any, address: Any, count: Any, writes: Any) -> Code:
+    """Ask for ``count`` vectors from an address on, to be in the second cache when they are wanted."""
+    signature = types.void(address, count, writes)
+    to_write = int(writes.literal_value)
+
+    def codegen(context: Any, builder: Any, _sig: Any, args: Any) -> Any:
+        with cgutils.for_range(builder, args[1]) as n:
+            place = builder.add(args[0], builder.mul(n.index, whole(4 * LANES)))
+            kinds = (ir.Constant(I32, number) for number in (to_write, 2, 1))
+            call(builder, "llvm.prefetch.p0", ir.VoidType(), builder.inttoptr(place, I8.as_pointer()), *kinds)
         return context.get_dummy_value()
 
     return signature, codegen
 
 
 @intrinsic
-def dot(_typing: Any, a: Any, a_at: Any, b: Any, b_at: Any, width: Any, out: Any, to: Any) -> Code:
-    """The sum of products of ``width`` numbers."""
-    signature = types.void(a, a_at, b, b_at, width, out, to)
+def copy_dots(
+    _typing: Any,
+    x: Any,
+    at: Any,
+    step: Any,
+    y: Any,
+    y_at: Any,
+    y_step: Any,
+    work: Any,
+    to: Any,
+    terms: Any,
+    length: Any,
+    width: Any,
+) -> Code:
+    """``length`` rows of ``width`` numbers of x; for each, from ``terms`` on, a vector whose sum is that of x · y."""
+    signature = types.void(x, at, step, y, y_at, y_step, work, to, terms, length, width)
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        left = Flat(context, builder, sig.args[0], args[0], args[1])
-        right = Flat(context, builder, sig.args[2], args[2], args[3])
+        source = Flat(context, builder, sig.args[0], args[0], args[1])
+        other = Flat(context, builder, sig.args[3], args[3], args[4])
+        flat = Flat(context, builder, sig.args[6], args[6], whole(0))
+        to, terms, length, width = args[7:]
         does = Vectors(builder)
         total = Slots(does, 1)
-        total.begin()
-        with cgutils.for_range(builder, builder.udiv(args[4], whole(LANES))) as n:
-            place = builder.mul(n.index, whole(LANES))
-            total.put([does.add(total.get()[0], does.mul(left.row(place), right.row(place)))])
-        Flat(context, builder, sig.args[5], args[5], args[6]).put_one(whole(0), does.fold(total.get()[0], does.add))
+        with cgutils.for_range(builder, length) as t:
+            total.begin()
+            x_row, y_row, end = (builder.mul(t.index, step) for step in (args[2], args[5], width))
+            with cgutils.for_range(builder, builder.udiv(width, whole(LANES))) as n:
+                place = builder.mul(n.index, whole(LANES))
+                row = source.row(builder.add(x_row, place))
+                flat.put(builder.add(to, builder.add(end, place)), row)
+                total.put([does.add(total.get()[0], does.mul(row, other.row(builder.add(y_row, place))))])
+            flat.put(builder.add(terms, builder.mul(t.index, whole(LANES))), total.get()[0])
+        return context.get_dummy_value()
+
+    return signature, codegen
+
+
+def _turned(does: Vectors, rows: list[Any]) -> list[Any]:
+    """LANES rows of LANES numbers as columns."""
+    rows, distance = list(rows), LANES // 2
+    while distance:  # what lies across the diagonal changes places: quarters, then quarters of these
+        for first in (row for row in range(LANES) if not row & distance):
+            pair = rows[first], rows[first + distance]
+            lanes = range(LANES)
+            low = [lane + (LANES - distance if lane & distance else 0) for lane in lanes]
+            high = [lane + (LANES if lane & distance else distance) for lane in lanes]
+            rows[first], rows[first + distance] = (choose(does.builder, *pair, picks) for picks in (low, high))
+        distance //= 2
+    return rows
+
+
+@intrinsic
+def turn(_typing: Any, work: Any, at: Any, step: Any, to: Any) -> Code:
+    """LANES rows of LANES numbers, ``step`` apart, as columns: rows that are QUERIES apart."""
+    signature = types.void(work, at, step, to)
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        flat = Flat(context, builder, sig.args[0], args[0], whole(0))
+        does = Vectors(builder)
+        at, step, to = args[1:]
+        rows = [flat.row(builder.add(at, builder.mul(step, whole(number)))) for number in range(LANES)]
+        for number, row in enumerate(_turned(does, rows)):
+            flat.put(builder.add(to, whole(number * QUERIES)), row)
+        return context.get_dummy_value()
+
+    return signature, codegen
+
+
+@intrinsic
+def sum_lanes(_typing: Any, work: Any, at: Any, to: Any) -> Code:
+    """A vector of the sums of LANES vectors, each over its lanes."""
+    signature = types.void(work, at, to)
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        flat = Flat(context, builder, sig.args[0], args[0], whole(0))
+        does = Vectors(builder)
+        rows = _turned(does, [flat.row(builder.add(args[1], whole(number * LANES))) for number in range(LANES)])
+        flat.put(args[2], does.sum(rows))
         return context.get_dummy_value()
 
     return signature, codegen

@@ -22,6 +22,13 @@ _FUSED = ("contract",)  # a product and a sum may be one instruction where the p
 # exp(x) = 2^n · exp(r), |r| <= ln(2)/2: ln(2) in two parts, and the coefficients of the Cephes library's expf.
 _LN2_HIGH, _LN2_LOW = 0.693359375, -2.12194440e-4
 _EXP = (1.9875691500e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 5.0000001201e-1)
+_SHORT_EXP = (
+    1.3814540579915047e-3,
+    8.36874544620514e-3,
+    4.166838899254799e-2,
+    1.666652113199234e-1,
+    4.999999403953552e-1,
+)
 _ROUND = 12_582_912.0  # 1.5 · 2^23: adding it leaves a float32's nearest integer in its lowest bits
 _LEAST = -87.0  # below it exp is no normal number, and counts for nothing
 
@@ -52,6 +59,12 @@ class Vectors:
             total = self.add(total, self.mul(a, b))
         return total
 
+    def sum(self, rows: list[Any]) -> Any:
+        """Of a power of two of rows: pairs first, then pairs of these."""
+        while len(rows) > 1:
+            rows = [self.add(one, other) for one, other in zip(rows[::2], rows[1::2], strict=True)]
+        return rows[0]
+
     def larger(self, a: Any, b: Any) -> Any:
         """The larger of two, and ``a`` where either is no number."""
         return self.builder.select(self.builder.fcmp_unordered(">", a, b), a, b)
@@ -70,6 +83,26 @@ class Vectors:
         exponent = self.builder.shl(self.builder.bitcast(shifted, ir.VectorType(I32, LANES)), constant(I32, 23, LANES))
         scaled = self.builder.add(self.builder.bitcast(power, ir.VectorType(I32, LANES)), exponent)
         return self.builder.bitcast(scaled, ROW)
+
+    def exp_or_zero(self, x: Any) -> Any:
+        """exp(x) for x <= 0, to 2 units in the last place, and 0 where it is no normal number; none where x is none."""
+        shifted = self.add(self.mul(x, alike(math.log2(math.e))), alike(_ROUND))
+        n = self.builder.fsub(shifted, alike(_ROUND))
+        r = self.sub(x, self.mul(n, alike(math.log(2))))
+        power = alike(_SHORT_EXP[0])
+        for coefficient in _SHORT_EXP[1:]:
+            power = self.add(self.mul(power, r), alike(coefficient))
+        power = self.add(self.add(self.mul(power, self.mul(r, r)), r), alike(1.0))
+        integers = ir.VectorType(I32, LANES)
+        exponent = self.builder.shl(self.builder.bitcast(shifted, integers), constant(I32, 23, LANES))
+        scaled = self.builder.bitcast(self.builder.add(self.builder.bitcast(power, integers), exponent), ROW)
+        return self.builder.select(self.builder.fcmp_unordered(">=", x, alike(_LEAST)), scaled, alike(0.0))
+
+    def from_lane(self, first: Any) -> Any:
+        """Whether a lane is ``first`` or one after it."""
+        lanes = ir.Constant(ir.VectorType(I32, LANES), list(range(LANES)))
+        first = splat(self.builder, self.builder.trunc(first, I32), LANES)
+        return self.builder.icmp_signed(">=", lanes, first)
 
     def fold(self, row: Any, act: Any) -> Any:
         """``act`` of all lanes, in each lane: halves first, then quarters, so always in one order."""

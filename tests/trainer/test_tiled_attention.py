@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import example, given, settings
@@ -15,24 +16,23 @@ from trainer.config import ModelConfig
 from trainer.cpu_attention import cpu_attention
 from trainer.model import Llama
 from trainer.tiled_attention import attend
-from trainer.tiled_kernel import BLOCK
-from trainer.tiles import PANEL
+from trainer.tiles import QUERIES
 
 
 @settings(max_examples=60, deadline=None)
 @given(
     batch=st.integers(1, 3),
-    length=st.integers(1, 2 * PANEL + 9),
+    length=st.integers(1, 3 * QUERIES + 9),
     kv_heads=st.integers(1, 3),
     groups=st.integers(1, 3),
     width=st.sampled_from([16, 32, 64, 80, 128]),
     size=st.sampled_from([1e-3, 1.0, 30.0]),
     seed=st.integers(0, 2**31),
 )
-@example(batch=1, length=PANEL, kv_heads=1, groups=1, width=16, size=1.0, seed=0)
-@example(batch=1, length=PANEL + 1, kv_heads=1, groups=2, width=48, size=1.0, seed=0)
-@example(batch=2, length=BLOCK, kv_heads=2, groups=1, width=112, size=1.0, seed=0)
-@example(batch=1, length=2 * BLOCK + 1, kv_heads=1, groups=1, width=96, size=1.0, seed=0)
+@example(batch=1, length=QUERIES, kv_heads=1, groups=1, width=16, size=1.0, seed=0)
+@example(batch=1, length=QUERIES + 1, kv_heads=1, groups=2, width=48, size=1.0, seed=0)
+@example(batch=2, length=2 * QUERIES + 16, kv_heads=2, groups=2, width=112, size=1.0, seed=0)
+@example(batch=1, length=4 * QUERIES + 31, kv_heads=1, groups=1, width=96, size=1.0, seed=0)
 def test_it_is_the_formula(
     batch: int, length: int, kv_heads: int, groups: int, width: int, size: float, seed: int
 ) -> None:
@@ -44,6 +44,50 @@ def test_it_is_the_formula(
     for ours, exact in zip(found, wanted, strict=True):
         assert ours.shape == exact.shape
         torch.testing.assert_close(ours.double(), exact, rtol=3e-5 * max(1.0, size), atol=3e-5 * max(1.0, size))
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    length=st.integers(2, 3 * QUERIES + 9),
+    part=st.floats(0, 1),
+    groups=st.integers(1, 2),
+    width=st.sampled_from([16, 80]),
+    seed=st.integers(0, 2**31),
+)
+@example(length=2 * QUERIES + 16, part=0.3, groups=1, width=16, seed=0)
+def test_what_comes_later_changes_no_bit(length: int, part: float, groups: int, width: int, seed: int) -> None:
+    """Nor do positions whose output nobody wants get any gradient from those before them."""
+    kept = 1 + int(part * (length - 2))
+    q = drawn(2, length, 2 * groups, width, seed=seed)
+    k, v = (drawn(2, length, 2, width, seed=seed + number) for number in (1, 2))
+    others = [torch.cat([x[:, :kept], 7 * drawn(*x[:, kept:].shape, seed=seed + 3)], dim=1) for x in (q, k, v)]
+    grad = drawn(*q.shape, seed=seed + 4)
+    grad[:, kept:] = 0.0
+    for one, other in zip(with_gradients(attend, [q, k, v], grad), with_gradients(attend, others, grad), strict=True):
+        assert torch.equal(one[:, :kept], other[:, :kept])
+    for gradient in with_gradients(attend, others, grad)[1:]:
+        assert not gradient[:, kept:].any()
+
+
+def test_what_memory_held_before_changes_no_bit() -> None:
+    """What the kernel works in is not cleared: pieces of memory of its size are left full of what is no number."""
+    parts, grad = [drawn(1, 77, 2, 32, seed=seed) for seed in range(3)], drawn(1, 77, 2, 32, seed=3)
+    first = with_gradients(attend, parts, grad)
+    for _ in range(5):
+        for size in range(10_000, 50_000, 2_000):
+            np.full(size, math.nan, np.float32)
+        for one, other in zip(first, with_gradients(attend, parts, grad), strict=True):
+            assert torch.equal(one, other)
+
+
+def test_weights_too_small_to_count_are_none() -> None:
+    """From e^-87 of the largest on, with no trace of a number that is not normal."""
+    q, k = torch.ones(1, 3, 1, 16), torch.zeros(1, 3, 1, 16)
+    k[0, 1] = 25.0
+    v = drawn(1, 3, 1, 16)
+    out = attend(q, k, v)
+    assert torch.equal(out[0, 0], v[0, 0])
+    assert torch.equal(out[0, 1:], v[0, 1].expand(2, 1, 16))
 
 
 def test_strides_change_no_bit() -> None:
