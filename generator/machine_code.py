@@ -29,10 +29,23 @@ def compiled(function: Callable[..., Any], **options: Any) -> Callable[..., Any]
 
     The code is kept in NUMBA_CACHE_DIR if set, else beside the source, else in this user's ``cache_folder``.
     """
-    kept = _kept(function, options)
+    kept = _kept(function, lambda: numba.njit(nogil=True, cache=True, **options)(function))
     if kept is None:
         return numba.njit(nogil=True, **options)(function)
     return _Compiled(function, kept, options)
+
+
+def compiled_for_c(function: Callable[..., None], signature: Any) -> Any:
+    """``function`` as machine code that C can call, at the attribute ``address``; the code is kept as by ``compiled``.
+
+    It is compiled at once, and is there as long as what is returned.
+    """
+    try:
+        kept = _kept(function, lambda: numba.cfunc(signature, cache=True)(function))
+    except Exception as error:  # noqa: BLE001 - as in _Compiled
+        _warn(f"{type(error).__name__}: {error}")
+        kept = None
+    return kept or numba.cfunc(signature)(function)
 
 
 def checksum(*modules: ModuleType) -> int:
@@ -66,8 +79,8 @@ class _Compiled:
         return result
 
 
-def _kept(function: Callable[..., Any], options: dict[str, Any]) -> Callable[..., Any] | None:
-    """``function`` with a cache that was found usable, or None."""
+def _kept(function: Callable[..., Any], make: Callable[[], Any]) -> Any:
+    """What ``make`` makes of ``function`` with a cache that was found usable, or None."""
     with _locating:  # numba takes the folder from a global, which is other people's, too
         before = _config.CACHE_DIR
         try:
@@ -77,7 +90,7 @@ def _kept(function: Callable[..., Any], options: dict[str, Any]) -> Callable[...
                     _warn("neither the installation, nor a home, nor a temporary folder can be written")
                     return None
                 _config.CACHE_DIR = str(folder)
-            return numba.njit(nogil=True, cache=True, **options)(function)
+            return make()
         except RuntimeError as error:  # "no locator available"
             _warn(str(error))
             return None

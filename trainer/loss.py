@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from trainer.processor import in_threads
-from trainer.products import in_float32, linear
+from trainer.products import in_float32, linear, weight_gradient
 
 # Logits held at once: 2^24 float32 are 64 MiB. A vocabulary of 258 at 16 × 512 tokens fits in one chunk.
 CHUNK_LOGITS = 2**24
@@ -84,7 +84,7 @@ class _InOnePass(torch.autograd.Function):
         slopes_NV, hidden_ND, head_VD = ctx.saved_tensors
         factor_N1 = grad_N[:, None]
         grad_hidden_ND = linear(slopes_NV, head_VD.t()) * factor_N1 if ctx.needs_input_grad[0] else None
-        grad_head_VD = slopes_NV.t() @ (hidden_ND * factor_N1) if ctx.needs_input_grad[1] else None
+        grad_head_VD = weight_gradient(slopes_NV, hidden_ND * factor_N1) if ctx.needs_input_grad[1] else None
         return grad_hidden_ND, grad_head_VD, None
 
 

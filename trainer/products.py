@@ -1,32 +1,35 @@
-"""Products with weights in float32 on a CPU: by oneDNN where it is faster than what PyTorch takes, which is MKL.
+"""Products with weights in float32 on a CPU: by a kernel of our own where it is faster than what PyTorch takes.
 
-MKL leaves AVX-512 unused on processors of other makers. Measured: docs/decisions/0606.
+That is MKL, which leaves AVX-512 unused on processors of other makers. Measured: docs/decisions/0610.
 """
 
 from __future__ import annotations
 
+import ctypes
+import math
+from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from trainer.native_threads import run_in_threads
 from trainer.processor import HAS_AVX512
 
-LEAST_ROWS = 256
-"""The fewest rows worth the call, which costs ten microseconds more than PyTorch's."""
+LEAST_PRODUCTS = 2**24
+"""The fewest products of two numbers worth the call, which costs some ten microseconds more than PyTorch's."""
 
 LEAST_WIDTH = 64
-"""The narrowest matrix that oneDNN is faster for."""
+"""The narrowest matrix that the kernel is faster for."""
 
-_product: Any = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
-
-HAS_ONEDNN = _product is not None and torch.backends.mkldnn.is_available()
+TILE_ROWS = 6
+"""Rows that the kernel computes at once, and the fewest that it can."""
 
 
 def linear(x: Tensor, weight: Tensor) -> Tensor:
     """x · weightᵀ over x's last axis, as ``F.linear``."""
-    if not _suits(x, weight):
+    if not _suits(x, weight, *weight.shape):
         return F.linear(x, weight)
     y: Tensor = _linear(x.reshape(-1, x.shape[-1]), weight)
     return y.view(*x.shape[:-1], weight.shape[0])
@@ -38,19 +41,51 @@ def in_float32(x: Tensor, weight: Tensor) -> bool:
     return float32 and x.device.type == "cpu"
 
 
-def _suits(x: Tensor, weight: Tensor) -> bool:
-    return (
-        HAS_ONEDNN
-        and HAS_AVX512
-        and in_float32(x, weight)
-        and min(weight.shape) >= LEAST_WIDTH
-        and x.numel() >= LEAST_ROWS * x.shape[-1]
-    )
+def weight_gradient(grad_NO: Tensor, x_NI: Tensor) -> Tensor:
+    """gradᵀ · x, the gradient of the weight in ``linear(x, weight)``."""
+    if not _suits(x_NI, grad_NO, x_NI.shape[1], grad_NO.shape[1]):
+        return grad_NO.t() @ x_NI
+    return _multiplied(grad_NO.t(), x_NI)
 
 
-@torch.library.custom_op("morphogen::linear", mutates_args=())
+def _suits(x: Tensor, other: Tensor, *widths: int) -> bool:
+    if not HAS_AVX512 or min(widths) < LEAST_WIDTH:
+        return False
+    products = x.numel() // x.shape[-1] * math.prod(widths)
+    return products >= LEAST_PRODUCTS and in_float32(x, other)
+
+
+def _multiplied(a: Tensor, b: Tensor) -> Tensor:
+    """a · b, whatever order they lie in."""
+    (rows, inner), columns = a.shape, b.shape[1]
+    if rows < TILE_ROWS or not inner:
+        return a @ b
+    if 1 not in b.stride():
+        b = b.contiguous()
+    c = a.new_empty(rows, columns)
+    threads = min(torch.get_num_threads(), -(-rows // TILE_ROWS))
+    places = a.data_ptr(), b.data_ptr(), c.data_ptr()
+    given = [0, 0, threads, *places, rows, columns, inner, *a.stride(), *b.stride(), 0]
+    numbers = (ctypes.c_int64 * len(given))(*given)
+    run_in_threads(_kernel().address, ctypes.addressof(numbers), threads)
+    if numbers[1] != threads:
+        raise MemoryError(f"a product of {rows} × {inner} and {inner} × {columns} numbers")
+    return c
+
+
+@torch.library.custom_op("morphogen::product_of_rows", mutates_args=())
+def _product(a: Tensor, b: Tensor) -> Tensor:
+    return _multiplied(a, b)
+
+
+@_product.register_fake
+def _(a: Tensor, b: Tensor) -> Tensor:
+    return a.new_empty(a.shape[0], b.shape[1])
+
+
+@torch.library.custom_op("morphogen::product_with_weight", mutates_args=())
 def _linear(x: Tensor, weight: Tensor) -> Tensor:
-    return _product(x, weight, None, "none", [], "")
+    return _multiplied(x, weight.t())
 
 
 @_linear.register_fake
@@ -64,8 +99,15 @@ def _keep(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:  # n
 
 def _gradient(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
     x, weight = ctx.saved_tensors
-    grad_x = _linear(grad, weight.t()) if ctx.needs_input_grad[0] else None
-    return grad_x, grad.t() @ x if ctx.needs_input_grad[1] else None
+    grad_x = _product(grad, weight) if ctx.needs_input_grad[0] else None
+    return grad_x, _product(grad.t(), x) if ctx.needs_input_grad[1] else None
 
 
 _linear.register_autograd(_gradient, setup_context=_keep)
+
+
+@lru_cache(maxsize=1)
+def _kernel() -> Any:
+    from trainer.product_kernel import make_multiply  # brings numba, which a GPU does without
+
+    return make_multiply()

@@ -140,19 +140,20 @@ class Flat:
         self._builder = builder
         self._first = pointer(context, builder, kind, array, first, F32)
 
-    def _place(self, at: Any) -> Any:
+    def place(self, at: Any) -> Any:
+        """The address of a row."""
         return self._builder.bitcast(self._builder.gep(self._first, [at]), ROW.as_pointer())
 
     def row(self, at: Any) -> Any:
         """Elements ``at`` and on."""
-        return load(self._builder, self._place(at))
+        return load(self._builder, self.place(at))
 
     def each(self, at: Any) -> Any:
         """Element ``at``, in every lane."""
         return splat(self._builder, self._builder.load(self._builder.gep(self._first, [at])), LANES)
 
     def put(self, at: Any, row: Any) -> None:
-        self._builder.store(row, self._place(at), align=1)
+        self._builder.store(row, self.place(at), align=1)
 
     def put_one(self, at: Any, row: Any) -> None:
         """The first of a row's lanes."""

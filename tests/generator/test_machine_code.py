@@ -25,6 +25,21 @@ print(table["tokens"].to_pylist()[0].hex())
 """
 
 
+PROGRAM_FOR_C = """
+import ctypes
+from numba import types
+from generator.machine_code import compiled_for_c
+
+def square(numbers):
+    numbers[0] *= numbers[0]
+
+made = compiled_for_c(square, types.void(types.CPointer(types.int64)))
+number = ctypes.c_int64(7)
+ctypes.CFUNCTYPE(None, ctypes.c_void_p)(made.address)(ctypes.addressof(number))
+print(number.value)
+"""
+
+
 @pytest.fixture
 def own_temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "tmp"
@@ -107,6 +122,23 @@ def test_a_damaged_or_unwritable_kept_kernel_costs_time_and_no_result(tmp_path, 
     assert found.stderr.count("compiled kernels are not kept on disk") == 1
     found = run({"HOME": "/proc/none", "NUMBA_CACHE_DIR": "/proc/none"})
     assert (found.stdout.strip(), found.returncode) == (expected, 0), found.stderr
+
+
+def test_so_does_one_for_c(tmp_path):
+    program = tmp_path / "program.py"  # code from a string is not kept
+    program.write_text(PROGRAM_FOR_C)
+    kept, command = tmp_path / "kept", [sys.executable, str(program)]
+    environment = {"HOME": str(tmp_path), "NUMBA_CACHE_DIR": str(kept)}
+    for _ in range(2):
+        found = run(environment, command)
+        assert (found.stdout.strip(), found.stderr) == ("49", "")
+        spoiled = list(kept.rglob("*.nb[ic]"))
+        assert len(spoiled) == 2
+    for path in spoiled:
+        path.write_bytes(b"\x80\x05 not what it was")
+    found = run(environment, command)
+    assert (found.stdout.strip(), found.returncode) == ("49", 0), found.stderr
+    assert found.stderr.count("compiled kernels are not kept on disk") == 1
 
 
 def test_a_read_only_installation_without_a_home_computes_and_keeps_its_kernels(tmp_path, expected):

@@ -15,11 +15,13 @@ import torch
 from tests.trainer.test_cpu_attention import drawn
 from trainer.cpu_attention import cpu_attention
 from trainer.loss import token_losses
+from trainer.products import _product
 from trainer.tiled_attention import attend
 for function, width in ((lambda *parts: cpu_attention(*parts, None), 4), (attend, 16)):
     parts = [drawn(1, 3, 2, width, seed=seed).requires_grad_() for seed in range(3)]
     function(*parts).sum().backward()
 token_losses(drawn(3, 4).requires_grad_(), drawn(5, 4), torch.tensor([0, 4, 2])).sum().backward()
+_product(drawn(9, 4), drawn(4, 5))
 """
 
 
@@ -43,6 +45,6 @@ def kept(tmp_path: Path) -> Callable[[str], list[str]]:
 
 def test_a_second_process_compiles_nothing_and_other_sources_everything(kept: Callable[[str], list[str]]) -> None:
     first = kept(PROGRAM)
-    assert len(first) == 5
+    assert len(first) == 6
     assert kept(PROGRAM) == first
-    assert len(kept(OTHER_SOURCES + PROGRAM)) == 10
+    assert len(kept(OTHER_SOURCES + PROGRAM)) == 12
