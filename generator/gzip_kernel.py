@@ -14,15 +14,14 @@ among those that share three. Both chains hang on the bytes alone, so they are l
 # Types are numba's to infer, and an intrinsic is called without its typing context.
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numba
 import numpy as np
-from llvmlite import ir
-from numba import types
-from numba.extending import intrinsic
 
-from generator import gzip_trees
+from generator import gzip_bytes, gzip_cells, gzip_sweep, gzip_trees, vector_code
+from generator.gzip_bytes import LANES, common, get, load32, load64, put, trailing_zeros
+from generator.gzip_cells import LONGEST_ROW, count_symbols
 from generator.gzip_trees import (
     CODES,
     DISTANCE_CODE,
@@ -34,8 +33,6 @@ from generator.gzip_trees import (
     TREE_SIZE,
     WINDOW,
     end_block,
-    get,
-    put,
 )
 from generator.machine_code import checksum, compiled
 
@@ -48,37 +45,6 @@ BLOCK_SYMBOLS = (1 << 14) - 1
 CONTAINER_BYTES = 18
 PADDING = 512  # bytes behind the data that a comparison may read
 HASHES, QUAD_BITS = 1 << 15, 13
-
-_I16, _I32, _I64 = (ir.IntType(bits) for bits in (16, 32, 64))
-
-
-def _loader(kind: ir.IntType) -> Any:
-    """load(data uint8, at): the unsigned little-endian integer that begins at byte `at`, unchecked."""
-
-    @intrinsic
-    def load(_typing: Any, data: Any, _at: Any) -> tuple[Any, Callable[..., Any]]:
-        def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-            start = context.make_array(sig.args[0])(context, builder, args[0]).data
-            place = builder.bitcast(builder.gep(start, [args[1]]), kind.as_pointer())
-            value = builder.load(place, align=1)
-            return value if kind is _I64 else builder.zext(value, _I64)
-
-        return types.uint64(data, types.int64), codegen
-
-    return load
-
-
-_load64, _load32 = _loader(_I64), _loader(_I32)
-
-
-@intrinsic
-def _trailing_zeros(_typing: Any, _value: Any) -> tuple[Any, Callable[..., Any]]:
-    """Trailing zero bits of a number that is not zero."""
-
-    def codegen(_context: Any, builder: Any, _sig: Any, args: Any) -> Any:
-        return builder.cttz(args[0], ir.Constant(ir.IntType(1), 1))
-
-    return types.int64(types.uint64), codegen
 
 
 class Scratch(NamedTuple):
@@ -101,6 +67,17 @@ class Scratch(NamedTuple):
     order: np.ndarray
     parent: np.ndarray
     per_length: np.ndarray
+    low_high: np.ndarray
+    spread: np.ndarray
+    edges: np.ndarray
+    state: np.ndarray
+    length: np.ndarray
+    place: np.ndarray
+    inner_length: np.ndarray
+    inner_place: np.ndarray
+    table: np.ndarray
+    seen: np.ndarray
+    hashes: np.ndarray
 
 
 def allocate(length: int) -> Scratch:
@@ -110,7 +87,18 @@ def allocate(length: int) -> Scratch:
     lengths = [np.zeros(size, np.int32) for size in (LITERALS, DISTANCES, CODES)]
     trees = [np.zeros(size, np.int32) for size in (TREE_SIZE, TREE_SIZE, TREE_SIZE, 16)]
     heads = [np.zeros(size, np.int32) for size in (HASHES, 1 << QUAD_BITS)]
-    return Scratch(np.zeros(length + PADDING, np.uint8), *heads, *places, *counts, *lengths, *trees)
+    cells = min(length, LONGEST_ROW) // 4 + 2 * gzip_sweep.LANES
+    sweep = [
+        np.zeros(2 * cells, np.uint8),
+        np.zeros(2 * cells, np.uint32),
+        np.zeros(2 * cells, np.uint32),
+        np.zeros(gzip_sweep.STATE, np.uint8),
+        *(np.zeros(cells, kind) for kind in (np.uint8, np.int32, np.uint8, np.int32)),
+        np.zeros(4 * cells, np.int32),
+        np.zeros(256, np.uint8),
+        np.zeros(4 * cells + LANES, np.uint16),
+    ]
+    return Scratch(np.zeros(length + PADDING, np.uint8), *heads, *places, *counts, *lengths, *trees, *sweep)
 
 
 @numba.njit(nogil=True, inline="never")
@@ -118,29 +106,16 @@ def _link(data, length, offset, s):
     """Chain all places of a row. Heads hold places plus `offset`, which grows from row to row: older ones are none."""
     head3, head4, prev3, prev4, depth = s.head3, s.head4, s.prev3, s.prev4, s.depth
     for i in range(length - 2):
-        x = _load32(data, i)
-        at = np.int64((x << 10) ^ ((x >> 3) & 0x1FE0) ^ ((x >> 16) & 0xFF)) & (HASHES - 1)
+        x = load32(data, i)
+        at = ((x << 10) ^ ((x >> 3) & 0x1FE0) ^ ((x >> 16) & 0xFF)) & (HASHES - 1)
         before = max(0, get(head3, at) - offset)
         put(prev3, i, before)
         put(head3, at, i + offset)
         put(depth, i, get(depth, before) + 1)  # a start of a chain counts as one or two, which only errs upward
-        at = np.int64((x * np.uint64(2654435761)) >> np.uint64(32 - QUAD_BITS)) & ((1 << QUAD_BITS) - 1)
+        at = ((x * 2654435761) >> (32 - QUAD_BITS)) & ((1 << QUAD_BITS) - 1)
         before = max(0, get(head4, at) - offset)
         put(prev4, i, before)
         put(head4, at, i + offset)
-
-
-@numba.njit(nogil=True, inline="always")
-def _common(data, one, other, most):
-    """How many bytes from two places on are equal, at most `most`."""
-    k = 0
-    while k < most:
-        unlike = _load64(data, one + k) ^ _load64(data, other + k)
-        if unlike != 0:
-            k += _trailing_zeros(unlike) >> 3
-            break
-        k += 8
-    return min(k, most)
 
 
 @numba.njit(nogil=True, inline="never")
@@ -148,7 +123,7 @@ def _follow(data, prev3, i, best, most, farthest, chain):
     """(length, place) by zlib's own walk, at most `chain` strings long."""
     found, at = 0, get(prev3, i)
     while True:
-        k = _common(data, at, i, most)
+        k = common(data, at, i, most)
         if k > best:
             found, best = at, k
             if best >= most:
@@ -173,16 +148,16 @@ def _longest(data, i, known, most, prev3, prev4, depth):
     # The most recent string may lie as far back as the window allows, the ones behind it one byte less.
     farthest -= head == farthest
     best, found = max(known, 3), 0
-    ours = _load64(data, i)
+    ours = load64(data, i)
     at = get(prev4, i)
     while at > farthest:
-        unlike = _load64(data, at) ^ ours
+        unlike = load64(data, at) ^ ours
         k = 0
         if unlike == 0:
-            if best < 8 or _load64(data, at + best - 7) == _load64(data, i + best - 7):
-                k = _common(data, at, i, most)
+            if best < 8 or load64(data, at + best - 7) == load64(data, i + best - 7):
+                k = common(data, at, i, most)
         elif best < 8:
-            k = min(_trailing_zeros(unlike) >> 3, most)
+            k = min(trailing_zeros(unlike) >> 3, most)
         if k > best:
             found, best = at, k
             if best >= most:
@@ -193,7 +168,7 @@ def _longest(data, i, known, most, prev3, prev4, depth):
     if known < 3:
         at = head
         while at > farthest:
-            if ((_load32(data, at) ^ ours) & 0xFFFFFF) == 0:
+            if ((load32(data, at) ^ ours) & 0xFFFFFF) == 0:
                 return 3, at
             at = get(prev3, at)
     return known, 0
@@ -202,6 +177,8 @@ def _longest(data, i, known, most, prev3, prev4, depth):
 @numba.njit(nogil=True, inline="never")
 def _stream_bytes(data, length, offset, s):
     """Bytes of the gzip stream of data[:length]."""
+    if count_symbols(data, length, s):
+        return CONTAINER_BYTES + ((end_block(0, length, True, s) + 7) >> 3)
     _link(data, length, offset, s)
     literal, distance, prev3, prev4, depth = s.literal, s.distance, s.prev3, s.prev4, s.depth
     bits = block_start = base = symbols = i = 0
@@ -251,7 +228,7 @@ def _stream_bytes(data, length, offset, s):
 
 
 def _build() -> Callable[..., int]:
-    sources = checksum(gzip_trees)
+    sources = checksum(vector_code, gzip_bytes, gzip_trees, gzip_sweep, gzip_cells)
 
     def sizes(rows_NB, sizes_N, s):
         """Write the size of each row's stream: rows uint8 [N, B], sizes int64 [N]."""

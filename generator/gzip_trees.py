@@ -7,14 +7,10 @@ gets which length hangs on that, and on the lengths hangs how many bits the leng
 # mypy: disable-error-code="no-untyped-def,call-arg,var-annotated"
 # Types are numba's to infer, and an intrinsic is called without its typing context.
 
-from collections.abc import Callable
-from typing import Any
-
 import numba
 import numpy as np
-from llvmlite import ir
-from numba import types
-from numba.extending import intrinsic
+
+from generator.gzip_bytes import get, put
 
 LITERALS, DISTANCES, CODES, END_OF_BLOCK = 286, 30, 19, 256
 WINDOW = 1 << 15
@@ -25,33 +21,6 @@ TREE_SIZE = _HEAP + 1
 # A node of a heap is its frequency, its depth and its number in one integer; keys compare without the number.
 _FREQUENCY, _DEPTH, _NUMBER = 15, 10, (1 << 10) - 1
 _DEPTHS = ((1 << _FREQUENCY) - 1) & ~_NUMBER
-
-_I64 = ir.IntType(64)
-
-
-@intrinsic
-def get(_typing: Any, array: Any, _at: Any) -> tuple[Any, Callable[..., Any]]:
-    """array[at] as int64; no negative indices, so no test for them."""
-
-    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        start = context.make_array(sig.args[0])(context, builder, args[0]).data
-        value = builder.load(builder.gep(start, [args[1]]))
-        return (builder.sext if sig.args[0].dtype.signed else builder.zext)(value, _I64)
-
-    return types.int64(array, types.int64), codegen
-
-
-@intrinsic
-def put(_typing: Any, array: Any, _at: Any, _value: Any) -> tuple[Any, Callable[..., Any]]:
-    """array[at] = value, by its low bits; no negative indices."""
-
-    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        start = context.make_array(sig.args[0])(context, builder, args[0]).data
-        bits = ir.IntType(sig.args[0].dtype.bitwidth)
-        builder.store(builder.trunc(args[2], bits), builder.gep(start, [args[1]]))
-        return context.get_dummy_value()
-
-    return types.void(array, types.int64, types.int64), codegen
 
 
 def _tables() -> tuple[np.ndarray, ...]:
