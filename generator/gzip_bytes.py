@@ -13,7 +13,7 @@ from numba.extending import intrinsic
 
 from generator.vector_code import I16, I32, I64, load, pointer, splat
 
-LANES = 32  # places that `alike` looks at
+LANES = 64  # places that `alike` looks at
 
 
 @intrinsic
@@ -79,6 +79,16 @@ def highest_bit(_typing: Any, _value: Any) -> tuple[Any, Callable[..., Any]]:
 
 
 @intrinsic
+def bits(_typing: Any, _value: Any) -> tuple[Any, Callable[..., Any]]:
+    """How many bits of a number are set."""
+
+    def codegen(_context: Any, builder: Any, _sig: Any, args: Any) -> Any:
+        return builder.ctpop(args[0])
+
+    return types.int64(types.int64), codegen
+
+
+@intrinsic
 def alike(_typing: Any, hashes: Any, _at: Any, _hash: Any) -> tuple[Any, Callable[..., Any]]:
     """Which of the LANES elements of uint16 `hashes` from `at` on are `hash`: a bit each."""
 
@@ -86,7 +96,7 @@ def alike(_typing: Any, hashes: Any, _at: Any, _hash: Any) -> tuple[Any, Callabl
         kind = ir.VectorType(I16, LANES)
         theirs = load(builder, pointer(context, builder, sig.args[0], args[0], args[1], kind))
         same = builder.icmp_unsigned("==", theirs, splat(builder, builder.trunc(args[2], I16), LANES))
-        return builder.zext(builder.bitcast(same, ir.IntType(LANES)), I64)
+        return builder.bitcast(same, I64)
 
     return types.int64(hashes, types.int64, types.int64), codegen
 

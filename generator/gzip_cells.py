@@ -15,7 +15,7 @@ three bytes can occur in another phase are marked, and searched when the parse g
 
 import numba
 
-from generator.gzip_bytes import LANES, alike, common, get, highest_bit, load32, put
+from generator.gzip_bytes import LANES, alike, bits, common, get, highest_bit, load32, put
 from generator.gzip_sweep import LANES as CELL_LANES
 from generator.gzip_sweep import NOTHING, SATURATED, longest_matches
 from generator.gzip_trees import DISTANCE_CODE, END_OF_BLOCK, LENGTH_CODE, MAX_MATCH
@@ -26,8 +26,8 @@ SHORT_CHAIN, GOOD_LENGTH = 1024, 32  # with a match of GOOD_LENGTH in hand no lo
 # An entry of the table is a match's length, shifted, and its place.
 _PLACE = 16
 _PHASES_MEET, _UNKNOWN = 1 << 28, 1 << 29
-_HIGH_BYTE, _LOW_ALONE, _HIGH_ALONE = 1, 2, 4
-_OTHER_PHASES = 0xEEEEEEEE
+_LOW_BYTE, _HIGH_BYTE, _LOW_ALONE, _HIGH_ALONE = 1, 2, 4, 8
+_OTHER_PHASES = -0x1111111111111112
 
 
 @numba.njit(nogil=True, inline="never")
@@ -57,7 +57,7 @@ def _entry(half_cells, at, before, least):
     count = half_cells - NOTHING
     length = 2 * count - (count & 1)
     entry = (length + before) << _PLACE | (at - before)
-    return _UNKNOWN if half_cells == SATURATED else entry if length >= least else 0
+    return (entry & -1 << _PLACE) | _UNKNOWN if half_cells == SATURATED else entry if length >= least else 0
 
 
 @numba.njit(nogil=True, inline="never")
@@ -79,50 +79,73 @@ def _fill_table(cells, s):
 
 
 @numba.njit(nogil=True, inline="never")
-def _enter_runs(data, cells, s):
-    """Where all high bytes are zero: inside a run of zeros the match with the place before, if it is no shorter."""
-    table = s.table
-    stride = table.size >> 2
-    end = 4 * cells
-    for m in range(cells - 1, -1, -1):
-        if get(data, 4 * m) != 0:
-            end = 4 * m
-            continue
-        for i in range(max(2, 4 * m - 2), min(4 * m + 2, 4 * cells - 2)):
-            run = min(end - i, MAX_MATCH)
-            at = (i & 3) * stride + (i >> 2)
-            length = get(table, at) >> _PLACE
-            if run >= length or run == MAX_MATCH:
-                put(table, at, run << _PLACE | (i - 1))
-
-
-@numba.njit(nogil=True, inline="never")
-def _mark_meetings(data, cells, no_low, s):
-    """Mark the places whose first three bytes can be those of another phase, by which bytes the row's cells have."""
-    table, seen = s.table, s.seen
-    stride = table.size >> 2
+def _see(data, cells, seen):
+    """Note for each byte in which cells it is; returns whether any cell is a high byte alone."""
+    alone = 0
     for k in range(256):
         put(seen, k, 0)
     for m in range(cells):
         low, high = get(data, 4 * m), get(data, 4 * m + 1)
-        put(seen, high, get(seen, high) | _HIGH_BYTE)
-        if high == 0:
-            put(seen, low, get(seen, low) | _LOW_ALONE)
-        if low == 0:
-            put(seen, high, get(seen, high) | _HIGH_ALONE)
-    for m in range(cells):
+        put(seen, low, get(seen, low) | (_LOW_BYTE | _LOW_ALONE if high == 0 else _LOW_BYTE))
+        put(seen, high, get(seen, high) | (_HIGH_BYTE | _HIGH_ALONE if low == 0 else _HIGH_BYTE))
+        alone |= (low == 0) & (high != 0)
+    return alone
+
+
+@numba.njit(nogil=True, inline="always")
+def _inside(table, stride, i, end, meets):
+    """Enter what lies at `i` behind a zero, in zeros that end at `end`, if other phases can have its end's byte."""
+    at = (i & 3) * stride + (i >> 2)
+    entry, run = get(table, at), min(end - i, MAX_MATCH)
+    if meets:
+        put(table, at, entry | _PHASES_MEET)
+    elif run >= 3 and i >= 2 and (run >= entry >> _PLACE or run == MAX_MATCH):
+        put(table, at, run << _PLACE | (i - 1))
+
+
+@numba.njit(nogil=True, inline="always")
+def _mark(table, at, longest, meets):
+    """Mark an entry that is no longer than the longest match of another phase, which goes on behind the zeros only if
+    other phases can have the byte that ends them."""
+    entry = get(table, at)
+    if meets or entry >> _PLACE <= longest:
+        put(table, at, entry | _PHASES_MEET)
+
+
+@numba.njit(nogil=True, inline="never")
+def _enter_meetings(data, cells, any_high, s):
+    """Enter the matches of different phases where they follow from the runs of zeros, and mark where they may not."""
+    table, seen = s.table, s.seen
+    stride = table.size >> 2
+    alone = _see(data, cells, seen)
+    end, meets = 4 * cells, False
+    for m in range(cells - 1, -1, -1):
         low, high = get(data, 4 * m), get(data, 4 * m + 1)
         of_low, of_high = get(seen, low), get(seen, high)
-        # low high 0 meets high 0 0 of another cell, high 0 0 meets low 0 0, 0 0 low and 0 low 0 meet those of 0 high.
-        at_cell = low == 0 or (high == 0 and of_low & _HIGH_BYTE != 0)
-        inside = of_high & _LOW_ALONE != 0 if high != 0 else no_low != 0
-        before = low == 0 or of_low & _HIGH_ALONE != 0
-        just_before = low == 0 or (high == 0 and of_low & _HIGH_ALONE != 0)
-        put(table, m, get(table, m) | at_cell * _PHASES_MEET)
-        put(table, stride + m, get(table, stride + m) | inside * _PHASES_MEET)
-        if m > 0:
-            put(table, 2 * stride + m - 1, get(table, 2 * stride + m - 1) | before * _PHASES_MEET)
-            put(table, 3 * stride + m - 1, get(table, 3 * stride + m - 1) | just_before * _PHASES_MEET)
+        zeros = end - 4 * m - 4
+        if low == 0 or high == 0 or zeros != 0 or meets or of_high & _LOW_ALONE != 0:
+            _inside(table, stride, 4 * m + 3, end, meets)
+            if high == 0:
+                _inside(table, stride, 4 * m + 2, end, meets)
+                if low == 0:
+                    _inside(table, stride, 4 * m + 1, end, meets)
+                    _inside(table, stride, 4 * m, end, meets)
+                else:
+                    if alone or (any_high != 0 and zeros != 0):
+                        _mark(table, stride + m, zeros + 2 + alone, meets)
+                    if of_low & _HIGH_BYTE != 0:
+                        _mark(table, m, zeros + 4, meets)
+            else:
+                if meets or zeros != 0:
+                    _mark(table, 2 * stride + m, zeros + 1 + alone, meets)
+                if of_high & _LOW_ALONE != 0:
+                    _mark(table, stride + m, zeros + 3, meets)
+                if low == 0:
+                    _inside(table, stride, 4 * m, 4 * m + 1, of_high & _LOW_BYTE != 0)
+        if low != 0:
+            end, meets = 4 * m, of_low & _HIGH_ALONE != 0
+        elif high != 0:
+            end, meets = 4 * m + 1, of_high & _LOW_BYTE != 0
 
 
 @numba.njit(nogil=True, inline="never")
@@ -134,17 +157,49 @@ def _hash(data, length, hashes):
 
 
 @numba.njit(nogil=True, inline="never")
-def _search(data, length, i, known, entry, hashes):
-    """The entry of zlib's match at `i`, where the table's says that it is not all."""
+def _chain(i, hashes):
+    """How many strings before the one at `i` have its hash."""
+    strings, ours = 0, get(hashes, LANES + i)
+    for start in range(i - LANES, -LANES + 1, -LANES):
+        some = alike(hashes, LANES + start, ours)
+        strings += bits(some & -1 << (1 - start) if start < 1 else some)
+    return strings
+
+
+@numba.njit(nogil=True, inline="never")
+def _walk(data, length, i, known, hashes):
+    """The entry of zlib's match at `i` if it is longer than `known`, which is a good one already, by its own walk."""
     most = min(MAX_MATCH, length - i)
-    if entry >= _UNKNOWN or known >= GOOD_LENGTH:
-        best, found, lanes, chain = max(known, 2), 0, -1, SHORT_CHAIN if known >= GOOD_LENGTH else LONGEST_ROW
-    else:
-        entry &= _PHASES_MEET - 1
-        best, found, lanes, chain = max(entry >> _PLACE, 2), entry & ((1 << _PLACE) - 1), _OTHER_PHASES, LONGEST_ROW
+    best, found, chain = known, 0, SHORT_CHAIN
     ours = get(hashes, LANES + i)
     for start in range(i - LANES, -LANES + 1, -LANES):
+        some = alike(hashes, LANES + start, ours)
+        while some != 0 and chain != 0:
+            bit = highest_bit(some)
+            some ^= 1 << bit
+            chain -= 1
+            k = common(data, start + bit, i, most)
+            if k > best:
+                best, found = k, start + bit
+                if k >= most:
+                    return best << _PLACE | found
+    return best << _PLACE | found
+
+
+@numba.njit(nogil=True, inline="never")
+def _search(data, length, i, entry, hashes):
+    """The entry of the most recent of the longest matches, of which `entry` is the one of the same phase, or unknown
+    but for a bound."""
+    most = min(MAX_MATCH, length - i)
+    best, found = max(entry >> _PLACE & 0x1FF, 2), entry & ((1 << _PLACE) - 1)
+    lanes = -1 if entry >= _UNKNOWN else _OTHER_PHASES
+    ours, least = get(hashes, LANES + i), max(best, 3)
+    for start in range(i - LANES, -LANES + 1, -LANES):
+        if start + LANES <= found:
+            least = best + 1
+        # What is no shorter than `least` shares the last three bytes of that, too.
         some = alike(hashes, LANES + start, ours) & lanes
+        some &= alike(hashes, LANES + start + least - 3, get(hashes, LANES + i + least - 3))
         if start < 1:
             some &= -1 << (1 - start)
         while some != 0:
@@ -152,13 +207,10 @@ def _search(data, length, i, known, entry, hashes):
             some ^= 1 << bit
             at = start + bit
             k = common(data, at, i, most)
-            if k > best or (k == best and at > found and k >= 3):
-                best, found = k, at
+            if k > best or (k == best and at > found):
+                best, found, least = k, at, k + 1
                 if k >= most:
-                    return k << _PLACE | at
-            chain -= 1
-            if chain == 0:
-                return best << _PLACE | found if found else 0
+                    return best << _PLACE | found
     return best << _PLACE | found if found else 0
 
 
@@ -175,7 +227,12 @@ def _parse(data, length, s):
             if not hashed:
                 _hash(data, length, hashes)
                 hashed = True
-            entry = _search(data, length, i, known, entry, hashes) if i < length - 2 else 0
+            if i >= length - 2 or known >= length - i:
+                entry = 0
+            elif known >= GOOD_LENGTH and i > SHORT_CHAIN and _chain(i, hashes) > SHORT_CHAIN:
+                entry = _walk(data, length, i, known, hashes)
+            elif entry >= _PHASES_MEET:
+                entry = _search(data, length, i, entry, hashes)
         match = entry >> _PLACE
         if known >= 3 and match <= known:
             at = END_OF_BLOCK + 1 + get(LENGTH_CODE, known)
@@ -207,10 +264,7 @@ def count_symbols(data, length, s):
         return False
     longest_matches(cells, s)
     _fill_table(cells, s)
-    if any_high == 0:
-        if no_low != 0:
-            _enter_runs(data, cells, s)
-    elif no_low != 0 or no_high != 0:
-        _mark_meetings(data, cells, no_low, s)
+    if no_low != 0 or (no_high != 0 and any_high != 0):
+        _enter_meetings(data, cells, any_high, s)
     _parse(data, length, s)
     return True
