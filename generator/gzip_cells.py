@@ -25,7 +25,7 @@ SHORT_CHAIN, GOOD_LENGTH = 1024, 32  # with a match of GOOD_LENGTH in hand no lo
 
 # An entry of the table is a match's length, shifted, and its place.
 _PLACE = 16
-_PHASES_MEET, _UNKNOWN = 1 << 28, 1 << 29
+_PHASES_MEET, _BEYOND_ZEROS, _UNKNOWN = 1 << 28, 1 << 29, 1 << 30
 _LOW_BYTE, _HIGH_BYTE, _LOW_ALONE, _HIGH_ALONE = 1, 2, 4, 8
 _OTHER_PHASES = -0x1111111111111112
 
@@ -98,7 +98,7 @@ def _inside(table, stride, i, end, meets):
     at = (i & 3) * stride + (i >> 2)
     entry, run = get(table, at), min(end - i, MAX_MATCH)
     if meets:
-        put(table, at, entry | _PHASES_MEET)
+        put(table, at, entry | _PHASES_MEET | _BEYOND_ZEROS)
     elif run >= 3 and i >= 2 and (run >= entry >> _PLACE or run == MAX_MATCH):
         put(table, at, run << _PLACE | (i - 1))
 
@@ -109,7 +109,7 @@ def _mark(table, at, longest, meets):
     other phases can have the byte that ends them."""
     entry = get(table, at)
     if meets or entry >> _PLACE <= longest:
-        put(table, at, entry | _PHASES_MEET)
+        put(table, at, entry | (_PHASES_MEET | _BEYOND_ZEROS if meets else _PHASES_MEET))
 
 
 @numba.njit(nogil=True, inline="never")
@@ -157,51 +157,36 @@ def _hash(data, length, hashes):
 
 
 @numba.njit(nogil=True, inline="never")
-def _chain(i, hashes):
-    """How many strings before the one at `i` have its hash."""
-    strings, ours = 0, get(hashes, LANES + i)
-    for start in range(i - LANES, -LANES + 1, -LANES):
-        some = alike(hashes, LANES + start, ours)
-        strings += bits(some & -1 << (1 - start) if start < 1 else some)
-    return strings
-
-
-@numba.njit(nogil=True, inline="never")
-def _walk(data, length, i, known, hashes):
-    """The entry of zlib's match at `i` if it is longer than `known`, which is a good one already, by its own walk."""
-    most = min(MAX_MATCH, length - i)
-    best, found, chain = known, 0, SHORT_CHAIN
-    ours = get(hashes, LANES + i)
-    for start in range(i - LANES, -LANES + 1, -LANES):
-        some = alike(hashes, LANES + start, ours)
-        while some != 0 and chain != 0:
-            bit = highest_bit(some)
-            some ^= 1 << bit
-            chain -= 1
-            k = common(data, start + bit, i, most)
-            if k > best:
-                best, found = k, start + bit
-                if k >= most:
-                    return best << _PLACE | found
-    return best << _PLACE | found
-
-
-@numba.njit(nogil=True, inline="never")
-def _search(data, length, i, entry, hashes):
-    """The entry of the most recent of the longest matches, of which `entry` is the one of the same phase, or unknown
-    but for a bound."""
-    most = min(MAX_MATCH, length - i)
-    best, found = max(entry >> _PLACE & 0x1FF, 2), entry & ((1 << _PLACE) - 1)
-    lanes = -1 if entry >= _UNKNOWN else _OTHER_PHASES
-    ours, least = get(hashes, LANES + i), max(best, 3)
+def _search(data, length, i, known, entry, hashes):
+    """The entry of the match that zlib finds at `i`, where the one of the same phase, `entry`, may not be it."""
+    most = bound = min(MAX_MATCH, length - i)
+    lanes, chain = -1, LONGEST_ROW
+    if known >= GOOD_LENGTH and i > SHORT_CHAIN:
+        best, found, chain = known, 0, SHORT_CHAIN
+    else:
+        best, found = max(entry >> _PLACE & 0x1FF, 2), entry & ((1 << _PLACE) - 1)
+        if entry < _UNKNOWN:
+            lanes = _OTHER_PHASES
+        if entry < _BEYOND_ZEROS:
+            bound = 1
+            while bound < most and get(data, i + bound) == 0:
+                bound += 1
+    ours, least = get(hashes, LANES + i), max(best + (chain == SHORT_CHAIN), 3)
     for start in range(i - LANES, -LANES + 1, -LANES):
         if start + LANES <= found:
+            if best >= bound:
+                break
             least = best + 1
-        # What is no shorter than `least` shares the last three bytes of that, too.
         some = alike(hashes, LANES + start, ours) & lanes
-        some &= alike(hashes, LANES + start + least - 3, get(hashes, LANES + i + least - 3))
         if start < 1:
             some &= -1 << (1 - start)
+        strings = bits(some)
+        while strings > chain:
+            some &= some - 1
+            strings -= 1
+        chain -= strings
+        # What is no shorter than `least` shares the last three bytes of that, too.
+        some &= alike(hashes, LANES + start + least - 3, get(hashes, LANES + i + least - 3))
         while some != 0:
             bit = highest_bit(some)
             some ^= 1 << bit
@@ -209,8 +194,10 @@ def _search(data, length, i, entry, hashes):
             k = common(data, at, i, most)
             if k > best or (k == best and at > found):
                 best, found, least = k, at, k + 1
-                if k >= most:
+                if k >= bound:
                     return best << _PLACE | found
+        if chain == 0:
+            break
     return best << _PLACE | found if found else 0
 
 
@@ -227,12 +214,8 @@ def _parse(data, length, s):
             if not hashed:
                 _hash(data, length, hashes)
                 hashed = True
-            if i >= length - 2 or known >= length - i:
-                entry = 0
-            elif known >= GOOD_LENGTH and i > SHORT_CHAIN and _chain(i, hashes) > SHORT_CHAIN:
-                entry = _walk(data, length, i, known, hashes)
-            elif entry >= _PHASES_MEET:
-                entry = _search(data, length, i, entry, hashes)
+            searched = i < length - 2 and known < min(MAX_MATCH, length - i)
+            entry = _search(data, length, i, known, entry, hashes) if searched else 0
         match = entry >> _PLACE
         if known >= 3 and match <= known:
             at = END_OF_BLOCK + 1 + get(LENGTH_CODE, known)
