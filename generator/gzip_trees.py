@@ -16,10 +16,11 @@ LITERALS, DISTANCES, CODES, END_OF_BLOCK = 286, 30, 19, 256
 WINDOW = 1 << 15
 MAX_MATCH = 258
 _HEAP = 2 * LITERALS + 1
-TREE_SIZE = _HEAP + 1
+TREE_SIZE = 1 << 10
 
 # A node of a heap is its frequency, its depth and its number in one integer; keys compare without the number.
 _FREQUENCY, _DEPTH, _NUMBER = 15, 10, (1 << 10) - 1
+_NEVER = (1 << 31) - 1
 _DEPTHS = ((1 << _FREQUENCY) - 1) & ~_NUMBER
 
 
@@ -43,45 +44,20 @@ _CODE_ORDER = np.array([16, 17, 18, 0, 8, 7, 9, 6, 10, 5, 11, 4, 12, 3, 13, 2, 1
 
 
 @numba.njit(nogil=True, inline="always")
-def _sift(heap, size, start, value):
-    """Put `value` into the place `start`, or below it, where both of its sons are no less."""
-    at, son = start, start << 1
-    while son < size:
-        left, right = get(heap, son), get(heap, son + 1)
+def _sift(heap, levels, start, value):
+    """Put `value` into the place `start`, or below it, where both of its sons are no less.
+
+    `levels` down from there all lie behind the last. What is put down on its way moves nothing more: it is no greater
+    than its own sons, so no branch hangs on where that was."""
+    at = start
+    for _ in range(levels):
+        left, right = get(heap, at << 1), get(heap, (at << 1) + 1)
         second = right <= (left | _NUMBER)
         least = right if second else left
-        if value <= (least | _NUMBER):
-            break
-        put(heap, at, least)
-        at = son + second
-        son = at << 1
-    if son == size:
-        least = get(heap, son)
-        if value > (least | _NUMBER):
-            put(heap, at, least)
-            at = son
-    put(heap, at, value)
-
-
-@numba.njit(nogil=True, inline="always")
-def _sift_last(heap, size, value):
-    """`_sift` from the root for what was the last leaf: it goes far down, so it is sought from below."""
-    at, son = 1, 2
-    while son < size:
-        left, right = get(heap, son), get(heap, son + 1)
-        second = right <= (left | _NUMBER)
-        put(heap, at, right if second else left)
-        at = son + second
-        son = at << 1
-    if son == size:
-        put(heap, at, get(heap, son))
-        at = son
-    while at > 1:
-        above = get(heap, at >> 1)
-        if value > (above | _NUMBER):
-            break
-        put(heap, at, above)
-        at >>= 1
+        stays = value <= (least | _NUMBER)
+        put(heap, at, value if stays else least)
+        value = least if stays else value
+        at = (at << 1) + second
     put(heap, at, value)
 
 
@@ -106,13 +82,24 @@ def _code_lengths(frequency, symbols, longest, heap, order, parent, length, coun
         size += 1
         put(heap, size, (1 << _FREQUENCY) | n)
         bits -= 1
+    levels = 0
+    while size >> levels != 0:
+        levels += 1
+    for n in range(size + 1, 2 << levels):
+        put(heap, n, _NEVER)
     for start in range(size >> 1, 0, -1):
-        _sift(heap, size, start, get(heap, start))
+        below = 0
+        while start << below + 1 <= size:
+            below += 1
+        _sift(heap, below, start, get(heap, start))
     node, at = symbols, _HEAP
     while True:
         first = get(heap, 1)
+        value = get(heap, size)
+        put(heap, size, _NEVER)
         size -= 1
-        _sift_last(heap, size, get(heap, size + 1))
+        levels -= size >> levels - 1 == 0
+        _sift(heap, levels - 1, 1, value)
         second = get(heap, 1)
         at -= 2
         put(order, at + 1, first)
@@ -124,7 +111,7 @@ def _code_lengths(frequency, symbols, longest, heap, order, parent, length, coun
         if size < 2:
             break
         node += 1
-        _sift(heap, size, 1, joined)
+        _sift(heap, levels - 1, 1, joined)
 
     # From the root down, a node's place in `parent` takes its own depth in the tree.
     for n in range(16):
