@@ -71,6 +71,7 @@ class Scratch(NamedTuple):
     spread: np.ndarray
     edges: np.ndarray
     state: np.ndarray
+    numbers: np.ndarray
     length: np.ndarray
     place: np.ndarray
     inner_length: np.ndarray
@@ -93,6 +94,7 @@ def allocate(length: int) -> Scratch:
         np.zeros(2 * cells, np.uint32),
         np.zeros(2 * cells, np.uint32),
         np.zeros(gzip_sweep.STATE, np.uint8),
+        np.arange(gzip_sweep.PLACES, dtype=np.uint32) * np.uint32(0x01010101),
         *(np.zeros(cells, kind) for kind in (np.uint8, np.int32, np.uint8, np.int32)),
         np.zeros(4 * cells, np.int32),
         np.zeros(256, np.uint8),

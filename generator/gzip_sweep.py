@@ -34,7 +34,7 @@ _SHIFTED = ir.Constant(ir.VectorType(I32, LANES), list(range(1, LANES + 1)))
 
 
 def _sweeper(later_only: bool, at_cells: bool) -> Any:
-    """sweep(low_high, spread, edges, state, m, high, low, read, write, base, half): j from `high` down to `low`.
+    """sweep(low_high, spread, edges, state, numbers, m, high, low, read, write, base, half): j from `high` down to `low`.
 
     Lanes are m to m + 63; all are later than j, else only those that are count (`later_only`). Without `at_cells` j is
     no place where a match of whole cells may begin. `low_high`: the low bytes of all cells and, `half` elements on,
@@ -44,34 +44,36 @@ def _sweeper(later_only: bool, at_cells: bool) -> Any:
     """
 
     @intrinsic
-    def sweep(_typing, low_high, spread, edges, state, _m, _high, _low, _read, _write, _base, _half):  # noqa: PLR0913
+    def sweep(_typing, low_high, spread, edges, state, numbers, _m, _high, _low, _read, _write, _base, _half):  # noqa: PLR0913
         def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-            m, high, low, read, write, base, half = args[4:]
+            m, high, low, read, write, base, half = args[5:]
 
             def place(array: int, at: Any, kind: ir.Type) -> Any:
                 return pointer(context, builder, sig.args[array], args[array], at, kind)
 
             ours = [load(builder, place(0, at, _VECTOR)) for at in (m, builder.add(m, half))]
-            kept = [cgutils.alloca_once(builder, _VECTOR) for _ in range(6)]
-            for n, slot in enumerate(kept[:5]):
+            kept = [cgutils.alloca_once(builder, _VECTOR) for _ in range(5)]
+            for n, slot in enumerate(kept):
                 builder.store(load(builder, place(3, ir.Constant(I64, n * LANES), _VECTOR)), slot)
-            builder.store(splat(builder, builder.trunc(builder.sub(high, base), I8), LANES), kept[5])
+
+            def four_times(array: int, at: Any) -> Any:
+                return builder.bitcast(splat(builder, builder.load(place(array, at, I32)), LANES // 4), _VECTOR)
+
             steps = builder.add(builder.sub(high, low), ir.Constant(I64, 1))
             with cgutils.for_range(builder, steps) as loop:
                 j = builder.sub(high, loop.index)
-                length, best, best_j, inner, inner_j, number = (builder.load(slot) for slot in kept)
-                equal = []
-                for our, at in zip(ours, (j, builder.add(j, half)), strict=True):
-                    word = builder.load(place(1, at, I32))
-                    equal.append(builder.icmp_signed("==", our, builder.bitcast(splat(builder, word, 16), _VECTOR)))
-                low_byte, high_byte = equal
+                length, best, best_j, inner, inner_j = (builder.load(slot) for slot in kept)
+                number = four_times(4, builder.sub(j, base))
+                low_byte = builder.icmp_signed("==", ours[0], four_times(1, j))
+                high_byte = builder.icmp_signed("==", ours[1], four_times(1, builder.add(j, half)))
 
                 edge = builder.load(place(2, builder.add(read, builder.add(j, ir.Constant(I64, 1))), I32))
                 edge = builder.insert_element(ir.Constant(_WORDS, ir.Undefined), edge, ir.Constant(I32, 0))
-                behind = builder.shuffle_vector(length, builder.bitcast(edge, _VECTOR), _SHIFTED)
+                edge = builder.bitcast(edge, _VECTOR)
+                behind = builder.shuffle_vector(length, edge, _SHIFTED)
                 one, two = constant(I8, 1, LANES), constant(I8, 2, LANES)
                 longer = call(builder, f"llvm.sadd.sat.v{LANES}i8", _VECTOR, behind, two)
-                partly = builder.select(low_byte, two, one)
+                partly = builder.sub(one, builder.sext(low_byte, _VECTOR))
                 length = builder.select(builder.and_(low_byte, high_byte), longer, partly)
 
                 better = builder.icmp_signed(">", length, best)
@@ -86,17 +88,16 @@ def _sweeper(later_only: bool, at_cells: bool) -> Any:
                     best, best_j = builder.select(better, length, best), builder.select(better, number, best_j)
                 inner = builder.select(better_inner, behind, inner)
                 inner_j = builder.select(better_inner, number, inner_j)
-                number = builder.sub(number, one)
-                for slot, value in zip(kept, (length, best, best_j, inner, inner_j, number), strict=True):
+                for slot, value in zip(kept, (length, best, best_j, inner, inner_j), strict=True):
                     builder.store(value, slot)
                 first = builder.extract_element(builder.bitcast(length, _WORDS), ir.Constant(I32, 0))
                 builder.store(first, place(2, builder.add(write, j), I32))
-            for n, slot in enumerate(kept[:5]):
+            for n, slot in enumerate(kept):
                 builder.store(builder.load(slot), place(3, ir.Constant(I64, n * LANES), _VECTOR), align=1)
             return context.get_dummy_value()
 
         i = types.int64
-        return types.void(low_high, spread, edges, state, i, i, i, i, i, i, i), codegen
+        return types.void(low_high, spread, edges, state, numbers, i, i, i, i, i, i, i), codegen
 
     return sweep
 
@@ -140,14 +141,14 @@ def longest_matches(cells, s):
                 put(state, 3 * LANES + k, 0)
             low = max(first, base, 1)
             if high >= low:
-                _among_lanes(low_high, spread, edges, state, m, high + LANES, low + LANES, read, write, base + LANES, half)
+                _among_lanes(low_high, spread, edges, state, s.numbers, m, high + LANES, low + LANES, read, write, base + LANES, half)
                 high = low - 1
             low = max(base, 1)
             if high >= low:
-                _before_lanes(low_high, spread, edges, state, m, high + LANES, low + LANES, read, write, base + LANES, half)
+                _before_lanes(low_high, spread, edges, state, s.numbers, m, high + LANES, low + LANES, read, write, base + LANES, half)
                 high = low - 1
             if part == 0:
-                _at_first(low_high, spread, edges, state, m, LANES, LANES, read, write, LANES, half)
+                _at_first(low_high, spread, edges, state, s.numbers, m, LANES, LANES, read, write, LANES, half)
             _take(state, LANES, s.length, s.place, m, base)
             _take(state, 3 * LANES, s.inner_length, s.inner_place, m, base)
         read, write = write, read
