@@ -65,7 +65,6 @@ class Scratch(NamedTuple):
     code_length: np.ndarray
     heap: np.ndarray
     order: np.ndarray
-    parent: np.ndarray
     per_length: np.ndarray
     low_high: np.ndarray
     spread: np.ndarray
@@ -85,8 +84,8 @@ def allocate(length: int) -> Scratch:
     """Zeroed arrays for rows of `length` bytes; threads need one each."""
     places = [np.zeros(length + 1, np.int32) for _ in range(3)]
     counts = [np.zeros(size, np.int32) for size in (LITERALS, DISTANCES, CODES)]
-    lengths = [np.zeros(size, np.int32) for size in (LITERALS, DISTANCES, CODES)]
-    trees = [np.zeros(size, np.int32) for size in (TREE_SIZE, TREE_SIZE, TREE_SIZE, 16)]
+    lengths = [np.zeros(TREE_SIZE, np.int32) for _ in range(3)]
+    trees = [np.zeros(size, np.int32) for size in (TREE_SIZE, TREE_SIZE, 16)]
     heads = [np.zeros(size, np.int32) for size in (HASHES, 1 << QUAD_BITS)]
     cells = min(length, LONGEST_ROW) // 4 + 2 * gzip_sweep.LANES
     sweep = [

@@ -62,7 +62,7 @@ def _sift(heap, levels, start, value):
 
 
 @numba.njit(nogil=True, inline="never")
-def _code_lengths(frequency, symbols, longest, heap, order, parent, length, count):
+def _code_lengths(frequency, symbols, longest, heap, order, length, count):
     """Write the code length of each of `symbols`; returns (last symbol with a code, bits of all codes sent)."""
     size, last = 0, -1
     for n in range(symbols):
@@ -104,33 +104,30 @@ def _code_lengths(frequency, symbols, longest, heap, order, parent, length, coun
         at -= 2
         put(order, at + 1, first)
         put(order, at, second)
-        put(parent, first & _NUMBER, node)
-        put(parent, second & _NUMBER, node)
+        put(length, first & _NUMBER, node)
+        put(length, second & _NUMBER, node)
         depth = max(first & _DEPTHS, second & _DEPTHS) + (1 << _DEPTH)
-        joined = (((first >> _FREQUENCY) + (second >> _FREQUENCY)) << _FREQUENCY) | depth | node
+        often = (first >> _FREQUENCY) + (second >> _FREQUENCY)
+        joined = (often << _FREQUENCY) | depth | node
+        bits += often
         if size < 2:
             break
         node += 1
         _sift(heap, levels - 1, 1, joined)
 
-    # From the root down, a node's place in `parent` takes its own depth in the tree.
-    for n in range(16):
-        put(count, n, 0)
-    put(parent, node, 0)
+    # From the root down, the length of a node's own code takes the place of its father's number.
+    put(length, node, 0)
     over = 0
     for place in range(at, _HEAP):
-        entry = get(order, place)
-        n = entry & _NUMBER
-        long = get(parent, get(parent, n)) + 1
-        if long > longest:
-            long = longest
-            over += 1
-        put(parent, n, long)
-        if n < symbols:
-            put(count, long, get(count, long) + 1)
-            put(length, n, long)
-            bits += (entry >> _FREQUENCY) * long
+        n = get(order, place) & _NUMBER
+        long = get(length, get(length, n)) + 1
+        over += long > longest
+        put(length, n, min(long, longest))
     if over > 0:
+        for n in range(16):
+            put(count, n, 0)
+        for n in range(symbols):
+            put(count, get(length, n), get(count, get(length, n)) + 1)
         while over > 0:
             long = longest - 1
             while get(count, long) == 0:
@@ -139,7 +136,7 @@ def _code_lengths(frequency, symbols, longest, heap, order, parent, length, coun
             put(count, long + 1, get(count, long + 1) + 2)
             put(count, longest, get(count, longest) - 1)
             over -= 2
-        place = _HEAP
+        place, bits = _HEAP, 0
         for long in range(longest, 0, -1):
             left = get(count, long)
             while left != 0:
@@ -147,7 +144,7 @@ def _code_lengths(frequency, symbols, longest, heap, order, parent, length, coun
                 entry = get(order, place)
                 n = entry & _NUMBER
                 if n < symbols:
-                    bits += (long - get(length, n)) * (entry >> _FREQUENCY)
+                    bits += long * (entry >> _FREQUENCY)
                     put(length, n, long)
                     left -= 1
     return last, bits
@@ -195,14 +192,14 @@ def end_block(bits, stored, may_store, s):
         fixed += distance[n] * np.int32(5)
         extra += distance[n] * _DISTANCE_EXTRA[n]
     fixed += extra
-    last, dynamic = _code_lengths(literal, LITERALS, 15, s.heap, s.order, s.parent, s.literal_length, s.per_length)
+    last, dynamic = _code_lengths(literal, LITERALS, 15, s.heap, s.order, s.literal_length, s.per_length)
     for n in range(CODES):
         codes[n] = 0
     _count_codes(s.literal_length, last, codes)
-    last, more = _code_lengths(distance, DISTANCES, 15, s.heap, s.order, s.parent, s.distance_length, s.per_length)
+    last, more = _code_lengths(distance, DISTANCES, 15, s.heap, s.order, s.distance_length, s.per_length)
     _count_codes(s.distance_length, last, codes)
     dynamic += more + extra
-    more = _code_lengths(codes, CODES, 7, s.heap, s.order, s.parent, s.code_length, s.per_length)[1]
+    more = _code_lengths(codes, CODES, 7, s.heap, s.order, s.code_length, s.per_length)[1]
     dynamic += more + 2 * codes[16] + 3 * codes[17] + 7 * codes[18]
     sent = CODES
     while sent > 4 and s.code_length[_CODE_ORDER[sent - 1]] == 0:
