@@ -18,15 +18,25 @@ import numba
 from generator.gzip_bytes import LANES, alike, bits, common, get, highest_bit, load32, put
 from generator.gzip_sweep import LANES as CELL_LANES
 from generator.gzip_sweep import NOTHING, SATURATED, longest_matches
-from generator.gzip_trees import DISTANCE_CODE, END_OF_BLOCK, LENGTH_CODE, MAX_MATCH
+from generator.gzip_trees import (
+    DISTANCE_CODE,
+    END_OF_BLOCK,
+    GOOD_LENGTH,
+    LENGTH_CODE,
+    LONGEST_CHAIN,
+    MAX_MATCH,
+    TOO_FAR,
+)
 
-LONGEST_ROW = 4096  # bytes: no chain is longer than what zlib follows, no match too far back, one block
-SHORT_CHAIN, GOOD_LENGTH = 1024, 32  # with a match of GOOD_LENGTH in hand no longer chain is followed
+LONGEST_ROW = 8192  # bytes: one block, and only a hash of most strings can have a chain longer than zlib follows
+
+_SHORT_CHAIN = LONGEST_CHAIN >> 2
 
 # An entry of the table is a match's length, shifted, and its place.
-_PLACE = 16
+_PLACE, _PLACES = 16, (1 << 16) - 1
 _PHASES_MEET, _BEYOND_ZEROS, _UNKNOWN = 1 << 28, 1 << 29, 1 << 30
-_LOW_BYTE, _HIGH_BYTE, _LOW_ALONE, _HIGH_ALONE = 1, 2, 4, 8
+_LOW_BYTE, _HIGH_BYTE, _LOW_ALONE, _HIGH_ALONE, _NOT_ALONE = range(0, 1280, 256)
+SEEN = 1025
 _OTHER_PHASES = -0x1111111111111112
 
 
@@ -81,13 +91,15 @@ def _fill_table(cells, s):
 @numba.njit(nogil=True, inline="never")
 def _see(data, cells, seen):
     """Note for each byte in which cells it is; returns whether any cell is a high byte alone."""
-    alone = 0
-    for k in range(256):
+    for k in range(SEEN):
         put(seen, k, 0)
+    alone = 0
     for m in range(cells):
         low, high = get(data, 4 * m), get(data, 4 * m + 1)
-        put(seen, low, get(seen, low) | (_LOW_BYTE | _LOW_ALONE if high == 0 else _LOW_BYTE))
-        put(seen, high, get(seen, high) | (_HIGH_BYTE | _HIGH_ALONE if low == 0 else _HIGH_BYTE))
+        put(seen, _LOW_BYTE + low, 1)
+        put(seen, _HIGH_BYTE + high, 1)
+        put(seen, _LOW_ALONE + low if high == 0 else _NOT_ALONE, 1)
+        put(seen, _HIGH_ALONE + high if low == 0 else _NOT_ALONE, 1)
         alone |= (low == 0) & (high != 0)
     return alone
 
@@ -121,9 +133,9 @@ def _enter_meetings(data, cells, any_high, s):
     end, meets = 4 * cells, False
     for m in range(cells - 1, -1, -1):
         low, high = get(data, 4 * m), get(data, 4 * m + 1)
-        of_low, of_high = get(seen, low), get(seen, high)
+        like_low_alone = get(seen, _LOW_ALONE + high)
         zeros = end - 4 * m - 4
-        if low == 0 or high == 0 or zeros != 0 or meets or of_high & _LOW_ALONE != 0:
+        if low == 0 or high == 0 or zeros != 0 or meets or like_low_alone:
             _inside(table, stride, 4 * m + 3, end, meets)
             if high == 0:
                 _inside(table, stride, 4 * m + 2, end, meets)
@@ -133,19 +145,19 @@ def _enter_meetings(data, cells, any_high, s):
                 else:
                     if alone or (any_high != 0 and zeros != 0):
                         _mark(table, stride + m, zeros + 2 + alone, meets)
-                    if of_low & _HIGH_BYTE != 0:
+                    if get(seen, _HIGH_BYTE + low):
                         _mark(table, m, zeros + 4, meets)
             else:
                 if meets or zeros != 0:
                     _mark(table, 2 * stride + m, zeros + 1 + alone, meets)
-                if of_high & _LOW_ALONE != 0:
+                if like_low_alone:
                     _mark(table, stride + m, zeros + 3, meets)
                 if low == 0:
-                    _inside(table, stride, 4 * m, 4 * m + 1, of_high & _LOW_BYTE != 0)
+                    _inside(table, stride, 4 * m, 4 * m + 1, get(seen, _LOW_BYTE + high) != 0)
         if low != 0:
-            end, meets = 4 * m, of_low & _HIGH_ALONE != 0
+            end, meets = 4 * m, get(seen, _HIGH_ALONE + low) != 0
         elif high != 0:
-            end, meets = 4 * m + 1, of_high & _LOW_BYTE != 0
+            end, meets = 4 * m + 1, get(seen, _LOW_BYTE + high) != 0
 
 
 @numba.njit(nogil=True, inline="never")
@@ -157,21 +169,35 @@ def _hash(data, length, hashes):
 
 
 @numba.njit(nogil=True, inline="never")
+def _crowded(strings, hashes):
+    """Whether more than LONGEST_CHAIN of so many strings, at most twice as many, have one hash: by a vote."""
+    most = votes = 0
+    for k in range(LANES, LANES + strings):
+        ours = get(hashes, k)
+        most = ours if votes == 0 else most
+        votes += 1 if ours == most else -1
+    count = 0
+    for k in range(LANES, LANES + strings):
+        count += get(hashes, k) == most
+    return count > LONGEST_CHAIN
+
+
+@numba.njit(nogil=True, inline="never")
 def _search(data, length, i, known, entry, hashes):
     """The entry of the match that zlib finds at `i`, where the one of the same phase, `entry`, may not be it."""
     most = bound = min(MAX_MATCH, length - i)
-    lanes, chain = -1, LONGEST_ROW
-    if known >= GOOD_LENGTH and i > SHORT_CHAIN:
-        best, found, chain = known, 0, SHORT_CHAIN
+    lanes, chain = -1, LONGEST_CHAIN
+    if known >= GOOD_LENGTH and i > _SHORT_CHAIN:
+        best, found, chain = known, 0, _SHORT_CHAIN
     else:
-        best, found = max(entry >> _PLACE & 0x1FF, 2), entry & ((1 << _PLACE) - 1)
+        best, found = max(entry >> _PLACE & 0x1FF, 2), entry & _PLACES
         if entry < _UNKNOWN:
             lanes = _OTHER_PHASES
         if entry < _BEYOND_ZEROS:
             bound = 1
             while bound < most and get(data, i + bound) == 0:
                 bound += 1
-    ours, least = get(hashes, LANES + i), max(best + (chain == SHORT_CHAIN), 3)
+    ours, least = get(hashes, LANES + i), max(best + (chain == _SHORT_CHAIN), 3)
     for start in range(i - LANES, -LANES + 1, -LANES):
         if start + LANES <= found:
             if best >= bound:
@@ -202,21 +228,23 @@ def _search(data, length, i, known, entry, hashes):
 
 
 @numba.njit(nogil=True, inline="never")
-def _parse(data, length, s):
-    """Count the symbols of the row, by the table."""
+def _parse(data, length, hashed, s):
+    """Count the symbols of the row, by the table; `hashed`: its hashes are known."""
     literal, distance, table, hashes = s.literal, s.distance, s.table, s.hashes
     stride = table.size >> 2
     i = known_place = 0
-    known, waiting, hashed = 2, 0, False
+    known, waiting = 2, 0
     while i < length:
         entry = get(table, (i & 3) * stride + (i >> 2))
-        if entry >= _PHASES_MEET or (known >= GOOD_LENGTH and i > SHORT_CHAIN):
+        if entry >= _PHASES_MEET or (known >= GOOD_LENGTH and i > _SHORT_CHAIN):
             if not hashed:
                 _hash(data, length, hashes)
                 hashed = True
             searched = i < length - 2 and known < min(MAX_MATCH, length - i)
             entry = _search(data, length, i, known, entry, hashes) if searched else 0
         match = entry >> _PLACE
+        if match == 3 and i - (entry & _PLACES) > TOO_FAR:
+            match = 2
         if known >= 3 and match <= known:
             at = END_OF_BLOCK + 1 + get(LENGTH_CODE, known)
             put(literal, at, get(literal, at) + 1)
@@ -228,7 +256,7 @@ def _parse(data, length, s):
             if i > 0:
                 at = get(data, i - 1)
                 put(literal, at, get(literal, at) + waiting)
-            known, known_place = max(match, 2), entry & ((1 << _PLACE) - 1)
+            known, known_place = max(match, 2), entry & _PLACES
             waiting = 1
             i += 1
     if waiting:
@@ -245,9 +273,14 @@ def count_symbols(data, length, s):
     any_high, any_upper, no_low, no_high = _read_cells(data, cells, s)
     if any_upper != 0:
         return False
+    hashed = length > LONGEST_CHAIN
+    if hashed:
+        _hash(data, length, s.hashes)
+        if _crowded(length - 2, s.hashes):
+            return False
     longest_matches(cells, s)
     _fill_table(cells, s)
     if no_low != 0 or (no_high != 0 and any_high != 0):
         _enter_meetings(data, cells, any_high, s)
-    _parse(data, length, s)
+    _parse(data, length, hashed, s)
     return True

@@ -27,9 +27,12 @@ from generator.gzip_trees import (
     DISTANCE_CODE,
     DISTANCES,
     END_OF_BLOCK,
+    GOOD_LENGTH,
     LENGTH_CODE,
     LITERALS,
+    LONGEST_CHAIN,
     MAX_MATCH,
+    TOO_FAR,
     TREE_SIZE,
     WINDOW,
     end_block,
@@ -38,9 +41,6 @@ from generator.machine_code import checksum, compiled
 
 MIN_LOOKAHEAD = 262
 MAX_DISTANCE = WINDOW - MIN_LOOKAHEAD
-TOO_FAR = 4096  # a match of three bytes that lies farther back costs more than three literals
-LONGEST_CHAIN = 4096
-GOOD_LENGTH = 32  # with such a match in hand a quarter of the chain is followed
 BLOCK_SYMBOLS = (1 << 14) - 1
 CONTAINER_BYTES = 18
 PADDING = 512  # bytes behind the data that a comparison may read
@@ -96,7 +96,7 @@ def allocate(length: int) -> Scratch:
         np.arange(gzip_sweep.PLACES, dtype=np.uint32) * np.uint32(0x01010101),
         *(np.zeros(cells, kind) for kind in (np.uint8, np.int32, np.uint8, np.int32)),
         np.zeros(4 * cells, np.int32),
-        np.zeros(256, np.uint8),
+        np.zeros(gzip_cells.SEEN, np.uint8),
         np.zeros(4 * cells + LANES, np.uint16),
     ]
     return Scratch(np.zeros(length + PADDING, np.uint8), *heads, *places, *counts, *lengths, *trees, *sweep)

@@ -1,7 +1,7 @@
 """The longest matches of all cells of a row at once: a table of common lengths, of which only its edge is kept.
 
 With ours(m, j) = how far the cells from m on and from j on are equal, ours(m, j) is ours(m + 1, j + 1) + 1 where the
-two cells are equal and 0 where they are not. The lanes of a vector are 64 neighbouring m, j goes down one by one, and
+two cells are equal and 0 where they are not. The lanes of a vector are neighbouring m, j goes down one by one, and
 what is longer than all before replaces it: so the most recent of the longest is what stays. No branch hangs on data.
 
 A length counts in half cells, plus one: 1 for nothing in common, one more where at least the cell's low byte agrees,
@@ -11,67 +11,73 @@ two more for each whole cell. It saturates at `SATURATED`, from where on it says
 # mypy: disable-error-code="no-untyped-def,call-arg,var-annotated"
 # Types are numba's to infer, and an intrinsic is called without its typing context.
 
-from collections.abc import Callable
 from typing import Any
 
 import numba
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
+from numba.core.registry import cpu_target
 from numba.extending import intrinsic
 
 from generator.gzip_bytes import get, put
-from generator.vector_code import I8, I32, I64, call, constant, load, pointer, splat
+from generator.vector_code import I8, I32, I64, call, constant, load, pointer, splat, target_of
 
-LANES = 64
+# As many as two vectors hold: one alone would wait for itself. Arrays of cells begin with so many elements of padding.
+LANES = 128 if "+avx512bw" in target_of(cpu_target.target_context)[1] else 64
 NOTHING, SATURATED = 1, 127
 PLACES = 256  # a place is kept as a byte: so many j at a time
 STATE = 5 * LANES
 
 _VECTOR, _WORDS = ir.VectorType(I8, LANES), ir.VectorType(I32, LANES // 4)
 _LANE_NUMBERS = ir.Constant(_VECTOR, list(range(LANES)))
-_SHIFTED = ir.Constant(ir.VectorType(I32, LANES), list(range(1, LANES + 1)))
+_NEXT_LANES = ir.Constant(ir.VectorType(I32, LANES), list(range(1, LANES + 1)))
 
 
 def _sweeper(later_only: bool, at_cells: bool) -> Any:
-    """sweep(low_high, spread, edges, state, numbers, m, high, low, read, write, base, half): j from `high` down to `low`.
+    """sweep(low_high, spread, edges, state, numbers, m, high, low, read, write, base): j from `high` down to `low`.
 
-    Lanes are m to m + 63; all are later than j, else only those that are count (`later_only`). Without `at_cells` j is
-    no place where a match of whole cells may begin. `low_high`: the low bytes of all cells and, `half` elements on,
-    the high ones, uint8; `spread` the same, uint32, each byte four times. `edges` from `read` on has the
-    lengths of the lane behind the last, and from `write` on takes those of the first, one uint32 for each j. `state`:
-    lengths at j + 1; longest and its j - base; the same among cells of one high byte, of the strings one cell on.
+    Lanes are the cells from m on. With `later_only` those that are not later than j take nothing; without `at_cells`
+    no match of whole cells may begin at j. `low_high`: the low bytes of all cells and, in its second half, the high
+    ones; `spread`: the same, each byte four times in a uint32, and `numbers` as many numbers from 0 on. `edges` has
+    from `read` on, for each j, the length of the lane behind the last, and takes from `write` on that of the first.
+    `state`: the lengths at j + 1; the longest and their j - base; the same among cells with the high byte of j's, of
+    what begins one cell on.
     """
 
     @intrinsic
-    def sweep(_typing, low_high, spread, edges, state, numbers, _m, _high, _low, _read, _write, _base, _half):  # noqa: PLR0913
+    def sweep(_typing, low_high, spread, edges, state, numbers, _m, _high, _low, _read, _write, _base):
         def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-            m, high, low, read, write, base, half = args[5:]
+            m, high, low, read, write, base = args[5:]
+            one, two, minus_one = constant(I8, 1, LANES), constant(I8, 2, LANES), ir.Constant(I64, -1)
 
             def place(array: int, at: Any, kind: ir.Type) -> Any:
                 return pointer(context, builder, sig.args[array], args[array], at, kind)
 
-            ours = [load(builder, place(0, at, _VECTOR)) for at in (m, builder.add(m, half))]
-            kept = [cgutils.alloca_once(builder, _VECTOR) for _ in range(5)]
-            for n, slot in enumerate(kept):
-                builder.store(load(builder, place(3, ir.Constant(I64, n * LANES), _VECTOR)), slot)
+            def cell(at: Any, of_high: bool) -> Any:
+                half = builder.lshr(
+                    context.make_array(sig.args[0])(context, builder, args[0]).nitems, ir.Constant(I64, 1)
+                )
+                at = builder.add(at, ir.Constant(I64, LANES))
+                return builder.add(at, half) if of_high else at
 
             def four_times(array: int, at: Any) -> Any:
                 return builder.bitcast(splat(builder, builder.load(place(array, at, I32)), LANES // 4), _VECTOR)
 
-            steps = builder.add(builder.sub(high, low), ir.Constant(I64, 1))
-            with cgutils.for_range(builder, steps) as loop:
+            our_low, our_high = (load(builder, place(0, cell(m, of_high), _VECTOR)) for of_high in (False, True))
+            kept = [cgutils.alloca_once(builder, _VECTOR) for _ in range(5)]
+            for n, slot in enumerate(kept):
+                builder.store(load(builder, place(3, ir.Constant(I64, n * LANES), _VECTOR)), slot)
+            with cgutils.for_range(builder, builder.sub(high, builder.add(low, minus_one))) as loop:
                 j = builder.sub(high, loop.index)
                 length, best, best_j, inner, inner_j = (builder.load(slot) for slot in kept)
                 number = four_times(4, builder.sub(j, base))
-                low_byte = builder.icmp_signed("==", ours[0], four_times(1, j))
-                high_byte = builder.icmp_signed("==", ours[1], four_times(1, builder.add(j, half)))
+                low_byte = builder.icmp_signed("==", our_low, four_times(1, cell(j, False)))
+                high_byte = builder.icmp_signed("==", our_high, four_times(1, cell(j, True)))
 
-                edge = builder.load(place(2, builder.add(read, builder.add(j, ir.Constant(I64, 1))), I32))
+                edge = builder.load(place(2, builder.add(read, builder.sub(j, minus_one)), I32))
                 edge = builder.insert_element(ir.Constant(_WORDS, ir.Undefined), edge, ir.Constant(I32, 0))
-                edge = builder.bitcast(edge, _VECTOR)
-                behind = builder.shuffle_vector(length, edge, _SHIFTED)
-                one, two = constant(I8, 1, LANES), constant(I8, 2, LANES)
+                behind = builder.shuffle_vector(length, builder.bitcast(edge, _VECTOR), _NEXT_LANES)
                 longer = call(builder, f"llvm.sadd.sat.v{LANES}i8", _VECTOR, behind, two)
                 partly = builder.sub(one, builder.sext(low_byte, _VECTOR))
                 length = builder.select(builder.and_(low_byte, high_byte), longer, partly)
@@ -79,9 +85,8 @@ def _sweeper(later_only: bool, at_cells: bool) -> Any:
                 better = builder.icmp_signed(">", length, best)
                 better_inner = builder.and_(builder.icmp_signed(">", behind, inner), high_byte)
                 if later_only:
-                    least = ir.Constant(I64, -1)
                     lane = builder.sub(j, m)
-                    lane = builder.select(builder.icmp_signed("<", lane, least), least, lane)
+                    lane = builder.select(builder.icmp_signed("<", lane, minus_one), minus_one, lane)
                     later = builder.icmp_signed(">", _LANE_NUMBERS, splat(builder, builder.trunc(lane, I8), LANES))
                     better, better_inner = builder.and_(better, later), builder.and_(better_inner, later)
                 if at_cells:
@@ -97,7 +102,7 @@ def _sweeper(later_only: bool, at_cells: bool) -> Any:
             return context.get_dummy_value()
 
         i = types.int64
-        return types.void(low_high, spread, edges, state, numbers, i, i, i, i, i, i, i), codegen
+        return types.void(low_high, spread, edges, state, numbers, i, i, i, i, i, i), codegen
 
     return sweep
 
@@ -119,20 +124,18 @@ def longest_matches(cells, s):
     """For each of `cells` cells m: `length` and `place` (elements LANES + m) of the most recent of the longest matches
     that begin at a cell from 1 on; `inner_length` and `inner_place`: at any cell whose high byte is that of cell m,
     and of the strings that begin one cell on; 0: there is no such cell."""
-    low_high, spread, edges, state = s.low_high, s.spread, s.edges, s.state
-    half = low_high.size >> 1
+    low_high, spread, edges, state, numbers = s.low_high, s.spread, s.edges, s.state, s.numbers
     read, write = 0, edges.size >> 1
-    for k in range(cells + 2):
+    for k in range(cells + 1):
         put(edges, k, 0x01010101 * NOTHING)
-    read, write = read - LANES, write - LANES  # all places are shifted by the LANES elements before the first cell
     first = cells
     while first > 0:
-        m = first  # the element of cell first - LANES
+        at = first  # the element of the first lane's cell
+        first -= LANES
         for k in range(LANES):
             put(state, k, NOTHING)
-            put(s.length, m + k, NOTHING)
-            put(s.inner_length, m + k, 0)
-        first -= LANES
+            put(s.length, at + k, NOTHING)
+            put(s.inner_length, at + k, 0)
         high = first + LANES - 2
         for part in range(high // PLACES, -1, -1):
             base = part * PLACES
@@ -141,14 +144,14 @@ def longest_matches(cells, s):
                 put(state, 3 * LANES + k, 0)
             low = max(first, base, 1)
             if high >= low:
-                _among_lanes(low_high, spread, edges, state, s.numbers, m, high + LANES, low + LANES, read, write, base + LANES, half)
+                _among_lanes(low_high, spread, edges, state, numbers, first, high, low, read, write, base)
                 high = low - 1
             low = max(base, 1)
             if high >= low:
-                _before_lanes(low_high, spread, edges, state, s.numbers, m, high + LANES, low + LANES, read, write, base + LANES, half)
+                _before_lanes(low_high, spread, edges, state, numbers, first, high, low, read, write, base)
                 high = low - 1
             if part == 0:
-                _at_first(low_high, spread, edges, state, s.numbers, m, LANES, LANES, read, write, LANES, half)
-            _take(state, LANES, s.length, s.place, m, base)
-            _take(state, 3 * LANES, s.inner_length, s.inner_place, m, base)
+                _at_first(low_high, spread, edges, state, numbers, first, 0, 0, read, write, base)
+            _take(state, LANES, s.length, s.place, at, base)
+            _take(state, 3 * LANES, s.inner_length, s.inner_place, at, base)
         read, write = write, read

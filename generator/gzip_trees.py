@@ -15,6 +15,9 @@ from generator.gzip_bytes import get, put
 LITERALS, DISTANCES, CODES, END_OF_BLOCK = 286, 30, 19, 256
 WINDOW = 1 << 15
 MAX_MATCH = 258
+TOO_FAR = 4096  # a match of three bytes that lies farther back costs more than three literals
+LONGEST_CHAIN = 4096
+GOOD_LENGTH = 32  # with such a match in hand a quarter of the chain is followed
 _HEAP = 2 * LITERALS + 1
 TREE_SIZE = 1 << 10
 
