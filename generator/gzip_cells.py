@@ -243,7 +243,7 @@ def _parse(data, length, hashed, s):
             searched = i < length - 2 and known < min(MAX_MATCH, length - i)
             entry = _search(data, length, i, known, entry, hashes) if searched else 0
         match = entry >> _PLACE
-        if match == 3 and i - (entry & _PLACES) > TOO_FAR:
+        if i > TOO_FAR and match == 3 and i - (entry & _PLACES) > TOO_FAR:
             match = 2
         if known >= 3 and match <= known:
             at = END_OF_BLOCK + 1 + get(LENGTH_CODE, known)
