@@ -1,10 +1,12 @@
 """Tokens per second of every stage of the generator at the `paper` preset.
 
     python -m benchmarks.generator [--backend numba|reference|triton] [--threads N] [--json]
+    python -m benchmarks.generator --scores [--json]
 
 Warm-up is excluded; each figure is the median of seven timed runs, with the least and the greatest. `simulate` makes
 the same cell updates but tokenises only the ten frames that scoring needs; `end-to-end` counts accepted tokens
-written to Parquet. With --json, one object per line and no roofline.
+written to Parquet. With --json, one object per line and no roofline. With --scores, for every preset the rows that
+zlib and the kernel score in a second of CPU time, on rows that neither has seen, by turns on one thread.
 """
 
 import argparse
@@ -24,13 +26,15 @@ import pyarrow.parquet as pq
 from benchmarks.arguments import whole
 from benchmarks.peak import measured_peak
 from benchmarks.torch_baseline import TorchBaseline
-from generator import generate_batch, load_preset, measure_acceptance
+from generator import generate_batch, list_presets, load_preset, measure_acceptance
 from generator.batch import choose_backend, thread_count
 from generator.errors import BackendError
 from generator.families import nca
 from generator.families.nca import NcaSpec
+from generator.family import family_of
+from generator.gzip_kernel import stream_sizes
 from generator.nca.lattice import Lattice
-from generator.score import score_content
+from generator.score import score_content, zlib_sizes
 
 RUNS = 7
 
@@ -126,7 +130,7 @@ def measure(backend: str, cores: int, spec: NcaSpec, runs: int = RUNS) -> Iterat
     else:
         yield timed("simulate", backend, cores, tokens, simulation(short, backend, cores, count), runs)
         yield timed("simulate+tokenise", backend, cores, tokens, simulation(spec, backend, cores, count), runs)
-    yield timed("score", "zlib", cores, scored * spec.seq_len, scoring(spec, cores, scored), runs)
+    yield timed("score", "gzip", cores, scored * spec.seq_len, scoring(spec, cores, scored), runs)
     kept = min(8, count) if count < 64 else min(count, 2048 * cores)
     with tempfile.TemporaryDirectory() as folder:
 
@@ -137,6 +141,60 @@ def measure(backend: str, cores: int, spec: NcaSpec, runs: int = RUNS) -> Iterat
         yield timed("end-to-end", backend, cores, kept * spec.seq_len, shard, runs)
     baseline = TorchBaseline(spec, batch=256, threads=cores)
     yield timed("torch-baseline", "torch", cores, 256 * spec.seq_len, baseline.run, runs)
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Rows scored in a second of one core's time, and how many times zlib's rate the kernel's is."""
+
+    preset: str
+    row_bytes: int
+    zlib: float
+    kernel: float
+    ratio: float
+    min: float
+    max: float
+
+
+def compare_scores(preset: str, runs: int = 11, seconds: float = 0.05) -> Scores:
+    """zlib and the kernel in turn, each about so long in each run, on rows that are made for the run alone."""
+    spec = load_preset(preset)
+
+    def rows(first: int, count: int) -> np.ndarray:
+        ids = np.arange(first, first + count, dtype=np.int64)
+        content = family_of(spec).simulate(spec, 0, ids, np.zeros_like(ids), "numba").content
+        return np.ascontiguousarray(content, "<i4").view(np.uint8)
+
+    def cpu_time(score: Callable[[np.ndarray], np.ndarray], some: np.ndarray) -> float:
+        started = time.thread_time()
+        score(some)
+        return time.thread_time() - started
+
+    stream_sizes(rows(0, 2))
+    count = max(16, int(64 * seconds / cpu_time(zlib_sizes, rows(0, 64))))
+    by_zlib, by_kernel = [], []
+    for run in range(runs):
+        fresh = rows((run + 1) * count, count)
+        for score, times in ((zlib_sizes, by_zlib), (stream_sizes, by_kernel))[:: 1 if run % 2 else -1]:
+            times.append(cpu_time(score, fresh))
+    ratios = [a / b for a, b in zip(by_zlib, by_kernel, strict=True)]
+    rates = (count / statistics.median(times) for times in (by_zlib, by_kernel))
+    return Scores(preset, fresh.shape[1], *rates, statistics.median(ratios), min(ratios), max(ratios))
+
+
+def report_scores(as_json: bool) -> None:
+    """A line for every preset."""
+    for preset in list_presets():
+        found = compare_scores(preset)
+        if as_json:
+            print(json.dumps(asdict(found)), flush=True)
+        else:
+            rates = f"zlib {found.zlib:9,.0f} rows/s, kernel {found.kernel:9,.0f}"
+            print(
+                f"{preset:14} {found.row_bytes:6} bytes  {rates}, ratio {found.ratio:5.2f} "
+                f"({found.min:.2f} to {found.max:.2f})",
+                flush=True,
+            )
 
 
 def integer_operations_per_token(spec: NcaSpec, products: bool = True) -> float:
@@ -154,7 +212,11 @@ def main() -> None:
         "--threads", type=whole(most=thread_count(None)), default=None, help="cores to use; default all"
     )
     parser.add_argument("--json", action="store_true")
+    parser.add_argument("--scores", action="store_true", help="compare zlib and the kernel, and nothing else")
     options = parser.parse_args()
+    if options.scores:
+        report_scores(options.json)
+        return
     try:
         backend, cores = choose_backend(options.backend), thread_count(options.threads)
     except BackendError as error:

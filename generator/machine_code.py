@@ -57,6 +57,11 @@ def checksum(*modules: ModuleType) -> int:
     return zlib.crc32("".join(inspect.getsource(module) for module in modules).encode())
 
 
+def is_kept(function: Callable[..., Any], *arguments: Any) -> bool:
+    """Whether a call of what ``compiled`` returned, with arguments of these types, finds its machine code on disk."""
+    return isinstance(function, _Compiled) and function.is_kept(*arguments)
+
+
 class _Compiled:
     """Calls the kept code; should reading or writing it fail at the first call, from then on code that is not kept."""
 
@@ -77,6 +82,15 @@ class _Compiled:
             result = self._run(*arguments)
         self._proven = True
         return result
+
+    def is_kept(self, *arguments: Any) -> bool:
+        """Whether the disk has code for arguments of these types, made of these sources for this processor."""
+        run: Any = self._run
+        try:
+            kinds = tuple(numba.typeof(argument) for argument in arguments)
+            return run._cache.load_overload(kinds, run.targetctx) is not None
+        except Exception:  # noqa: BLE001 - a damaged file raises anything, and is as good as none
+            return False
 
 
 def _kept(function: Callable[..., Any], make: Callable[[], Any]) -> Any:

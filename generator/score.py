@@ -5,6 +5,7 @@ the bytes before. `gzip-int32-v1-normalized` = (r - r_const) / (r_iid - r_const)
 zeros and r_iid the mean score of as many tokens drawn uniformly from the alphabet.
 """
 
+import sys
 import threading
 import zlib
 from functools import lru_cache
@@ -17,8 +18,8 @@ from generator.spec import BaseSpec
 GZIP_WBITS = 31
 IID_SAMPLES = 64
 
-# So many rows a process scores by zlib before it turns to the kernel, which is quicker by a half: to load the kernel
-# takes as long as zlib takes for 10,000 rows, to compile it, once a machine, as long as for 200,000.
+# So many rows a process scores by zlib where the kernel's machine code is not kept on disk, or numba is not loaded yet:
+# to compile it, once a machine, takes as long as zlib takes for 280,000 rows, and to load numba as for 10,000.
 ROWS_BY_ZLIB = 100_000
 
 
@@ -49,11 +50,23 @@ def gzip_sizes(content_NS: np.ndarray) -> np.ndarray:
 def byte_sizes(rows_NB: np.ndarray) -> np.ndarray:
     """Bytes of gzip level 9 of each row of bytes, uint8 [N, B]; int64 [N]: as madler's zlib has them, whatever zlib
     this Python is linked with."""
-    if zlib_defines_scores() and _scored.add(len(rows_NB)) < ROWS_BY_ZLIB:
+    if zlib_defines_scores() and _scored.add(len(rows_NB)) < ROWS_BY_ZLIB and not _kernel_at_hand():
         return zlib_sizes(rows_NB)
     from generator.gzip_kernel import stream_sizes  # takes seconds to compile where that was never done
 
     return stream_sizes(rows_NB)
+
+
+def _kernel_at_hand() -> bool:
+    """Whether the kernel can count from the first row on: it then takes 0.03 s to load."""
+    return "numba" in sys.modules and _kernel_is_kept()
+
+
+@lru_cache(maxsize=1)
+def _kernel_is_kept() -> bool:
+    from generator.gzip_kernel import loads_at_once
+
+    return loads_at_once()
 
 
 def zlib_sizes(rows_NB: np.ndarray) -> np.ndarray:

@@ -18,7 +18,8 @@ FLOORS = """
 generator.errors generator.regular_files generator.cache_folder generator.machine_code generator.vector_code
 generator.arm_instructions generator.philox generator.tables
 generator.spec generator.initial generator.family generator.tokens generator.toml_files
-generator.nca generator.lattice generator.families generator.gzip_trees generator.gzip_kernel
+generator.nca generator.lattice generator.families
+generator.gzip_bytes generator.gzip_trees generator.gzip_sweep generator.gzip_cells generator.gzip_kernel
 generator.score generator.cost generator.accept generator.pipeline
 generator.registry generator.batch generator.compute generator.profile generator.presets generator
 

@@ -55,12 +55,24 @@ def test_many_rows_are_left_to_the_kernel(monkeypatch):
     assert zlib_defines_scores()  # asks zlib itself
     monkeypatch.setattr(score, "ROWS_BY_ZLIB", 8)
     monkeypatch.setattr(score, "_scored", score._RowCounter())
+    monkeypatch.setattr(score, "_kernel_at_hand", lambda: False)
     by_whom = []
     monkeypatch.setattr(score, "zlib_sizes", lambda rows: by_whom.append(len(rows)) or by_zlib(rows))
     rows = np.arange(64, dtype=np.int32).reshape(4, 16)
     found = [gzip_sizes(rows).tolist() for _ in range(4)]
     assert found == 4 * [found[0]]
     assert by_whom == [4, 4]
+
+
+@needs_madler
+def test_a_kernel_that_is_kept_counts_from_the_first_row(monkeypatch):
+    rows = np.arange(64, dtype=np.int32).reshape(4, 16)
+    expected = by_zlib(rows.view(np.uint8)).tolist()
+    stream_sizes(rows.view(np.uint8))  # compiled and kept, if it was not
+    score._kernel_is_kept.cache_clear()
+    monkeypatch.setattr(score, "_scored", score._RowCounter())
+    monkeypatch.setattr(score, "zlib_sizes", lambda rows: pytest.fail(f"{len(rows)} rows were left to zlib"))
+    assert gzip_sizes(rows).tolist() == expected
 
 
 def test_no_rows_have_no_sizes():
