@@ -7,7 +7,8 @@ how a Huffman tree breaks ties, which of a block's three forms is the shortest.
 It is faster because the search is another one with the same answer. zlib walks the chain of all strings whose first
 three bytes hash alike, most recent first, and keeps the first that is longest. Where no longer chain than it follows is
 met, that is the most recent of the longest strings: found among those that share four bytes, and only if there is none,
-among those that share three. Both chains hang on the bytes alone, so they are linked before anything is parsed.
+among those that share three. Both chains hang on the bytes alone, so they are linked before anything is parsed. Rows of
+small integers, which is what the generator scores, need no chains: `gzip_cells` knows their matches beforehand.
 """
 
 # mypy: disable-error-code="no-untyped-def,call-arg,var-annotated"
@@ -49,7 +50,9 @@ HASHES, QUAD_BITS = 1 << 15, 13
 
 class Scratch(NamedTuple):
     """Working memory of one running kernel. `head3`, `head4`: the last place of each hash; `prev3`, `prev4`: for each
-    place, the one before of the same hash (0: none); `depth`: how many there are before it on `prev3`."""
+    place, the one before of the same hash (0: none); `depth`: how many there are before it on `prev3`. Those from
+    `low_high` on are for rows of cells: what `gzip_sweep` reads and finds, the entries of all matches, which bytes cells
+    have, and the hashes of all places."""
 
     data: np.ndarray
     head3: np.ndarray
