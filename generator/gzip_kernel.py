@@ -51,8 +51,8 @@ HASHES, QUAD_BITS = 1 << 15, 13
 class Scratch(NamedTuple):
     """Working memory of one running kernel. `head3`, `head4`: the last place of each hash; `prev3`, `prev4`: for each
     place, the one before of the same hash (0: none); `depth`: how many there are before it on `prev3`. Those from
-    `low_high` on are for rows of cells: what `gzip_sweep` reads and finds, the entries of all matches, which bytes cells
-    have, and the hashes of all places."""
+    `low_high` on are for rows of cells: what `gzip_sweep` reads and finds, the entries of all matches, which bytes the
+    cells have, and the hashes of all places."""
 
     data: np.ndarray
     head3: np.ndarray
