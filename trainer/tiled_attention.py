@@ -1,4 +1,8 @@
-"""The operator of PyTorch that ``trainer.tiled_kernel`` computes: causal attention in float32 on a CPU."""
+"""The operator of PyTorch that ``trainer.tiled_kernel`` computes: causal attention in float32 on a CPU.
+
+PyTorch keeps compiled code on disk, and knows an operator in it by its name alone: should the shape of what one gives
+change, its name has to, or that code finds what it does not expect and fails.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +32,7 @@ def attend(q_BTHE: Tensor, k_BTKE: Tensor, v_BTKE: Tensor) -> Tensor:
     return out_BTHE
 
 
-@torch.library.custom_op("morphogen::tiled_attention", mutates_args=())
+@torch.library.custom_op("morphogen::attention_in_tiles", mutates_args=())
 def _attend(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
     """out, and rows, which its gradient needs."""
     out, rows = q.new_empty(q.shape), _rows(q)
@@ -42,7 +46,7 @@ def _(q: Tensor, _k: Tensor, _v: Tensor) -> tuple[Tensor, Tensor]:
     return q.new_empty(q.shape), _rows(q)
 
 
-@torch.library.custom_op("morphogen::tiled_attention_backward", mutates_args=())
+@torch.library.custom_op("morphogen::attention_in_tiles_backward", mutates_args=())
 def _attend_back(
     q: Tensor, k: Tensor, v: Tensor, out: Tensor, rows: Tensor, grad: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:

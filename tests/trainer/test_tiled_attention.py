@@ -127,7 +127,7 @@ def test_threads_change_no_bit() -> None:
 def test_the_operators_keep_pytorchs_rules() -> None:
     """Shapes without data, gradients, what is read and written: what a compiler takes for granted."""
     parts = tuple(drawn(3, 5, 2, 16, seed=seed).requires_grad_() for seed in range(3))
-    torch.library.opcheck(torch.ops.morphogen.tiled_attention, parts)
+    torch.library.opcheck(torch.ops.morphogen.attention_in_tiles, parts)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
