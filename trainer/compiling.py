@@ -1,12 +1,34 @@
-"""PyTorch's compiler where it fails: one line, not its account of itself."""
+"""PyTorch's compiler: what it may use of what it kept, and one line where it fails, not its account of itself."""
 
 from __future__ import annotations
 
+import inspect
 import sys
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
+import torch
+
+from trainer import cpu_attention, products, tiled_attention
 from trainer.errors import ConfigError
+
+_OPERATORS = (cpu_attention, products, tiled_attention)
+"""Modules with operators of ours that a compiler traces."""
+
+
+def keep_to_our_graphs() -> None:
+    """Let torch.compile take no graph that it kept from an earlier version of our operators.
+
+    It knows a graph again by the names of what is called. The shapes of results and the gradients that are in it are
+    those that the operators had when it was traced.
+    """
+    sources = "".join(inspect.getsource(module) for module in _OPERATORS)
+    tag = f"morphogen-{zlib.crc32(sources.encode()):08x}"
+    config: Any = torch.compiler.config
+    if tag not in config.cache_key_tag:
+        config.cache_key_tag += tag
 
 
 @contextmanager

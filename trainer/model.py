@@ -21,6 +21,7 @@ from torch.nn import functional as F
 from torch.nn.attention.flex_attention import BlockMask, flex_attention
 from torch.utils.checkpoint import checkpoint
 
+from trainer.compiling import keep_to_our_graphs
 from trainer.config import ModelShape
 from trainer.cpu_attention import cpu_attention
 from trainer.errors import ConfigError
@@ -296,6 +297,7 @@ class Llama(nn.Module):
     def compile_blocks(self) -> None:
         """Let torch.compile make the loss's kernels, and each block's: once for all blocks, in seconds at any depth."""
         self.compiled = True
+        keep_to_our_graphs()
         for layer in self.model.layers:
             layer.compile()
 

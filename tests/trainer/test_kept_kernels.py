@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
+
+from trainer.compiling import keep_to_our_graphs
 
 PROGRAM = """
 import torch
@@ -48,3 +53,18 @@ def test_a_second_process_compiles_nothing_and_other_sources_everything(kept: Ca
     assert len(first) == 6
     assert kept(PROGRAM) == first
     assert len(kept(OTHER_SOURCES + PROGRAM)) == 12
+
+
+def test_graphs_kept_by_torch_compile_are_of_these_operators(monkeypatch: pytest.MonkeyPatch) -> None:
+    config: Any = torch.compiler.config
+    with config.patch(cache_key_tag="a user's"):
+        keep_to_our_graphs()
+        ours = config.cache_key_tag
+        keep_to_our_graphs()
+        assert config.cache_key_tag == ours
+        assert ours.startswith("a user's")
+        assert len(ours) > len("a user's")
+    with config.patch(cache_key_tag="a user's"):
+        monkeypatch.setattr(inspect, "getsource", lambda module: f"what {module} was")
+        keep_to_our_graphs()
+        assert config.cache_key_tag != ours
