@@ -14,6 +14,7 @@ from numba.extending import intrinsic
 from generator.vector_code import I16, I32, I64, load, pointer, splat
 
 LANES = 64  # places that `alike` looks at
+LENGTHS = 32  # what `unlike_next` looks at
 
 
 @intrinsic
@@ -99,6 +100,21 @@ def alike(_typing: Any, hashes: Any, _at: Any, _hash: Any) -> tuple[Any, Callabl
         return builder.bitcast(same, I64)
 
     return types.int64(hashes, types.int64, types.int64), codegen
+
+
+@intrinsic
+def unlike_next(_typing: Any, lengths: Any, _at: Any) -> tuple[Any, Callable[..., Any]]:
+    """Which of the LENGTHS elements of int32 `lengths` from `at` on are not as the one behind them: a bit each."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        kind = ir.VectorType(I32, LENGTHS)
+        behind = builder.add(args[1], ir.Constant(I64, 1))
+        ours, theirs = (
+            load(builder, pointer(context, builder, sig.args[0], args[0], at, kind)) for at in (args[1], behind)
+        )
+        return builder.zext(builder.bitcast(builder.icmp_unsigned("!=", ours, theirs), ir.IntType(LENGTHS)), I64)
+
+    return types.int64(lengths, types.int64), codegen
 
 
 @numba.njit(nogil=True, inline="always")

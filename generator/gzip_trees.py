@@ -10,7 +10,7 @@ gets which length hangs on that, and on the lengths hangs how many bits the leng
 import numba
 import numpy as np
 
-from generator.gzip_bytes import get, put
+from generator.gzip_bytes import LENGTHS, get, put, trailing_zeros, unlike_next
 
 LITERALS, DISTANCES, CODES, END_OF_BLOCK = 286, 30, 19, 256
 WINDOW = 1 << 15
@@ -156,30 +156,25 @@ def _code_lengths(frequency, symbols, longest, heap, order, length, count):
 @numba.njit(nogil=True, inline="never")
 def _count_codes(length, last, codes):
     """Add to `codes` how often each symbol of the code-length code is sent for these lengths."""
-    before, following, run = -1, get(length, 0), 0
-    most, least = (138, 3) if following == 0 else (7, 4)
-    for n in range(last + 1):
-        current = following
-        following = get(length, n + 1) if n < last else -1
-        run += 1
-        if run < most and current == following:
-            continue
-        if run < least:
-            codes[current] += run
-        elif current != 0:
-            codes[current] += current != before
-            codes[16] += 1
-        elif run <= 10:
-            codes[17] += 1
-        else:
-            codes[18] += 1
-        before, run = current, 0
-        if following == 0:
-            most, least = 138, 3
-        elif current == following:
-            most, least = 6, 3
-        else:
-            most, least = 7, 4
+    start = 0
+    for at in range(0, last + 1, LENGTHS):
+        ends = unlike_next(length, at)
+        if last - at < LENGTHS:
+            ends = (ends | 1 << (last - at)) & ((2 << (last - at)) - 1)
+        while ends != 0:
+            end = at + trailing_zeros(ends)
+            ends &= ends - 1
+            run, start = end + 1 - start, end + 1
+            long = get(length, end)
+            if long != 0:  # sent once, and 16 repeats it three to six times
+                left = (run - 1) % 6
+                codes[long] += 1 if left > 2 else left + 1
+                codes[16] += (run - 1) // 6 + (left > 2)
+            else:  # 18 stands for 11 to 138 of them, 17 for three to ten
+                left = run % 138
+                codes[0] += 0 if left > 2 else left
+                codes[17] += 2 < left <= 10
+                codes[18] += run // 138 + (left > 10)
 
 
 @numba.njit(nogil=True, inline="never")
