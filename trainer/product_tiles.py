@@ -15,7 +15,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from generator.vector_code import I8, I32, I64, call, pointer
-from trainer.vectors import F32, LANES, Code, Flat, Slots, Vectors, choose, whole
+from trainer.vectors import F32, LANES, Code, Flat, Slots, Vectors, whole
 
 TILE_ROWS = 6
 TILE_VECTORS = 4
@@ -125,16 +125,7 @@ def turn_to_panel(_typing: Any, b: Any, at: Any, step: Any, panel: Any, to: Any)
         source = Flat(context, builder, sig.args[0], args[0], args[1])
         target = Flat(context, builder, sig.args[3], args[3], args[4])
         rows = [source.row(builder.mul(args[2], whole(number))) for number in range(LANES)]
-        lanes = range(LANES)
-        distance = LANES // 2
-        while distance:  # what lies across the diagonal changes places: quarters, then quarters of these
-            low = [lane + (LANES - distance if lane & distance else 0) for lane in lanes]
-            high = [lane + (LANES if lane & distance else distance) for lane in lanes]
-            for first in (row for row in lanes if not row & distance):
-                pair = rows[first], rows[first + distance]
-                rows[first], rows[first + distance] = (choose(builder, *pair, picks) for picks in (low, high))
-            distance //= 2
-        for number, row in enumerate(rows):
+        for number, row in enumerate(Vectors(builder).turned(rows)):
             target.put(whole(number * PANEL), row)
         return context.get_dummy_value()
 

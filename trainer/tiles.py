@@ -15,7 +15,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from generator.vector_code import I8, I32, call, splat
-from trainer.vectors import LANES, Code, Flat, Slots, Vectors, alike, choose, whole
+from trainer.vectors import LANES, Code, Flat, Slots, Vectors, alike, whole
 
 KEY_ROWS = 8
 """Keys of a tile of scores, which are worked out key by key: a vector has one key's scores for LANES queries."""
@@ -176,20 +176,6 @@ def copy_dots(
     return signature, codegen
 
 
-def _turned(does: Vectors, rows: list[Any]) -> list[Any]:
-    """LANES rows of LANES numbers as columns."""
-    rows, distance = list(rows), LANES // 2
-    while distance:  # what lies across the diagonal changes places: quarters, then quarters of these
-        for first in (row for row in range(LANES) if not row & distance):
-            pair = rows[first], rows[first + distance]
-            lanes = range(LANES)
-            low = [lane + (LANES - distance if lane & distance else 0) for lane in lanes]
-            high = [lane + (LANES if lane & distance else distance) for lane in lanes]
-            rows[first], rows[first + distance] = (choose(does.builder, *pair, picks) for picks in (low, high))
-        distance //= 2
-    return rows
-
-
 @intrinsic
 def turn(_typing: Any, work: Any, at: Any, step: Any, to: Any) -> Code:
     """LANES rows of LANES numbers, ``step`` apart, as columns: rows that are QUERIES apart."""
@@ -200,7 +186,7 @@ def turn(_typing: Any, work: Any, at: Any, step: Any, to: Any) -> Code:
         does = Vectors(builder)
         at, step, to = args[1:]
         rows = [flat.row(builder.add(at, builder.mul(step, whole(number)))) for number in range(LANES)]
-        for number, row in enumerate(_turned(does, rows)):
+        for number, row in enumerate(does.turned(rows)):
             flat.put(builder.add(to, whole(number * QUERIES)), row)
         return context.get_dummy_value()
 
@@ -215,7 +201,7 @@ def sum_lanes(_typing: Any, work: Any, at: Any, to: Any) -> Code:
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         flat = Flat(context, builder, sig.args[0], args[0], whole(0))
         does = Vectors(builder)
-        rows = _turned(does, [flat.row(builder.add(args[1], whole(number * LANES))) for number in range(LANES)])
+        rows = does.turned([flat.row(builder.add(args[1], whole(number * LANES))) for number in range(LANES)])
         flat.put(args[2], does.sum(rows))
         return context.get_dummy_value()
 

@@ -65,6 +65,18 @@ class Vectors:
             rows = [self.add(one, other) for one, other in zip(rows[::2], rows[1::2], strict=True)]
         return rows[0]
 
+    def turned(self, rows: list[Any]) -> list[Any]:
+        """LANES rows as columns."""
+        rows, lanes, distance = list(rows), range(LANES), LANES // 2
+        while distance:  # what lies across the diagonal changes places: quarters, then quarters of these
+            low = [lane + (LANES - distance if lane & distance else 0) for lane in lanes]
+            high = [lane + (LANES if lane & distance else distance) for lane in lanes]
+            for first in (row for row in lanes if not row & distance):
+                pair = rows[first], rows[first + distance]
+                rows[first], rows[first + distance] = (choose(self.builder, *pair, picks) for picks in (low, high))
+            distance //= 2
+        return rows
+
     def larger(self, a: Any, b: Any) -> Any:
         """The larger of two, and ``a`` where either is no number."""
         return self.builder.select(self.builder.fcmp_unordered(">", a, b), a, b)
@@ -85,7 +97,10 @@ class Vectors:
         return self.builder.bitcast(scaled, ROW)
 
     def exp_or_zero(self, x: Any) -> Any:
-        """exp(x) for x <= 0, to 2 units in the last place, and 0 where it is no normal number; none where x is none."""
+        """exp(x) for x <= 0, and 0 where that is no normal number; no number where x is none.
+
+        To 2 units in the last place, to 5 where it is less than 1e-17: one multiple of ln(2) is not all of it.
+        """
         shifted = self.add(self.mul(x, alike(math.log2(math.e))), alike(_ROUND))
         n = self.builder.fsub(shifted, alike(_ROUND))
         r = self.sub(x, self.mul(n, alike(math.log(2))))
