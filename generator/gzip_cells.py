@@ -219,7 +219,7 @@ def _search(data, length, i, known, entry, hashes):
             at = start + bit
             k = common(data, at, i, most)
             if k > best or (k == best and at > found):
-                best, found, least = k, at, k + 1
+                best, found = k, at
                 if k >= bound:
                     return best << _PLACE | found
         if chain == 0:

@@ -69,6 +69,19 @@ def words(random: np.random.Generator, count: int, top: int) -> np.ndarray:
     return np.concatenate(said)[:count]
 
 
+def cut_copies(random: np.random.Generator, count: int, top: int) -> np.ndarray:
+    """Of one piece, from anywhere to anywhere: matches of all lengths lie at all distances, and may go on by a byte."""
+    piece, row = random.integers(0, top, 60), [random.integers(0, top, 5)]
+    while sum(map(len, row)) < count:
+        start, end = np.sort(random.integers(0, 61, 2))
+        row += [
+            piece[start:end],
+            piece[end : end + 1] ^ 256 * (top > 256),
+            random.integers(0, top, random.integers(0, 3)),
+        ]
+    return np.concatenate(row)[:count]
+
+
 def skewed(random: np.random.Generator, count: int, top: int) -> np.ndarray:
     return np.minimum(random.geometric(random.uniform(0.01, 0.9), count) - 1, top - 1)
 
@@ -86,6 +99,7 @@ KINDS = (
     phases_that_meet,
     bytes_of_few_values,
     words,
+    cut_copies,
     skewed,
 )
 
@@ -151,6 +165,19 @@ def test_chains_about_the_shorter_limit(strings):
         assert_cells(np.array([row]))
         zeros = [*good, 0, 0, *better, *([0] * ((strings + around) // 4)), 1, *good, 0, 0, *better]
         assert_cells(np.array([zeros]))
+
+
+def test_a_match_that_is_one_byte_longer_and_farther_away():
+    """Behind 1,024 bytes and with 40 in hand, 51 bytes are found at the next byte, and 52 farther away."""
+    random = np.random.Generator(np.random.Philox(9))
+    for _ in range(20):
+        piece, high = random.integers(256, 60_000, 40), 256 * random.integers(1, 200)
+        farther = [high + 1, *piece[:12], piece[12] ^ 256]
+        nearer = [high + 2, *piece[:12], piece[12] ^ 257]
+        in_hand = [high + 3, *piece[:9], piece[9] ^ 257]
+        between = [random.integers(1, 60_000, random.integers(20, 120)) for _ in range(4)]
+        row = [*farther, *between[0], *nearer, *between[1], *in_hand, *between[2], *random.integers(1, 60_000, 256)]
+        assert_cells(np.array([[*row, high + 3, *piece[:20], *between[3]]]))
 
 
 @pytest.mark.parametrize("zeros", [1022, 1023, 1024, 1025, 1400, 2000])
