@@ -6,7 +6,8 @@
 `count` compiles the `paper` preset's kernel for several processors and counts what its loops are made of. `run` lays
 out an arm64 Python in FOLDER (downloaded once, by Debian's apt and dpkg and by pip) and runs the kernels under QEMU: of
 every preset, every golden spec of family `nca`, and settings drawn at random three sequences must have the digests that
-they have here. A kernel takes some 20 s of CPU time to compile there.
+they have here, and rows of many kinds the gzip sizes that zlib gives here. A kernel takes some 20 s of CPU time to
+compile there.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from benchmarks.arguments import folder, whole
 from benchmarks.arm.counts import print_counts
 from benchmarks.arm.machine import PROCESSORS, ROOT, Machine
+from benchmarks.arm.rows import write_rows
 from generator import load_preset, parse_spec
 from tests.generator.golden_specs import SPECS, digest
 from tests.generator.spec_strategy import nca_specs
@@ -40,6 +42,8 @@ def presets() -> dict[str, dict[str, Any]]:
 
 def drawn(count: int) -> dict[str, dict[str, Any]]:
     """So many random specs, always the same."""
+    if not count:
+        return {}
     found: list[dict[str, Any]] = []
 
     @seed(552)
@@ -48,13 +52,12 @@ def drawn(count: int) -> dict[str, dict[str, Any]]:
     def draw(spec: Any) -> None:
         found.append(json.loads(spec.canonical_json()))
 
-    if count:
-        draw()
+    draw()
     return {f"drawn {number}": fields for number, fields in enumerate(found)}
 
 
 def run(folder: Path, count: int, names: list[str]) -> int:
-    """Compare every spec's digest on every processor; the number of specs that differ."""
+    """Compare gzip's sizes and every spec's digest on every processor; how many of them differ."""
     specs = (
         {name: fields for name, fields in SPECS.items() if fields.get("family", "nca") == "nca"}
         | presets()
@@ -64,12 +67,18 @@ def run(folder: Path, count: int, names: list[str]) -> int:
     machine = Machine(folder)
     listed = folder.resolve() / "specs.json"
     listed.write_text(json.dumps(specs))
+    rows = folder.resolve() / "rows.npz"
+    write_rows(rows)
     different = 0
     for processor in (each for each in PROCESSORS if each.name in names):
-        process = machine.start(processor, ["-m", "benchmarks.arm.inside", str(listed)])
+        process = machine.start(processor, ["-m", "benchmarks.arm.inside", str(rows), str(listed)])
         assert process.stdout is not None
         equal = 0
         for line in map(json.loads, process.stdout):
+            if "rows" in line:
+                different += len(line["unlike"])
+                print(f"  gzip sizes of {line['rows']} rows: {line['unlike'] or 'all equal'}", flush=True)
+                continue
             if "spec" not in line:
                 print(
                     f"{processor.name}: {line['kernel']}; LLVM finds {line['processor']}, {', '.join(line['features'])}"

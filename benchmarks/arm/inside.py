@@ -1,8 +1,9 @@
-"""Run on the emulated machine: the digest of each spec of a file, by the kernels that this processor gets.
+"""Run on the emulated machine: sizes and digests by the kernels that this processor gets.
 
-    python -m benchmarks.arm.inside SPECS.json
+    python -m benchmarks.arm.inside ROWS.npz SPECS.json
 
-Prints one JSON object a line: first what LLVM says of the processor and the name of its kernels, then the digests.
+Prints one JSON object a line: first what LLVM says of the processor and the name of its kernels, then of how many rows
+gzip's size is another than the archive has, then the digest of each spec.
 """
 
 from __future__ import annotations
@@ -13,8 +14,10 @@ import time
 from pathlib import Path
 
 import llvmlite.binding as llvm
+import numpy as np
 
 from generator import parse_spec
+from generator.gzip_kernel import stream_sizes
 from generator.nca.dots import kernel_name
 from tests.generator.golden_specs import digest
 
@@ -25,7 +28,12 @@ def main() -> None:
     print(
         json.dumps({"processor": llvm.get_host_cpu_name(), "features": features, "kernel": kernel_name()}), flush=True
     )
-    for name, fields in json.loads(Path(sys.argv[1]).read_text()).items():
+    with np.load(sys.argv[1]) as archive:
+        names = [name for name in archive.files if not name.startswith("sizes ")]
+        unlike = {name: int((stream_sizes(archive[name]) != archive[f"sizes {name}"]).sum()) for name in names}
+        rows = sum(len(archive[name]) for name in names)
+    print(json.dumps({"rows": rows, "unlike": {name: count for name, count in unlike.items() if count}}), flush=True)
+    for name, fields in json.loads(Path(sys.argv[2]).read_text()).items():
         started = time.process_time()
         found = digest(parse_spec(fields), backend="numba")
         print(
