@@ -9,7 +9,7 @@ import ctypes
 from functools import lru_cache
 from typing import Any
 
-from trainer.processor import _openmp, in_threads
+from trainer.processor import in_threads, openmp
 
 _Function = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 
@@ -25,7 +25,7 @@ def run_in_threads(address: int, given: int, threads: int) -> None:
     Each thread calls it once, or one thread for others: it takes shares of the work until none is left.
     """
     function = _function(address)
-    begin = _openmp() if threads > 1 else None
+    begin = openmp() if threads > 1 else None
     if begin is not None:
         begin(function, given, threads, 0)
     elif threads > 1:

@@ -24,7 +24,7 @@ _Body = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 
 
 @lru_cache(maxsize=1)
-def _openmp() -> Any:
+def openmp() -> Any:
     """What begins a parallel region in the OpenMP that PyTorch is linked with; None if it goes by another name."""
     try:
         begin = ctypes.CDLL(torch._C.__file__).GOMP_parallel  # a library's dependencies are searched, too
@@ -52,7 +52,7 @@ def in_threads(kernel: Callable[..., Any], given: tuple[Any, ...], blocks: int) 
         kernel(*given, 0, blocks)
         return
     shares = list(pairwise(number * blocks // threads for number in range(threads + 1)))
-    begin = _openmp()
+    begin = openmp()
     if begin is None:
         for each in [_pool(available).submit(kernel, *given, first, last) for first, last in shares]:
             each.result()

@@ -11,9 +11,9 @@ from trainer import processor
 @pytest.fixture(params=["torch's threads", "a pool"])
 def threads(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     if request.param == "a pool":
-        monkeypatch.setattr(processor, "_openmp", lambda: None)  # as where PyTorch's OpenMP goes by another name
+        monkeypatch.setattr(processor, "openmp", lambda: None)  # as where PyTorch's OpenMP goes by another name
     else:
-        assert processor._openmp() is not None or not torch.backends.openmp.is_available()
+        assert processor.openmp() is not None or not torch.backends.openmp.is_available()
 
 
 @pytest.mark.usefixtures("threads")

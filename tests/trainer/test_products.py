@@ -174,8 +174,8 @@ def test_what_is_left_undone_is_an_error(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_threads_of_python_do_the_same_where_openmp_is_not_found(monkeypatch: pytest.MonkeyPatch) -> None:
     a, b, before = drawn(100, 70), drawn(70, 90, seed=1), torch.get_num_threads()
     expected = products._product(a, b)
-    monkeypatch.setattr(processor, "_openmp", lambda: None)
-    monkeypatch.setattr(native_threads, "_openmp", lambda: None)
+    monkeypatch.setattr(processor, "openmp", lambda: None)
+    monkeypatch.setattr(native_threads, "openmp", lambda: None)
     torch.set_num_threads(3)
     try:
         assert torch.equal(products._product(a, b), expected)
