@@ -13,6 +13,7 @@ from numba.extending import intrinsic
 
 from generator.vector_code import I16, I32, I64, load, pointer, splat
 
+HASHES = 1 << 15
 LANES = 64  # places that `alike` looks at
 LENGTHS = 32  # what `unlike_next` looks at
 
@@ -115,6 +116,12 @@ def unlike_next(_typing: Any, lengths: Any, _at: Any) -> tuple[Any, Callable[...
         return builder.zext(builder.bitcast(builder.icmp_unsigned("!=", ours, theirs), ir.IntType(LENGTHS)), I64)
 
     return types.int64(lengths, types.int64), codegen
+
+
+@numba.njit(nogil=True, inline="always")
+def hash_of(four):
+    """zlib's hash of the first three of four bytes."""
+    return ((four << 10) ^ (four >> 3 & 0x1FE0) ^ (four >> 16 & 0xFF)) & (HASHES - 1)
 
 
 @numba.njit(nogil=True, inline="always")

@@ -15,7 +15,7 @@ three bytes can occur in another phase are marked, and searched when the parse g
 
 import numba
 
-from generator.gzip_bytes import LANES, alike, bits, common, get, highest_bit, load32, put
+from generator.gzip_bytes import LANES, alike, bits, common, get, hash_of, highest_bit, load32, put
 from generator.gzip_sweep import LANES as CELL_LANES
 from generator.gzip_sweep import NOTHING, SATURATED, longest_matches
 from generator.gzip_trees import (
@@ -164,8 +164,7 @@ def _enter_meetings(data, cells, any_high, s):
 def _hash(data, length, hashes):
     """zlib's hash of the string at each place."""
     for k in range(length - 2):
-        three = load32(data, k)
-        put(hashes, LANES + k, ((three << 10) ^ (three >> 3 & 0x1FE0) ^ (three >> 16 & 0xFF)) & 0x7FFF)
+        put(hashes, LANES + k, hash_of(load32(data, k)))
 
 
 @numba.njit(nogil=True, inline="never")

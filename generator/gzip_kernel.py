@@ -21,7 +21,7 @@ import numba
 import numpy as np
 
 from generator import gzip_bytes, gzip_cells, gzip_sweep, gzip_trees, vector_code
-from generator.gzip_bytes import LANES, common, get, load32, load64, put, trailing_zeros
+from generator.gzip_bytes import HASHES, LANES, common, get, hash_of, load32, load64, put, trailing_zeros
 from generator.gzip_cells import LONGEST_ROW, count_symbols
 from generator.gzip_trees import (
     CODES,
@@ -45,7 +45,7 @@ MAX_DISTANCE = WINDOW - MIN_LOOKAHEAD
 BLOCK_SYMBOLS = (1 << 14) - 1
 CONTAINER_BYTES = 18
 PADDING = 512  # bytes behind the data that a comparison may read
-HASHES, QUAD_BITS = 1 << 15, 13
+QUAD_BITS = 13
 
 
 class Scratch(NamedTuple):
@@ -111,7 +111,7 @@ def _link(data, length, offset, s):
     head3, head4, prev3, prev4, depth = s.head3, s.head4, s.prev3, s.prev4, s.depth
     for i in range(length - 2):
         x = load32(data, i)
-        at = ((x << 10) ^ ((x >> 3) & 0x1FE0) ^ ((x >> 16) & 0xFF)) & (HASHES - 1)
+        at = hash_of(x)
         before = max(0, get(head3, at) - offset)
         put(prev3, i, before)
         put(head3, at, i + offset)

@@ -5,18 +5,15 @@ Python's lock goes to one thread after the other, which costs a tenth of a milli
 
 from __future__ import annotations
 
-import ctypes
 from functools import lru_cache
 from typing import Any
 
-from trainer.processor import in_threads, openmp
-
-_Function = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
+from trainer.processor import Body, in_threads, openmp
 
 
 @lru_cache(maxsize=64)
 def _function(address: int) -> Any:
-    return _Function(address)
+    return Body(address)
 
 
 def run_in_threads(address: int, given: int, threads: int) -> None:

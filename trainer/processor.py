@@ -20,7 +20,8 @@ HAS_AVX512 = bool(_CAPABILITIES.get("avx512_f"))
 """Whether it has 32 registers of sixteen float32."""
 
 
-_Body = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
+Body = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
+"""What a parallel region has each thread call."""
 
 
 @lru_cache(maxsize=1)
@@ -30,7 +31,7 @@ def openmp() -> Any:
         begin = ctypes.CDLL(torch._C.__file__).GOMP_parallel  # a library's dependencies are searched, too
     except (OSError, AttributeError):
         return None
-    begin.argtypes, begin.restype = (_Body, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint), None
+    begin.argtypes, begin.restype = (Body, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint), None
     return begin
 
 
@@ -66,6 +67,6 @@ def in_threads(kernel: Callable[..., Any], given: tuple[Any, ...], blocks: int) 
         except BaseException as failure:  # noqa: BLE001 - C could not pass it on
             failures.append(failure)
 
-    begin(_Body(body), None, threads, 0)
+    begin(Body(body), None, threads, 0)
     if failures:
         raise failures[0]

@@ -15,7 +15,9 @@ from numba import types
 
 from generator import vector_code
 from generator.machine_code import checksum, compiled_for_c
+from trainer import aligned_memory as memory
 from trainer import product_tiles, vectors
+from trainer.aligned_memory import aligned_memory
 from trainer.product_tiles import AHEAD, PANEL, TILE_ROWS
 from trainer.vectors import LANES
 
@@ -31,7 +33,7 @@ BLOCK = 16 * TILE_ROWS
 GIVEN = 14
 """How many numbers the kernel is given."""
 
-_SOURCES = checksum(vector_code, vectors, product_tiles)
+_SOURCES = checksum(vector_code, vectors, product_tiles, memory)
 
 # Their first argument, the compiler's, is given by numba.
 _run_sums: Any = product_tiles.sums
@@ -104,14 +106,6 @@ def _put(edge: np.ndarray, at: int, width: int, c: np.ndarray, c_at: int, adds: 
 
 
 @numba.njit(nogil=True)
-def _aligned(size: int) -> np.ndarray:
-    """Memory whose first number begins a line of the caches."""
-    space = np.empty(size + LANES, np.float32)
-    skipped = -(space.ctypes.data // 4) % LANES
-    return space[skipped : skipped + size]
-
-
-@numba.njit(nogil=True)
 def _multiply(
     a: np.ndarray,
     a_row: int,
@@ -134,7 +128,7 @@ def _multiply(
     pieces = -(-inner // DEPTH)
     depth = -(-inner // (pieces * LANES)) * LANES
     group = min(-(-columns // PANEL), max(1, PACKED // (depth * PANEL))) * PANEL
-    panels, edge = _aligned(group * depth), _aligned(TILE_ROWS * PANEL)
+    panels, edge = aligned_memory(group * depth), aligned_memory(TILE_ROWS * PANEL)
     end = min(rows, last * TILE_ROWS)
     # The rows of the next tile, or of this one, whichever lie one after another.
     beyond = TILE_ROWS * a_row if a_step == 1 else AHEAD * a_step

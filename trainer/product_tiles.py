@@ -9,13 +9,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from generator.vector_code import I8, I32, I64, call, pointer
-from trainer.vectors import F32, LANES, Code, Flat, Slots, Vectors, whole
+from generator.vector_code import I8, I64, pointer
+from trainer.vectors import F32, LANES, Code, Flat, Slots, Vectors, prefetch, whole
 
 TILE_ROWS = 6
 TILE_VECTORS = 4
@@ -27,9 +26,8 @@ AHEAD = 24
 
 
 def _ask(builder: Any, array: Flat, at: Any, writes: bool = False) -> None:
-    """Have the processor bring element ``at`` into its nearest cache; no address is wrong for that."""
-    hints = (ir.Constant(I32, value) for value in (int(writes), 3, 1))
-    call(builder, "llvm.prefetch.p0", ir.VoidType(), builder.bitcast(array.place(at), I8.as_pointer()), *hints)
+    """Have the processor bring element ``at`` into its nearest cache."""
+    prefetch(builder, builder.bitcast(array.place(at), I8.as_pointer()), 1, writes)
 
 
 @intrinsic(prefer_literal=True)

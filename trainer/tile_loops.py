@@ -42,14 +42,6 @@ def up(count: int, unit: int) -> int:
 
 
 @numba.njit(nogil=True)
-def working_memory(size: int) -> np.ndarray:
-    """Memory whose first element begins a line of the caches."""
-    work = np.empty(size + LANES, np.float32)
-    skipped = -(work.ctypes.data // 4) % LANES
-    return work[skipped : skipped + size]
-
-
-@numba.njit(nogil=True)
 def first_stop(length: int) -> int:
     """How many queries come first, so that all that come after are QUERIES.
 

@@ -18,7 +18,9 @@ import numpy as np
 
 from generator import vector_code
 from generator.machine_code import checksum, compiled
+from trainer import aligned_memory as memory
 from trainer import tile_loops, tile_products, tiles, vectors
+from trainer.aligned_memory import aligned_memory
 from trainer.tile_loops import (
     AHEAD,
     also_ahead,
@@ -32,12 +34,11 @@ from trainer.tile_loops import (
     turn_rows,
     up,
     weights,
-    working_memory,
 )
 from trainer.tiles import KEY_ROWS, MIX_ROWS, QUERIES
 from trainer.vectors import LANES
 
-_SOURCES = checksum(vector_code, vectors, tiles, tile_products, tile_loops)
+_SOURCES = checksum(vector_code, vectors, tiles, tile_products, tile_loops, memory)
 
 # Their first argument, the compiler's, is given by numba.
 _run_copy: Any = tiles.copy_rows
@@ -83,7 +84,7 @@ def make_forward() -> Callable[..., int]:
         pairs = q_columns + QUERIES * width
         found = pairs + (line + LANES) * QUERIES
         spare = found + 2 * QUERIES + LANES
-        work = working_memory(spare + MIX_ROWS * width)
+        work = aligned_memory(spare + MIX_ROWS * width)
         ahead = np.empty(AHEAD, np.int64)
         one, scale = np.float32(1.0), np.float32(1.0 / math.sqrt(width))
         groups = heads // kv_heads
@@ -163,7 +164,7 @@ def make_backward() -> Callable[..., int]:
         scales = terms + QUERIES * LANES
         ones = scales + LANES
         spare = ones + LANES
-        work = working_memory(spare + MIX_ROWS * width)
+        work = aligned_memory(spare + MIX_ROWS * width)
         ahead = np.empty(AHEAD, np.int64)
         one, scale = np.float32(1.0), np.float32(1.0 / math.sqrt(width))
         work[scales:ones], work[ones:spare] = scale, one

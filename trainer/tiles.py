@@ -9,13 +9,12 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from generator.vector_code import I8, I32, call, splat
-from trainer.vectors import LANES, Code, Flat, Slots, Vectors, alike, whole
+from generator.vector_code import I8, splat
+from trainer.vectors import LANES, Code, Flat, Slots, Vectors, alike, prefetch, whole
 
 KEY_ROWS = 8
 """Keys of a tile of scores, which are worked out key by key: a vector has one key's scores for LANES queries."""
@@ -125,13 +124,12 @@ def clear(_typing: Any, work: Any, at: Any) -> Code:
 def fetch(_typing: Any, address: Any, count: Any, writes: Any) -> Code:
     """Ask for ``count`` vectors from an address on, to be in the second cache when they are wanted."""
     signature = types.void(address, count, writes)
-    to_write = int(writes.literal_value)
+    to_write = bool(writes.literal_value)
 
     def codegen(context: Any, builder: Any, _sig: Any, args: Any) -> Any:
         with cgutils.for_range(builder, args[1]) as n:
             place = builder.add(args[0], builder.mul(n.index, whole(4 * LANES)))
-            kinds = (ir.Constant(I32, number) for number in (to_write, 2, 1))
-            call(builder, "llvm.prefetch.p0", ir.VoidType(), builder.inttoptr(place, I8.as_pointer()), *kinds)
+            prefetch(builder, builder.inttoptr(place, I8.as_pointer()), 2, to_write)
         return context.get_dummy_value()
 
     return signature, codegen

@@ -9,7 +9,7 @@ from typing import Any
 from llvmlite import ir
 from numba.core import cgutils
 
-from generator.vector_code import I32, I64, constant, load, pointer, splat
+from generator.vector_code import I32, I64, call, constant, load, pointer, splat
 
 Code = tuple[Any, Callable[..., Any]]
 """What an intrinsic of numba returns: its signature, and what writes its code."""
@@ -88,13 +88,7 @@ class Vectors:
         shifted = self.builder.fadd(self.builder.fmul(x, alike(math.log2(math.e))), alike(_ROUND))
         n = self.builder.fsub(shifted, alike(_ROUND))
         r = self.sub(self.sub(x, self.mul(n, alike(_LN2_HIGH))), self.mul(n, alike(_LN2_LOW)))
-        power = alike(_EXP[0])
-        for coefficient in _EXP[1:]:
-            power = self.add(self.mul(power, r), alike(coefficient))
-        power = self.add(self.add(self.mul(power, self.mul(r, r)), r), alike(1.0))
-        exponent = self.builder.shl(self.builder.bitcast(shifted, ir.VectorType(I32, LANES)), constant(I32, 23, LANES))
-        scaled = self.builder.add(self.builder.bitcast(power, ir.VectorType(I32, LANES)), exponent)
-        return self.builder.bitcast(scaled, ROW)
+        return self._power(_EXP, r, shifted)
 
     def exp_or_zero(self, x: Any) -> Any:
         """exp(x) for x <= 0, and 0 where that is no normal number; no number where x is none.
@@ -104,14 +98,18 @@ class Vectors:
         shifted = self.add(self.mul(x, alike(math.log2(math.e))), alike(_ROUND))
         n = self.builder.fsub(shifted, alike(_ROUND))
         r = self.sub(x, self.mul(n, alike(math.log(2))))
-        power = alike(_SHORT_EXP[0])
-        for coefficient in _SHORT_EXP[1:]:
+        power = self._power(_SHORT_EXP, r, shifted)
+        return self.builder.select(self.builder.fcmp_unordered(">=", x, alike(_LEAST)), power, alike(0.0))
+
+    def _power(self, coefficients: tuple[float, ...], r: Any, shifted: Any) -> Any:
+        """2^n · exp(r): exp by its coefficients from that of the highest power down to r²'s, n from ``shifted``."""
+        power = alike(coefficients[0])
+        for coefficient in coefficients[1:]:
             power = self.add(self.mul(power, r), alike(coefficient))
         power = self.add(self.add(self.mul(power, self.mul(r, r)), r), alike(1.0))
         integers = ir.VectorType(I32, LANES)
         exponent = self.builder.shl(self.builder.bitcast(shifted, integers), constant(I32, 23, LANES))
-        scaled = self.builder.bitcast(self.builder.add(self.builder.bitcast(power, integers), exponent), ROW)
-        return self.builder.select(self.builder.fcmp_unordered(">=", x, alike(_LEAST)), scaled, alike(0.0))
+        return self.builder.bitcast(self.builder.add(self.builder.bitcast(power, integers), exponent), ROW)
 
     def from_lane(self, first: Any) -> Any:
         """Whether a lane is ``first`` or one after it."""
@@ -175,6 +173,12 @@ class Flat:
         self._builder.store(
             self._builder.extract_element(row, ir.Constant(I32, 0)), self._builder.gep(self._first, [at])
         )
+
+
+def prefetch(builder: Any, address: Any, cache: int, writes: bool) -> None:
+    """Have the processor bring what is at an address into its nearest cache or its second; no address is wrong."""
+    hints = (ir.Constant(I32, hint) for hint in (int(writes), 4 - cache, 1))
+    call(builder, "llvm.prefetch.p0", ir.VoidType(), address, *hints)
 
 
 def choose(builder: Any, first: Any, second: Any, picks: list[int]) -> Any:

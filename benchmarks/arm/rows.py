@@ -6,10 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from generator import load_preset
-from generator.family import family_of
 from tests.generator.test_gzip_cells import KINDS, TOPS
-from tests.generator.test_gzip_kernel import adversarial, by_zlib
+from tests.generator.test_gzip_kernel import adversarial, by_zlib, generated
 
 OF_EACH = 16
 PRESETS = ("paper", "code", "math", "tiny", "volume")
@@ -20,10 +18,7 @@ def write_rows(path: Path) -> None:
     random = np.random.Generator(np.random.Philox(609))
     rows: dict[str, np.ndarray] = {}
     for name in PRESETS:
-        spec = load_preset(name)
-        ids = np.arange(OF_EACH, dtype=np.int64)
-        content = family_of(spec).simulate(spec, 5, ids, np.zeros_like(ids), "numba").content
-        rows[f"preset {name}"] = np.ascontiguousarray(content, "<i4").view(np.uint8)
+        rows[f"preset {name}"] = generated(name, 0, OF_EACH)
     for kind in KINDS:
         for turn, most in enumerate((60, 400, 2100)):
             cells = np.stack([kind(random, most, int(random.choice(TOPS))) for _ in range(OF_EACH)])

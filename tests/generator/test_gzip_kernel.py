@@ -85,11 +85,16 @@ def test_generated_rows(name):
     assert_generated(name, 0, 1500)
 
 
-def assert_generated(name: str, first: int, count: int) -> None:
+def generated(name: str, first: int, count: int) -> np.ndarray:
+    """The bytes that are scored of a preset's candidates."""
     spec = load_preset(name)
     ids = np.arange(first, first + count, dtype=np.int64)
     content = family_of(spec).simulate(spec, 3, ids, np.zeros_like(ids), "numba").content
-    rows = np.ascontiguousarray(content, "<i4").view(np.uint8)
+    return np.ascontiguousarray(content, "<i4").view(np.uint8)
+
+
+def assert_generated(name: str, first: int, count: int) -> None:
+    rows = generated(name, first, count)
     assert (stream_sizes(rows) == by_zlib(rows)).all()
 
 
